@@ -1,0 +1,1 @@
+"""Messages between services: a port, RabbitMQ behind it, and the same contract within one process."""

@@ -1,0 +1,139 @@
+"""What a service needs of a message broker, whichever broker it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Final, Protocol, Self
+
+from qkdrelay.errors import QkdRelayError
+
+MESSAGE_BYTES_MAX: Final = 1024 * 1024
+"""Largest body of a message. It, times the prefetch, times the queues consumed, bounds the memory in use."""
+
+
+class MessageTooLargeError(QkdRelayError):
+    """A publication's body is larger than `MESSAGE_BYTES_MAX`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message as it arrived; it stays the broker's until it is acknowledged."""
+
+    queue: str
+    exchange: str
+    """The exchange it was published to: the only trustworthy name of its sender."""
+    routing_key: str
+    body: bytes = field(repr=False)
+    redelivered: bool
+    token: tuple[int, int]
+    """The adapter's own: (connection generation, delivery tag). Stale ones are ignored by `acknowledge`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """One message to publish.
+
+    ``id`` is the caller's and comes back in `Received.confirmed`. With ``id=None`` the message is an
+    observation: at most once, not persistent, not mandatory, never retried, and no outcome is reported.
+    """
+
+    id: int | None
+    exchange: str
+    routing_key: str
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What `Broker.receive` returns; each field may be empty."""
+
+    deliveries: list[Delivery]
+    confirmed: list[int]
+    """Ids of publications the broker has taken over and routed to at least one queue."""
+    connected: bool
+    """Whether both directions work at this moment."""
+    generation: int
+    """Grows by one with each new connection to consume from; 0 before the first."""
+
+
+class Broker(Protocol):
+    """A connection to a broker that keeps itself alive.
+
+    It reconnects for ever, with jittered and capped back-off, and logs why. All methods are called
+    from one thread (the service's); network input and output happen elsewhere.
+    """
+
+    def receive(self, limit: int, timeout_s: float) -> Received:
+        """Return up to ``limit`` deliveries and all new confirms; wait up to ``timeout_s`` for the first.
+
+        ``limit=0`` waits for confirms only. Raises `BrokerUnreachableError` only if the adapter itself has
+        failed for good, which is a defect; a broker that is away is waited for.
+        """
+        ...
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        """Give the deliveries up for good. Those of an earlier connection are ignored: they come again."""
+        ...
+
+    def publish(self, publications: Sequence[Publication]) -> None:
+        """Take over the publications; each with an id is tried until the broker confirms it.
+
+        A nack, a return (nothing bound to the key) or a lost connection means: again, after a back-off.
+        Confirms are pipelined; the order of publications through one exchange is kept unless one is retried.
+        An exchange this user may not write costs the connection again and again: what is behind it waits too.
+        How much is handed over unconfirmed is the caller's to bound. Raises `MessageTooLargeError`, and then
+        has taken over nothing.
+        """
+        ...
+
+    def close(self, timeout_s: float) -> None:
+        """Stop consuming, flush acknowledgements, wait for outstanding confirms, at most ``timeout_s``.
+
+        What was delivered and not acknowledged goes back to its queue. Confirms that came in
+        while closing are returned by one last `receive`.
+        """
+        ...
+
+
+class Client(Protocol):
+    """The command line's short-lived connection: one queue of its own, requests out, replies in.
+
+    Every method raises `BrokerUnreachableError`, with a hint, when the broker or the coordinator's queue
+    is not there.
+    """
+
+    @property
+    def address(self) -> str:
+        """Name of the client's own queue, and the routing key of replies to it."""
+        ...
+
+    def send(self, body: bytes) -> None:
+        """Send a request to the coordinator's queue; returns when the broker has it."""
+        ...
+
+    def receive(self, timeout_s: float) -> tuple[str, str, bytes] | None:
+        """Return (exchange, routing key, body) of the next reply or event; None after ``timeout_s``."""
+        ...
+
+    def close(self) -> None:
+        """Leave; the client's queue goes with it."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+
+def check_size(publications: Sequence[Publication]) -> None:
+    """Raise `MessageTooLargeError` if one of the bodies is larger than `MESSAGE_BYTES_MAX`."""
+    for publication in publications:
+        if len(publication.body) > MESSAGE_BYTES_MAX:
+            raise MessageTooLargeError(
+                f"a message of {len(publication.body)} bytes for {publication.routing_key} "
+                f"is larger than {MESSAGE_BYTES_MAX}",
+                hint="send it in several",
+            )
