@@ -1,0 +1,91 @@
+"""The broker port on RabbitMQ: one I/O thread, one connection to consume and one to publish."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from pika.adapters.select_connection import IOLoop
+
+from qkdrelay.broker.port import Delivery, Publication, Received, check_size
+from qkdrelay.broker.rabbitmq.consumer import Consumer
+from qkdrelay.broker.rabbitmq.inbox import Inbox
+from qkdrelay.broker.rabbitmq.publisher import Publisher
+from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
+
+_CONNECTIONS = 2
+_FORCED_CLOSE_S = 1.0
+"""Left to the connections for their last frames when the time to close is up."""
+
+
+class RabbitMqBroker:
+    """Implements `qkdrelay.broker.port.Broker`.
+
+    Two connections, because a broker short of memory stops reading from one that publishes, acknowledgements
+    included. The service's thread and the I/O thread meet in the inbox, and in callbacks put on the I/O loop.
+    Connecting begins at once and in the background.
+    """
+
+    def __init__(self, settings: RabbitMqSettings) -> None:
+        self._loop = IOLoop()
+        self._inbox = Inbox()
+        self._consumer_stopped = threading.Event()
+        self._publisher_stopped = threading.Event()
+        self._consumer = Consumer(settings, self._loop, self._inbox, self._consumer_stopped.set)
+        self._publisher = Publisher(settings, self._loop, self._inbox, self._publisher_stopped.set)
+        self._closed = False
+        self._call(self._consumer.start)
+        self._call(self._publisher.start)
+        name = f"broker {settings.client_name or settings.user}"
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def receive(self, limit: int, timeout_s: float) -> Received:
+        """See `Broker.receive`."""
+        return self._inbox.take(limit, timeout_s, _CONNECTIONS)
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
+        """See `Broker.acknowledge`."""
+        generation = self._inbox.generation
+        tags = {tag for born, tag in (delivery.token for delivery in deliveries) if born == generation}
+        if tags:
+            self._call(lambda: self._consumer.acknowledge(generation, tags))
+
+    def publish(self, publications: Sequence[Publication]) -> None:
+        """See `Broker.publish`."""
+        check_size(publications)
+        taken = tuple(publications)
+        self._call(lambda: self._publisher.publish(taken))
+
+    def close(self, timeout_s: float) -> None:
+        """See `Broker.close`."""
+        if self._closed:
+            return
+        self._closed = True
+        deadline = time.monotonic() + timeout_s
+        # Acknowledgements were put on the loop before this, and the channel's close-ok comes after them:
+        # who only schedules them and leaves loses them.
+        self._call(self._consumer.stop)
+        self._call(self._publisher.finish)
+        self._consumer_stopped.wait(max(0.0, deadline - time.monotonic()))
+        if not self._publisher_stopped.wait(max(0.0, deadline - time.monotonic())):
+            self._call(self._publisher.stop)
+            self._publisher_stopped.wait(_FORCED_CLOSE_S)
+        self._call(self._loop.stop)
+        self._thread.join(_FORCED_CLOSE_S)
+        if not self._thread.is_alive():
+            self._loop.close()
+        self._inbox.forget_deliveries()
+
+    def _call(self, callback: Callable[[], None]) -> None:
+        """Run ``callback`` on the I/O thread: pika has no other way in from outside."""
+        self._loop.add_callback_threadsafe(callback)
+
+    def _run(self) -> None:
+        try:
+            self._loop.start()
+        except BaseException as error:  # whatever it is, the service has to hear of it
+            self._inbox.fail(error)
+            self._consumer_stopped.set()
+            self._publisher_stopped.set()

@@ -1,0 +1,61 @@
+"""Why a connection to RabbitMQ failed, for the person at the terminal."""
+
+from __future__ import annotations
+
+import socket
+from typing import Final
+
+from pika.adapters.utils.connection_workflow import AMQPConnectorSocketConnectError, AMQPConnectorStackTimeout
+from pika.exceptions import (
+    AuthenticationError,
+    ConnectionClosedByBroker,
+    IncompatibleProtocolError,
+    ProbableAccessDeniedError,
+    ProbableAuthenticationError,
+)
+
+from qkdrelay.broker.rabbitmq.connection import describe
+from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
+from qkdrelay.errors import BrokerUnreachableError
+
+HINT_PROVISION: Final = "load the broker's definitions of this network (users, queues, permissions) first"
+
+
+def explain(
+    error: BaseException, settings: RabbitMqSettings, address: tuple[str, int]
+) -> BrokerUnreachableError:
+    """Turn what pika raised on connecting to ``address`` (host, port) into one line and a hint."""
+    where = f"{address[0]}:{address[1]}"
+    hint: str | None
+    match _cause(error):
+        case AuthenticationError() | ProbableAuthenticationError():
+            message = f"the broker at {where} does not accept user {settings.user!r} with this password"
+            hint = "check the user and the password"
+        case (ProbableAccessDeniedError() | ConnectionClosedByBroker()) as refusal if "not found" in str(
+            refusal
+        ):
+            message, hint = f"the broker at {where} has no virtual host {settings.vhost!r}", HINT_PROVISION
+        case ProbableAccessDeniedError():
+            message = f"the broker at {where} does not let user {settings.user!r} into {settings.vhost!r}"
+            hint = HINT_PROVISION
+        case IncompatibleProtocolError():
+            message, hint = f"what answers at {where} is not an AMQP broker", "AMQP's usual port is 5672"
+        case socket.gaierror():
+            message, hint = f"the broker's host {address[0]!r} is unknown", "check the address"
+        case ConnectionRefusedError():
+            message = f"nothing answers at {where}"
+            hint = "look whether the broker is running and the port is right"
+        case TimeoutError() | AMQPConnectorStackTimeout():
+            message = f"no answer from {where} within {settings.connect_timeout_s:g} s"
+            hint = "look whether the broker is running and can be reached from here"
+        case other:
+            message, hint = f"cannot connect to the broker at {where}: {describe(other)}", None
+    return BrokerUnreachableError(message, hint=hint)
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Unwrap what pika's connection workflow has wrapped."""
+    inner = error.args[0] if error.args else None
+    if isinstance(inner, AMQPConnectorSocketConnectError):
+        inner = inner.exception
+    return inner if isinstance(inner, BaseException) else error

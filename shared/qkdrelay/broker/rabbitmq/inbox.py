@@ -1,0 +1,82 @@
+"""What the I/O thread has for the service's thread."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+from qkdrelay.broker.port import Delivery, Received
+from qkdrelay.errors import BrokerUnreachableError
+
+
+class Inbox:
+    """Deliveries, confirms and the state of the connections, handed from one thread to the other.
+
+    Deliveries are bounded by the prefetch, confirms by what the service has published.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._deliveries: deque[Delivery] = deque()
+        self._confirmed: list[int] = []
+        self._working: set[str] = set()
+        self._generation = 0
+        self._failure: BaseException | None = None
+
+    @property
+    def generation(self) -> int:
+        """The consuming connection's."""
+        return self._generation
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Hand over one delivery."""
+        with self._changed:
+            self._deliveries.append(delivery)
+            self._changed.notify()
+
+    def confirm(self, ids: list[int]) -> None:
+        """Hand over the ids of confirmed publications."""
+        if ids:
+            with self._changed:
+                self._confirmed += ids
+                self._changed.notify()
+
+    def working(self, role: str, *, works: bool) -> None:
+        """Note whether the connection of that role works."""
+        with self._changed:
+            (self._working.add if works else self._working.discard)(role)
+
+    def new_generation(self) -> int:
+        """Count a new consuming connection and return its number."""
+        with self._changed:
+            self._generation += 1
+            return self._generation
+
+    def forget_deliveries(self) -> None:
+        """Drop what has not been taken: it goes back to its queue with the connection it came by."""
+        with self._changed:
+            self._deliveries.clear()
+
+    def fail(self, error: BaseException) -> None:
+        """Have the service's next `take` raise: a service that silently gets nothing is worse than none."""
+        with self._changed:
+            self._failure = error
+            self._working.clear()
+            self._changed.notify()
+
+    def take(self, limit: int, timeout_s: float, roles: int) -> Received:
+        """Return what there is, at most ``limit`` deliveries; wait up to ``timeout_s`` for the first."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._confirmed or self._failure or (limit > 0 and self._deliveries), timeout_s
+            )
+            if self._failure is not None:
+                raise BrokerUnreachableError("the broker's I/O thread has failed") from self._failure
+            confirmed, self._confirmed = self._confirmed, []
+            count = min(limit, len(self._deliveries))
+            return Received(
+                deliveries=[self._deliveries.popleft() for _ in range(count)],
+                confirmed=confirmed,
+                connected=len(self._working) == roles,
+                generation=self._generation,
+            )

@@ -1,0 +1,211 @@
+"""Publishes for one service and sees each message through to the broker's confirm."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from pika.adapters.select_connection import IOLoop
+from pika.channel import Channel
+from pika.frame import Method
+from pika.spec import Basic, BasicProperties
+
+from qkdrelay.broker.port import Publication
+from qkdrelay.broker.rabbitmq.backoff import backoff_s
+from qkdrelay.broker.rabbitmq.connection import LiveConnection
+from qkdrelay.broker.rabbitmq.inbox import Inbox
+from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
+
+ROLE = "publish"
+_PERSISTENT = 2
+_TRANSIENT = 1
+_REASONS_MAX = 5
+
+_log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Attempt:
+    publication: Publication
+    failures: int = 0
+
+
+class Publisher:
+    """Lives on the I/O loop's thread; all methods are called there.
+
+    A publication is in one of three places: waiting to be sent, in flight (sent, no answer yet),
+    or held back after a failure until its back-off is over.
+    """
+
+    def __init__(
+        self, settings: RabbitMqSettings, loop: IOLoop, inbox: Inbox, on_stopped: Callable[[], None]
+    ) -> None:
+        self._settings = settings
+        self._loop = loop
+        self._inbox = inbox
+        self._connection = LiveConnection(
+            ROLE, settings, loop, on_channel=self._set_up, on_lost=self._lost, on_stopped=on_stopped
+        )
+        self._channel: Channel | None = None
+        """The channel while it can be published on: confirms are on and the broker does not block."""
+        self._waiting: deque[_Attempt] = deque()
+        self._in_flight: dict[int, _Attempt] = {}
+        self._in_flight_bytes = 0
+        self._held: dict[int, list[_Attempt]] = {}
+        """By the number of failures so far: those wait the same time, and one timer does for them."""
+        self._held_reasons: dict[int, set[str]] = {}
+        self._tag = 0
+        self._returned: dict[int, str] = {}
+        self._finishing = False
+
+    def start(self) -> None:
+        """Connect."""
+        self._connection.start()
+
+    def publish(self, publications: Iterable[Publication]) -> None:
+        """Take the publications over; an observation is dropped at once if it cannot be sent."""
+        self._waiting.extend(
+            _Attempt(publication)
+            for publication in publications
+            if publication.id is not None or self._channel is not None
+        )
+        self._send()
+
+    def finish(self) -> None:
+        """Close as soon as everything is confirmed."""
+        self._finishing = True
+        self._stop_if_idle()
+
+    def stop(self) -> None:
+        """Close; what is not confirmed stays so."""
+        self._connection.stop()
+
+    def _set_up(self, channel: Channel) -> None:
+        self._tag = 0
+        channel.add_on_return_callback(self._note_return)
+        channel.connection.add_on_connection_blocked_callback(lambda _, method: self._block(method))
+        channel.connection.add_on_connection_unblocked_callback(lambda *_: self._open(channel))
+        channel.confirm_delivery(self._settle, callback=lambda _: self._ready(channel))
+
+    def _ready(self, channel: Channel) -> None:
+        self._connection.ready(waiting=len(self._waiting))
+        self._open(channel)
+
+    def _open(self, channel: Channel) -> None:
+        self._channel = channel
+        self._inbox.working(ROLE, works=True)
+        self._send()
+
+    def _block(self, method: Any) -> None:
+        """Hold back: the broker is short of memory or disk and no longer reads from this connection."""
+        self._channel = None
+        self._inbox.working(ROLE, works=False)
+        _log.warning("broker.blocked", user=self._settings.user, reason=str(method.method.reason))
+
+    def _send(self) -> None:
+        while (
+            self._waiting
+            and self._channel is not None
+            and self._channel.is_open
+            and len(self._in_flight) < self._settings.in_flight_max
+            and self._in_flight_bytes < self._settings.in_flight_bytes_max
+        ):
+            attempt = self._waiting.popleft()
+            publication = attempt.publication
+            kept = publication.id is not None
+            self._tag += 1
+            self._in_flight[self._tag] = attempt
+            self._in_flight_bytes += len(publication.body)
+            self._channel.basic_publish(
+                publication.exchange,
+                publication.routing_key,
+                publication.body,
+                # A return carries no tag of its own, so the message does.
+                BasicProperties(delivery_mode=_PERSISTENT if kept else _TRANSIENT, message_id=str(self._tag)),
+                mandatory=kept,
+            )
+
+    def _note_return(
+        self, _channel: Channel, method: Basic.Return, properties: BasicProperties, _body: bytes
+    ) -> None:
+        """Remember what was unroutable: its confirm is still to come, and would look like success."""
+        self._returned[int(properties.message_id)] = (
+            f"{method.reply_text} {method.exchange} {method.routing_key}"
+        )
+
+    def _settle(self, frame: Method) -> None:
+        """Settle what one ack or nack of the broker answers."""
+        answer = frame.method
+        confirmed = []
+        for tag in self._answered(answer.delivery_tag, answer.multiple):
+            attempt = self._in_flight.pop(tag)
+            self._in_flight_bytes -= len(attempt.publication.body)
+            returned = self._returned.pop(tag, None)
+            if attempt.publication.id is None:
+                continue
+            if isinstance(answer, Basic.Ack) and returned is None:
+                confirmed.append(attempt.publication.id)
+            else:
+                self._hold(attempt, returned or f"refused {attempt.publication.routing_key}")
+        self._inbox.confirm(confirmed)
+        self._send()
+        self._stop_if_idle()
+
+    def _answered(self, tag: int, multiple: bool) -> list[int]:
+        if not multiple:
+            return [tag] if tag in self._in_flight else []
+        tags = []
+        for sent in self._in_flight:
+            if sent > tag:
+                break
+            tags.append(sent)
+        return tags
+
+    def _hold(self, attempt: _Attempt, reason: str) -> None:
+        attempt.failures += 1
+        failures = attempt.failures
+        if failures not in self._held:
+            self._held[failures] = []
+            wait_s = backoff_s(failures - 1, self._settings.backoff_min_s, self._settings.backoff_max_s)
+            self._loop.call_later(wait_s, lambda: self._release(failures))
+        self._held[failures].append(attempt)
+        reasons = self._held_reasons.setdefault(failures, set())
+        if len(reasons) < _REASONS_MAX:
+            reasons.add(reason)
+
+    def _release(self, failures: int) -> None:
+        attempts = self._held.pop(failures)
+        self._log_retry(attempts, reason="; ".join(sorted(self._held_reasons.pop(failures))))
+        self._waiting.extend(attempts)
+        self._send()
+
+    def _lost(self) -> None:
+        """Have everything in flight sent again, first and in its order; nobody knows what became of it."""
+        self._channel = None
+        self._inbox.working(ROLE, works=False)
+        again = [attempt for attempt in self._in_flight.values() if attempt.publication.id is not None]
+        self._waiting = deque(attempt for attempt in self._waiting if attempt.publication.id is not None)
+        self._waiting.extendleft(reversed(again))
+        self._in_flight.clear()
+        self._in_flight_bytes = 0
+        self._returned.clear()
+        if again:
+            self._log_retry(again, reason="connection lost")
+        self._stop_if_idle()
+
+    def _log_retry(self, attempts: list[_Attempt], reason: str) -> None:
+        _log.warning(
+            "broker.publish_retried",
+            user=self._settings.user,
+            count=len(attempts),
+            failures=max(attempt.failures for attempt in attempts),
+            reason=reason,
+        )
+
+    def _stop_if_idle(self) -> None:
+        if self._finishing and not (self._waiting or self._in_flight or self._held):
+            self._finishing = False
+            self.stop()

@@ -1,0 +1,79 @@
+"""What is needed to connect to RabbitMQ, and the bounds a connection keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import pika
+
+from qkdrelay.broker.names import VHOST
+from qkdrelay.errors import SettingsError
+
+DEFAULT_PORT = 5672
+
+
+@dataclass(frozen=True, kw_only=True)
+class RabbitMqSettings:
+    """One user's way to the broker. Times are in seconds."""
+
+    addresses: str
+    """``host:port`` of one broker or, comma-separated, of several nodes of a cluster, tried in turn."""
+    user: str
+    password: str = field(repr=False)
+    vhost: str = VHOST
+    queues: tuple[str, ...] = ()
+    """The queues to consume."""
+    prefetch: int = 100
+    """Messages unacknowledged at a time, for each queue."""
+    client_name: str = ""
+    """Shown by the management pages; the user if empty."""
+    in_flight_max: int = 500
+    """Publications sent and not yet confirmed."""
+    in_flight_bytes_max: int = 16 * 1024 * 1024
+    connect_timeout_s: float = 10.0
+    heartbeat_s: int = 20
+    blocked_timeout_s: float = 60.0
+    """How long a broker short of memory or disk may block a connection before it is given up."""
+    backoff_min_s: float = 0.1
+    backoff_max_s: float = 15.0
+
+    def __post_init__(self) -> None:
+        """Raise `SettingsError` for what cannot be."""
+        if not 1 <= self.prefetch <= 65535:
+            raise SettingsError(f"a prefetch of {self.prefetch} is not within 1 to 65535")
+        if self.in_flight_max < 1 or self.in_flight_bytes_max < 1:
+            raise SettingsError("at least one publication must be allowed in flight")
+        _ = self.hosts
+
+    @cached_property
+    def hosts(self) -> tuple[tuple[str, int], ...]:
+        """``addresses`` taken apart: (host, port) of each."""
+        return tuple(_parse(address.strip()) for address in self.addresses.split(","))
+
+    def parameters(self, address: tuple[str, int], role: str) -> pika.ConnectionParameters:
+        """Say to pika how to connect once to ``address``; ``role`` tells one user's connections apart."""
+        host, port = address
+        return pika.ConnectionParameters(
+            host=host,
+            port=port,
+            virtual_host=self.vhost,
+            credentials=pika.PlainCredentials(self.user, self.password, erase_on_connect=True),
+            heartbeat=self.heartbeat_s,
+            blocked_connection_timeout=self.blocked_timeout_s,
+            socket_timeout=self.connect_timeout_s,
+            stack_timeout=self.connect_timeout_s,
+            connection_attempts=1,
+            retry_delay=0,
+            client_properties={"connection_name": f"{self.client_name or self.user} {role}"},
+        )
+
+
+def _parse(address: str) -> tuple[str, int]:
+    """Split ``host``, ``host:port`` or ``[ipv6]:port``."""
+    host, colon, port = address.rpartition(":")
+    if not colon or address.endswith("]"):
+        host, port = address, str(DEFAULT_PORT)
+    if not host.strip("[]") or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+        raise SettingsError(f"{address!r} is not the address of a broker", hint="host:port, comma-separated")
+    return host.strip("[]"), int(port)
