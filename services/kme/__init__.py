@@ -1,0 +1,1 @@
+"""The Key Management Entity: one node of the QKD network."""

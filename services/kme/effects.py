@@ -1,0 +1,140 @@
+"""What a node decides: plain data, carried out by the worker in the batch's transaction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+from uuid import UUID
+
+from qkdrelay.codec import encode_plan
+from qkdrelay.confirmation import Context, Payload
+from qkdrelay.messages import Findings, LabMode, Report
+from qkdrelay.network.plan import Plan, Route
+
+Role = Literal["source", "target"]
+EndState = Literal["expecting", "pending", "delivered", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class EndRelay:
+    """A relay at one of its two ends, as that end keeps it."""
+
+    relay_id: UUID
+    role: Role
+    state: EndState
+    plan: Plan
+    key_count: int
+    key_size_bits: int
+    deadline: float
+    """Seconds since the epoch."""
+    payload: Payload | None = field(default=None, repr=False)
+    """Keys and confirmation keys; None before the rebuild and once destroyed."""
+    peer_valid: bool | None = None
+    """Whether the other end's confirmation tag was valid; None before it came."""
+    findings: Findings | None = None
+    """What was reported last."""
+    equivocating: tuple[Route, ...] = ()
+
+    @property
+    def peer(self) -> str:
+        """The other end."""
+        return self.plan.target if self.role == "source" else self.plan.source
+
+    @property
+    def context(self) -> Context:
+        """What both ends must agree on."""
+        return Context(self.relay_id, encode_plan(self.plan), self.key_count, self.key_size_bits)
+
+    @property
+    def payload_length(self) -> int:
+        """Bytes of keys || c_S || c_T."""
+        return self.context.payload_length
+
+
+@dataclass(frozen=True, slots=True)
+class SendShare:
+    """Seal ``payload`` for the last KME of ``route`` and send it, as soon as the link has key."""
+
+    relay_id: UUID
+    route: Route
+    plan: Plan
+    """The part below the receiver."""
+    deadline: float
+    payload: bytes = field(repr=False)
+    index: int
+    """The share's x, from 1; 1 for a forwarded share."""
+    threshold: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeepShare:
+    """Keep a share that reached the target."""
+
+    relay_id: UUID
+    route: Route
+    payload: bytes = field(repr=False)
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class DropShares:
+    """Delete what was collected for a relay."""
+
+    relay_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class KeepRelay:
+    """Keep this end's relay as it is now."""
+
+    relay: EndRelay
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """At the end of the batch: see what the collected shares give."""
+
+    relay_id: UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Report to the coordinator, and log the same."""
+
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Log only."""
+
+    event: str
+    level: Literal["debug", "info", "warning", "error"]
+    fields: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class LeakShare:
+    """Lab only: hand a received share to the adversary."""
+
+    relay_id: UUID
+    route: Route
+    payload: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TurnLink:
+    """The QKD link to ``peer`` stops or resumes carrying."""
+
+    peer: str
+    up: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TurnLab:
+    """Behave as a compromised KME from now on, or honestly again."""
+
+    mode: LabMode | None
+
+
+Effect = SendShare | KeepShare | DropShares | KeepRelay | Settle | Tell | Note | LeakShare | TurnLink | TurnLab

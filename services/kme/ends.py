@@ -1,0 +1,252 @@
+"""A KME's decisions as an end of relays: source or target, from the terms to the release of the keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
+from uuid import UUID
+
+import msgspec
+
+from kme.effects import DropShares, Effect, EndRelay, KeepRelay, Note, Role, Settle, Tell, TurnLab, TurnLink
+from kme.node import LATE_S, Memory, NodeSettings, RejectedShareError, check_final_share, sends
+from qkdrelay.codec import decode_plan, encode_plan
+from qkdrelay.confirmation import CONFIRMATION_KEY_BYTES, Payload
+from qkdrelay.errors import QkdRelayError, RequestRefusedError
+from qkdrelay.messages import (
+    TIMEOUT_S_MAX,
+    Alarm,
+    Collected,
+    Command,
+    Decide,
+    Decided,
+    Dispute,
+    Done,
+    Expect,
+    Expected,
+    Findings,
+    Prove,
+    Rebuilt,
+    Refused,
+    SetLab,
+    SetLink,
+    Split,
+    Start,
+    Started,
+    Terms,
+    Verified,
+    check_key_amount,
+)
+from qkdrelay.network.analysis import withstands
+from qkdrelay.network.plan import Plan, Route
+from qkdrelay.sharing.tree import Rebuilt as Rebuild
+from qkdrelay.sharing.tree import rebuild, start
+
+
+class Ends:
+    """The decisions of one KME on the coordinator's commands."""
+
+    def __init__(self, settings: NodeSettings, random: Callable[[int], bytes]) -> None:
+        """``random`` as for `Node`."""
+        self._me, self._random = settings, random
+
+    def on_command(self, command: Command, memory: Memory, now: float) -> list[Effect]:
+        """Decide on a command; every command may come again and then has the same outcome."""
+        match command:
+            case Expect(terms=terms):
+                return self._or_refuse(self._expect, terms, memory, now)
+            case Start(terms=terms):
+                return self._or_refuse(self._start, terms, memory, now)
+            case Prove():
+                return self._prove(command, memory)
+            case Decide():
+                return self._decide(command, memory)
+            case SetLink():
+                return self._set_link(command)
+            case SetLab():
+                return self._set_lab(command)
+
+    def _or_refuse(
+        self, handle: Callable[[Terms, Memory, float], list[Effect]], terms: Terms, memory: Memory, now: float
+    ) -> list[Effect]:
+        try:
+            return handle(terms, memory, now)
+        except QkdRelayError as error:
+            return [Tell(Refused(relay_id=terms.relay_id, reason=f"{self._me.name}: {error}"[:500]))]
+
+    # --- the target --------------------------------------------------------------------------------
+
+    def _expect(self, terms: Terms, memory: Memory, now: float) -> list[Effect]:
+        relay = self._known(terms, "target", memory)
+        if relay is not None:
+            return [Tell(Expected(relay_id=terms.relay_id))]
+        relay = self._checked(terms, "target", memory, now)
+        if strangers := {k for k, s in relay.plan.links if s == self._me.name} - self._me.links:
+            raise RequestRefusedError(f"no QKD link to {min(strangers)}, which the plan names")
+        effects: list[Effect] = [KeepRelay(relay), Tell(Expected(relay_id=terms.relay_id))]
+        # Shares that came before their terms were kept unchecked: look at them now.
+        early = memory.shares(terms.relay_id)
+        good = []
+        for route, payload in early.items():
+            try:
+                check_final_share(relay, route, payload)
+                good.append(Tell(Collected(relay_id=terms.relay_id, route=route)))
+            except RejectedShareError as error:
+                fields: dict[str, object] = {"relay_id": terms.relay_id, "route": route, "reason": str(error)}
+                effects.append(Note("share.rejected", "warning", fields))
+        return [*effects, *good, Settle(terms.relay_id)] if good else effects
+
+    def settle(self, relay_id: UUID, memory: Memory) -> list[Effect]:
+        """Try to rebuild from what is collected; after the rebuild, see which shares were false."""
+        before = relay = memory.relay(relay_id)
+        if relay is None or relay.role != "target" or relay.state == "failed":
+            return []
+        fitting = {route: share for route, share in memory.shares(relay_id).items() if relay.plan.is_route(route)}
+        result = rebuild(relay.plan, fitting, relay.payload_length)
+        effects: list[Effect] = []
+        if relay.state == "expecting" and result.secret is not None:
+            payload = Payload.parse(result.secret)
+            relay = replace(relay, state="pending", payload=payload)
+            effects += [
+                *_rebuilt_splits(relay, fitting, result),
+                Tell(Rebuilt(relay_id=relay_id, proof=payload.target_proof(relay.context))),
+            ]
+        findings = _findings(relay, result)
+        if findings != (relay.findings or _findings_none(relay_id)):
+            relay = replace(relay, findings=findings)
+            effects.append(Tell(findings))
+        if relay is not before:
+            effects.insert(0, KeepRelay(relay))
+        return effects
+
+    # --- the source --------------------------------------------------------------------------------
+
+    def _start(self, terms: Terms, memory: Memory, now: float) -> list[Effect]:
+        relay = self._known(terms, "source", memory)
+        if relay is not None:
+            if relay.payload is None or relay.state != "pending":
+                return []  # decided already: the coordinator knows
+            return [Tell(Started(relay_id=terms.relay_id, proof=relay.payload.source_proof(relay.context)))]
+        relay = self._checked(terms, "source", memory, now)
+        if strangers := set(relay.plan.successors(self._me.name)) - self._me.links:
+            raise RequestRefusedError(f"no QKD link to {min(strangers)}, which the plan names")
+        payload = Payload(
+            self._random(terms.key_count * terms.key_size_bits // 8),
+            self._random(CONFIRMATION_KEY_BYTES),
+            self._random(CONFIRMATION_KEY_BYTES),
+        )
+        relay = replace(relay, state="pending", payload=payload)
+        children = start(relay.plan, payload.to_bytes(), self._random)
+        return [
+            KeepRelay(relay),
+            Tell(Started(relay_id=terms.relay_id, proof=payload.source_proof(relay.context))),
+            Tell(Split(relay_id=terms.relay_id, route=(self._me.name,))),
+            *sends(relay.plan, terms.relay_id, (self._me.name,), terms.deadline, children),
+        ]
+
+    # --- either end --------------------------------------------------------------------------------
+
+    def _known(self, terms: Terms, role: Role, memory: Memory) -> EndRelay | None:
+        """Return the relay if these very terms were accepted before; refuse a used id."""
+        relay = memory.relay(terms.relay_id)
+        if relay is None:
+            return None
+        same = (relay.role, encode_plan(relay.plan), relay.key_count, relay.key_size_bits) == (
+            role,
+            terms.plan,
+            terms.key_count,
+            terms.key_size_bits,
+        )
+        if not same or relay.state == "failed":
+            raise RequestRefusedError("this relay id was used before")
+        return relay
+
+    def _checked(self, terms: Terms, role: Role, memory: Memory, now: float) -> EndRelay:
+        """Return a new relay, or raise with what an end does not accept, whoever asks (protocol, section 6.2)."""
+        plan: Plan = decode_plan(terms.plan)
+        if (plan.source if role == "source" else plan.target) != self._me.name or not plan.hops:
+            raise RequestRefusedError(f"the plan does not have this KME as its {role}")
+        if wrong := check_key_amount(terms.key_count, terms.key_size_bits):
+            raise RequestRefusedError(wrong)
+        if not now < terms.deadline <= now + TIMEOUT_S_MAX + LATE_S:
+            raise RequestRefusedError("the deadline has passed or is too far away; are the clocks right?")
+        if not withstands(plan, self._me.withstand_compromised):
+            raise RequestRefusedError(
+                f"the plan does not withstand {self._me.withstand_compromised} compromised KME,"
+                " which this KME's own settings demand (QKDRELAY_WITHSTAND_COMPROMISED)"
+            )
+        if memory.pending() >= self._me.pending_max:
+            raise RequestRefusedError(f"{self._me.pending_max} relays are undecided here, the most it keeps")
+        if memory.key_bytes() + terms.key_count * terms.key_size_bits // 8 > self._me.key_bytes_max:
+            raise RequestRefusedError(f"the key store is full ({self._me.key_bytes_max} bytes)")
+        return EndRelay(terms.relay_id, role, "expecting", plan, terms.key_count, terms.key_size_bits, terms.deadline)
+
+    def _prove(self, command: Prove, memory: Memory) -> list[Effect]:
+        relay = memory.relay(command.relay_id)
+        if relay is None or relay.state in ("expecting", "failed"):
+            return [
+                Tell(Refused(relay_id=command.relay_id, reason=f"{self._me.name}: there are no keys of this relay"))
+            ]
+        check = Payload.target_proof_is_valid if relay.role == "source" else Payload.source_proof_is_valid
+        valid = check(relay.payload, relay.context, command.peer_proof)
+        return [
+            KeepRelay(replace(relay, peer_valid=valid)),
+            Tell(Verified(relay_id=command.relay_id, valid=valid)),
+        ]
+
+    def _decide(self, command: Decide, memory: Memory) -> list[Effect]:
+        relay = memory.relay(command.relay_id)
+        decided = Tell(Decided(relay_id=command.relay_id, confirmed=command.confirmed))
+        if relay is None:
+            return [] if command.confirmed else [decided]
+        if relay.state in ("delivered", "failed"):
+            if (relay.state == "delivered") != command.confirmed:
+                text = f"relay {command.relay_id} was decided before, as {relay.state}; that stays"
+                return [Tell(Alarm(event="decision.contradicted", text=text))]
+            return [decided]
+        if not command.confirmed:
+            gone = replace(relay, state="failed", payload=None, findings=None)
+            return [KeepRelay(gone), DropShares(command.relay_id), decided]
+        if relay.peer_valid is not True:
+            text = f"relay {command.relay_id} was to be released without a valid tag of {relay.peer}; it was not"
+            return [Tell(Alarm(event="decision.unproven", text=text))]
+        return [KeepRelay(replace(relay, state="delivered")), decided]
+
+    def _set_link(self, command: SetLink) -> list[Effect]:
+        if command.peer not in self._me.links:
+            return [Tell(Done(command_id=command.command_id, error=f"{self._me.name} has no link to {command.peer}"))]
+        return [TurnLink(command.peer, command.up), Tell(Done(command_id=command.command_id, error=""))]
+
+    def _set_lab(self, command: SetLab) -> list[Effect]:
+        if not self._me.lab:
+            error = f"the lab is off at {self._me.name}"
+            return [Tell(Done(command_id=command.command_id, error=error))]
+        return [TurnLab(command.mode), Tell(Done(command_id=command.command_id, error=""))]
+
+
+def _rebuilt_splits(relay: EndRelay, shares: Collection[Route], result: Rebuild) -> Iterator[Note]:
+    """Log each split that was rebuilt, innermost first."""
+    unsound = {status.route for status in result.splits} | {dispute.route for dispute in result.disputed}
+    holders = {route[:n] for route in shares for n in range(1, len(route))}
+    for route in sorted(holders - unsound, key=len, reverse=True):
+        if relay.plan.is_split(route[-1]) and not any(route[: len(f)] == f for f in result.false):
+            fields: dict[str, object] = {
+                "relay_id": relay.relay_id,
+                "route": route,
+                "threshold": relay.plan.threshold(route[-1]),
+            }
+            yield Note("split.rebuilt", "info", fields)
+
+
+def _findings_none(relay_id: UUID) -> Findings:
+    return Findings(relay_id=relay_id, false=(), disputed=(), equivocating=(), unclear="")
+
+
+def _findings(relay: EndRelay, result: Rebuild) -> Findings:
+    return msgspec.structs.replace(
+        _findings_none(relay.relay_id),
+        false=result.false,
+        disputed=tuple(Dispute(split=d.route, sets=d.sets) for d in result.disputed),
+        equivocating=relay.equivocating,
+        unclear="ambiguous" if result.ambiguous else "exhausted" if result.exhausted else "",
+    )

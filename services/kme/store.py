@@ -1,0 +1,262 @@
+"""A KME's whole memory, in SQLite: link key drawn, shares waiting and collected, relays, keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+from uuid import UUID
+
+from kme.effects import EndRelay, EndState, KeepShare, Role, SendShare
+from qkdrelay import codec
+from qkdrelay.confirmation import Payload
+from qkdrelay.journal import Journal
+from qkdrelay.messages import Findings, LabMode
+from qkdrelay.network.plan import Route
+
+TOMBSTONE_S = 3_600.0
+"""How long after its deadline a failed relay's id stays refused."""
+EARLY_S = 60.0
+
+_SCHEMA = """
+CREATE TABLE down (peer TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE waiting (id INTEGER PRIMARY KEY AUTOINCREMENT, peer TEXT NOT NULL, relay_id BLOB NOT NULL,
+                      route TEXT NOT NULL, plan BLOB NOT NULL, deadline REAL NOT NULL, payload BLOB NOT NULL,
+                      share INTEGER NOT NULL, threshold INTEGER NOT NULL, told TEXT NOT NULL DEFAULT '');
+CREATE INDEX waiting_by_peer ON waiting (peer, id);
+CREATE INDEX waiting_by_deadline ON waiting (deadline);
+CREATE TABLE shares (relay_id BLOB NOT NULL, route TEXT NOT NULL, deadline REAL NOT NULL, payload BLOB NOT NULL,
+                     PRIMARY KEY (relay_id, route));
+CREATE INDEX shares_by_deadline ON shares (deadline);
+CREATE TABLE relays (relay_id BLOB PRIMARY KEY, role TEXT NOT NULL, state TEXT NOT NULL, plan BLOB NOT NULL,
+                     key_count INTEGER NOT NULL, key_size_bits INTEGER NOT NULL, deadline REAL NOT NULL,
+                     keys BLOB, source_key BLOB, target_key BLOB, peer_valid INTEGER,
+                     findings BLOB, equivocating TEXT NOT NULL);
+CREATE INDEX relays_by_state ON relays (state, deadline);
+"""
+_RELAY = (
+    "SELECT relay_id, role, state, plan, key_count, key_size_bits, deadline, keys, source_key, target_key,"
+    " peer_valid, findings, equivocating FROM relays"
+)
+# KME names have neither of these characters.
+_HOP, _ROUTE = ">", " "
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingShare:
+    """A share that is not sealed yet, because its link is down or has too little key."""
+
+    id: int
+    share: SendShare
+    told: str
+    """The reason that was reported for it last."""
+
+
+class KmeStore(Journal):
+    """The durable memory of one KME; also the `kme.node.Memory` its decisions read."""
+
+    def __init__(self, path: Path | None, name: str, *, read_only: bool = False) -> None:
+        """Open or create the store of the KME called ``name`` (see `Journal`)."""
+        super().__init__(path, f"kme {name}", _SCHEMA, read_only=read_only)
+
+    # --- what a decision may ask (kme.node.Memory) -------------------------------------------------
+
+    @property
+    def lab_mode(self) -> LabMode | None:
+        """How a compromised KME behaves; None for an honest one."""
+        mode = self.get_meta("lab_mode")
+        return None if mode is None else cast(LabMode, mode.decode())
+
+    def relay(self, relay_id: UUID) -> EndRelay | None:
+        """Return a relay that starts or ends here."""
+        row = self._db.execute(f"{_RELAY} WHERE relay_id = ?", (relay_id.bytes,)).fetchone()
+        return None if row is None else _relay(row)
+
+    def relays(self) -> Iterator[EndRelay]:
+        """Yield every relay that starts or ends here, by deadline."""
+        for row in self._db.execute(f"{_RELAY} ORDER BY deadline, relay_id"):
+            yield _relay(row)
+
+    def shares(self, relay_id: UUID) -> dict[Route, bytes]:
+        """Return the shares collected for a relay."""
+        rows = self._db.execute("SELECT route, payload FROM shares WHERE relay_id = ?", (relay_id.bytes,))
+        return {tuple(route.split(_HOP)): payload for route, payload in rows}
+
+    def share(self, relay_id: UUID, route: Route) -> bytes | None:
+        """Return one collected share."""
+        key = (relay_id.bytes, _HOP.join(route))
+        row = self._db.execute("SELECT payload FROM shares WHERE relay_id = ? AND route = ?", key).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def early_shares(self) -> int:
+        """Return how many shares of relays that are not expected are kept."""
+        return self._count("SELECT count(*) FROM shares WHERE relay_id NOT IN (SELECT relay_id FROM relays)")
+
+    def pending(self) -> int:
+        """Return how many relays at this end are undecided."""
+        return self._count("SELECT count(*) FROM relays WHERE state IN ('expecting', 'pending')")
+
+    def key_bytes(self) -> int:
+        """Return how many bytes of keys are kept."""
+        return self._count(
+            "SELECT coalesce(sum(key_count * key_size_bits / 8), 0) FROM relays WHERE state IN ('pending', 'delivered')"
+        )
+
+    def _count(self, query: str, *arguments: object) -> int:
+        return int(self._db.execute(query, arguments).fetchone()[0])
+
+    # --- carrying decisions out --------------------------------------------------------------------
+
+    def keep_relay(self, relay: EndRelay) -> None:
+        """Keep this end's relay as it is now."""
+        payload = relay.payload
+        self._db.execute(
+            "INSERT OR REPLACE INTO relays VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                relay.relay_id.bytes,
+                relay.role,
+                relay.state,
+                codec.encode_plan(relay.plan),
+                relay.key_count,
+                relay.key_size_bits,
+                relay.deadline,
+                payload.keys if payload else None,
+                # Once the keys are delivered there is nothing left to prove.
+                payload.source_key if payload and relay.state == "pending" else b"",
+                payload.target_key if payload and relay.state == "pending" else b"",
+                relay.peer_valid,
+                None if relay.findings is None else codec.encode(relay.findings),
+                _ROUTE.join(_HOP.join(route) for route in relay.equivocating),
+            ),
+        )
+
+    def keep_share(self, share: KeepShare) -> None:
+        """Keep a share that reached the target."""
+        row = (share.relay_id.bytes, _HOP.join(share.route), share.deadline, share.payload)
+        self._db.execute("INSERT OR IGNORE INTO shares VALUES (?, ?, ?, ?)", row)
+
+    def drop_shares(self, relay_id: UUID) -> None:
+        """Delete what was collected for a relay."""
+        self._db.execute("DELETE FROM shares WHERE relay_id = ?", (relay_id.bytes,))
+
+    def forget_relay(self, relay_id: UUID) -> bool:
+        """Delete a relay's delivered keys for good; return whether there were any."""
+        query = "DELETE FROM relays WHERE relay_id = ? AND state = 'delivered'"
+        return self._db.execute(query, (relay_id.bytes,)).rowcount > 0
+
+    def set_lab_mode(self, mode: LabMode | None) -> None:
+        """Keep how this KME behaves in the lab."""
+        self.set_meta("lab_mode", None if mode is None else mode.encode())
+
+    def purge(self, now: float) -> None:
+        """Delete what has outlived its deadline: collected shares, and the tombstones of failed relays."""
+        self._db.execute("DELETE FROM shares WHERE deadline < ?", (now - EARLY_S,))
+        self._db.execute("DELETE FROM relays WHERE state = 'failed' AND deadline < ?", (now - TOMBSTONE_S,))
+
+    # --- shares waiting for link key ---------------------------------------------------------------
+
+    def links_down(self) -> frozenset[str]:
+        """Return the peers whose link does not carry."""
+        return frozenset(row[0] for row in self._db.execute("SELECT peer FROM down"))
+
+    def turn_link(self, peer: str, *, up: bool) -> None:
+        """Keep whether the link to ``peer`` carries."""
+        query = "DELETE FROM down WHERE peer = ?" if up else "INSERT OR IGNORE INTO down VALUES (?)"
+        self._db.execute(query, (peer,))
+
+    def wait(self, share: SendShare) -> None:
+        """Keep a share until its link has key."""
+        self._db.execute(
+            "INSERT INTO waiting (peer, relay_id, route, plan, deadline, payload, share, threshold)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                share.route[-1],
+                share.relay_id.bytes,
+                _HOP.join(share.route),
+                codec.encode_plan(share.plan),
+                share.deadline,
+                share.payload,
+                share.index,
+                share.threshold,
+            ),
+        )
+
+    def waiting(self) -> dict[str, int]:
+        """Return how many shares wait, by peer."""
+        return dict(self._db.execute("SELECT peer, count(*) FROM waiting GROUP BY peer").fetchall())
+
+    def waiting_bytes(self) -> int:
+        """Return how many bytes of shares wait."""
+        return self._count("SELECT coalesce(sum(length(payload)), 0) FROM waiting")
+
+    def waiting_for(self, peer: str, limit: int) -> list[WaitingShare]:
+        """Return the shares that wait longest for the link to ``peer``."""
+        rows = self._db.execute(
+            "SELECT id, relay_id, route, plan, deadline, payload, share, threshold, told"
+            " FROM waiting WHERE peer = ? ORDER BY id LIMIT ?",
+            (peer, limit),
+        )
+        return [_waiting(row) for row in rows]
+
+    def told(self, ids: list[int], reason: str) -> None:
+        """Remember that the coordinator was told why these wait."""
+        self._db.executemany("UPDATE waiting SET told = ? WHERE id = ?", ((reason, i) for i in ids))
+
+    def wait_no_more(self, ids: list[int]) -> None:
+        """Delete shares that were sealed."""
+        self._db.executemany("DELETE FROM waiting WHERE id = ?", ((i,) for i in ids))
+
+    def expire_waiting(self, before: float) -> list[SendShare]:
+        """Delete and return the shares whose deadline was before ``before``."""
+        rows = self._db.execute(
+            "DELETE FROM waiting WHERE deadline < ?"
+            " RETURNING id, relay_id, route, plan, deadline, payload, share, threshold, told",
+            (before,),
+        ).fetchall()
+        return [_waiting(row).share for row in rows]
+
+
+def _relay(row: tuple[object, ...]) -> EndRelay:
+    (
+        relay_id,
+        role,
+        state,
+        plan,
+        count,
+        size,
+        deadline,
+        keys,
+        c_source,
+        c_target,
+        valid,
+        findings,
+        equivocating,
+    ) = row
+    return EndRelay(
+        UUID(bytes=cast(bytes, relay_id)),
+        cast(Role, role),
+        cast(EndState, state),
+        codec.decode_plan(cast(bytes, plan)),
+        cast(int, count),
+        cast(int, size),
+        cast(float, deadline),
+        None if keys is None else Payload(cast(bytes, keys), cast(bytes, c_source), cast(bytes, c_target)),
+        None if valid is None else bool(valid),
+        None if findings is None else codec.decode(cast(bytes, findings), Findings),
+        tuple(tuple(route.split(_HOP)) for route in cast(str, equivocating).split(_ROUTE) if route),
+    )
+
+
+def _waiting(row: tuple[object, ...]) -> WaitingShare:
+    number, relay_id, route, plan, deadline, payload, index, threshold, told = row
+    share = SendShare(
+        UUID(bytes=cast(bytes, relay_id)),
+        tuple(cast(str, route).split(_HOP)),
+        codec.decode_plan(cast(bytes, plan)),
+        cast(float, deadline),
+        cast(bytes, payload),
+        cast(int, index),
+        cast(int, threshold),
+    )
+    return WaitingShare(cast(int, number), share, cast(str, told))

@@ -1,0 +1,76 @@
+"""How a KME's reports read as log lines: one constant event each."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from qkdrelay.messages import (
+    Alarm,
+    Collected,
+    Decided,
+    Done,
+    Expected,
+    Findings,
+    Forwarded,
+    Hello,
+    Rebuilt,
+    Refused,
+    Rejected,
+    Report,
+    Split,
+    Started,
+    Verified,
+    Waiting,
+)
+from qkdrelay.observability import link_name
+
+_EVENTS: dict[type, str] = {
+    Collected: "share.collected",
+    Done: "command.done",
+    Expected: "relay.expected",
+    Findings: "relay.findings",
+    Forwarded: "share.forwarded",
+    Hello: "kme.hello",
+    Rebuilt: "relay.rebuilt",
+    Refused: "relay.refused",
+    Rejected: "share.rejected",
+    Split: "share.split",
+    Started: "relay.started",
+    Verified: "relay.verified",
+    Waiting: "share.waiting",
+}
+Level = Literal["debug", "info", "warning", "error"]
+_WARNINGS = (Refused, Rejected, Waiting, Findings)
+
+
+def event_of(report: Report) -> str:
+    """Return the report's log event."""
+    if isinstance(report, Alarm):
+        return report.event
+    if isinstance(report, Decided):
+        return "relay.confirmed" if report.confirmed else "relay.failed"
+    return _EVENTS[type(report)]
+
+
+def level_of(report: Report) -> Level:
+    """Return how loud the log line is."""
+    if isinstance(report, Alarm) or (isinstance(report, Verified) and not report.valid):
+        return "error"
+    if isinstance(report, Hello):
+        return "debug"
+    return "warning" if isinstance(report, _WARNINGS) else "info"
+
+
+def fields_of(report: Report) -> dict[str, object]:
+    """Return the log line's fields: ids, routes and reasons; a share's route also gives its link."""
+    fields: dict[str, object] = {k: v for k, v in msgspec.structs.asdict(report).items() if k not in ("proof", "event")}
+    route = fields.get("route")
+    if isinstance(route, tuple) and len(route) > 1:
+        fields["link"] = link_name(*route[-2:])
+    elif isinstance(report, Rejected):
+        fields["link"] = link_name(*report.link)
+    if isinstance(report, Findings):
+        fields["disputed"] = len(report.disputed)
+    return fields

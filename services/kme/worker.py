@@ -1,0 +1,263 @@
+"""Runs a node on a broker: deliveries in, decisions carried out in the batch's one transaction."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from uuid import UUID
+
+import structlog
+
+from kme.effects import (
+    DropShares,
+    Effect,
+    KeepRelay,
+    KeepShare,
+    LeakShare,
+    Note,
+    SendShare,
+    Settle,
+    Tell,
+    TurnLab,
+    TurnLink,
+)
+from kme.ends import Ends
+from kme.links import Link, Links
+from kme.node import LATE_S, Node, NodeSettings, RejectedShareError
+from kme.store import KmeStore
+from kme.telling import Level, event_of, fields_of, level_of
+from qkdrelay import codec, control
+from qkdrelay.broker.names import (
+    LEAKS_KEY,
+    control_queue,
+    dead_key,
+    kme_exchange,
+    parse_link_queue,
+    results_queue,
+)
+from qkdrelay.broker.port import Delivery
+from qkdrelay.errors import ForgedMessageError, MalformedMessageError
+from qkdrelay.messages import (
+    DEAD_LETTER_BODY_MAX,
+    Commands,
+    DeadLetter,
+    Hello,
+    Leak,
+    Rejected,
+    Report,
+    Reports,
+    SignedMessage,
+    Waiting,
+)
+from qkdrelay.observability import link_name
+
+HELLO_EVERY_S = 10.0
+_HOUSEKEEPING_EVERY_S = 5.0
+_REPORTS_AT_ONCE = 2_000
+
+log = structlog.get_logger()
+
+
+class KmeService:
+    """One KME on its broker (a `qkdrelay.service.Service`)."""
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        store: KmeStore,
+        links: Mapping[str, Link],
+        control_key: bytes,
+        random: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        """``links`` maps each peer to the QKD link with it; ``control_key`` is shared with the coordinator."""
+        self.journal = store
+        self._me, self._store, self._key = settings, store, control_key
+        self._links = Links(settings.name, links, store)
+        self._node, self._ends = Node(settings, random), Ends(settings, random)
+        self._reports: list[Report] = []
+        self._notes: list[Note] = []
+        self._settle: dict[UUID, None] = {}
+        self._destroyed = False
+        self._hello_at = self._housekeeping_at = 0.0
+
+    # --- one delivery ------------------------------------------------------------------------------
+
+    def handle(self, delivery: Delivery, now: float) -> None:
+        """Carry out one message from a link or from the coordinator."""
+        if delivery.queue == control_queue(self._me.name):
+            self._handle_control(delivery, now)
+        else:
+            self._handle_share(delivery, now)
+
+    def _handle_share(self, delivery: Delivery, now: float) -> None:
+        sender, _ = parse_link_queue(delivery.queue)
+        try:
+            message = self._links.open(sender, delivery.body)
+            place = (message.stream, message.header.epoch, message.header.number, message.tag)
+            if self._store.check_number(*place) == "finished":
+                self._note("share.redelivered", "debug", relay_id=message.header.relay_id, route=message.header.route)
+                return
+        except (MalformedMessageError, ForgedMessageError) as error:
+            self._reject(delivery, str(error), None, now)
+            return
+        self._store.finish_number(*place)
+        try:
+            self._carry_out(self._node.on_share(sender, message.header, message.payload, self._store, now))
+        except RejectedShareError as error:
+            self._reject(delivery, str(error), message.header.relay_id, now)
+
+    def _handle_control(self, delivery: Delivery, now: float) -> None:
+        try:
+            message = codec.decode(delivery.body, SignedMessage)
+            control.verify(self._key, control.COORDINATOR, self._me.name, message)
+            place = ("control", message.epoch, message.number, message.mac)
+            if self._store.check_number(*place) == "finished":
+                return
+            commands = codec.decode(message.body, Commands)
+        except (MalformedMessageError, ForgedMessageError) as error:
+            self._reject(delivery, str(error), None, now)
+            return
+        self._store.finish_number(*place)
+        for command in commands.items:
+            self._carry_out(self._ends.on_command(command, self._store, now))
+
+    def _reject(self, delivery: Delivery, reason: str, relay_id: UUID | None, now: float) -> None:
+        """Dead-letter a message with its reason, in the transaction that lets it be acknowledged."""
+        letter = DeadLetter(
+            kme=self._me.name,
+            queue=delivery.queue,
+            reason=reason[:500],
+            at=now,
+            body=delivery.body[:DEAD_LETTER_BODY_MAX],
+        )
+        self._store.enqueue(kme_exchange(self._me.name), dead_key(self._me.name), codec.encode(letter))
+        if delivery.queue == control_queue(self._me.name):
+            self._note("command.rejected", "error", queue=delivery.queue, reason=reason)
+        else:
+            self._tell(Rejected(relay_id=relay_id, link=parse_link_queue(delivery.queue), reason=reason[:500]))
+
+    def give_up(self, delivery: Delivery, error: Exception, now: float) -> None:
+        """Dead-letter a message that this program failed on."""
+        self._reject(delivery, f"could not be handled ({type(error).__name__})", None, now)
+        self._send_reports()
+
+    # --- effects -----------------------------------------------------------------------------------
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case SendShare():
+                    self._send(effect)
+                case Tell(report=report):
+                    self._tell(report)
+                case Note():
+                    self._notes.append(effect)
+                case KeepShare():
+                    self._store.keep_share(effect)
+                case KeepRelay(relay=relay):
+                    self._store.keep_relay(relay)
+                    self._destroyed |= relay.state == "failed"
+                case DropShares(relay_id=relay_id):
+                    self._store.drop_shares(relay_id)
+                case Settle(relay_id=relay_id):
+                    self._settle[relay_id] = None
+                case LeakShare():
+                    self._leak(effect)
+                case TurnLink(peer=peer, up=up):
+                    self._store.turn_link(peer, up=up)
+                    self._links.refresh()
+                    self._hello_at = 0.0
+                    self._note("link.up" if up else "link.down", "warning", link=link_name(self._me.name, peer))
+                case TurnLab(mode=mode):
+                    self._store.set_lab_mode(mode)
+                    self._hello_at = 0.0
+                    self._note("lab.mode", "warning", mode=mode or "honest")
+
+    def _send(self, share: SendShare) -> None:
+        try:
+            if self._links.send(share):
+                self._note_sent(share)
+        except OverflowError as error:
+            self._note("share.dropped", "error", relay_id=share.relay_id, route=share.route, reason=str(error))
+            self._tell(Waiting(relay_id=share.relay_id, route=share.route, reason=f"dropped: {error}"))
+
+    def _note_sent(self, share: SendShare) -> None:
+        self._note(
+            "share.sent",
+            "info",
+            relay_id=share.relay_id,
+            link=link_name(*share.route[-2:]),
+            route=share.route,
+            index=share.index,
+            threshold=share.threshold,
+            bytes=len(share.payload),
+        )
+
+    def _leak(self, leak: LeakShare) -> None:
+        body = Leak(kme=self._me.name, relay_id=leak.relay_id, route=leak.route, payload=leak.payload)
+        self._store.enqueue(kme_exchange(self._me.name), LEAKS_KEY, codec.encode(body))
+        self._note("lab.leaked", "warning", relay_id=leak.relay_id, route=leak.route, bytes=len(leak.payload))
+
+    def _tell(self, report: Report) -> None:
+        self._reports.append(report)
+        self._notes.append(Note(event_of(report), level_of(report), fields_of(report)))
+
+    def _note(self, event: str, level: Level, **fields: object) -> None:
+        self._notes.append(Note(event, level, fields))
+
+    # --- the batch as a whole ----------------------------------------------------------------------
+
+    def tick(self, now: float, *, connected: bool, reconnected: bool) -> None:
+        """Rebuild what can be, send what waited, say hello, forget what is over."""
+        for relay_id in self._settle:
+            self._carry_out(self._ends.settle(relay_id, self._store))
+        self._settle.clear()
+        self._links.resume(
+            self._note_sent,
+            lambda share, reason: self._tell(Waiting(relay_id=share.relay_id, route=share.route, reason=reason)),
+        )
+        if now - self._housekeeping_at >= _HOUSEKEEPING_EVERY_S:
+            self._housekeeping_at = now
+            self._store.purge(now)
+            for share in self._store.expire_waiting(now - LATE_S):
+                self._note("share.expired", "warning", relay_id=share.relay_id, route=share.route)
+        if connected and (reconnected or now - self._hello_at >= HELLO_EVERY_S):
+            self._hello_at = now
+            self._tell(
+                Hello(
+                    clock=now,
+                    lab=self._me.lab,
+                    lab_mode=self._store.lab_mode if self._me.lab else None,
+                    links=self._links.report(),
+                    pending=self._store.pending(),
+                )
+            )
+        self._send_reports()
+        self._links.refresh()
+
+    def _send_reports(self) -> None:
+        """Put everything to report into as few messages as fit."""
+        me = self._me.name
+        for start in range(0, len(self._reports), _REPORTS_AT_ONCE):
+            body = Reports(items=tuple(self._reports[start : start + _REPORTS_AT_ONCE]))
+            number = self._store.next_number("reports")
+            signed = control.sign(self._key, me, control.COORDINATOR, epoch=self._store.epoch, number=number, body=body)
+            self._store.enqueue(kme_exchange(me), results_queue(me), signed)
+        self._reports.clear()
+
+    def committed(self) -> None:
+        """Log what happened; wipe what destroyed keys left behind on disk."""
+        for note in self._notes:
+            getattr(log, note.level)(note.event, **note.fields)
+        self._notes.clear()
+        if self._destroyed:
+            self._destroyed = False
+            self._store.scrub()
+
+    def rolled_back(self) -> None:
+        """Nothing of this batch happened."""
+        self._reports.clear()
+        self._notes.clear()
+        self._settle.clear()
+        self._destroyed = False
+        self._links.refresh()

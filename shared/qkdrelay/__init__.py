@@ -1,0 +1,1 @@
+"""What every qkdrelay service speaks and computes."""

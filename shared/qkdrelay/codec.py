@@ -1,0 +1,133 @@
+"""MessagePack with limits: the one place that turns messages into bytes and back.
+
+Every decode is bounded in size, depth and counts, and everything that can be wrong with bytes
+raises MalformedMessageError.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import msgpack
+import msgspec
+
+from qkdrelay.errors import InvalidPlanError, MalformedMessageError
+from qkdrelay.network.plan import KMES_MAX, SUCCESSORS_MAX, Hop, Plan
+
+VERSION = 1
+"""Of the protocol; every encoded message carries it as ``v``."""
+MESSAGE_BYTES_MAX = 1 << 20
+"""Also set as the broker's own limit; larger relays are refused before they start."""
+_COUNT_MAX = 65_536
+_DEPTH_MAX = 12
+_BUILTIN = (bytes,)
+
+T = TypeVar("T")
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    """Return the message's bytes; equal messages have equal bytes."""
+    data = msgspec.to_builtins(message, builtin_types=_BUILTIN)
+    encoded: bytes = msgpack.packb({"v": VERSION, **data}, use_bin_type=True)
+    if len(encoded) > MESSAGE_BYTES_MAX:
+        raise MalformedMessageError(f"the message has {len(encoded)} bytes; at most {MESSAGE_BYTES_MAX} are allowed")
+    return encoded
+
+
+def decode(data: bytes, kind: type[T], size_max: int = MESSAGE_BYTES_MAX) -> T:
+    """Return the message of type ``kind`` in ``data``, or raise MalformedMessageError saying what is wrong where."""
+    raw = _unpack(data, size_max)
+    if not isinstance(raw, dict):
+        raise MalformedMessageError("not a valid message: it is not a map")
+    if type(version := raw.pop("v", None)) is not int or version != VERSION:
+        raise MalformedMessageError(f"the message is not of protocol version {VERSION}")
+    message: T = _convert(raw, kind)
+    return message
+
+
+def _unpack(data: bytes, size_max: int) -> Any:
+    if len(data) > size_max:
+        raise MalformedMessageError(f"the message has {len(data)} bytes; at most {size_max} are allowed")
+    try:
+        raw = msgpack.unpackb(
+            data,
+            raw=False,
+            strict_map_key=True,
+            object_pairs_hook=_unique,
+            max_str_len=65_536,
+            max_bin_len=size_max,
+            max_array_len=_COUNT_MAX,
+            max_map_len=_COUNT_MAX,
+            max_ext_len=0,
+        )
+    except Exception as error:  # msgpack raises five unrelated kinds, and more from its hooks
+        raise MalformedMessageError(f"not a MessagePack message: {_reason(error)}") from None
+    if _depth(raw) > _DEPTH_MAX:
+        raise MalformedMessageError(f"the message is nested deeper than {_DEPTH_MAX}")
+    return raw
+
+
+def _convert(raw: object, kind: Any) -> Any:
+    try:
+        return msgspec.convert(raw, kind, builtin_types=_BUILTIN)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise MalformedMessageError(f"not a valid message: {_where(error)}") from None
+
+
+def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    data = dict(pairs)
+    if len(data) != len(pairs):
+        raise ValueError("a map names a field twice")
+    return data
+
+
+def _reason(error: Exception) -> str:
+    """Return the error's class only: its text may quote what was in the bytes."""
+    return "a map names a field twice" if type(error) is ValueError and "twice" in str(error) else type(error).__name__
+
+
+def _where(error: Exception) -> str:
+    """Return msgspec's text: it has types and field names; of values only unknown tags, here cut short."""
+    return str(error)[:160]
+
+
+def _depth(raw: object) -> int:
+    depth, level = 0, [raw]
+    while level and depth <= _DEPTH_MAX:
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+        depth += 1
+    return depth
+
+
+_WireHop = tuple[int, tuple[str, ...]]
+_WirePlan = tuple[str, str, dict[str, _WireHop]]
+PLAN_BYTES_MAX = 65_536
+
+
+def encode_plan(plan: Plan) -> bytes:
+    """Return the canonical bytes of a plan: [source, target, {kme: [threshold, [successor, ...]]}], KMEs sorted."""
+    hops = {kme: [hop.threshold, list(hop.successors)] for kme, hop in sorted(plan.hops.items())}
+    encoded: bytes = msgpack.packb([plan.source, plan.target, hops], use_bin_type=True)
+    return encoded
+
+
+@lru_cache(maxsize=1024)
+def decode_plan(data: bytes) -> Plan:
+    """Return the plan in ``data``, checked as section 2 of the protocol says.
+
+    Raises MalformedMessageError or InvalidPlanError; bytes that are not the canonical encoding are malformed.
+    """
+    wire_plan: _WirePlan = _convert(_unpack(data, PLAN_BYTES_MAX), _WirePlan)
+    source, target, wire = wire_plan
+    if len(wire) > KMES_MAX or any(len(hop[1]) > SUCCESSORS_MAX for hop in wire.values()):
+        raise InvalidPlanError("the plan has too many KMEs or successors")
+    plan = Plan.checked(source, target, {kme: Hop(hop[1], hop[0]) for kme, hop in wire.items()})
+    if encode_plan(plan) != data:
+        raise MalformedMessageError("the plan is not in its canonical encoding")
+    return plan

@@ -1,0 +1,220 @@
+"""A service's durable memory: one SQLite file, one transaction a batch, one process at a time.
+
+Here is what every service needs: the transactional outbox, the numbers it has given out and those
+it has finished. The services' stores add their own tables.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from qkdrelay.broker.port import Publication
+from qkdrelay.errors import ForgedMessageError, StoreError
+
+WINDOW_BACK = 4_096
+"""How far behind the highest finished number of a stream a late message may still be."""
+WINDOW_AHEAD = 1_048_576
+EPOCHS_MAX = 64
+"""Epochs of one stream that are remembered: a peer starts one each time it loses its store."""
+_SCHEMA_VERSION = 1
+_BUSY_TIMEOUT_S = 5.0
+
+_SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, exchange TEXT NOT NULL,
+                     routing_key TEXT NOT NULL, body BLOB NOT NULL);
+CREATE TABLE given (stream TEXT PRIMARY KEY, next INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE heard (id INTEGER PRIMARY KEY, stream TEXT NOT NULL, epoch BLOB NOT NULL,
+                    highest INTEGER NOT NULL, UNIQUE (stream, epoch));
+CREATE TABLE finished (heard INTEGER NOT NULL, number INTEGER NOT NULL, tag BLOB NOT NULL,
+                       PRIMARY KEY (heard, number)) WITHOUT ROWID;
+"""
+
+
+class Journal:
+    """The durable memory of the service called ``name``.
+
+    Everything is written inside `transaction`. Raises StoreError when the file cannot be used,
+    belongs to another service, or is in use by another process.
+    """
+
+    def __init__(self, path: Path | None, name: str, schema: str, *, read_only: bool = False) -> None:
+        """Open or create the store at ``path``, owner-only; ``None`` keeps it in memory (the demo and tests)."""
+        self._path = path
+        self._lock: int | None = None
+        self._fresh: list[Publication] = []
+        if path is not None and not read_only:
+            self._prepare(path)
+        self._db = self._open(path, read_only)
+        try:
+            self._set_up(name, schema, read_only)
+        except sqlite3.Error as error:
+            raise StoreError(f"the store {path} cannot be used: {error}") from None
+        self.epoch = self._meta("epoch")
+
+    def _prepare(self, path: Path) -> None:
+        """Make the file and its folder owner-only, and take the lock that one worker holds."""
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            path.chmod(0o600)
+            self._lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            hint = "its folder must exist and be writable by this user"
+            raise StoreError(f"the store {path} cannot be opened: {error.strerror}", hint=hint) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise StoreError(
+                f"the store {path} is in use by another process",
+                hint="one service holds a store; stop the other one",
+            ) from None
+
+    def _open(self, path: Path | None, read_only: bool) -> sqlite3.Connection:
+        where = ":memory:" if path is None else f"file:{path}?mode={'ro' if read_only else 'rw'}"
+        try:
+            return sqlite3.connect(where, uri=path is not None, isolation_level=None, timeout=_BUSY_TIMEOUT_S)
+        except sqlite3.Error:
+            raise StoreError(f"there is no store at {path}", hint="has the service been started here?") from None
+
+    def _set_up(self, name: str, schema: str, read_only: bool) -> None:
+        if not read_only:
+            # FULL, not NORMAL: a power cut must not undo a commit, or link key would be used again.
+            for pragma in (
+                "journal_mode=WAL",
+                "synchronous=FULL",
+                "secure_delete=ON",
+                "journal_size_limit=16777216",
+            ):
+                self._db.execute(f"PRAGMA {pragma}")
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version == 0 and not read_only:
+            self._db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}{schema};PRAGMA user_version={_SCHEMA_VERSION};COMMIT")
+            with self.transaction():
+                self.set_meta("name", name.encode())
+                self.set_meta("epoch", secrets.token_bytes(16))
+        elif version != _SCHEMA_VERSION:
+            raise StoreError(f"the store {self._path} has format {version}; this version reads {_SCHEMA_VERSION}")
+        owner = self._meta("name").decode()
+        if owner != name:
+            raise StoreError(f"the store {self._path} belongs to {owner}, not to {name}")
+
+    def close(self) -> None:
+        """Close the file and give the lock back."""
+        self._db.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing; raises StoreError when the disk does not take it."""
+        self._fresh.clear()
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
+            self._db.execute("COMMIT")
+        except BaseException as error:
+            self._fresh.clear()
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.OperationalError):
+                raise StoreError(f"the store {self._path} does not take a commit: {error}") from None
+            raise
+
+    def scrub(self) -> None:
+        """Overwrite what the write-ahead log still holds of deleted rows; after a commit that destroyed keys."""
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _meta(self, key: str) -> bytes:
+        return self.get_meta(key) or b""
+
+    def get_meta(self, key: str) -> bytes | None:
+        """Return a setting kept in the store."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def set_meta(self, key: str, value: bytes | None) -> None:
+        """Keep or delete a setting."""
+        if value is None:
+            self._db.execute("DELETE FROM meta WHERE key = ?", (key,))
+        else:
+            self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+
+    # --- the outbox --------------------------------------------------------------------------------
+
+    def enqueue(self, exchange: str, routing_key: str, body: bytes) -> None:
+        """Put a message into the outbox; it is published after the commit, those same bytes, until confirmed."""
+        cursor = self._db.execute(
+            "INSERT INTO outbox (exchange, routing_key, body) VALUES (?, ?, ?)", (exchange, routing_key, body)
+        )
+        self._fresh.append(Publication(cursor.lastrowid, exchange, routing_key, body))
+
+    def take_fresh(self) -> list[Publication]:
+        """Return what the last transaction put into the outbox."""
+        fresh, self._fresh = self._fresh, []
+        return fresh
+
+    def outbox(self) -> list[Publication]:
+        """Return everything that is not confirmed yet, oldest first."""
+        rows = self._db.execute("SELECT id, exchange, routing_key, body FROM outbox ORDER BY id")
+        return [Publication(*row) for row in rows]
+
+    def forget(self, ids: Iterable[int]) -> None:
+        """Delete confirmed messages from the outbox."""
+        self._db.executemany("DELETE FROM outbox WHERE id = ?", ((i,) for i in ids))
+
+    # --- numbers -----------------------------------------------------------------------------------
+
+    def next_number(self, stream: str, step: int = 1) -> int:
+        """Return the next number of ``stream`` and move on by ``step``: what is given out is never given again."""
+        row = self._db.execute(
+            "INSERT INTO given VALUES (?, ?) ON CONFLICT DO UPDATE SET next = next + ? RETURNING next",
+            (stream, step, step),
+        ).fetchone()
+        return int(row[0]) - step
+
+    def check_number(self, stream: str, epoch: bytes, number: int, tag: bytes) -> Literal["new", "finished"]:
+        """Say whether ``number`` was finished before.
+
+        Raises ForgedMessageError for a number outside the window, for one that was finished with
+        another tag, and for an epoch too many.
+        """
+        row = self._db.execute(
+            "SELECT id, highest FROM heard WHERE stream = ? AND epoch = ?", (stream, epoch)
+        ).fetchone()
+        if row is None:
+            epochs = self._db.execute("SELECT count(*) FROM heard WHERE stream = ?", (stream,)).fetchone()[0]
+            if epochs >= EPOCHS_MAX:
+                raise ForgedMessageError(f"{stream} has used {epochs} epochs; no more are accepted")
+            if number > WINDOW_AHEAD:
+                raise ForgedMessageError(f"number {number} is out of the window of a new epoch of {stream}")
+            return "new"
+        heard, highest = row
+        if number > highest + WINDOW_AHEAD or number <= highest - WINDOW_BACK:
+            raise ForgedMessageError(f"number {number} is out of the window around {highest} of {stream}")
+        done = self._db.execute("SELECT tag FROM finished WHERE heard = ? AND number = ?", (heard, number)).fetchone()
+        if done is None:
+            return "new"
+        if done[0] != tag:
+            raise ForgedMessageError(f"number {number} of {stream} was used for another message before")
+        return "finished"
+
+    def finish_number(self, stream: str, epoch: bytes, number: int, tag: bytes) -> None:
+        """Remember that ``number`` was handled, with its tag."""
+        heard, highest = self._db.execute(
+            "INSERT INTO heard (stream, epoch, highest) VALUES (?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET highest = max(highest, excluded.highest) RETURNING id, highest",
+            (stream, epoch, number),
+        ).fetchone()
+        self._db.execute("INSERT INTO finished VALUES (?, ?, ?)", (heard, number, tag))
+        if number % 256 == 0:
+            self._db.execute("DELETE FROM finished WHERE heard = ? AND number <= ?", (heard, highest - WINDOW_BACK))

@@ -1,0 +1,83 @@
+"""Sealed messages: what leaves a KME over a QKD link (protocol, section 4).
+
+The header travels in the clear and is covered by the tag. A slot seals one message, ever: the
+caller takes number and pad offset from its durable store in the transaction that keeps the bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.poly1305 import Poly1305
+
+from qkdrelay import codec
+from qkdrelay.errors import ForgedMessageError
+from qkdrelay.link.key import SLOT_BYTES, LinkKey
+from qkdrelay.messages import SealedMessage, ShareHeader
+
+Suite = Literal["otp", "aes-256-gcm"]
+_TAG_BYTES = 16
+# A key that is used for one message needs no nonce beside it.
+_NONCE = bytes(12)
+
+
+def key_needed(suite: Suite, body_length: int) -> int:
+    """Return how many bytes of link key a message with a body of ``body_length`` bytes draws."""
+    return SLOT_BYTES + pad_needed(suite, body_length)
+
+
+def pad_needed(suite: Suite, body_length: int) -> int:
+    """Return how many bytes of the pad stream it draws."""
+    return body_length if suite == "otp" else 0
+
+
+def seal(suite: Suite, header: ShareHeader, body: bytes, key: LinkKey) -> bytes:
+    """Return the bytes to publish: ``body`` sealed under the slot and pad that ``header`` names."""
+    head = codec.encode(header)
+    slot = key.slot(header.epoch, header.number)
+    if suite == "otp":
+        ciphertext = _xor(body, key.pad(header.epoch, header.pad_offset, len(body)))
+        tag = one_time_tag(slot, head, ciphertext)
+    else:
+        sealed = AESGCM(slot).encrypt(_NONCE, body, head)
+        ciphertext, tag = sealed[:-_TAG_BYTES], sealed[-_TAG_BYTES:]
+    return codec.encode(SealedMessage(header=head, ciphertext=ciphertext, tag=tag))
+
+
+def unseal(suite: Suite, header: ShareHeader, sealed: SealedMessage, key: LinkKey) -> bytes:
+    """Return the body, or raise ForgedMessageError; ``header`` is ``sealed.header`` decoded.
+
+    The tag is checked first, in constant time; nothing is decrypted under a wrong one.
+    """
+    slot = key.slot(header.epoch, header.number)
+    try:
+        if suite == "otp":
+            Poly1305.verify_tag(slot, _tagged(sealed.header, sealed.ciphertext), sealed.tag)
+            return _xor(sealed.ciphertext, key.pad(header.epoch, header.pad_offset, len(sealed.ciphertext)))
+        return AESGCM(slot).decrypt(_NONCE, sealed.ciphertext + sealed.tag, sealed.header)
+    except (InvalidSignature, InvalidTag):
+        raise ForgedMessageError("the seal does not verify") from None
+
+
+def one_time_tag(key: bytes, context: bytes, data: bytes) -> bytes:
+    """Return the 16-byte Poly1305 tag over ``len(context) as 8 bytes || context || data``; ``key`` serves once."""
+    return Poly1305.generate_tag(key, _tagged(context, data))
+
+
+def one_time_tag_is_valid(key: bytes, context: bytes, data: bytes, tag: bytes) -> bool:
+    """Whether ``tag`` is the one `one_time_tag` returns; compared in constant time."""
+    try:
+        Poly1305.verify_tag(key, _tagged(context, data), tag)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _tagged(context: bytes, data: bytes) -> bytes:
+    return len(context).to_bytes(8, "big") + context + data
+
+
+def _xor(a: bytes, b: bytes) -> bytes:
+    return (int.from_bytes(a, "big") ^ int.from_bytes(b, "big")).to_bytes(len(a), "big")

@@ -1,0 +1,526 @@
+"""Every message of the protocol: typed, frozen, versioned.
+
+A message says nothing about who sent it: that is the exchange it came through, and the seal or
+signature on it. Secret bytes travel only inside the ciphertext of a `SealedMessage` (and, where an
+operator switched the lab on, in a `Leak`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from uuid import UUID, uuid5
+
+from msgspec import Meta, Struct
+
+KEY_COUNT_MAX = 16_384
+KEY_SIZE_BITS_MIN, KEY_SIZE_BITS_MAX = 64, 65_536
+KEY_BYTES_MAX = 512 * 1024
+"""Keys of one relay, together; with its header such a share fits the broker's message limit."""
+TIMEOUT_S_MIN, TIMEOUT_S_MAX = 1.0, 3_600.0
+
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,32}\Z")]
+Number = Annotated[int, Meta(ge=0, le=2**62)]
+Epoch = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Tag = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Mac = Annotated[bytes, Meta(min_length=32, max_length=32)]
+WireRoute = Annotated[tuple[Name, ...], Meta(min_length=1, max_length=512)]
+Seconds = Annotated[float, Meta(ge=0, le=4e9)]
+PlanBytes = Annotated[bytes, Meta(max_length=65_536)]
+Text = Annotated[str, Meta(max_length=500)]
+Routes = Annotated[tuple[WireRoute, ...], Meta(max_length=8_192)]
+LabMode = Literal["leak", "tamper", "withhold"]
+RelayState = Literal["planned", "started", "reconstructed", "confirmed", "failed"]
+TERMINAL: frozenset[str] = frozenset({"confirmed", "failed"})
+
+
+class Message(Struct, frozen=True, forbid_unknown_fields=True):
+    """A message or a part of one; a field too many, missing or of another type is malformed."""
+
+
+# --- on a QKD link ---------------------------------------------------------------------------------
+
+
+class SealedMessage(Message, frozen=True):
+    """What travels over a QKD link: immutable bytes, published again as they are or never."""
+
+    header: Annotated[bytes, Meta(max_length=131_072)]
+    ciphertext: bytes
+    tag: Tag
+
+
+class ShareHeader(Message, frozen=True):
+    """The clear part of a sealed share, covered by the tag."""
+
+    link: tuple[Name, Name]
+    epoch: Epoch
+    number: Number
+    pad_offset: Number
+    relay_id: UUID
+    route: WireRoute
+    """Ends in the receiver."""
+    plan: PlanBytes
+    """The part below the receiver, canonical (`codec.encode_plan`)."""
+    deadline: Seconds
+
+
+# --- between the coordinator and a KME -------------------------------------------------------------
+
+
+class SignedMessage(Message, frozen=True):
+    """A list of commands or reports under HMAC-SHA-256, with a number against replay."""
+
+    sender: Name
+    recipient: Name
+    epoch: Epoch
+    number: Number
+    body: bytes
+    mac: Mac
+
+
+class Terms(Message, frozen=True):
+    """What both ends of a relay must agree on; the confirmation tags cover it, but for the deadline."""
+
+    relay_id: UUID
+    plan: PlanBytes
+    key_count: Annotated[int, Meta(ge=1, le=KEY_COUNT_MAX)]
+    key_size_bits: Annotated[int, Meta(ge=KEY_SIZE_BITS_MIN, le=KEY_SIZE_BITS_MAX, multiple_of=8)]
+    deadline: Seconds
+
+
+class Expect(Message, frozen=True, tag="expect", tag_field="type"):
+    """To the target: store this relay's terms and say so."""
+
+    terms: Terms
+
+
+class Start(Message, frozen=True, tag="start", tag_field="type"):
+    """To the source: draw keys and send the first shares."""
+
+    terms: Terms
+
+
+class Prove(Message, frozen=True, tag="prove", tag_field="type"):
+    """To either end: the other end's confirmation tag; verify it and say so."""
+
+    relay_id: UUID
+    peer_proof: Tag
+
+
+class Decide(Message, frozen=True, tag="decide", tag_field="type"):
+    """To either end: release the keys, or destroy them."""
+
+    relay_id: UUID
+    confirmed: bool
+
+
+class SetLink(Message, frozen=True, tag="set-link", tag_field="type"):
+    """The QKD link to ``peer`` stops or resumes carrying."""
+
+    command_id: UUID
+    peer: Name
+    up: bool
+
+
+class SetLab(Message, frozen=True, tag="set-lab", tag_field="type"):
+    """Behave as a compromised KME, or honestly again; obeyed only by a KME whose own lab is on."""
+
+    command_id: UUID
+    mode: LabMode | None
+
+
+Command = Expect | Start | Prove | Decide | SetLink | SetLab
+
+
+class Commands(Message, frozen=True):
+    """The body of a `SignedMessage` from the coordinator."""
+
+    items: Annotated[tuple[Command, ...], Meta(max_length=10_000)]
+
+
+class LinkReport(Message, frozen=True):
+    """One outgoing direction of a QKD link as its KME sees it."""
+
+    peer: Name
+    up: bool
+    available_bytes: Number
+    waiting: Number
+
+
+class Hello(Message, frozen=True, tag="hello", tag_field="type"):
+    """Sent on connecting to the broker and every few seconds."""
+
+    clock: Seconds
+    lab: bool
+    lab_mode: LabMode | None
+    links: tuple[LinkReport, ...]
+    pending: Number
+    """Relays whose keys are here and wait for a decision."""
+
+
+class Expected(Message, frozen=True, tag="expected", tag_field="type"):
+    """The target has stored the terms."""
+
+    relay_id: UUID
+
+
+class Started(Message, frozen=True, tag="started", tag_field="type"):
+    """The source has stored keys and first shares; with its confirmation tag."""
+
+    relay_id: UUID
+    proof: Tag
+
+
+class Refused(Message, frozen=True, tag="refused", tag_field="type"):
+    """An end does not take part in this relay."""
+
+    relay_id: UUID
+    reason: Text
+
+
+class Split(Message, frozen=True, tag="split", tag_field="type"):
+    """A KME split the share on ``route``."""
+
+    relay_id: UUID
+    route: WireRoute
+
+
+class Forwarded(Message, frozen=True, tag="forwarded", tag_field="type"):
+    """A KME forwarded the share on ``route``."""
+
+    relay_id: UUID
+    route: WireRoute
+
+
+class Waiting(Message, frozen=True, tag="waiting", tag_field="type"):
+    """The share for ``route`` waits at its sender: the link is down or has no key."""
+
+    relay_id: UUID
+    route: WireRoute
+    reason: Text
+
+
+class Collected(Message, frozen=True, tag="collected", tag_field="type"):
+    """The share on ``route`` has reached the target."""
+
+    relay_id: UUID
+    route: WireRoute
+
+
+class Rejected(Message, frozen=True, tag="rejected", tag_field="type"):
+    """A KME did not accept a message that came over ``link``."""
+
+    relay_id: UUID | None
+    link: tuple[Name, Name]
+    reason: Text
+
+
+class Rebuilt(Message, frozen=True, tag="rebuilt", tag_field="type"):
+    """The target has rebuilt the secret; with its confirmation tag."""
+
+    relay_id: UUID
+    proof: Tag
+
+
+class Dispute(Message, frozen=True):
+    """Shares of the split at the end of ``split`` that do not fit together; each set agrees within itself."""
+
+    split: WireRoute
+    sets: tuple[Routes, ...]
+
+
+class Findings(Message, frozen=True, tag="findings", tag_field="type"):
+    """What the target's shares say about those on the way; the latest one counts."""
+
+    relay_id: UUID
+    false: Routes
+    disputed: tuple[Dispute, ...]
+    equivocating: Routes
+    unclear: Literal["", "ambiguous", "exhausted"]
+
+
+class Verified(Message, frozen=True, tag="verified", tag_field="type"):
+    """Whether the other end's confirmation tag is valid for the keys here."""
+
+    relay_id: UUID
+    valid: bool
+
+
+class Decided(Message, frozen=True, tag="decided", tag_field="type"):
+    """The decision is carried out."""
+
+    relay_id: UUID
+    confirmed: bool
+
+
+class Done(Message, frozen=True, tag="done", tag_field="type"):
+    """The outcome of a `SetLink` or `SetLab`; ``error`` is empty when it was carried out."""
+
+    command_id: UUID
+    error: Text
+
+
+class Alarm(Message, frozen=True, tag="alarm", tag_field="type"):
+    """Something an operator should look at."""
+
+    event: Text
+    text: Text
+
+
+Report = (
+    Hello
+    | Expected
+    | Started
+    | Refused
+    | Split
+    | Forwarded
+    | Waiting
+    | Collected
+    | Rejected
+    | Rebuilt
+    | Findings
+    | Verified
+    | Decided
+    | Done
+    | Alarm
+)
+
+
+class Reports(Message, frozen=True):
+    """The body of a `SignedMessage` from a KME."""
+
+    items: Annotated[tuple[Report, ...], Meta(max_length=20_000)]
+
+
+# --- beside the relay ------------------------------------------------------------------------------
+
+
+class DeadLetter(Message, frozen=True):
+    """A message its receiver did not accept, and why; ``body`` is still sealed or signed."""
+
+    kme: Name
+    queue: Annotated[str, Meta(max_length=200)]
+    reason: Text
+    at: Seconds
+    body: bytes
+    """As it came; cut to `DEAD_LETTER_BODY_MAX`."""
+
+
+DEAD_LETTER_BODY_MAX = 900_000
+
+
+class Leak(Message, frozen=True):
+    """Lab only: what a compromised KME hands to the adversary."""
+
+    kme: Name
+    relay_id: UUID
+    route: WireRoute
+    payload: bytes
+
+    def __repr__(self) -> str:
+        return f"Leak(kme={self.kme!r}, relay_id={self.relay_id}, route={self.route}, {len(self.payload)} bytes)"
+
+
+# --- between the command line and the coordinator --------------------------------------------------
+
+
+class RelayRequest(Message, frozen=True, tag="relay", tag_field="type"):
+    """Start a relay, or follow it if it is known; its id is the asker's choice."""
+
+    relay_id: UUID
+    source: Text
+    target: Text
+    key_count: int
+    key_size_bits: int
+    timeout_s: float
+    allow_unprotected: bool
+
+
+class RelaysRequest(Message, frozen=True, tag="relays", tag_field="type"):
+    """List the latest relays."""
+
+    limit: Annotated[int, Meta(ge=1, le=1_000)]
+
+
+class ShowRequest(Message, frozen=True, tag="show", tag_field="type"):
+    """Show one relay, named by its id or by the beginning of it."""
+
+    relay: Text
+    follow: bool
+    """Send the relay again whenever it changes, until it is complete."""
+
+
+class NetworkRequest(Message, frozen=True, tag="network", tag_field="type"):
+    """Show the network as it is now."""
+
+
+class LinkRequest(Message, frozen=True, tag="link", tag_field="type"):
+    """Make the QKD link between ``a`` and ``b`` stop or resume carrying."""
+
+    a: Text
+    b: Text
+    up: bool
+
+
+class LabRequest(Message, frozen=True, tag="lab", tag_field="type"):
+    """Compromise a KME, or restore it."""
+
+    kme: Text
+    mode: LabMode | None
+
+
+class AttackRequest(Message, frozen=True, tag="attack", tag_field="type"):
+    """Let the adversary try to rebuild a relay's secret from all it has seen."""
+
+    relay: Text
+
+
+class Request(Message, frozen=True):
+    """One request of the command line; the answer goes to its queue."""
+
+    request_id: UUID
+    reply_to: Annotated[str, Meta(pattern=r"^cli\.q\.[0-9a-f-]{1,64}\Z")]
+    body: RelayRequest | RelaysRequest | ShowRequest | NetworkRequest | LinkRequest | LabRequest | AttackRequest
+
+
+class ShortSplit(Message, frozen=True):
+    """A split that has fewer shares than it needs."""
+
+    split: WireRoute
+    present: Number
+    needed: Number
+
+
+class Stuck(Message, frozen=True):
+    """A share that waits for its link."""
+
+    route: WireRoute
+    reason: Text
+
+
+class RelayView(Message, frozen=True, tag="relay", tag_field="type"):
+    """A relay as the coordinator knows it."""
+
+    relay_id: UUID
+    source: Name
+    target: Name
+    state: RelayState
+    reason: str
+    policy: Text
+    protected: bool
+    plan: PlanBytes
+    key_count: Number
+    key_size_bits: Number
+    created_at: Seconds
+    deadline: Seconds
+    elapsed_s: Seconds
+    """From the request to the decision, or to now."""
+    planned_share_messages: Number
+    split: Routes
+    """Shares, by the route to their holder, that were split there."""
+    forwarded: Routes
+    collected: Routes
+    """Shares that reached the target."""
+    missing: Routes
+    """Planned routes whose share has not reached the target."""
+    stuck: tuple[Stuck, ...]
+    short_splits: tuple[ShortSplit, ...]
+    false_shares: Routes
+    disputed: tuple[Dispute, ...]
+    equivocating: Routes
+    released_at: tuple[Name, ...]
+    """The ends that have carried the decision out."""
+    final: bool
+    """Nothing about this relay is expected to change any more."""
+
+
+class RelaySummary(Message, frozen=True):
+    """One line of a list of relays."""
+
+    relay_id: UUID
+    source: Name
+    target: Name
+    state: RelayState
+    key_count: Number
+    key_size_bits: Number
+    created_at: Seconds
+    elapsed_s: Seconds
+    reason: str
+
+
+class RelaysView(Message, frozen=True, tag="relays", tag_field="type"):
+    """The latest relays, newest first."""
+
+    relays: tuple[RelaySummary, ...]
+    total: Number
+
+
+class KmeView(Message, frozen=True):
+    """A KME as its last `Hello` described it."""
+
+    name: Name
+    heard_s_ago: Seconds | None
+    lab: bool
+    lab_mode: LabMode | None
+    pending: Number
+    links: tuple[LinkReport, ...]
+
+
+class NetworkView(Message, frozen=True, tag="network", tag_field="type"):
+    """The network as the coordinator knows it."""
+
+    name: Text
+    lab: bool
+    kmes: tuple[KmeView, ...]
+    links: tuple[tuple[Name, Name], ...]
+    down: tuple[tuple[Name, Name], ...]
+
+
+class AttackView(Message, frozen=True, tag="attack", tag_field="type"):
+    """What the pooled knowledge of all compromised KMEs came to; never the secret itself."""
+
+    relay_id: UUID
+    kmes: tuple[Name, ...]
+    """The KMEs whose leaks were used."""
+    shares_held: Number
+    learned: bool
+    short_splits: tuple[ShortSplit, ...]
+
+
+class Acknowledged(Message, frozen=True, tag="acknowledged", tag_field="type"):
+    """The request was carried out."""
+
+    text: Text
+
+
+class Refusal(Message, frozen=True, tag="refusal", tag_field="type"):
+    """The request cannot be carried out: one line, and what would be right."""
+
+    text: str
+    hint: str | None
+
+
+ReplyBody = RelayView | RelaysView | NetworkView | AttackView | Acknowledged | Refusal
+
+
+class Reply(Message, frozen=True):
+    """The coordinator's answer to one request; some requests are answered more than once."""
+
+    request_id: UUID
+    body: ReplyBody
+
+
+def key_id(relay_id: UUID, index: int) -> UUID:
+    """Return the key_ID of key ``index`` (from 0) of a relay: UUIDv5(relay_id, str(index)) (protocol, section 5)."""
+    return uuid5(relay_id, str(index))
+
+
+def check_key_amount(key_count: int, key_size_bits: int) -> str | None:
+    """Return what is wrong with an amount of keys for one relay, or None."""
+    if not 1 <= key_count <= KEY_COUNT_MAX:
+        return f"{key_count} keys were asked for; 1 to {KEY_COUNT_MAX} are possible"
+    if key_size_bits % 8 or not KEY_SIZE_BITS_MIN <= key_size_bits <= KEY_SIZE_BITS_MAX:
+        low, high = KEY_SIZE_BITS_MIN, KEY_SIZE_BITS_MAX
+        return f"key size {key_size_bits} bits; it must be a multiple of 8 from {low} to {high}"
+    if key_count * key_size_bits // 8 > KEY_BYTES_MAX:
+        return f"{key_count} keys of {key_size_bits} bits are more than {KEY_BYTES_MAX} bytes, the most for one relay"
+    return None

@@ -1,0 +1,59 @@
+"""What a plan withstands: the plan read as a circuit of thresholds (protocol, section 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from itertools import combinations
+
+from qkdrelay.network.plan import Plan, Route
+
+
+def learns(plan: Plan, coalition: Collection[str]) -> bool:
+    """Whether a coalition of KMEs learns the secret.
+
+    It holds what any of its members receives; a payload at a KME is held if the KME is in the
+    coalition or if the threshold of its successors' shares is held.
+    """
+    held = {kme: kme in coalition for kme in plan.order}
+    for kme in reversed(plan.order):
+        if kme != plan.target and not held[kme]:
+            held[kme] = sum(held[s] for s in plan.successors(kme)) >= plan.threshold(kme)
+    return held[plan.source]
+
+
+def delivers(plan: Plan, failed: Collection[str] = (), cut: Collection[tuple[str, str]] = ()) -> bool:
+    """Whether the target rebuilds although KMEs have ``failed`` and links are ``cut`` (both directions)."""
+    broken = {frozenset(link) for link in cut}
+    rebuilt = {plan.target: plan.target not in failed}
+    for kme in reversed(plan.order):
+        if kme != plan.target:
+            good = sum(rebuilt[s] and frozenset((kme, s)) not in broken for s in plan.successors(kme))
+            rebuilt[kme] = kme not in failed and good >= plan.threshold(kme)
+    return rebuilt[plan.source]
+
+
+def withstands(plan: Plan, compromised: int) -> bool:
+    """Whether no coalition of ``compromised`` KMEs between the two ends learns the secret.
+
+    Tries every coalition of that size; KMEs call it with 0 to 2.
+    """
+    between = [kme for kme in plan.order if kme not in (plan.source, plan.target)]
+    return not any(learns(plan, c) for c in combinations(between, min(compromised, len(between))))
+
+
+def shortfall(plan: Plan, collected: Collection[Route]) -> list[tuple[Route, int, int]]:
+    """Return the splits that have fewer shares than they need: (route of the splitter, present, needed).
+
+    ``collected`` are the routes whose share has reached the target. Splits nearer the source come first.
+    """
+    there = {route: True for route in collected}
+    # The longest routes first: what a split rebuilds is a share of the one above it.
+    inner = {route[:n] for route in plan.routes() for n in range(1, len(route))}
+    short = []
+    for route in sorted(inner, key=len, reverse=True):
+        present = sum(there.get((*route, s), False) for s in plan.successors(route[-1]))
+        needed = plan.threshold(route[-1])
+        there[route] = present >= needed
+        if present < needed and plan.is_split(route[-1]):
+            short.append((route, present, needed))
+    return sorted(short, key=lambda split: (len(split[0]), split[0]))

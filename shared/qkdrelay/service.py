@@ -1,0 +1,173 @@
+"""The loop of every service: receive, handle, commit once, acknowledge, publish the outbox.
+
+One mechanism serves crashes, reconnects and refusals alike (protocol, section 6): nothing leaves
+before the commit, nothing is acknowledged before it, and what is published is what was committed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from qkdrelay.broker.port import Broker, Delivery
+from qkdrelay.errors import StoreError
+from qkdrelay.journal import Journal
+
+BATCH_MAX = 200
+"""Deliveries handled in one transaction."""
+OUTBOX_MAX = 5_000
+"""Unconfirmed messages above which a service takes nothing more in."""
+_CONFIRMS_MAX = 500
+_CONFIRM_AGE_S = 1.0
+_STORE_RETRY_S = 1.0
+_HEALTH_EVERY_S = 2.0
+_CLOSE_TIMEOUT_S = 8.0
+
+log = structlog.get_logger()
+
+
+class Service(Protocol):
+    """What differs between services. `handle`, `tick` and `give_up` run inside the transaction."""
+
+    journal: Journal
+
+    def handle(self, delivery: Delivery, now: float) -> None:
+        """Carry one delivery out; every effect goes to the journal."""
+        ...
+
+    def give_up(self, delivery: Delivery, error: Exception, now: float) -> None:
+        """Dead-letter a delivery whose handling failed in a way that was not foreseen."""
+        ...
+
+    def tick(self, now: float, *, connected: bool, reconnected: bool) -> None:
+        """Close a batch: what follows from time, from the (new) connection, or from the batch as a whole."""
+        ...
+
+    def committed(self) -> None:
+        """Say what happened (logs); called after each commit."""
+        ...
+
+    def rolled_back(self) -> None:
+        """Forget what was to be said."""
+        ...
+
+
+class Loop:
+    """Runs a service on a broker; one thread calls it."""
+
+    def __init__(self, service: Service, broker: Broker, *, clock: Callable[[], float] = time.time) -> None:
+        """``clock`` returns seconds since the epoch."""
+        self._service, self._journal, self._broker, self._clock = service, service.journal, broker, clock
+        self._generation = 0
+        self._connected = False
+        self._confirmed: list[int] = []
+        self._confirmed_since = 0.0
+        self._again: list[Delivery] = []
+        backlog = self._journal.outbox()
+        self._unconfirmed = {p.id for p in backlog}
+        broker.publish(backlog)
+
+    def step(self, timeout_s: float) -> bool:
+        """Handle one batch; return whether there was anything. Raises StoreError when nothing can be committed."""
+        room = 0 if len(self._unconfirmed) >= OUTBOX_MAX or self._again else BATCH_MAX
+        received = self._broker.receive(room, 0.0 if self._again else timeout_s)
+        self._connected = received.connected
+        now = self._clock()
+        self._note_confirms(received.confirmed, now)
+        reconnected = received.connected and received.generation != self._generation
+        deliveries = self._again + received.deliveries
+        # If the commit fails the deliveries stay ours, unacknowledged, and are handled again.
+        self._again = deliveries
+        self._commit(deliveries, now, reconnected)
+        self._again = []
+        if reconnected:
+            self._generation = received.generation
+        self._broker.acknowledge(deliveries)
+        return bool(deliveries or received.confirmed or reconnected)
+
+    def _note_confirms(self, confirmed: list[int], now: float) -> None:
+        if confirmed and not self._confirmed:
+            self._confirmed_since = now
+        self._confirmed += confirmed
+        self._unconfirmed.difference_update(confirmed)
+
+    def _commit(self, deliveries: list[Delivery], now: float, reconnected: bool) -> None:
+        try:
+            self._transact(deliveries, now, reconnected)
+        except StoreError:
+            raise
+        except Exception:
+            # One message that cannot be handled must not take its batch with it: singly, then.
+            log.exception("service.batch_failed", messages=len(deliveries))
+            for delivery in deliveries:
+                self._commit_one(delivery, now)
+            self._transact([], now, reconnected)
+
+    def _commit_one(self, delivery: Delivery, now: float) -> None:
+        try:
+            self._transact([delivery], now, reconnected=False)
+        except StoreError:
+            raise
+        except Exception as error:
+            log.exception("service.message_failed", queue=delivery.queue)
+            with self._journal.transaction():
+                self._service.give_up(delivery, error, now)
+            self._publish()
+
+    def _transact(self, deliveries: list[Delivery], now: float, reconnected: bool) -> None:
+        confirmed = self._confirmed
+        lazy = len(confirmed) < _CONFIRMS_MAX and now - self._confirmed_since < _CONFIRM_AGE_S
+        try:
+            with self._journal.transaction():
+                # Forgetting a confirmed message can wait for the next batch: at worst it is sent again, and recognized.
+                if confirmed and (deliveries or not lazy):
+                    self._journal.forget(confirmed)
+                for delivery in deliveries:
+                    self._service.handle(delivery, now)
+                self._service.tick(now, connected=self._connected, reconnected=reconnected)
+        except BaseException:
+            self._service.rolled_back()
+            raise
+        if confirmed and (deliveries or not lazy):
+            self._confirmed = []
+        self._publish()
+
+    def _publish(self) -> None:
+        fresh = self._journal.take_fresh()
+        self._unconfirmed.update(p.id for p in fresh)
+        if fresh:
+            self._broker.publish(fresh)
+        self._service.committed()
+
+    def run(self, stop: threading.Event, health_file: Path | None = None) -> None:
+        """Step until ``stop`` is set, then finish what is in hand and give the rest back."""
+        healthy_at = 0.0
+        while not stop.is_set():
+            try:
+                self.step(0.2)
+            except StoreError as error:
+                # A full disk passes: nothing is acknowledged meanwhile, so nothing is lost.
+                log.error("store.failed", reason=str(error))  # noqa: TRY400 - the reason is the whole story
+                stop.wait(_STORE_RETRY_S)
+                continue
+            if health_file is not None and time.monotonic() - healthy_at >= _HEALTH_EVERY_S and self.connected():
+                health_file.touch()
+                healthy_at = time.monotonic()
+        self.close()
+
+    def connected(self) -> bool:
+        """Whether the broker is there in both directions."""
+        return self._connected
+
+    def close(self) -> None:
+        """Flush acknowledgements and confirms, then close broker and journal."""
+        self._broker.close(_CLOSE_TIMEOUT_S)
+        last = self._broker.receive(0, 0.0)
+        with self._journal.transaction():
+            self._journal.forget([*self._confirmed, *last.confirmed])
+        self._journal.close()
