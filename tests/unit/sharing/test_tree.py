@@ -83,8 +83,19 @@ def test_nothing_is_interpolated_while_too_few_shares_are_there(interpolations):
 
 def test_an_honest_split_costs_one_interpolation_and_an_evaluation_for_each_further_share(interpolations):
     plan = fan(20, 11)
-    assert tree.rebuild(plan, at_target(plan, carry(plan, KEYS, os.urandom)), 96).secret == KEYS
+    result = tree.rebuild(plan, at_target(plan, carry(plan, KEYS, os.urandom)), 96)
+    assert (result.secret, result.exhausted) == (KEYS, False)
     assert interpolations == {"interpolated": 1, "evaluated": 9}
+
+
+def test_all_splits_together_stay_within_the_bound_but_for_one_first_try_each(interpolations):
+    leaves = [f"{side}{i}" for side in "ab" for i in range(8)]
+    hops = {"s": (["a", "b"], 2), "a": (leaves[:8], 4), "b": (leaves[8:], 4)}
+    plan = written({**hops, **{kme: (["t"], 1) for kme in leaves}}, "s", "t")
+    shares = at_target(plan, carry(plan, KEYS, os.urandom))
+    result = tree.rebuild(plan, {r: os.urandom(len(share)) for r, share in shares.items()}, 96, attempts=60)
+    assert (result.secret, result.exhausted) == (None, True)
+    assert interpolations["interpolated"] <= 60 + 3
 
 
 @pytest.mark.parametrize("size", [0, 1, 127, 129])
