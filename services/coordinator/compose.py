@@ -1,0 +1,196 @@
+"""The compose file of a network: which service gets what, and no secret but by its variable's name."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from qkdrelay.broker import names
+from qkdrelay.network.topology import Topology
+
+BROKER_SERVICE: Final = "rabbitmq"
+
+# Kept to what `docker compose` v2 and docker-compose 1.29 both take: no `name:`, no inline configs,
+# no `start_interval`, no `depends_on.required`.
+_HEAD = """\
+# Written by `coordinator provision` for the network {network}; a test keeps it so. Run it with `make up`,
+# which also makes .env (the secrets named here) and deploy/ (the broker's configuration).
+
+x-hardened: &hardened
+  restart: unless-stopped
+  read_only: true
+  cap_drop: [ALL]
+  security_opt: ["no-new-privileges:true"]
+  logging:
+    driver: json-file
+    options: {{max-size: 10m, max-file: "3"}}
+
+x-service: &service
+  <<: *hardened
+  image: ${{QKDRELAY_IMAGE:-qkdrelay:local}}
+  build:
+    context: .
+    dockerfile: infra/image/Dockerfile
+    args:
+      PYTHON_IMAGE: ${{PYTHON_IMAGE:-python:3.11-slim}}
+  user: "10001:10001"
+  tmpfs: ["/tmp:size=16m", "/run/qkdrelay:size=1m,mode=0700,uid=10001,gid=10001"]
+  mem_limit: 256m
+  pids_limit: 64
+  stop_grace_period: 20s
+  depends_on:
+    rabbitmq: {{condition: service_healthy}}
+  healthcheck:
+    # A service touches this file every 2 s while it is connected and its loop runs.
+    test: [CMD-SHELL, "find /run/qkdrelay/healthy -newermt '15 seconds ago' | grep -q ."]
+    interval: 10s
+    timeout: 5s
+    retries: 3
+    start_period: 30s
+
+x-environment: &environment
+  QKDRELAY_BROKER: rabbitmq:5672
+  QKDRELAY_BROKER_VHOST: {vhost}
+  QKDRELAY_LAB: ${{QKDRELAY_LAB:-false}}
+  QKDRELAY_LOG_FORMAT: ${{QKDRELAY_LOG_FORMAT:-json}}
+  QKDRELAY_LOG_LEVEL: ${{QKDRELAY_LOG_LEVEL:-info}}
+  QKDRELAY_HEALTH_FILE: /run/qkdrelay/healthy
+
+services:
+  rabbitmq:
+    <<: *hardened
+    image: ${{RABBITMQ_IMAGE:-rabbitmq:4.2-management}}
+    # The node is named after localhost, and only localhost reaches its clustering ports: with the
+    # cookie they would give a compromised KME the whole broker.
+    hostname: rabbitmq
+    # User rabbitmq of the official images and of ours; the official Alpine ones number it otherwise.
+    user: "999:999"
+    environment:
+      RABBITMQ_NODENAME: rabbit@localhost
+      ERL_EPMD_ADDRESS: 127.0.0.1
+      # Busy waiting would take the cores from the KMEs.
+      RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS: >-
+        +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {{127,0,0,1}}
+      # Changes with the definitions, so that the broker is started anew to load them.
+      QKDRELAY_DEPLOYMENT: ${{QKDRELAY_DEPLOYMENT:?run make up}}
+    ports:
+      - "127.0.0.1:${{QKDRELAY_AMQP_PORT:-5672}}:5672"
+      - "127.0.0.1:${{QKDRELAY_MANAGEMENT_PORT:-15672}}:15672"
+    volumes:
+      - rabbitmq:/var/lib/rabbitmq
+      - ./deploy/rabbitmq.conf:/etc/rabbitmq/conf.d/90-qkdrelay.conf:ro
+      - ./deploy/definitions.json:/etc/qkdrelay/definitions.json:ro
+    tmpfs: ["/tmp:size=16m", "/var/log/rabbitmq:size=16m,mode=1777"]
+    mem_limit: 1g
+    pids_limit: 512
+    stop_grace_period: 30s
+    healthcheck:
+      test: [CMD, bash, -c, "</dev/tcp/127.0.0.1/5672"]
+      interval: 5s
+      timeout: 5s
+      retries: 12
+      start_period: 60s
+"""
+
+_COORDINATOR = """\
+  coordinator:
+    <<: *service
+    command: [coordinator, serve]
+    environment:
+      <<: *environment
+      QKDRELAY_BROKER_USER: {user}
+      QKDRELAY_BROKER_PASSWORD: {password}
+      QKDRELAY_CLI_PASSWORD: {cli_password}
+      QKDRELAY_STORE: /var/lib/qkdrelay/coordinator.sqlite
+      QKDRELAY_TOPOLOGY: /etc/qkdrelay/topology.toml
+      QKDRELAY_DEPLOYMENT: ${{QKDRELAY_DEPLOYMENT:?run make up}}
+      QKDRELAY_CONTROL_KEYS: >-
+        {control_keys}
+    volumes:
+      - coordinator:/var/lib/qkdrelay
+      - ./deploy/topology.toml:/etc/qkdrelay/topology.toml:ro
+"""
+
+_KME = """\
+  {kme}:
+    <<: *service
+    command: [kme, run]
+    environment:
+      <<: *environment
+      QKDRELAY_KME: {kme}
+      QKDRELAY_BROKER_USER: {kme}
+      QKDRELAY_BROKER_PASSWORD: {password}
+      QKDRELAY_STORE: /var/lib/qkdrelay/kme.sqlite
+      QKDRELAY_CONTROL_KEY: {control_key}
+      QKDRELAY_LINKS: >-
+        {links}
+    volumes:
+      - {volume}:/var/lib/qkdrelay
+"""
+
+
+def compose_file(topology: Topology) -> str:
+    """Return the compose file of ``topology``: the broker, the coordinator, and a service for each KME."""
+    services = [_HEAD.format(network=json.dumps(topology.name), vhost=names.VHOST), _coordinator(topology)]
+    services += [_kme(topology, kme) for kme in topology.kmes]
+    volumes = "".join(f"  {_plain(name)}:\n" for name in (BROKER_SERVICE, names.COORDINATOR, *topology.kmes))
+    return "\n".join((*services, f"volumes:\n{volumes}"))
+
+
+def password_variable(user: str) -> str:
+    """Name the variable with the password of one of the broker's users."""
+    return f"QKDRELAY_{user.upper()}_PASSWORD" if user in names.SERVICE_USERS else f"PASSWORD_{_upper(user)}"
+
+
+def control_key_variable(kme: str) -> str:
+    """Name the variable with the key that the coordinator shares with ``kme``."""
+    return f"CONTROL_KEY_{_upper(kme)}"
+
+
+def link_secret_variable(a: str, b: str) -> str:
+    """Name the variable with the secret of the simulated QKD link between two KMEs, in either order."""
+    first, second = sorted((a, b))
+    return f"LINK_SECRET_{_upper(first)}__{_upper(second)}"
+
+
+def _coordinator(topology: Topology) -> str:
+    keys = {kme: _secret(control_key_variable(kme)) for kme in topology.kmes}
+    return _COORDINATOR.format(
+        user=names.COORDINATOR,
+        password=_secret(password_variable(names.COORDINATOR)),
+        cli_password=_secret(password_variable(names.CLI)),
+        control_keys=_folded(keys),
+    )
+
+
+def _kme(topology: Topology, kme: str) -> str:
+    links = {near: {"secret": _secret(link_secret_variable(kme, near))} for near in topology.neighbours[kme]}
+    return _KME.format(
+        kme=_plain(kme),
+        password=_secret(password_variable(kme)),
+        control_key=_secret(control_key_variable(kme)),
+        links=_folded(links),
+        volume=kme,
+    )
+
+
+def _plain(name: str) -> str:
+    """Quote a name that YAML might take for a number, a date or a truth value."""
+    plain = re.fullmatch(r"[a-z]{3,}[a-z0-9-]*", name) and name not in ("yes", "off", "true", "false", "null")
+    return name if plain else f'"{name}"'
+
+
+def _upper(name: str) -> str:
+    return name.upper().replace("-", "_")
+
+
+def _secret(variable: str) -> str:
+    return f"${{{variable}:?run make up}}"
+
+
+def _folded(members: Mapping[str, object]) -> str:
+    """Return a JSON object with a member a line, to stand under ``>-``, which joins the lines again."""
+    lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in members.items()]
+    return ("{" + ",\n".join(lines) + "}").replace("\n", "\n" + 8 * " ")

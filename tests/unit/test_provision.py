@@ -1,0 +1,211 @@
+"""A deployment: who gets which secret, what is kept, what is refused."""
+
+import json
+import os
+import re
+import stat
+from pathlib import Path
+
+import pytest
+
+from coordinator.compose import (
+    compose_file,
+    control_key_variable,
+    link_secret_variable,
+    password_variable,
+)
+from coordinator.provision import provision
+from qkdrelay.broker import names
+from qkdrelay.errors import SettingsError, TopologyError
+from qkdrelay.network.topology import Topology, parse_topology, reference_topology
+
+ROOT = Path(__file__).parents[2]
+NO_ENVIRONMENT: dict[str, str] = {}
+
+
+@pytest.fixture
+def topology() -> Topology:
+    return reference_topology()
+
+
+def deployed(topology: Topology, directory: Path, *, lab: bool = False, **environment: str) -> dict[str, str]:
+    provision(topology, directory, lab=lab, environment=environment)
+    return dotenv(directory)
+
+
+def dotenv(directory: Path) -> dict[str, str]:
+    lines = (directory / ".env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+def service(text: str, name: str) -> str:
+    found = re.search(rf"^  {name}:\n((?:    .*\n)+)", text, re.MULTILINE)
+    assert found, f"no service {name}"
+    return found[1]
+
+
+def variables(text: str) -> set[str]:
+    return set(re.findall(r"\$\{([A-Z0-9_]+)", text))
+
+
+def secret_variables(topology: Topology) -> set[str]:
+    users = (*topology.kmes, *names.SERVICE_USERS)
+    return (
+        {password_variable(user) for user in users}
+        | {control_key_variable(kme) for kme in topology.kmes}
+        | {link_secret_variable(*link) for link in topology.links}
+    )
+
+
+def test_the_committed_compose_file_is_the_reference_networks(topology: Topology) -> None:
+    assert (ROOT / "docker-compose.yml").read_text() == compose_file(topology)
+
+
+def test_a_kme_gets_its_own_secrets_and_no_others(topology: Topology) -> None:
+    text = compose_file(topology)
+    for kme in topology.kmes:
+        own = {password_variable(kme), control_key_variable(kme)}
+        own |= {link_secret_variable(*link) for link in topology.links if kme in link}
+        assert variables(service(text, kme)) == own
+
+
+def test_the_coordinator_gets_control_keys_but_no_link_secret(topology: Topology) -> None:
+    got = variables(service(compose_file(topology), "coordinator"))
+    keys = {control_key_variable(kme) for kme in topology.kmes}
+    passwords = {"QKDRELAY_COORDINATOR_PASSWORD", "QKDRELAY_CLI_PASSWORD"}
+    assert got == keys | passwords | {"QKDRELAY_DEPLOYMENT"}
+
+
+def test_the_broker_gets_no_secret(topology: Topology) -> None:
+    got = variables(service(compose_file(topology), "rabbitmq"))
+    assert not got & secret_variables(topology)
+
+
+def test_a_kmes_links_are_the_json_that_the_kme_reads(topology: Topology) -> None:
+    block = service(compose_file(topology), "kme-2")
+    folded = re.search(r"QKDRELAY_LINKS: >-\n((?:        .*\n)+)", block)
+    assert folded
+    links = json.loads(" ".join(line.strip() for line in folded[1].splitlines()))
+    assert {near: list(setting) for near, setting in links.items()} == {
+        near: ["secret"] for near in ("kme-1", "kme-5", "kme-6")
+    }
+
+
+def test_every_variable_without_a_default_is_in_dotenv(topology: Topology, tmp_path: Path) -> None:
+    values = deployed(topology, tmp_path)
+    required = set(re.findall(r"\$\{([A-Z0-9_]+):\?", compose_file(topology)))
+    assert required == secret_variables(topology) - {"QKDRELAY_OPERATOR_PASSWORD"} | {"QKDRELAY_DEPLOYMENT"}
+    assert required <= values.keys()
+
+
+def test_secrets_are_distinct_and_of_32_bytes(topology: Topology, tmp_path: Path) -> None:
+    values = deployed(topology, tmp_path)
+    made = [values[name] for name in secret_variables(topology)]
+    assert len(set(made)) == len(made)
+    assert all(len(bytes.fromhex(secret)) == 32 for secret in made)
+
+
+def test_dotenv_is_readable_by_its_owner_alone_even_if_it_was_not(topology: Topology, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("")
+    (tmp_path / ".env").chmod(0o644)
+    deployed(topology, tmp_path)
+    assert stat.S_IMODE((tmp_path / ".env").stat().st_mode) == 0o600
+
+
+def test_what_is_mounted_is_readable_by_the_services_whatever_the_umask(topology: Topology, tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        provision(topology, tmp_path, lab=False, environment=NO_ENVIRONMENT)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "deploy").stat().st_mode) == 0o755
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "deploy").iterdir()}
+    assert modes == dict.fromkeys(("topology.toml", "rabbitmq.conf", "definitions.json"), 0o644)
+
+
+def test_no_secret_is_in_any_file_but_dotenv(topology: Topology, tmp_path: Path) -> None:
+    written = provision(topology, tmp_path, lab=True, environment=NO_ENVIRONMENT)
+    values = dotenv(tmp_path)
+    assert written[0] == tmp_path / ".env"
+    for path in written[1:]:
+        text = path.read_text()
+        assert not [name for name in secret_variables(topology) if values[name] in text], path
+
+
+def test_provisioning_again_changes_no_secret(topology: Topology, tmp_path: Path) -> None:
+    assert deployed(topology, tmp_path) == deployed(topology, tmp_path)
+
+
+def test_the_lab_and_only_the_lab_follows_the_argument(topology: Topology, tmp_path: Path) -> None:
+    without = deployed(topology, tmp_path)
+    queues = json.loads((tmp_path / "deploy/definitions.json").read_text())["queues"]
+    with_lab = deployed(topology, tmp_path, lab=True)
+    lab_queues = json.loads((tmp_path / "deploy/definitions.json").read_text())["queues"]
+    changed = {name for name in without if without[name] != with_lab[name]}
+    assert changed == {"QKDRELAY_LAB", "QKDRELAY_DEPLOYMENT"}
+    assert {queue["name"] for queue in lab_queues} - {queue["name"] for queue in queues} == {names.LEAKS_QUEUE}
+
+
+def test_a_network_that_grows_keeps_the_secrets_it_had(topology: Topology, tmp_path: Path) -> None:
+    before = deployed(topology, tmp_path)
+    grown = Topology(topology.name, (*topology.kmes, "kme-9"), (*topology.links, ("kme-8", "kme-9")))
+    after = deployed(grown, tmp_path)
+    assert after.keys() - before.keys() == {
+        "PASSWORD_KME_9",
+        "CONTROL_KEY_KME_9",
+        "LINK_SECRET_KME_8__KME_9",
+    }
+    assert {name for name in before if before[name] != after[name]} == {"QKDRELAY_DEPLOYMENT"}
+
+
+def test_what_a_user_added_to_dotenv_stays(topology: Topology, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text('# mine\nSITE="north wing"\nQKDRELAY_CLI_PASSWORD="chosen"\n')
+    values = deployed(topology, tmp_path)
+    assert values["SITE"] == '"north wing"'
+    assert values["QKDRELAY_CLI_PASSWORD"] == "chosen"
+
+
+def test_images_and_ports_are_taken_from_the_environment_and_remembered(topology: Topology, tmp_path: Path) -> None:
+    deployed(topology, tmp_path, QKDRELAY_AMQP_PORT="25672", RABBITMQ_IMAGE="mirror/rabbitmq:4")
+    values = deployed(topology, tmp_path)
+    assert values["RABBITMQ_IMAGE"] == "mirror/rabbitmq:4"
+    assert values["QKDRELAY_BROKER"] == "127.0.0.1:25672"
+
+
+def test_a_damaged_secret_is_refused_and_nothing_is_overwritten(topology: Topology, tmp_path: Path) -> None:
+    damaged = "LINK_SECRET_KME_1__KME_2=00ff\n"
+    (tmp_path / ".env").write_text(damaged)
+    with pytest.raises(SettingsError, match="LINK_SECRET_KME_1__KME_2") as refused:
+        provision(topology, tmp_path, lab=False, environment=NO_ENVIRONMENT)
+    assert "00ff" not in str(refused.value)
+    assert (tmp_path / ".env").read_text() == damaged
+
+
+def test_the_topology_file_reads_back_as_the_same_network(tmp_path: Path) -> None:
+    odd = Topology('réseau "A"\n', ("a-1", "b-1"), (("a-1", "b-1"),))
+    provision(odd, tmp_path, lab=False, environment=NO_ENVIRONMENT)
+    assert parse_topology((tmp_path / "deploy/topology.toml").read_text(encoding="utf-8"), "it") == odd
+
+
+@pytest.mark.parametrize("name", ["no", "on", "yes", "null", "true", "7", "2026-01-01", "-"])
+def test_a_name_that_yaml_would_misread_is_quoted(name: str) -> None:
+    text = compose_file(Topology("odd", (name, "kme-2"), ((name, "kme-2"),)))
+    assert service(text, f'"{name}"')
+    assert f'\nvolumes:\n  rabbitmq:\n  coordinator:\n  "{name}":\n' in text
+
+
+def test_a_kme_named_as_the_brokers_service_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TopologyError, match="rabbitmq"):
+        provision(Topology("odd", ("rabbitmq", "b"), (("rabbitmq", "b"),)), tmp_path, lab=False)
+
+
+def test_links_whose_secrets_would_share_a_name_are_refused(tmp_path: Path) -> None:
+    kmes, links = ("a--b", "c", "a", "b--c"), (("a--b", "c"), ("a", "b--c"))
+    with pytest.raises(TopologyError, match="share one secret"):
+        provision(Topology("odd", kmes, links), tmp_path, lab=False)
+
+
+def test_a_directory_that_cannot_be_written_is_a_settings_error(topology: Topology, tmp_path: Path) -> None:
+    (tmp_path / "deploy").write_text("in the way")
+    with pytest.raises(SettingsError, match="deploy"):
+        provision(topology, tmp_path, lab=False, environment=NO_ENVIRONMENT)
