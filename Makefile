@@ -1,0 +1,60 @@
+# Everything a developer or an operator does, by name: `make help`.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+TOPOLOGY ?= infra/topologies/eight-kmes.toml
+LAB ?=
+PYTEST_ARGS ?=
+COMPOSE := infra/docker/compose.sh
+WITH_IMAGES := infra/docker/with-images.sh
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help demo test up down logs lint lock wheelhouse clean
+
+help: ## show this
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## the whole network in one process: the reference scenario, told step by step
+	@$(BIN)/coordinator demo
+
+test: $(INSTALLED) ## all tests; installs and starts a Docker engine if there is none
+	$(WITH_IMAGES) --oldest $(BIN)/pytest $(PYTEST_ARGS)
+
+up: $(INSTALLED) ## RabbitMQ, the KMEs and the coordinator in containers (LAB=1 switches the lab on)
+	@$(WITH_IMAGES) infra/docker/up.sh $(BIN)/python $(TOPOLOGY) $(if $(filter-out 0 false no,$(LAB)),--lab)
+	@echo
+	@echo "The network is up. Try:  $(BIN)/coordinator relay kme-1 kme-8 --keys 10"
+
+down: ## stop the containers; volumes and secrets stay
+	@if [ -f .env ]; then $(COMPOSE) down --remove-orphans; else echo "there is no .env: nothing was brought up here"; fi
+
+logs: ## follow the containers' logs
+	@$(COMPOSE) logs --follow --tail 200
+
+lint: $(INSTALLED) ## style, types, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock: ## resolve the dependencies anew, into the lock files
+	infra/lock.sh $(PYTHON)
+
+wheelhouse: $(INSTALLED) ## fetch what the image is built from, so that it can be built without a network
+	rm -rf wheelhouse
+	$(BIN)/python -m pip download -q --require-hashes --only-binary :all: -d wheelhouse \
+	  -r requirements.lock -r infra/image/build.lock
+
+clean: ## stop all; delete volumes, secrets, the environment and caches
+	@if [ -f .env ]; then $(COMPOSE) down --volumes --remove-orphans; fi
+	rm -rf .env deploy $(VENV) wheelhouse build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find services shared tests -name __pycache__ -prune -exec rm -rf {} +
+
+$(INSTALLED): requirements-dev.lock pyproject.toml infra/venv.sh
+	@infra/venv.sh $(PYTHON) $(VENV)
+	@touch $@

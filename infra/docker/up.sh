@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Brings a network up and waits until it is healthy.
+#   usage: with-images.sh up.sh PYTHON TOPOLOGY [--lab]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+
+python=$1
+shift
+"$python" -m coordinator.provision "$@" --out .
+infra/docker/compose.sh up --detach --no-build --remove-orphans
+infra/docker/wait-healthy.sh
+
+# Loading definitions never removes a user, and one that left the network must not keep its access.
+rabbitmqctl() { infra/docker/compose.sh exec -T rabbitmq rabbitmqctl --quiet "$@" </dev/null; }
+present=$(rabbitmqctl list_users --no-table-headers | cut -f 1 | sort)
+wanted=$("$python" -c 'import json, sys; print(*(user["name"] for user in json.load(sys.stdin)["users"]), sep="\n")' \
+  <deploy/definitions.json | sort)
+comm -23 <(echo "$present") <(echo "$wanted") | while read -r user; do
+  echo "removing the broker's user $user, who is not of this network" >&2
+  rabbitmqctl delete_user "$user"
+done

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Makes the virtual environment: the locked dependencies, by hash, and this project, editable.
+#   usage: venv.sh PYTHON DIRECTORY
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+python=$1 venv=$2
+say() { echo "venv: $*" >&2; }
+
+command -v "$python" >/dev/null || python=python3
+if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+  say "Python 3.11 or later is needed: install it, or name one with PYTHON=..."
+  exit 1
+fi
+if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+  package=$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+    say "$python cannot make virtual environments; install $package"
+    exit 1
+  fi
+  say "installing Debian's $package"
+  {
+    apt-get update -q || true
+    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$package"
+  } >&2
+fi
+
+say "installing into $venv"
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet)
+"${pip[@]}" install --require-hashes -r requirements-dev.lock
+# The build backend is among what was just installed, so nothing is fetched that no hash vouches for.
+"${pip[@]}" install --no-build-isolation --no-deps --editable .
