@@ -72,12 +72,16 @@ class LiveConnection:
 
     def give_up(self, reason: object) -> None:
         """Drop this connection, because of ``reason``, and build another."""
-        if self._connection is not None and not (self._connection.is_closing or self._connection.is_closed):
+        # Never one that is still being opened: pika 1.4.4 fails an assertion of its own on that.
+        if self._connection is not None and self._connection.is_open:
             self._reason = self._reason or reason
             self._connection.close()
 
     def stop(self) -> None:
-        """Close for good; the channel's close-ok comes after the broker has handled all that was sent."""
+        """Close for good; the channel's close-ok comes after the broker has handled all that was sent.
+
+        An attempt to connect that is under way is let come to its end first.
+        """
         self._stopping = True
         if self._timer is not None:
             self._loop.remove_timeout(self._timer)
