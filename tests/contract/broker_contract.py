@@ -1,0 +1,420 @@
+"""What every broker must do. Written once; collected through one subclass for each broker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import pytest
+
+from qkdrelay.broker.names import (
+    COORDINATOR,
+    DEAD_LETTERS_QUEUE,
+    REPLIES_EXCHANGE,
+    REQUESTS_QUEUE,
+    control_queue,
+    dead_key,
+    kme_exchange,
+    link_queue,
+    results_queue,
+)
+from qkdrelay.broker.port import (
+    MESSAGE_BYTES_MAX,
+    Broker,
+    Client,
+    Delivery,
+    MessageTooLargeError,
+    Publication,
+    Received,
+)
+from support.waiting import eventually
+
+KMES = ("kme-1", "kme-2", "kme-10")
+LINKS = (("kme-1", "kme-2"), ("kme-10", "kme-2"))
+LINK = link_queue("kme-1", "kme-2")
+OTHER_LINK = link_queue("kme-10", "kme-2")
+
+QUIET_S = 0.3
+"""How long nothing has to happen before a test believes that nothing will."""
+
+
+class Network(Protocol):
+    """A broker with the definitions of `KMES` and `LINKS`, and the hands to disturb it."""
+
+    def connect(self, user: str, queues: Sequence[str] = (), prefetch: int = 100) -> Broker: ...
+    def client(self, watch: Sequence[str] = ()) -> Client: ...
+    def drop(self, user: str) -> None: ...
+    def bind(self, source: str, routing_key: str, destination: str) -> None: ...
+    def unbind(self, source: str, routing_key: str, destination: str) -> None: ...
+
+
+Adjust = Callable[[dict[str, Any]], None]
+NetworkFactory = Callable[[Adjust], AbstractContextManager[Network]]
+
+
+class Service:
+    """Steps one broker and keeps all that came out of it."""
+
+    def __init__(self, broker: Broker, *, acknowledges: bool = False) -> None:
+        self.broker = broker
+        self.acknowledges = acknowledges
+        self.deliveries: list[Delivery] = []
+        self.confirmed: list[int] = []
+        self.last: Received = Received(deliveries=[], confirmed=[], connected=False, generation=0)
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [delivery.body for delivery in self.deliveries]
+
+    def step(self, timeout_s: float = 0.02, limit: int = 1000) -> None:
+        self.last = self.broker.receive(limit, timeout_s)
+        self.deliveries += self.last.deliveries
+        self.confirmed += self.last.confirmed
+        if self.acknowledges and self.last.deliveries:
+            self.broker.acknowledge(self.last.deliveries)
+
+    def until(self, condition: Callable[[], object], what: str = "", timeout_s: float = 30.0) -> None:
+        def stepped() -> bool:
+            self.step()
+            return bool(condition())
+
+        eventually(stepped, timeout_s=timeout_s, what=what)
+
+    def until_connected(self) -> Service:
+        self.until(lambda: self.last.connected, "a connection")
+        return self
+
+    def receive(self, count: int) -> list[Delivery]:
+        """Wait until ``count`` more deliveries are there, and return those."""
+        seen = len(self.deliveries)
+        self.until(lambda: len(self.deliveries) >= seen + count, f"{count} deliveries after {seen}")
+        assert len(self.deliveries) == seen + count
+        return self.deliveries[seen:]
+
+    def receive_any_order(self, count: int) -> list[bytes]:
+        """Wait for ``count`` more deliveries, and return their bodies sorted: what comes back may come late."""
+        return sorted(delivery.body for delivery in self.receive(count))
+
+    def gets_nothing(self) -> None:
+        seen = len(self.deliveries)
+        self.step(QUIET_S)
+        assert self.deliveries[seen:] == []
+
+    def publish(self, bodies: Sequence[bytes], key: str = LINK, exchange: str = "kme.kme-1", first: int = 0) -> None:
+        """Publish and wait for the confirm of each."""
+        self.broker.publish([Publication(first + i, exchange, key, body) for i, body in enumerate(bodies)])
+        wanted = set(range(first, first + len(bodies)))
+        self.until(lambda: wanted <= set(self.confirmed), "all confirms")
+
+
+def numbered(count: int, start: int = 0) -> list[bytes]:
+    return [number.to_bytes(4, "big") for number in range(start, start + count)]
+
+
+class BrokerContract:
+    """Subclasses provide the fixture ``make_network``."""
+
+    @pytest.fixture
+    def network(self, make_network: NetworkFactory) -> Iterator[Network]:
+        with make_network(lambda _: None) as network:
+            yield network
+
+    @pytest.fixture
+    def sender(self, network: Network) -> Service:
+        return Service(network.connect("kme-1"))
+
+    @pytest.fixture
+    def receiver(self, network: Network) -> Service:
+        return Service(network.connect("kme-2", [LINK]))
+
+    def test_a_published_message_is_confirmed_and_delivered(self, sender: Service, receiver: Service) -> None:
+        sender.publish([b"\x00share\xff"], first=41)
+        (delivery,) = receiver.receive(1)
+        assert sender.confirmed == [41]
+        assert (delivery.queue, delivery.routing_key) == (LINK, LINK)
+        assert delivery.body == b"\x00share\xff"
+        assert not delivery.redelivered
+
+    def test_a_delivery_names_its_sender_by_the_exchange(self, network: Network) -> None:
+        receiver = Service(network.connect("kme-2", [LINK, OTHER_LINK]))
+        Service(network.connect("kme-1")).publish([b"from 1"])
+        Service(network.connect("kme-10")).publish([b"from 10"], OTHER_LINK, kme_exchange("kme-10"))
+        deliveries = receiver.receive(2)
+        assert {delivery.body: delivery.exchange for delivery in deliveries} == {
+            b"from 1": "kme.kme-1",
+            b"from 10": "kme.kme-10",
+        }
+
+    def test_an_acknowledged_message_does_not_come_again(
+        self, network: Network, sender: Service, receiver: Service
+    ) -> None:
+        sender.publish([b"done"])
+        receiver.broker.acknowledge(receiver.receive(1))
+        sender.publish([b"open"], first=1)
+        receiver.receive(1)
+        network.drop("kme-2")
+        (again,) = receiver.receive(1)
+        assert again.body == b"open"
+
+    def test_what_was_not_acknowledged_is_redelivered_after_a_lost_connection(
+        self, network: Network, sender: Service, receiver: Service
+    ) -> None:
+        sender.publish(numbered(5))
+        before = receiver.receive(5)
+        network.drop("kme-2")
+        after = receiver.receive(5)
+        assert sorted(delivery.body for delivery in after) == numbered(5)
+        assert [delivery.redelivered for delivery in after] == [True] * 5
+        assert after[0].token[0] == receiver.last.generation > before[0].token[0]
+
+    def test_stale_acknowledgements_are_ignored(self, network: Network, sender: Service, receiver: Service) -> None:
+        sender.publish(numbered(3))
+        stale = receiver.receive(3)
+        network.drop("kme-2")
+        receiver.receive(3)
+        receiver.broker.acknowledge(stale)
+        sender.publish([b"still works"], first=3)
+        receiver.receive(1)
+        network.drop("kme-2")
+        assert receiver.receive_any_order(4) == [*numbered(3), b"still works"]
+
+    def test_any_subset_can_be_acknowledged_and_twice(
+        self, network: Network, sender: Service, receiver: Service
+    ) -> None:
+        sender.publish(numbered(10))
+        deliveries = receiver.receive(10)
+        chosen = [deliveries[i] for i in (9, 0, 1, 4, 6)]
+        receiver.broker.acknowledge(chosen)
+        receiver.broker.acknowledge(chosen)
+        receiver.broker.acknowledge([deliveries[2], deliveries[0]])
+        sender.publish([b"next"], first=10)
+        assert receiver.receive(1)[0].token[0] == deliveries[0].token[0], "the connection was lost"
+        network.drop("kme-2")
+        rest = [deliveries[i].body for i in (3, 5, 7, 8)]
+        assert receiver.receive_any_order(5) == [*rest, b"next"]
+
+    def test_the_prefetch_bounds_what_is_unacknowledged(self, network: Network, sender: Service) -> None:
+        receiver = Service(network.connect("kme-2", [LINK], prefetch=3))
+        sender.publish(numbered(10))
+        first = receiver.receive(3)
+        receiver.gets_nothing()
+        receiver.broker.acknowledge(first[1:2])
+        receiver.receive(1)
+        receiver.gets_nothing()
+
+    def test_receive_returns_no_more_than_asked_for(self, sender: Service, receiver: Service) -> None:
+        sender.publish(numbered(5))
+        receiver.until(lambda: receiver.deliveries)
+        while len(receiver.deliveries) < 5:
+            receiver.step(limit=2)
+            assert len(receiver.last.deliveries) <= 2
+        assert receiver.bodies == numbered(5)
+
+    def test_a_message_nobody_is_bound_for_is_confirmed_only_once_it_is_routed(
+        self, network: Network, sender: Service, receiver: Service
+    ) -> None:
+        network.unbind("kme.kme-1", LINK, LINK)
+        sender.broker.publish([Publication(1, "kme.kme-1", LINK, b"early")])
+        sender.publish([b"report"], results_queue("kme-1"), first=2)
+        sender.step(QUIET_S)
+        assert sender.confirmed == [2]
+        network.bind("kme.kme-1", LINK, LINK)
+        sender.until(lambda: 1 in sender.confirmed, "the confirm")
+        assert receiver.receive(1)[0].body == b"early"
+        receiver.gets_nothing()
+
+    def test_an_observation_is_not_retried_and_has_no_outcome(self, network: Network, sender: Service) -> None:
+        coordinator = Service(network.connect(COORDINATOR, [results_queue("kme-1")]))
+        sender.until_connected()
+        sender.broker.publish(
+            [
+                Publication(None, "kme.kme-1", "nobody.listens", b"lost"),
+                Publication(None, "kme.kme-1", results_queue("kme-1"), b"seen"),
+            ]
+        )
+        sender.publish([b"kept"], results_queue("kme-1"), first=7)
+        assert [delivery.body for delivery in coordinator.receive(2)] == [b"seen", b"kept"]
+        sender.step(QUIET_S)
+        assert sender.confirmed == [7]
+
+    def test_the_largest_message_passes(self, sender: Service, receiver: Service) -> None:
+        body = bytes(range(256)) * (MESSAGE_BYTES_MAX // 256)
+        sender.publish([body])
+        assert receiver.receive(1)[0].body == body
+
+    def test_a_larger_message_is_refused_with_all_that_came_with_it(self, sender: Service, receiver: Service) -> None:
+        small = Publication(1, "kme.kme-1", LINK, b"small")
+        large = Publication(2, "kme.kme-1", LINK, bytes(MESSAGE_BYTES_MAX + 1))
+        with pytest.raises(MessageTooLargeError, match=str(MESSAGE_BYTES_MAX)):
+            sender.broker.publish([small, large])
+        receiver.gets_nothing()
+
+    def test_one_consumer_of_a_queue_is_active_and_another_takes_over(self, network: Network, sender: Service) -> None:
+        active = Service(network.connect("kme-2", [LINK], prefetch=2)).until_connected()
+        standby = Service(network.connect("kme-2", [LINK])).until_connected()
+        sender.publish(numbered(5))
+        active.receive(2)
+        standby.gets_nothing()
+        active.broker.close(5)
+        assert standby.receive_any_order(5) == numbered(5)
+
+    def test_a_kme_cannot_write_what_is_anothers(self, network: Network, sender: Service) -> None:
+        # kme.kme-1 is how kme.kme-10 begins: an unanchored permission would open it.
+        receiver = Service(network.connect("kme-2", [OTHER_LINK]))
+        sender.publish([b"own"])
+        sender.broker.publish([Publication(1, "kme.kme-10", OTHER_LINK, b"forged")])
+        sender.step(QUIET_S)
+        Service(network.connect("kme-10")).publish([b"honest"], OTHER_LINK, "kme.kme-10")
+        assert receiver.receive(1)[0].body == b"honest"
+        receiver.gets_nothing()
+        assert sender.confirmed == [0]
+
+    def test_a_kme_cannot_read_what_is_anothers(self, network: Network, sender: Service, receiver: Service) -> None:
+        thief = Service(network.connect("kme-10", [LINK]))
+        thief.step(QUIET_S)
+        sender.publish([b"for kme-2"])
+        thief.gets_nothing()
+        assert not thief.last.connected
+        assert receiver.receive(1)[0].body == b"for kme-2"
+
+    def test_close_flushes_acknowledgements_and_gives_back_the_rest(
+        self, network: Network, sender: Service, receiver: Service
+    ) -> None:
+        sender.publish(numbered(400))
+        deliveries = receiver.receive(100)
+        receiver.broker.acknowledge(deliveries[:50])
+        receiver.broker.close(10)
+        assert receiver.broker.receive(10, 0).deliveries == []
+        successor = Service(network.connect("kme-2", [LINK], prefetch=400))
+        assert successor.receive_any_order(350) == numbered(350, start=50)
+
+    def test_close_waits_for_confirms_and_the_last_receive_returns_them(
+        self, sender: Service, receiver: Service
+    ) -> None:
+        sender.broker.publish([Publication(i, "kme.kme-1", LINK, body) for i, body in enumerate(numbered(1000))])
+        sender.broker.close(20)
+        assert sorted(sender.broker.receive(10, 0).confirmed) == list(range(1000))
+        assert not sender.broker.receive(10, 0).connected
+        receiver.acknowledges = True
+        assert [delivery.body for delivery in receiver.receive(1000)] == numbered(1000)
+
+    def test_close_gives_up_on_what_cannot_be_delivered_in_time(self, sender: Service) -> None:
+        sender.publish([b"routed"])
+        sender.broker.publish([Publication(1, "kme.kme-1", "nobody.listens", b"never")])
+        sender.broker.close(QUIET_S)
+        assert sender.broker.receive(10, 0).confirmed == []
+
+    def test_thousands_pipelined_arrive_once_and_in_order_on_each_link(self, network: Network) -> None:
+        receiver = Service(network.connect("kme-2", [LINK, OTHER_LINK]), acknowledges=True)
+        senders = {kme: Service(network.connect(kme)) for kme in ("kme-1", "kme-10")}
+        for kme, sender in senders.items():
+            key = link_queue(kme, "kme-2")
+            bodies = enumerate(numbered(3000))
+            sender.broker.publish([Publication(i, kme_exchange(kme), key, body) for i, body in bodies])
+        receiver.receive(6000)
+        for kme, sender in senders.items():
+            of_link = [each.body for each in receiver.deliveries if each.exchange == kme_exchange(kme)]
+            assert of_link == numbered(3000)
+            sender.until(lambda s=sender: len(s.confirmed) == 3000, "all confirms")  # type: ignore[misc]
+            assert sorted(sender.confirmed) == list(range(3000))
+
+    def test_lost_connections_under_load_lose_no_message(
+        self, network: Network, sender: Service, receiver: Service
+    ) -> None:
+        receiver.acknowledges = True
+        for part in range(4):
+            first = part * 1000
+            bodies = enumerate(numbered(1000, start=first))
+            sender.broker.publish([Publication(first + i, "kme.kme-1", LINK, body) for i, body in bodies])
+            receiver.until(lambda n=first + 100: len(set(receiver.bodies)) >= n)  # type: ignore[misc]
+            network.drop("kme-1" if part % 2 else "kme-2")
+            sender.until(lambda n=first + 500: len(sender.confirmed) >= n)  # type: ignore[misc]
+        sender.until(lambda: len(sender.confirmed) >= 4000, "all confirms")
+        receiver.until(lambda: len(set(receiver.bodies)) == 4000, "all messages")
+        assert sorted(sender.confirmed) == list(range(4000))
+
+    def test_twenty_five_crashes_of_a_receiver_lose_nothing(self, network: Network, sender: Service) -> None:
+        sender.publish(numbered(20))
+        for _ in range(25):
+            crashing = Service(network.connect("kme-2", [LINK]))
+            crashing.receive(20)
+            crashing.broker.close(10)
+        survivor = Service(network.connect("kme-2", [LINK]), acknowledges=True)
+        assert survivor.receive_any_order(20) == numbered(20)
+
+    def test_what_comes_back_beyond_the_limit_is_dead_lettered(self, make_network: NetworkFactory) -> None:
+        def limit_deliveries(document: dict[str, Any]) -> None:
+            for policy in document["policies"]:
+                if policy["name"] == "links":
+                    policy["definition"]["delivery-limit"] = 2
+
+        with make_network(limit_deliveries) as network:
+            Service(network.connect("kme-1")).publish([b"poison"])
+            for _ in range(3):
+                crashing = Service(network.connect("kme-2", [LINK]))
+                crashing.receive(1)
+                crashing.broker.close(10)
+            coordinator = Service(network.connect(COORDINATOR, [DEAD_LETTERS_QUEUE]))
+            (dead,) = coordinator.receive(1)
+            assert (dead.exchange, dead.routing_key, dead.body) == ("dlx", LINK, b"poison")
+
+    def test_a_full_queue_refuses_until_there_is_room(self, make_network: NetworkFactory) -> None:
+        def bound_links(document: dict[str, Any]) -> None:
+            for policy in document["policies"]:
+                if policy["name"] == "links":
+                    policy["definition"]["max-length-bytes"] = 20_000
+
+        bodies = [bytes([number]) * 1000 for number in range(100)]
+        with make_network(bound_links) as network:
+            sender = Service(network.connect("kme-1"))
+            sender.publish(bodies[:10])
+            sender.broker.publish([Publication(i, "kme.kme-1", LINK, body) for i, body in enumerate(bodies)][10:])
+            sender.step(QUIET_S)
+            sender.step(QUIET_S)
+            assert len(sender.confirmed) < 100
+            receiver = Service(network.connect("kme-2", [LINK]), acknowledges=True)
+
+            def all_there() -> bool:
+                receiver.step()
+                return len(sender.confirmed) == 100 and len(set(receiver.bodies)) == 100
+
+            sender.until(all_there, "all messages, late")
+            assert set(receiver.bodies) == set(bodies)
+
+    def test_the_coordinator_reaches_each_kme_and_each_kme_the_coordinator(self, network: Network) -> None:
+        queues = [results_queue("kme-1"), DEAD_LETTERS_QUEUE]
+        coordinator = Service(network.connect(COORDINATOR, queues))
+        kme = Service(network.connect("kme-1", [control_queue("kme-1")]))
+        coordinator.publish([b"start"], control_queue("kme-1"), "coord")
+        assert kme.receive(1)[0].body == b"start"
+        kme.publish([b"report"], results_queue("kme-1"))
+        kme.publish([b"rejected"], dead_key("kme-1"), first=1)
+        arrived = {delivery.queue: delivery for delivery in coordinator.receive(2)}
+        assert arrived[results_queue("kme-1")].body == b"report"
+        assert arrived[DEAD_LETTERS_QUEUE].exchange == "kme.kme-1"
+
+    def test_a_client_gets_the_reply_to_its_request(self, network: Network) -> None:
+        coordinator = Service(network.connect(COORDINATOR, [REQUESTS_QUEUE]))
+        with network.client() as client, network.client() as other:
+            client.send(client.address.encode())
+            (request,) = coordinator.receive(1)
+            assert (request.exchange, request.routing_key) == ("cli", "requests")
+            coordinator.publish([b"reply"], request.body.decode(), REPLIES_EXCHANGE)
+            assert client.receive(20) == (REPLIES_EXCHANGE, client.address, b"reply")
+            assert other.receive(0) is None
+
+    def test_a_client_that_watches_sees_reports_and_events_with_their_senders(self, network: Network) -> None:
+        coordinator = Service(network.connect(COORDINATOR, [results_queue("kme-1")]))
+        sender = Service(network.connect("kme-1"))
+        with network.client(watch=["results.#", "event.relay.*"]) as client:
+            sender.publish([b"report"], results_queue("kme-1"))
+            assert client.receive(20) == ("kme.kme-1", results_queue("kme-1"), b"report")
+            assert coordinator.receive(1)[0].body == b"report"
+            coordinator.broker.publish(
+                [
+                    Publication(None, "coord", "event.kme.up", b"not watched"),
+                    Publication(None, "coord", "event.relay.done", b"event"),
+                ]
+            )
+            assert client.receive(20) == ("coord", "event.relay.done", b"event")

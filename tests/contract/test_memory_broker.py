@@ -1,0 +1,38 @@
+"""The contract, kept by the broker within one process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+
+from contract.broker_contract import KMES, LINKS, Adjust, BrokerContract, Network, NetworkFactory
+from qkdrelay.broker.memory import MemoryBroker, MemoryClient, MemoryHub
+from qkdrelay.broker.names import SERVICE_USERS, definitions
+
+
+class MemoryNetwork:
+    def __init__(self, hub: MemoryHub) -> None:
+        self._hub = hub
+        self.drop = hub.drop
+        self.bind = hub.bind
+        self.unbind = hub.unbind
+
+    def connect(self, user: str, queues: Sequence[str] = (), prefetch: int = 100) -> MemoryBroker:
+        return self._hub.connect(user, queues, prefetch)
+
+    def client(self, watch: Sequence[str] = ()) -> MemoryClient:
+        return self._hub.client(watch=watch)
+
+
+class TestMemoryBroker(BrokerContract):
+    @pytest.fixture
+    def make_network(self) -> NetworkFactory:
+        @contextmanager
+        def make(adjust: Adjust) -> Iterator[Network]:
+            document = definitions(KMES, LINKS, dict.fromkeys((*KMES, *SERVICE_USERS), "secret"))
+            adjust(document)
+            yield MemoryNetwork(MemoryHub(document))
+
+        return make

@@ -1,0 +1,133 @@
+"""The contract, kept by RabbitMQ; and what only a real broker can do to its clients."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from contract.broker_contract import KMES, LINK, LINKS, Adjust, BrokerContract, Network, NetworkFactory, Service
+from qkdrelay.broker.names import CLI
+from qkdrelay.broker.port import Publication
+from qkdrelay.broker.rabbitmq import RabbitMqBroker, RabbitMqClient, RabbitMqSettings
+from support.rabbitmq import RabbitMqServer, VirtualHost
+from support.waiting import eventually
+
+pytestmark = pytest.mark.rabbitmq
+
+
+class RabbitMqNetwork:
+    def __init__(self, host: VirtualHost, closing: ExitStack) -> None:
+        self.host = host
+        self._closing = closing
+        self.drop = host.drop_connections
+        self.bind = host.bind
+        self.unbind = host.unbind
+
+    def settings(self, user: str, **others: Any) -> RabbitMqSettings:
+        login = {"user": user, "password": self.host.passwords[user], "vhost": self.host.vhost}
+        return RabbitMqSettings(**{"addresses": self.host.addresses, **login, **others})
+
+    def connect(self, user: str, queues: Sequence[str] = (), prefetch: int = 100, **others: Any) -> RabbitMqBroker:
+        settings = self.settings(user, queues=tuple(queues), prefetch=prefetch, backoff_max_s=1.0, **others)
+        broker = RabbitMqBroker(settings)
+        self._closing.callback(broker.close, 0)
+        return broker
+
+    def client(self, watch: Sequence[str] = ()) -> RabbitMqClient:
+        return RabbitMqClient(self.settings(CLI), watch=watch)
+
+
+@pytest.fixture
+def make_network(rabbitmq: RabbitMqServer) -> NetworkFactory:
+    @contextmanager
+    def make(adjust: Adjust) -> Iterator[Network]:
+        with rabbitmq.vhost(KMES, LINKS, adjust=adjust) as host, ExitStack() as closing:
+            yield RabbitMqNetwork(host, closing)
+
+    return make
+
+
+class TestRabbitMqBroker(BrokerContract):
+    pass
+
+
+class TestRabbitMqFailures:
+    @pytest.fixture
+    def network(self, make_network: NetworkFactory) -> Iterator[RabbitMqNetwork]:
+        with make_network(lambda _: None) as network:
+            yield network  # type: ignore[misc]
+
+    def test_a_broker_that_is_away_is_waited_for_and_left_at_once(self, network: RabbitMqNetwork) -> None:
+        with capture_logs() as logs:
+            away = Service(network.connect("kme-1", addresses=_nobody()))
+            away.until(lambda: [log for log in logs if log["event"] == "broker.unreachable"])
+            away.broker.close(10)
+        assert not away.last.connected
+        assert any("refused" in log["reason"].lower() for log in logs)
+
+    def test_the_next_address_is_tried_when_one_does_not_answer(self, network: RabbitMqNetwork) -> None:
+        addresses = f"{_nobody()}, {network.host.addresses}"
+        Service(network.connect("kme-1", addresses=addresses)).publish([b"found"])
+
+    def test_a_deleted_queue_is_noticed_and_consumed_again_when_it_is_back(self, network: RabbitMqNetwork) -> None:
+        receiver = Service(network.connect("kme-2", [LINK])).until_connected()
+        network.host.delete_queue(LINK)
+        receiver.until(lambda: not receiver.last.connected, "the loss of the queue")
+        network.host.make_queue(LINK)
+        network.bind("kme.kme-1", LINK, LINK)
+        receiver.until_connected()
+        Service(network.connect("kme-1")).publish([b"back"])
+        assert receiver.receive(1)[0].body == b"back"
+
+    def test_a_broker_short_of_memory_still_takes_acknowledgements_and_publishes_later(
+        self, network: RabbitMqNetwork, rabbitmq: RabbitMqServer
+    ) -> None:
+        sender = Service(network.connect("kme-1"))
+        receiver = Service(network.connect("kme-2", [LINK], prefetch=1))
+        sender.publish([b"before", b"too"])
+        deliveries = receiver.receive(1)
+        with short_of_memory(rabbitmq):
+            sender.broker.publish([Publication(7, "kme.kme-1", LINK, b"during")])
+            sender.until(lambda: not sender.last.connected, "the broker to block")
+            receiver.broker.acknowledge(deliveries)
+            receiver.broker.acknowledge(receiver.receive(1))
+            assert 7 not in sender.confirmed
+        sender.until(lambda: 7 in sender.confirmed, "the confirm")
+        assert receiver.receive(1)[0].body == b"during"
+
+    def test_what_happens_to_connections_is_logged_without_bodies(self, network: RabbitMqNetwork) -> None:
+        with capture_logs() as logs:
+            sender = Service(network.connect("kme-1"))
+            sender.publish([b"a secret"])
+            network.drop("kme-1")
+            eventually(lambda: [log for log in logs if log["event"] == "broker.lost"])
+            sender.broker.publish([Publication(1, "kme.kme-1", "nobody.listens", b"a secret")])
+            eventually(lambda: [log for log in logs if log["event"] == "broker.publish_retried"])
+        assert {log["role"] for log in logs if log["event"] == "broker.connected"} == {"consume", "publish"}
+        lost = next(log for log in logs if log["event"] == "broker.lost")
+        assert lost["user"] == "kme-1"
+        assert "320" in lost["reason"]
+        retried = next(log for log in logs if log["event"] == "broker.publish_retried")
+        assert "NO_ROUTE" in retried["reason"]
+        assert "secret" not in repr(logs)
+
+
+@contextmanager
+def short_of_memory(rabbitmq: RabbitMqServer) -> Iterator[None]:
+    rabbitmq.control("set_vm_memory_high_watermark", "0.000001")
+    try:
+        yield
+    finally:
+        rabbitmq.control("set_vm_memory_high_watermark", "0.4")
+
+
+def _nobody() -> str:
+    """Return an address at which nothing listens."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{unused.getsockname()[1]}"

@@ -1,0 +1,118 @@
+"""What the command line is told when it cannot talk to the broker."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from qkdrelay.broker.names import CLI, CLI_EXCHANGE, REQUESTS_KEY, REQUESTS_QUEUE
+from qkdrelay.broker.port import MESSAGE_BYTES_MAX, MessageTooLargeError
+from qkdrelay.broker.rabbitmq import RabbitMqClient, RabbitMqSettings
+from qkdrelay.errors import BrokerUnreachableError
+from support.rabbitmq import RabbitMqServer, VirtualHost
+
+pytestmark = pytest.mark.rabbitmq
+
+SECRET = "not-the-password"
+
+
+@pytest.fixture
+def host(rabbitmq: RabbitMqServer) -> Iterator[VirtualHost]:
+    with rabbitmq.vhost(["kme-1", "kme-2"], [("kme-1", "kme-2")]) as host:
+        yield host
+
+
+@pytest.fixture
+def settings(host: VirtualHost) -> RabbitMqSettings:
+    password = host.passwords[CLI]
+    return RabbitMqSettings(addresses=host.addresses, vhost=host.vhost, user=CLI, password=password)
+
+
+def refusal(settings: RabbitMqSettings) -> BrokerUnreachableError:
+    with pytest.raises(BrokerUnreachableError) as caught:
+        RabbitMqClient(settings)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert settings.password not in message
+    assert caught.value.hint
+    return caught.value
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port that takes connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def test_no_broker_at_the_address() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+    error = refusal(RabbitMqSettings(addresses=address, user=CLI, password=SECRET))
+    assert str(error) == f"nothing answers at {address}"
+
+
+def test_unknown_host() -> None:
+    error = refusal(RabbitMqSettings(addresses="no-such-host.invalid", user=CLI, password=SECRET))
+    assert str(error) == "the broker's host 'no-such-host.invalid' is unknown"
+
+
+def test_a_broker_that_does_not_answer(silent_port: int) -> None:
+    address = f"127.0.0.1:{silent_port}"
+    error = refusal(RabbitMqSettings(addresses=address, user=CLI, password=SECRET, connect_timeout_s=0.5))
+    assert str(error) == f"no answer from {address} within 0.5 s"
+
+
+def test_wrong_password(settings: RabbitMqSettings) -> None:
+    error = refusal(replace(settings, password=SECRET))
+    assert str(error) == f"the broker at {settings.addresses} does not accept user 'cli' with this password"
+
+
+def test_missing_virtual_host(settings: RabbitMqSettings) -> None:
+    error = refusal(replace(settings, vhost="nowhere"))
+    assert str(error) == f"the broker at {settings.addresses} has no virtual host 'nowhere'"
+
+
+def test_virtual_host_without_permission(settings: RabbitMqSettings, rabbitmq: RabbitMqServer) -> None:
+    with rabbitmq.vhost(["kme-3"], []) as host:
+        rabbitmq.call("DELETE", f"permissions/{host.vhost}/{CLI}")
+        error = refusal(replace(settings, vhost=host.vhost))
+    assert str(error) == f"the broker at {settings.addresses} does not let user 'cli' into '{host.vhost}'"
+
+
+def test_a_user_who_may_not_have_a_queue(settings: RabbitMqSettings, host: VirtualHost) -> None:
+    error = refusal(replace(settings, user="kme-1", password=host.passwords["kme-1"]))
+    assert str(error).startswith("the broker refuses user 'kme-1': ACCESS_REFUSED")
+
+
+def test_missing_queue_of_the_coordinator(settings: RabbitMqSettings, host: VirtualHost) -> None:
+    host.unbind(CLI_EXCHANGE, REQUESTS_KEY, REQUESTS_QUEUE)
+    with (
+        RabbitMqClient(settings) as client,
+        pytest.raises(BrokerUnreachableError, match="the coordinator has no queue") as caught,
+    ):
+        client.send(b"hello")
+    assert caught.value.hint
+
+
+def test_a_lost_connection_is_told_to_who_waits(settings: RabbitMqSettings, host: VirtualHost) -> None:
+    with RabbitMqClient(settings) as client:
+        host.drop_connections(CLI)
+        with pytest.raises(BrokerUnreachableError, match="lost: 320 CONNECTION_FORCED"):
+            client.receive(20)
+
+
+def test_a_request_that_is_too_large_is_not_sent(settings: RabbitMqSettings) -> None:
+    with RabbitMqClient(settings) as client, pytest.raises(MessageTooLargeError):
+        client.send(bytes(MESSAGE_BYTES_MAX + 1))
+
+
+def test_the_first_address_that_answers_is_used(settings: RabbitMqSettings, silent_port: int) -> None:
+    addresses = f"127.0.0.1:{silent_port}, {settings.addresses}"
+    with RabbitMqClient(replace(settings, addresses=addresses, connect_timeout_s=0.5)) as client:
+        client.send(b"hello")
+        assert client.receive(0) is None

@@ -1,0 +1,198 @@
+"""One RabbitMQ container for the session, one virtual host for a test."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from qkdrelay.broker.names import SERVICE_USERS, definitions
+from support.waiting import eventually
+
+# testcontainers reads these when it is imported. No reaper: its image could not be pulled everywhere,
+# and the container is stopped by the fixture.
+os.environ.setdefault("TESTCONTAINERS_RYUK_DISABLED", "true")
+os.environ.setdefault("TESTCONTAINERS_CONNECTION_MODE", "docker_host")
+os.environ.setdefault("TC_HOST", "127.0.0.1")
+
+IMAGE = os.environ.get("QKDRELAY_RABBITMQ_IMAGE", "qkdrelay/rabbitmq:3.10-management")
+LOOPBACK = "127.0.0.1"
+AMQP_PORT = 5672
+MANAGEMENT_PORT = 15672
+
+CONFIGURATION = """\
+raft.wal_max_size_bytes = 16777216
+max_message_size = 1048576
+"""
+
+# Busy waiting of idle schedulers costs more than it gains on the few cores of a test machine.
+ERLANG_ARGS = "+sbwt none +sbwtdcpu none +sbwtdio none"
+
+
+class RabbitMqServer:
+    """A running broker, reached with administrator's rights through its management API."""
+
+    def __init__(
+        self,
+        host: str,
+        amqp_port: int,
+        management_port: int,
+        user: str,
+        password: str,
+        control: Callable[..., None],
+    ) -> None:
+        self.host = host
+        self.amqp_port = amqp_port
+        self.control = control
+        """Runs ``rabbitmqctl`` with the arguments."""
+        self._management = f"http://{host}:{management_port}/api"
+        self._user = user
+        self._authorization = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+        self._secret = secrets.token_hex(8)
+
+    @property
+    def addresses(self) -> str:
+        """``host:port`` of its AMQP listener."""
+        return f"{self.host}:{self.amqp_port}"
+
+    def password(self, user: str) -> str:
+        """The password every virtual host's user of that name has: users are the whole broker's."""
+        return f"{user}-{self._secret}"
+
+    @contextmanager
+    def vhost(
+        self,
+        kmes: Sequence[str],
+        links: Collection[tuple[str, str]],
+        *,
+        lab: bool = False,
+        adjust: Callable[[dict[str, Any]], None] = lambda _: None,
+    ) -> Iterator[VirtualHost]:
+        """Make a virtual host with the definitions of a network, ``adjust``-ed; delete it afterwards."""
+        name = f"test-{uuid.uuid4()}"
+        passwords = {user: self.password(user) for user in (*kmes, *SERVICE_USERS)}
+        document = definitions(kmes, links, passwords, vhost=name, lab=lab)
+        adjust(document)
+        self.call("POST", "definitions", document)
+        everything = dict.fromkeys(("configure", "write", "read"), ".*")
+        self.call("PUT", f"permissions/{name}/{self._user}", everything)
+        try:
+            yield VirtualHost(self, name, passwords)
+        finally:
+            self.call("DELETE", f"vhosts/{name}")
+
+    def call(self, method: str, path: str, body: object = None) -> Any:
+        """Call the management API; return what it answers, decoded."""
+        request = urllib.request.Request(
+            f"{self._management}/{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": self._authorization, "Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=30) as response:
+            answer = response.read()
+        return json.loads(answer) if answer else None
+
+
+@dataclass(frozen=True)
+class VirtualHost:
+    """One network's virtual host; its users' ``passwords`` by name."""
+
+    server: RabbitMqServer = field(repr=False)
+    vhost: str
+    passwords: dict[str, str] = field(repr=False)
+
+    @property
+    def addresses(self) -> str:
+        return self.server.addresses
+
+    def drop_connections(self, user: str) -> None:
+        """Close all of ``user``'s connections from the broker's side, those to other virtual hosts too."""
+        self.server.call("DELETE", f"connections/username/{user}")
+
+    def bind(self, source: str, routing_key: str, destination: str, kind: str = "queue") -> None:
+        self.server.call(
+            "POST",
+            f"bindings/{self.vhost}/e/{source}/{kind[0]}/{destination}",
+            {"routing_key": routing_key, "arguments": {}},
+        )
+
+    def unbind(self, source: str, routing_key: str, destination: str, kind: str = "queue") -> None:
+        path = f"bindings/{self.vhost}/e/{source}/{kind[0]}/{destination}"
+        for binding in self.server.call("GET", path):
+            if binding["routing_key"] == routing_key:
+                self.server.call("DELETE", f"{path}/{_quote(binding['properties_key'])}")
+
+    def delete_queue(self, queue: str) -> None:
+        self.server.call("DELETE", f"queues/{self.vhost}/{queue}")
+
+    def make_queue(self, queue: str) -> None:
+        arguments = {"x-queue-type": "quorum", "x-single-active-consumer": True}
+        self.server.call("PUT", f"queues/{self.vhost}/{queue}", {"durable": True, "arguments": arguments})
+
+
+def _quote(name: str) -> str:
+    return urllib.parse.quote(name, safe="")
+
+
+def docker_problem() -> str | None:
+    """Say why no container can be started, or None."""
+    import docker  # noqa: PLC0415 - slow, and only these tests need it
+    from docker.errors import DockerException, ImageNotFound  # noqa: PLC0415
+
+    try:
+        client = docker.from_env()
+        client.ping()
+    except DockerException as error:
+        return f"no container engine answers ({error}); set DOCKER_HOST"
+    try:
+        client.images.get(IMAGE)
+    except ImageNotFound:
+        try:
+            client.images.pull(IMAGE)
+        except DockerException as error:
+            return f"no image {IMAGE} and it cannot be pulled ({error}); set QKDRELAY_RABBITMQ_IMAGE"
+    return None
+
+
+@contextmanager
+def running(configuration: str = CONFIGURATION) -> Iterator[RabbitMqServer]:
+    """Start a broker in a container, on the loopback interface only; stop it afterwards."""
+    from testcontainers.core.container import DockerContainer  # noqa: PLC0415 - after the environment is set
+
+    user, password = "tests", secrets.token_hex(8)
+    container = DockerContainer(IMAGE)
+    container.ports = {f"{port}/tcp": (LOOPBACK, None) for port in (AMQP_PORT, MANAGEMENT_PORT)}
+    container.with_envs(
+        RABBITMQ_DEFAULT_USER=user,
+        RABBITMQ_DEFAULT_PASS=password,
+        RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=ERLANG_ARGS,
+    )
+    container.with_kwargs(hostname="rabbitmq")
+    container.with_copy_into_container(configuration.encode(), "/etc/rabbitmq/conf.d/90-tests.conf")
+    with container:
+        port: Callable[[int], int] = lambda inside: int(container.get_exposed_port(inside))  # noqa: E731
+
+        def control(*arguments: str) -> None:
+            result = container.exec(["rabbitmqctl", *arguments])
+            assert result.exit_code == 0, result.output
+
+        server = RabbitMqServer(LOOPBACK, port(AMQP_PORT), port(MANAGEMENT_PORT), user, password, control)
+
+        def answers() -> bool:
+            try:
+                return server.call("GET", "health/checks/port-listener/5672")["status"] == "ok"
+            except (OSError, urllib.error.URLError):
+                return False
+
+        eventually(answers, timeout_s=90, what="the broker to come up")
+        yield server
