@@ -12,7 +12,8 @@ say() { echo "engine: $*" >&2; }
 answers() { timeout 10 docker version --format '{{.Server.Version}}' >/dev/null 2>&1; }
 
 use_if_it_answers() {
-  command -v docker >/dev/null && answers || return 1
+  command -v docker >/dev/null || return 1
+  answers || return 1
   # Libraries do not read docker's contexts, so the address is always spelt out.
   local host=${DOCKER_HOST:-}
   [ -n "$host" ] || host=$(docker context inspect --format '{{.Endpoints.docker.Host}}' 2>/dev/null) || host=
@@ -20,9 +21,9 @@ use_if_it_answers() {
   exit 0
 }
 
-use_if_it_answers
+use_if_it_answers || true
 export DOCKER_HOST=unix://$run/docker.sock
-use_if_it_answers
+use_if_it_answers || true
 
 if [ "$(id -u)" != 0 ]; then
   say "no Docker engine answers; install docker.io, or join the group docker, or run this as root"
@@ -49,7 +50,7 @@ if ! command -v dockerd >/dev/null || ! command -v docker >/dev/null; then
     DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${packages[@]}"
   } >&2
 fi
-use_if_it_answers
+use_if_it_answers || true
 
 if ! mountpoint -q /sys/fs/cgroup; then # a bare virtual machine
   mount -t cgroup2 cgroup2 /sys/fs/cgroup
@@ -66,7 +67,7 @@ setsid nohup dockerd --data-root "$data" --exec-root "$run/exec" --pidfile "$run
 pid=$!
 deadline=$((SECONDS + 60))
 while [ "$SECONDS" -lt "$deadline" ] && kill -0 "$pid" 2>/dev/null; do
-  use_if_it_answers
+  use_if_it_answers || true
   sleep 0.2
 done
 say "dockerd did not start; the end of $run/dockerd.log:"
