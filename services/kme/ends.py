@@ -183,10 +183,12 @@ class Ends:
 
     def _prove(self, command: Prove, memory: Memory) -> list[Effect]:
         relay = memory.relay(command.relay_id)
-        if relay is None or relay.state in ("expecting", "failed"):
+        if relay is None or relay.payload is None:
             return [
                 Tell(Refused(relay_id=command.relay_id, reason=f"{self._me.name}: there are no keys of this relay"))
             ]
+        if relay.state == "delivered":
+            return [Tell(Verified(relay_id=command.relay_id, valid=True))]
         check = Payload.target_proof_is_valid if relay.role == "source" else Payload.source_proof_is_valid
         valid = check(relay.payload, relay.context, command.peer_proof)
         return [

@@ -65,7 +65,9 @@ def level_of(report: Report) -> Level:
 
 def fields_of(report: Report) -> dict[str, object]:
     """Return the log line's fields: ids, routes and reasons; a share's route also gives its link."""
-    fields: dict[str, object] = {k: v for k, v in msgspec.structs.asdict(report).items() if k not in ("proof", "event")}
+    fields: dict[str, object] = {
+        k: v for k, v in msgspec.structs.asdict(report).items() if k not in ("proof", "event", "confirmed")
+    }
     route = fields.get("route")
     if isinstance(route, tuple) and len(route) > 1:
         fields["link"] = link_name(*route[-2:])

@@ -37,6 +37,7 @@ from qkdrelay.broker.names import (
 )
 from qkdrelay.broker.port import Delivery
 from qkdrelay.errors import ForgedMessageError, MalformedMessageError
+from qkdrelay.journal import Journal
 from qkdrelay.messages import (
     DEAD_LETTER_BODY_MAX,
     Commands,
@@ -55,8 +56,6 @@ HELLO_EVERY_S = 10.0
 _HOUSEKEEPING_EVERY_S = 5.0
 _REPORTS_AT_ONCE = 2_000
 
-log = structlog.get_logger()
-
 
 class KmeService:
     """One KME on its broker (a `qkdrelay.service.Service`)."""
@@ -70,8 +69,9 @@ class KmeService:
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         """``links`` maps each peer to the QKD link with it; ``control_key`` is shared with the coordinator."""
-        self.journal = store
+        self.journal: Journal = store
         self._me, self._store, self._key = settings, store, control_key
+        self._log = structlog.get_logger().bind(kme=settings.name)
         self._links = Links(settings.name, links, store)
         self._node, self._ends = Node(settings, random), Ends(settings, random)
         self._reports: list[Report] = []
@@ -248,7 +248,7 @@ class KmeService:
     def committed(self) -> None:
         """Log what happened; wipe what destroyed keys left behind on disk."""
         for note in self._notes:
-            getattr(log, note.level)(note.event, **note.fields)
+            getattr(self._log, note.level)(note.event, **note.fields)
         self._notes.clear()
         if self._destroyed:
             self._destroyed = False

@@ -158,8 +158,12 @@ class Journal:
         )
         self._fresh.append(Publication(cursor.lastrowid, exchange, routing_key, body))
 
+    def observe(self, exchange: str, routing_key: str, body: bytes) -> None:
+        """Publish a message after the commit at most once: an answer that nobody may wait for any more."""
+        self._fresh.append(Publication(None, exchange, routing_key, body))
+
     def take_fresh(self) -> list[Publication]:
-        """Return what the last transaction put into the outbox."""
+        """Return what the last transaction is to publish."""
         fresh, self._fresh = self._fresh, []
         return fresh
 

@@ -372,6 +372,11 @@ class AttackRequest(Message, frozen=True, tag="attack", tag_field="type"):
     """Let the adversary try to rebuild a relay's secret from all it has seen."""
 
     relay: Text
+    kmes: Annotated[tuple[Text, ...], Meta(max_length=512)]
+    """Use only what these KMEs leaked; empty for all."""
+
+
+RequestBody = RelayRequest | RelaysRequest | ShowRequest | NetworkRequest | LinkRequest | LabRequest | AttackRequest
 
 
 class Request(Message, frozen=True):
@@ -379,7 +384,7 @@ class Request(Message, frozen=True):
 
     request_id: UUID
     reply_to: Annotated[str, Meta(pattern=r"^cli\.q\.[0-9a-f-]{1,64}\Z")]
-    body: RelayRequest | RelaysRequest | ShowRequest | NetworkRequest | LinkRequest | LabRequest | AttackRequest
+    body: RequestBody
 
 
 class ShortSplit(Message, frozen=True):

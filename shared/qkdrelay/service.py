@@ -6,6 +6,7 @@ before the commit, nothing is acknowledged before it, and what is published is w
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -139,7 +140,7 @@ class Loop:
 
     def _publish(self) -> None:
         fresh = self._journal.take_fresh()
-        self._unconfirmed.update(p.id for p in fresh)
+        self._unconfirmed.update(p.id for p in fresh if p.id is not None)
         if fresh:
             self._broker.publish(fresh)
         self._service.committed()
@@ -171,3 +172,11 @@ class Loop:
         with self._journal.transaction():
             self._journal.forget([*self._confirmed, *last.confirmed])
         self._journal.close()
+
+
+def stop_on_signal() -> threading.Event:
+    """Return an event that SIGTERM and SIGINT set."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop

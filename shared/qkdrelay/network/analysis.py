@@ -46,7 +46,7 @@ def shortfall(plan: Plan, collected: Collection[Route]) -> list[tuple[Route, int
 
     ``collected`` are the routes whose share has reached the target. Splits nearer the source come first.
     """
-    there = {route: True for route in collected}
+    there = dict.fromkeys(collected, True)
     # The longest routes first: what a split rebuilds is a share of the one above it.
     inner = {route[:n] for route in plan.routes() for n in range(1, len(route))}
     short = []

@@ -1,0 +1,60 @@
+"""Lab only: the adversary, who pools what all compromised KMEs have seen and attacks with the target's own code."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Collection
+from uuid import UUID
+
+from coordinator.progress import Relay
+from qkdrelay.confirmation import Context, Payload
+from qkdrelay.messages import AttackView, Leak, ShortSplit
+from qkdrelay.network.plan import Route
+from qkdrelay.sharing.tree import rebuild
+
+LEAKED_BYTES_MAX = 64 << 20
+"""Above it the relays leaked longest ago are forgotten."""
+
+
+class Adversary:
+    """Holds leaked shares in memory only: they are secrets, and the coordinator's store has none."""
+
+    def __init__(self) -> None:
+        self._leaks: OrderedDict[UUID, dict[tuple[str, Route], bytes]] = OrderedDict()
+        self._bytes = 0
+
+    def see(self, leak: Leak) -> None:
+        """Take in one leaked share."""
+        held = self._leaks.setdefault(leak.relay_id, {})
+        if (leak.kme, leak.route) not in held:
+            held[leak.kme, leak.route] = leak.payload
+            self._bytes += len(leak.payload)
+        while self._bytes > LEAKED_BYTES_MAX:
+            _, forgotten = self._leaks.popitem(last=False)
+            self._bytes -= sum(map(len, forgotten.values()))
+
+    def attack(self, relay: Relay, kmes: Collection[str] = ()) -> AttackView:
+        """Try to rebuild the relay's secret from what ``kmes`` (all, if empty) have leaked of it.
+
+        A rebuilt secret counts only if it gives the confirmation tag the source has sent.
+        """
+        leaked = {
+            (kme, route): payload
+            for (kme, route), payload in self._leaks.get(relay.relay_id, {}).items()
+            if not kmes or kme in kmes
+        }
+        terms = relay.terms
+        context = Context(relay.relay_id, terms.plan, terms.key_count, terms.key_size_bits)
+        result = rebuild(relay.plan, {route: payload for (_, route), payload in leaked.items()}, context.payload_length)
+        learned = (
+            result.secret is not None
+            and relay.source_proof is not None
+            and Payload.parse(result.secret).source_proof_is_valid(context, relay.source_proof)
+        )
+        return AttackView(
+            relay_id=relay.relay_id,
+            kmes=tuple(sorted({kme for kme, _ in leaked})),
+            shares_held=len(leaked),
+            learned=learned,
+            short_splits=tuple(ShortSplit(split=s.route, present=s.present, needed=s.needed) for s in result.splits),
+        )

@@ -1,0 +1,122 @@
+"""Those at a command line who wait for an answer: they are told what changes, and forgotten in time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from coordinator.store import CoordinatorStore
+from coordinator.views import view
+from qkdrelay import codec
+from qkdrelay.broker.names import REPLIES_EXCHANGE
+from qkdrelay.errors import MalformedMessageError
+from qkdrelay.messages import TERMINAL, Acknowledged, Done, Refusal, RelayView, Reply, ReplyBody, Request
+
+COMMAND_WAIT_S = 5.0
+"""How long a KME may take to carry out a command before the caller is told that it did not."""
+FOLLOWERS_MAX = 1_000
+FOLLOW_MAX_S = 3_700.0
+_SHOW_EVERY_S = 0.1
+
+
+@dataclass
+class _Caller:
+    """Waits for KMEs to carry a command out."""
+
+    request: Request
+    text: str
+    until: float
+    kmes: dict[UUID, str]
+    errors: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Follower:
+    """Wants to see a relay change."""
+
+    request: Request
+    relay_id: UUID
+    until: float
+    shown_at: float = 0.0
+
+
+class Audience:
+    """Everybody who waits. It is kept in memory only: after a restart, people ask again."""
+
+    def __init__(self, store: CoordinatorStore) -> None:
+        """``store`` is where relays are read from and answers are published through."""
+        self._store = store
+        self._callers: list[_Caller] = []
+        self._followers: list[_Follower] = []
+        self._changed: set[UUID] = set()
+
+    def reply(self, request: Request, body: ReplyBody) -> None:
+        """Answer a request, at most once: its asker may be gone."""
+        try:
+            encoded = codec.encode(Reply(request_id=request.request_id, body=body))
+        except MalformedMessageError:
+            refusal = Refusal(text="the answer is too long to be sent", hint="ask for less at once")
+            encoded = codec.encode(Reply(request_id=request.request_id, body=refusal))
+        self._store.observe(REPLIES_EXCHANGE, request.reply_to, encoded)
+
+    def await_done(self, request: Request, text: str, commands: dict[UUID, str], now: float) -> None:
+        """Answer ``request`` with ``text`` once the KMEs have carried out ``commands`` (id -> KME)."""
+        self._callers.append(_Caller(request, text, now + COMMAND_WAIT_S, commands))
+
+    def done(self, report: Done) -> None:
+        """Take note that a KME has carried out a command, or why not."""
+        for caller in self._callers:
+            if caller.kmes.pop(report.command_id, None) is not None and report.error:
+                caller.errors.append(report.error)
+
+    def follow(self, request: Request, relay_id: UUID, now: float) -> None:
+        """Show the relay to the asker now and whenever it changes, until it is final."""
+        if len(self._followers) >= FOLLOWERS_MAX:
+            self._followers.pop(0)
+        self._followers.append(_Follower(request, relay_id, now + FOLLOW_MAX_S))
+        self._changed.add(relay_id)
+
+    def changed(self, relay_id: UUID) -> None:
+        """Take note that a relay changed."""
+        self._changed.add(relay_id)
+
+    def tick(self, now: float) -> None:
+        """Answer those who can be answered."""
+        for caller in self._callers:
+            if not caller.kmes:
+                failed = "; ".join(caller.errors)
+                self.reply(
+                    caller.request, Refusal(text=failed, hint=None) if failed else Acknowledged(text=caller.text)
+                )
+            elif now >= caller.until:
+                late = " and ".join(sorted(caller.kmes.values()))
+                text = f"{late} did not answer within {COMMAND_WAIT_S:.0f} s"
+                hint = "it will carry the command out when it is back"
+                self.reply(caller.request, Refusal(text=text, hint=hint))
+        self._callers = [caller for caller in self._callers if caller.kmes and now < caller.until]
+        self._show(now)
+
+    def _show(self, now: float) -> None:
+        """Show followers what changed, each not too often; a relay that ended at once."""
+        if not self._followers:
+            self._changed.clear()
+            return
+        views: dict[UUID, RelayView] = {}
+        later: set[UUID] = set()
+        for follower in self._followers:
+            relay_id = follower.relay_id
+            if relay_id not in self._changed:
+                continue
+            if relay_id not in views and (relay := self._store.relay(relay_id)) is not None:
+                views[relay_id] = view(relay, self._store.flow(relay_id), now)
+            shown = views.get(relay_id)
+            ended = shown is not None and shown.state in TERMINAL
+            if shown is None or (now - follower.shown_at < _SHOW_EVERY_S and not ended):
+                later.add(relay_id)
+                continue
+            self.reply(follower.request, shown)
+            follower.shown_at = now
+            if shown.final:
+                follower.until = now
+        self._followers = [follower for follower in self._followers if now < follower.until]
+        self._changed = later

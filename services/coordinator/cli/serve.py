@@ -1,0 +1,33 @@
+"""`coordinator serve`: the service."""
+
+from __future__ import annotations
+
+from coordinator.service import CoordinatorService
+from coordinator.settings import CoordinatorSettings
+from coordinator.store import CoordinatorStore
+from qkdrelay.broker.names import COORDINATOR, coordinator_queues
+from qkdrelay.broker.rabbitmq import RabbitMqBroker
+from qkdrelay.errors import SettingsError
+from qkdrelay.network.topology import load_topology
+from qkdrelay.observability import set_up_logging
+from qkdrelay.service import Loop, stop_on_signal
+from qkdrelay.settings import key_bytes, load
+
+
+def serve() -> None:
+    """Run the coordinator until SIGTERM. Settings come from the environment (QKDRELAY_...).
+
+    Example: QKDRELAY_TOPOLOGY=eight-kmes.toml QKDRELAY_BROKER=127.0.0.1:5672 ... coordinator serve
+    """
+    settings = load(CoordinatorSettings)
+    set_up_logging(settings.log_format, settings.log_level)
+    topology = load_topology(settings.topology)
+    if wrong := set(topology.kmes) ^ set(settings.control_keys):
+        raise SettingsError(
+            f"QKDRELAY_CONTROL_KEYS and the topology disagree about {', '.join(sorted(wrong)[:5])}",
+            hint="it must have one key for each KME of the topology and no other",
+        )
+    keys = {kme: key_bytes(key) for kme, key in settings.control_keys.items()}
+    service = CoordinatorService(topology, CoordinatorStore(settings.store), keys, lab=settings.lab)
+    broker = RabbitMqBroker(settings.rabbitmq(COORDINATOR, coordinator_queues(topology.kmes, lab=settings.lab)))
+    Loop(service, broker).run(stop_on_signal(), settings.health_file)

@@ -1,0 +1,134 @@
+"""Every KME and the coordinator in one process and one thread, on the in-process broker."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+from coordinator.service import CoordinatorService
+from coordinator.store import CoordinatorStore
+from kme.links import Link
+from kme.node import NodeSettings
+from kme.store import KmeStore
+from kme.worker import KmeService
+from qkdrelay import codec
+from qkdrelay.broker.memory import MemoryHub
+from qkdrelay.broker.names import (
+    COORDINATOR,
+    SERVICE_USERS,
+    coordinator_queues,
+    definitions,
+    kme_queues,
+)
+from qkdrelay.errors import RequestRefusedError
+from qkdrelay.link.envelope import Suite
+from qkdrelay.link.key import SimulatedLinkKey
+from qkdrelay.messages import Refusal, RelayRequest, RelayView, Reply, ReplyBody, Request, RequestBody, ShowRequest
+from qkdrelay.network.topology import Topology
+from qkdrelay.service import Loop
+
+LINK_RATE_BPS = 10_000_000
+LINK_BUFFER_BYTES = 16 << 20
+
+
+class EmbeddedNetwork:
+    """A running network. Nothing moves unless `settle` or `ask` is called; then everything that can does."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        *,
+        lab: bool = False,
+        suite: Suite = "otp",
+        folder: Path | None = None,
+        random: Callable[[int], bytes] = os.urandom,
+        clock: Callable[[], float] = time.time,
+        withstand_compromised: int = 1,
+    ) -> None:
+        """``folder`` holds the stores (in memory without it); ``clock`` returns seconds since the epoch."""
+        self.topology, self.clock = topology, clock
+        users = (*topology.kmes, *SERVICE_USERS)
+        self.hub = MemoryHub(
+            definitions(topology.kmes, topology.links, {user: secrets.token_hex(8) for user in users}, lab=lab)
+        )
+        keys = {kme: secrets.token_bytes(32) for kme in topology.kmes}
+        link_secrets = {frozenset(link): secrets.token_bytes(32) for link in topology.links}
+        self.stores: dict[str, KmeStore] = {}
+        self.loops: dict[str, Loop] = {}
+        for kme in topology.kmes:
+            store = KmeStore(folder / kme / "kme.sqlite" if folder else None, kme)
+            links = {}
+            for peer in topology.neighbours[kme]:
+                secret = link_secrets[frozenset((kme, peer))]
+                links[peer] = Link(suite, _key(secret, kme, peer), _key(secret, peer, kme))
+            settings = NodeSettings(kme, frozenset(links), withstand_compromised, lab)
+            service = KmeService(settings, store, links, keys[kme], random)
+            self.stores[kme] = store
+            self.loops[kme] = Loop(service, self.hub.connect(kme, kme_queues(kme, topology.links)), clock=clock)
+        self.coordinator_store = CoordinatorStore(folder / COORDINATOR / "coordinator.sqlite" if folder else None)
+        coordinator = CoordinatorService(topology, self.coordinator_store, keys, lab=lab)
+        broker = self.hub.connect(COORDINATOR, coordinator_queues(topology.kmes, lab=lab))
+        self.loops[COORDINATOR] = Loop(coordinator, broker, clock=clock)
+        self._client = self.hub.client()
+        self.stopped: frozenset[str] = frozenset()
+        """Services that do not work, as if they had crashed."""
+        self.settle()
+
+    def settle(self) -> None:
+        """Let every service that runs work until none has anything to do."""
+        busy = True
+        while busy:
+            busy = False
+            for name, loop in self.loops.items():
+                busy |= name not in self.stopped and loop.step(0.0)
+
+    def ask(self, body: RequestBody) -> ReplyBody:
+        """Send a request as the command line does; return the last answer once nothing moves any more.
+
+        Raises RequestRefusedError with the coordinator's reason.
+        """
+        request = Request(request_id=uuid4(), reply_to=self._client.address, body=body)
+        self._client.send(codec.encode(request))
+        self.settle()
+        last: ReplyBody | None = None
+        while (message := self._client.receive(0.0)) is not None:
+            reply = codec.decode(message[2], Reply)
+            if reply.request_id == request.request_id:
+                last = reply.body
+        if isinstance(last, Refusal):
+            raise RequestRefusedError(last.text, hint=last.hint)
+        if last is None:
+            raise RequestRefusedError("the coordinator did not answer")
+        return last
+
+    def relay(self, source: str, target: str, **wishes: Any) -> RelayView:
+        """Start a relay and return it as it is once nothing moves any more.
+
+        ``wishes``: key_count, key_size_bits, timeout_s, allow_unprotected.
+        """
+        defaults = {"key_count": 1, "key_size_bits": 256, "timeout_s": 30.0, "allow_unprotected": False}
+        relay_id = uuid4()
+        self.ask(RelayRequest(relay_id=relay_id, source=source, target=target, **{**defaults, **wishes}))
+        return self.show(relay_id)
+
+    def show(self, relay_id: UUID) -> RelayView:
+        """Return a relay as it is now."""
+        view = self.ask(ShowRequest(relay=str(relay_id), follow=False))
+        assert isinstance(view, RelayView)  # noqa: S101 - the answer to this request
+        return view
+
+    def keys(self, kme: str, relay_id: UUID) -> bytes | None:
+        """Return the keys ``kme`` has released of a relay it is an end of."""
+        relay = self.stores[kme].relay(relay_id)
+        return relay.payload.keys if relay and relay.payload and relay.state == "delivered" else None
+
+
+def _key(secret: bytes, sender: str, receiver: str) -> SimulatedLinkKey:
+    return SimulatedLinkKey(
+        secret, sender, receiver, rate_bps=LINK_RATE_BPS, buffer_bytes=LINK_BUFFER_BYTES, clock=time.monotonic
+    )

@@ -1,0 +1,195 @@
+"""Answers to the command line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Protocol
+from uuid import UUID, uuid4
+
+from coordinator.adversary import Adversary
+from coordinator.audience import Audience
+from coordinator.progress import Relay
+from coordinator.store import CoordinatorStore
+from coordinator.views import summary, view
+from qkdrelay.codec import encode_plan
+from qkdrelay.errors import QkdRelayError, RequestRefusedError
+from qkdrelay.messages import (
+    TIMEOUT_S_MAX,
+    TIMEOUT_S_MIN,
+    AttackRequest,
+    Command,
+    Hello,
+    KmeView,
+    LabRequest,
+    LinkRequest,
+    NetworkRequest,
+    NetworkView,
+    Refusal,
+    RelayRequest,
+    RelaysRequest,
+    RelaysView,
+    ReplyBody,
+    Request,
+    SetLab,
+    SetLink,
+    ShowRequest,
+    Terms,
+    check_key_amount,
+)
+from qkdrelay.network.analysis import withstands
+from qkdrelay.network.planner import recursive_plan
+from qkdrelay.network.topology import Topology
+
+UNDECIDED_MAX = 10_000
+LAB_HINT = "start the stack with the lab switched on (make up LAB=1)"
+
+
+class Orders(Protocol):
+    """What answering a request may set in motion."""
+
+    def change(self, before: Relay | None, after: Relay, now: float) -> None:
+        """Keep a relay's new state and tell the ends what follows from it."""
+        ...
+
+    def command(self, kme: str, command: Command) -> None:
+        """Tell a KME something."""
+        ...
+
+
+class Desk:
+    """Takes one request at a time; what it cannot do it refuses with a reason and a hint."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        orders: Orders,
+        store: CoordinatorStore,
+        audience: Audience,
+        *,
+        adversary: Adversary,
+        heard: Mapping[str, tuple[float, Hello]],
+        lab: bool,
+    ) -> None:
+        """``heard`` has the time and text of each KME's last hello."""
+        self._topology, self._orders, self._store, self._audience = topology, orders, store, audience
+        self._adversary, self._heard, self._lab = adversary, heard, lab
+
+    def answer(self, request: Request, now: float) -> ReplyBody | None:
+        """Return the answer, or None if it comes later."""
+        try:
+            return self._answer(request, now)
+        except QkdRelayError as error:
+            return Refusal(text=str(error), hint=error.hint)
+
+    def _answer(self, request: Request, now: float) -> ReplyBody | None:
+        match request.body:
+            case RelayRequest():
+                self._relay(request, request.body, now)
+            case RelaysRequest(limit=limit):
+                relays = tuple(summary(relay, now) for relay in self._store.latest(limit))
+                return RelaysView(relays=relays, total=self._store.relay_count())
+            case ShowRequest(relay=name, follow=follow):
+                relay = self._find(name)
+                if follow:
+                    self._audience.follow(request, relay.relay_id, now)
+                    return None
+                return view(relay, self._store.flow(relay.relay_id), now)
+            case NetworkRequest():
+                return self._network(now)
+            case LinkRequest():
+                self._link(request, request.body, now)
+            case LabRequest():
+                self._lab_mode(request, request.body, now)
+            case AttackRequest(relay=name, kmes=kmes):
+                self._require_lab()
+                for kme in kmes:
+                    self._topology.require(kme)
+                return self._adversary.attack(self._find(name), kmes)
+        return None
+
+    def _relay(self, request: Request, wanted: RelayRequest, now: float) -> None:
+        if self._store.relay(wanted.relay_id) is None:
+            self._orders.change(None, self._planned(wanted, now), now)
+        self._audience.follow(request, wanted.relay_id, now)
+
+    def _planned(self, wanted: RelayRequest, now: float) -> Relay:
+        plan = recursive_plan(self._topology, wanted.source, wanted.target)
+        if wrong := check_key_amount(wanted.key_count, wanted.key_size_bits):
+            raise RequestRefusedError(wrong, hint="ask for fewer or other keys (--keys, --key-size)")
+        if not TIMEOUT_S_MIN <= wanted.timeout_s <= TIMEOUT_S_MAX:
+            text = f"timeout {wanted.timeout_s:g} s; it must be from {TIMEOUT_S_MIN:g} to {TIMEOUT_S_MAX:g} s"
+            raise RequestRefusedError(text, hint="a relay over idle links takes well under a second (--timeout)")
+        protected = withstands(plan, 1)
+        if not protected and not wanted.allow_unprotected:
+            raise RequestRefusedError(
+                f"one compromised KME could learn keys relayed from {plan.source} to {plan.target}",
+                hint="--allow-unprotected relays them all the same, if the settings of both ends allow it, too",
+            )
+        if self._store.undecided_count() >= UNDECIDED_MAX:
+            raise RequestRefusedError(f"{UNDECIDED_MAX} relays are under way", hint="try again later")
+        terms = Terms(
+            relay_id=wanted.relay_id,
+            plan=encode_plan(plan),
+            key_count=wanted.key_count,
+            key_size_bits=wanted.key_size_bits,
+            deadline=now + wanted.timeout_s,
+        )
+        return Relay(terms=terms, policy="recursive", protected=protected, created_at=now)
+
+    def _find(self, name: str) -> Relay:
+        digits = name.replace("-", "").lower()
+        if not re.fullmatch(r"[0-9a-f]{4,32}", digits):
+            raise RequestRefusedError(f"{name!r} is no relay id", hint="at least its first 4 hexadecimal digits")
+        found: list[UUID] = self._store.relays_named(digits, 2)
+        if len(found) == 2:
+            raise RequestRefusedError(f"more than one relay's id begins with {name!r}", hint="give more of it")
+        relay = self._store.relay(found[0]) if found else None
+        if relay is None:
+            raise RequestRefusedError(f"there is no relay {name!r}", hint="`coordinator relays` lists them")
+        return relay
+
+    def _network(self, now: float) -> NetworkView:
+        kmes = []
+        for kme in self._topology.kmes:
+            at, hello = self._heard.get(kme, (None, None))
+            kmes.append(
+                KmeView(
+                    name=kme,
+                    heard_s_ago=None if at is None else max(0.0, now - at),
+                    lab=hello.lab if hello else False,
+                    lab_mode=hello.lab_mode if hello else None,
+                    pending=hello.pending if hello else 0,
+                    links=hello.links if hello else (),
+                )
+            )
+        return NetworkView(
+            name=self._topology.name,
+            lab=self._lab,
+            kmes=tuple(kmes),
+            links=self._topology.links,
+            down=self._store.links_down(),
+        )
+
+    def _link(self, request: Request, wanted: LinkRequest, now: float) -> None:
+        a, b = self._topology.link(wanted.a, wanted.b)
+        self._store.turn_link((a, b), up=wanted.up)
+        commands = {}
+        for kme, peer in ((a, b), (b, a)):
+            command = SetLink(command_id=uuid4(), peer=peer, up=wanted.up)
+            self._orders.command(kme, command)
+            commands[command.command_id] = kme
+        text = f"the QKD link {a} - {b} is {'up' if wanted.up else 'down'}"
+        self._audience.await_done(request, text, commands, now)
+
+    def _lab_mode(self, request: Request, wanted: LabRequest, now: float) -> None:
+        self._require_lab()
+        kme = self._topology.require(wanted.kme)
+        command = SetLab(command_id=uuid4(), mode=wanted.mode)
+        self._orders.command(kme, command)
+        text = f"{kme} is compromised: it will {wanted.mode}" if wanted.mode else f"{kme} is honest again"
+        self._audience.await_done(request, text, {command.command_id: kme}, now)
+
+    def _require_lab(self) -> None:
+        if not self._lab:
+            raise RequestRefusedError("the lab is off", hint=LAB_HINT)

@@ -1,0 +1,246 @@
+"""The coordinator on its broker: reports and requests in, commands and answers out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+
+import structlog
+
+from coordinator.adversary import Adversary
+from coordinator.audience import Audience
+from coordinator.progress import Relay, advance, expire, outstanding
+from coordinator.requests import Desk
+from coordinator.store import CoordinatorStore
+from qkdrelay import codec, control
+from qkdrelay.broker.names import (
+    CLI_EXCHANGE,
+    COORD_EXCHANGE,
+    DEAD_LETTERS_QUEUE,
+    LEAKS_QUEUE,
+    REQUESTS_QUEUE,
+    control_queue,
+    parse_kme_exchange,
+)
+from qkdrelay.broker.port import Delivery
+from qkdrelay.errors import ForgedMessageError, QkdRelayError
+from qkdrelay.journal import Journal
+from qkdrelay.messages import (
+    TERMINAL,
+    Alarm,
+    Collected,
+    Command,
+    Commands,
+    DeadLetter,
+    Done,
+    Forwarded,
+    Hello,
+    Leak,
+    Rejected,
+    Report,
+    Reports,
+    Request,
+    SignedMessage,
+    Split,
+    Waiting,
+)
+from qkdrelay.network.topology import Topology
+
+SKEW_MAX_S = 5.0
+"""A KME whose clock differs by more raises an alarm: deadlines are in absolute time."""
+_HOUSEKEEPING_EVERY_S = 10.0
+_COMMANDS_AT_ONCE = 1_000
+
+
+class CoordinatorService:
+    """The coordinator (a `qkdrelay.service.Service`)."""
+
+    def __init__(
+        self, topology: Topology, store: CoordinatorStore, control_keys: Mapping[str, bytes], *, lab: bool = False
+    ) -> None:
+        """``control_keys`` has, for each KME of ``topology``, the key shared with it."""
+        self.journal: Journal = store
+        self._store, self._keys, self._lab = store, control_keys, lab
+        self._log = structlog.get_logger().bind(service=control.COORDINATOR)
+        self._adversary = Adversary()
+        self._heard: dict[str, tuple[float, Hello]] = {}
+        self._commands: defaultdict[str, list[Command]] = defaultdict(list)
+        self._audience = Audience(store)
+        self._desk = Desk(topology, self, store, self._audience, adversary=self._adversary, heard=self._heard, lab=lab)
+        self._notes: list[tuple[str, str, dict[str, object]]] = []
+        self._housekeeping_at = 0.0
+
+    # --- one delivery ------------------------------------------------------------------------------
+
+    def handle(self, delivery: Delivery, now: float) -> None:
+        """Carry out one report, request, dead letter or leak."""
+        try:
+            if delivery.queue == REQUESTS_QUEUE:
+                self._handle_request(delivery, now)
+            elif delivery.queue == DEAD_LETTERS_QUEUE:
+                self._handle_dead_letter(delivery, now)
+            elif delivery.queue == LEAKS_QUEUE:
+                self._adversary.see(codec.decode(delivery.body, Leak))
+            else:
+                self._handle_reports(delivery, now)
+        except QkdRelayError as error:
+            self._reject(delivery, str(error), now)
+
+    def _handle_request(self, delivery: Delivery, now: float) -> None:
+        if delivery.exchange != CLI_EXCHANGE:
+            raise ForgedMessageError("the request did not come from the command line")
+        request = codec.decode(delivery.body, Request)
+        self.note("request.received", "debug", request=type(request.body).__name__)
+        reply = self._desk.answer(request, now)
+        if reply is not None:
+            self._audience.reply(request, reply)
+
+    def _handle_reports(self, delivery: Delivery, now: float) -> None:
+        sender = parse_kme_exchange(delivery.exchange)
+        if sender not in self._keys:
+            raise ForgedMessageError(f"{sender} is not a KME of this network")
+        message = codec.decode(delivery.body, SignedMessage)
+        control.verify(self._keys[sender], sender, control.COORDINATOR, message)
+        place = (f"reports {sender}", message.epoch, message.number, message.mac)
+        if self._store.check_number(*place) == "finished":
+            return
+        reports = codec.decode(message.body, Reports)
+        self._store.finish_number(*place)
+        for report in reports.items:
+            self._on_report(sender, report, now)
+
+    def _handle_dead_letter(self, delivery: Delivery, now: float) -> None:
+        try:
+            sender = parse_kme_exchange(delivery.exchange)
+            letter = codec.decode(delivery.body, DeadLetter)
+            kme, queue, reason, body = sender, letter.queue, letter.reason, letter.body
+        except QkdRelayError:
+            # The broker's own dead letters come as they were.
+            kme, queue, body = "", delivery.routing_key, delivery.body
+            reason = "the broker gave up delivering it"
+        self._store.add_dead_letter(now, kme, queue, reason, body)
+        self.note("message.dead_lettered", "warning", kme=kme or "broker", queue=queue, reason=reason)
+
+    def _reject(self, delivery: Delivery, reason: str, now: float) -> None:
+        self._store.add_dead_letter(now, control.COORDINATOR, delivery.queue, reason, delivery.body)
+        self.note("message.rejected", "warning", queue=delivery.queue, reason=reason)
+
+    def give_up(self, delivery: Delivery, error: Exception, now: float) -> None:
+        """Dead-letter a message that this program failed on."""
+        self._reject(delivery, f"could not be handled ({type(error).__name__})", now)
+
+    # --- reports -----------------------------------------------------------------------------------
+
+    def _on_report(self, sender: str, report: Report, now: float) -> None:
+        match report:
+            case Hello():
+                self._on_hello(sender, report, now)
+            case Done():
+                self._audience.done(report)
+            case Alarm():
+                self.note(report.event, "error", kme=sender, text=report.text)
+            case Rejected():
+                self.note("share.rejected", "warning", kme=sender, link=">".join(report.link), reason=report.reason)
+            case _:
+                relay = self._store.relay(report.relay_id)
+                if relay is None:
+                    self.note("report.unknown_relay", "warning", kme=sender, relay_id=report.relay_id)
+                elif isinstance(report, Split | Forwarded | Collected | Waiting):
+                    self._on_step(relay, sender, report)
+                else:
+                    self.change(relay, advance(relay, sender, report, now), now)
+
+    def _on_step(self, relay: Relay, sender: str, report: Split | Forwarded | Collected | Waiting) -> None:
+        """Keep what became of a share, if it is for the sender to say and the plan has such a route."""
+        route, plan = report.route, relay.plan
+        speaker = route[-2] if isinstance(report, Waiting) and len(route) > 1 else route[-1]
+        if speaker != sender or not plan.is_route(route):
+            self.note("report.misplaced", "warning", kme=sender, relay_id=relay.relay_id, route=route)
+            return
+        if isinstance(report, Waiting):
+            self._store.add_stuck(relay.relay_id, route, report.reason)
+        elif isinstance(report, Split):
+            self._store.add_step(relay.relay_id, route, "split")
+        elif isinstance(report, Forwarded):
+            self._store.add_step(relay.relay_id, route, "forwarded")
+        elif sender == plan.target:
+            self._store.add_step(relay.relay_id, route, "collected")
+        self._audience.changed(relay.relay_id)
+
+    def _on_hello(self, sender: str, hello: Hello, now: float) -> None:
+        if abs(hello.clock - now) > SKEW_MAX_S:
+            text = f"its clock and the coordinator's differ by {hello.clock - now:+.1f} s"
+            self.note("clock.skewed", "error", kme=sender, text=text)
+        if sender not in self._heard:
+            self.note("kme.heard", "info", kme=sender, lab=hello.lab)
+        self._heard[sender] = (now, hello)
+        # It is alive: what it has not answered for a while may have been lost.
+        for relay in self._store.to_tell_again(sender, now):
+            for kme, command in outstanding(relay):
+                if kme == sender:
+                    self.command(kme, command)
+
+    # --- relays ------------------------------------------------------------------------------------
+
+    def change(self, before: Relay | None, after: Relay, now: float) -> None:
+        """Keep a relay's new state and tell the ends what follows from it."""
+        if after is before:
+            return
+        told = [] if before is None else outstanding(before)
+        now_outstanding = outstanding(after)
+        for kme, command in now_outstanding:
+            if (kme, command) not in told:
+                self.command(kme, command)
+        waits = bool(now_outstanding) or after.state not in TERMINAL
+        self._store.keep(after, now, settled=not waits)
+        self._audience.changed(after.relay_id)
+        if before is None or before.state != after.state:
+            source, target = after.ends
+            self.note(
+                f"relay.{after.state}",
+                "warning" if after.state == "failed" else "info",
+                relay_id=after.relay_id,
+                source=source,
+                target=target,
+                keys=after.terms.key_count,
+                **({"reason": after.reason} if after.reason else {}),
+            )
+
+    def command(self, kme: str, command: Command) -> None:
+        """Tell a KME something, with the rest of this batch."""
+        self._commands[kme].append(command)
+
+    def note(self, event: str, level: str, **fields: object) -> None:
+        """Log after the commit."""
+        self._notes.append((event, level, fields))
+
+    # --- the batch as a whole ----------------------------------------------------------------------
+
+    def tick(self, now: float, *, connected: bool, reconnected: bool) -> None:  # noqa: ARG002 - the port's signature
+        """Fail what is overdue, send the commands of this batch, show followers what changed."""
+        for relay in self._store.overdue(now):
+            self.change(relay, expire(relay, self._store.collected(relay.relay_id), now), now)
+        for kme, commands in self._commands.items():
+            for start in range(0, len(commands), _COMMANDS_AT_ONCE):
+                body = Commands(items=tuple(commands[start : start + _COMMANDS_AT_ONCE]))
+                number = self._store.next_number(f"control {kme}")
+                signed = control.sign(
+                    self._keys[kme], control.COORDINATOR, kme, epoch=self._store.epoch, number=number, body=body
+                )
+                self._store.enqueue(COORD_EXCHANGE, control_queue(kme), signed)
+        self._commands.clear()
+        self._audience.tick(now)
+        if now - self._housekeeping_at >= _HOUSEKEEPING_EVERY_S:
+            self._housekeeping_at = now
+            self._store.purge()
+
+    def committed(self) -> None:
+        """Log what happened."""
+        for event, level, fields in self._notes:
+            getattr(self._log, level)(event, **fields)
+        self._notes.clear()
+
+    def rolled_back(self) -> None:
+        """Nothing of this batch happened."""
+        self._notes.clear()
+        self._commands.clear()

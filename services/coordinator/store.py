@@ -1,0 +1,212 @@
+"""The coordinator's whole memory, in SQLite: relays, the flow of their shares, the network's state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+from uuid import UUID
+
+from coordinator.progress import Relay
+from qkdrelay import codec
+from qkdrelay.journal import Journal
+from qkdrelay.messages import Findings, RelayState, Terms
+from qkdrelay.network.plan import Route
+
+RELAYS_MAX = 100_000
+"""Ended relays beyond this many are forgotten, oldest first."""
+DEAD_LETTERS_MAX = 1_000
+Step = Literal["split", "forwarded", "collected"]
+
+_SCHEMA = """
+CREATE TABLE relays (relay_id BLOB PRIMARY KEY, terms BLOB NOT NULL, policy TEXT NOT NULL, protected INTEGER NOT NULL,
+                     created_at REAL NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL, ended_at REAL,
+                     expected INTEGER NOT NULL, source_proof BLOB, target_proof BLOB, source_verified INTEGER NOT NULL,
+                     target_verified INTEGER NOT NULL, released TEXT NOT NULL, findings BLOB,
+                     source TEXT NOT NULL, target TEXT NOT NULL, deadline REAL NOT NULL, settled INTEGER NOT NULL,
+                     told_at REAL NOT NULL, wait_s REAL NOT NULL);
+CREATE INDEX relays_undecided ON relays (deadline) WHERE ended_at IS NULL;
+CREATE INDEX relays_unsettled ON relays (told_at) WHERE settled = 0;
+CREATE INDEX relays_by_age ON relays (created_at);
+CREATE TABLE flow (relay_id BLOB NOT NULL, route TEXT NOT NULL, step TEXT NOT NULL,
+                   PRIMARY KEY (relay_id, route, step)) WITHOUT ROWID;
+CREATE TABLE stuck (relay_id BLOB NOT NULL, route TEXT NOT NULL, reason TEXT NOT NULL,
+                    PRIMARY KEY (relay_id, route)) WITHOUT ROWID;
+CREATE TABLE down (a TEXT NOT NULL, b TEXT NOT NULL, PRIMARY KEY (a, b)) WITHOUT ROWID;
+CREATE TABLE dead_letters (id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, kme TEXT NOT NULL,
+                           queue TEXT NOT NULL, reason TEXT NOT NULL, body BLOB NOT NULL);
+"""
+_RELAY = (
+    "SELECT terms, policy, protected, created_at, state, reason, ended_at, expected, source_proof, target_proof,"
+    " source_verified, target_verified, released, findings FROM relays"
+)
+_HOP = ">"
+_TELL_AGAIN_S, _TELL_AGAIN_MAX_S = 5.0, 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """What is known of a relay's shares, each by the route to its holder."""
+
+    split: tuple[Route, ...] = ()
+    forwarded: tuple[Route, ...] = ()
+    collected: tuple[Route, ...] = ()
+    stuck: tuple[tuple[Route, str], ...] = ()
+
+
+class CoordinatorStore(Journal):
+    """The durable memory of the coordinator. No key, share or confirmation key ever comes here."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Open or create the store (see `Journal`)."""
+        super().__init__(path, "coordinator", _SCHEMA)
+
+    # --- relays ------------------------------------------------------------------------------------
+
+    def relay(self, relay_id: UUID) -> Relay | None:
+        """Return a relay."""
+        row = self._db.execute(f"{_RELAY} WHERE relay_id = ?", (relay_id.bytes,)).fetchone()
+        return None if row is None else _relay(row)
+
+    def relays_named(self, prefix: str, limit: int) -> list[UUID]:
+        """Return the ids that begin with ``prefix`` (hexadecimal digits, no hyphens)."""
+        rows = self._db.execute(
+            "SELECT relay_id FROM relays WHERE lower(hex(relay_id)) LIKE ? LIMIT ?", (f"{prefix}%", limit)
+        )
+        return [UUID(bytes=row[0]) for row in rows]
+
+    def latest(self, limit: int) -> list[Relay]:
+        """Return the latest relays, newest first."""
+        return [_relay(row) for row in self._db.execute(f"{_RELAY} ORDER BY created_at DESC LIMIT ?", (limit,))]
+
+    def relay_count(self) -> int:
+        """Return how many relays are known."""
+        return int(self._db.execute("SELECT count(*) FROM relays").fetchone()[0])
+
+    def undecided_count(self) -> int:
+        """Return how many relays are under way."""
+        return int(self._db.execute("SELECT count(*) FROM relays WHERE ended_at IS NULL").fetchone()[0])
+
+    def overdue(self, now: float) -> list[Relay]:
+        """Return the undecided relays whose deadline has passed."""
+        rows = self._db.execute(f"{_RELAY} WHERE ended_at IS NULL AND deadline <= ? LIMIT 1000", (now,))
+        return [_relay(row) for row in rows]
+
+    def to_tell_again(self, kme: str, now: float) -> list[Relay]:
+        """Return relays that wait for an answer of ``kme`` long enough to tell it again, and back off."""
+        chosen = (
+            "settled = 0 AND (source = ? OR target = ?) AND told_at + wait_s <= ?"
+            " AND relay_id IN (SELECT relay_id FROM relays WHERE settled = 0 ORDER BY told_at LIMIT 1000)"
+        )
+        relays = [_relay(row) for row in self._db.execute(f"{_RELAY} WHERE {chosen}", (kme, kme, now))]
+        self._db.execute(
+            f"UPDATE relays SET told_at = ?, wait_s = min(wait_s * 2, ?) WHERE {chosen}",
+            (now, _TELL_AGAIN_MAX_S, kme, kme, now),
+        )
+        return relays
+
+    def keep(self, relay: Relay, now: float, *, settled: bool) -> None:
+        """Keep a relay as it is now; ``settled``: nobody has to be told anything any more."""
+        source, target = relay.ends
+        self._db.execute(
+            "INSERT OR REPLACE INTO relays VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            (
+                relay.relay_id.bytes,
+                codec.encode(relay.terms),
+                relay.policy,
+                relay.protected,
+                relay.created_at,
+                relay.state,
+                relay.reason,
+                relay.ended_at,
+                relay.expected,
+                relay.source_proof,
+                relay.target_proof,
+                relay.source_verified,
+                relay.target_verified,
+                " ".join(relay.released),
+                None if relay.findings is None else codec.encode(relay.findings),
+                source,
+                target,
+                relay.terms.deadline,
+                settled,
+                now,
+                _TELL_AGAIN_S,
+            ),
+        )
+
+    def purge(self) -> None:
+        """Forget the oldest ended relays beyond the limit."""
+        surplus = self.relay_count() - RELAYS_MAX
+        if surplus > 0:
+            old = "SELECT relay_id FROM relays WHERE ended_at IS NOT NULL AND settled ORDER BY created_at LIMIT ?"
+            for table in ("flow", "stuck", "relays"):
+                self._db.execute(f"DELETE FROM {table} WHERE relay_id IN ({old})", (surplus,))
+
+    # --- the flow of shares ------------------------------------------------------------------------
+
+    def add_step(self, relay_id: UUID, route: Route, step: Step) -> None:
+        """Remember what became of the share on ``route``."""
+        key = (relay_id.bytes, _HOP.join(route))
+        self._db.execute("INSERT OR IGNORE INTO flow VALUES (?, ?, ?)", (*key, step))
+        self._db.execute("DELETE FROM stuck WHERE relay_id = ? AND route = ?", key)
+
+    def add_stuck(self, relay_id: UUID, route: Route, reason: str) -> None:
+        """Remember why the share for ``route`` waits at its sender."""
+        self._db.execute("INSERT OR REPLACE INTO stuck VALUES (?, ?, ?)", (relay_id.bytes, _HOP.join(route), reason))
+
+    def collected(self, relay_id: UUID) -> frozenset[Route]:
+        """Return the routes whose share has reached the target."""
+        query = "SELECT route FROM flow WHERE relay_id = ? AND step = 'collected'"
+        return frozenset(tuple(row[0].split(_HOP)) for row in self._db.execute(query, (relay_id.bytes,)))
+
+    def flow(self, relay_id: UUID) -> Flow:
+        """Return everything known of a relay's shares."""
+        steps: dict[str, list[Route]] = {"split": [], "forwarded": [], "collected": []}
+        query = "SELECT route, step FROM flow WHERE relay_id = ? ORDER BY route"
+        for route, step in self._db.execute(query, (relay_id.bytes,)):
+            steps[step].append(tuple(route.split(_HOP)))
+        query = "SELECT route, reason FROM stuck WHERE relay_id = ? ORDER BY route"
+        stuck = [(tuple(route.split(_HOP)), why) for route, why in self._db.execute(query, (relay_id.bytes,))]
+        return Flow(tuple(steps["split"]), tuple(steps["forwarded"]), tuple(steps["collected"]), tuple(stuck))
+
+    # --- the network and what went wrong -----------------------------------------------------------
+
+    def links_down(self) -> tuple[tuple[str, str], ...]:
+        """Return the QKD links that were told to stop carrying."""
+        return tuple(self._db.execute("SELECT a, b FROM down ORDER BY a, b").fetchall())
+
+    def turn_link(self, link: tuple[str, str], *, up: bool) -> None:
+        """Keep whether a QKD link carries."""
+        query = "DELETE FROM down WHERE a = ? AND b = ?" if up else "INSERT OR IGNORE INTO down VALUES (?, ?)"
+        self._db.execute(query, link)
+
+    def add_dead_letter(self, at: float, kme: str, queue: str, reason: str, body: bytes) -> None:
+        """Keep a message that somebody did not accept; the oldest beyond the limit go."""
+        row = (at, kme, queue, reason, body)
+        cursor = self._db.execute("INSERT INTO dead_letters VALUES (NULL, ?, ?, ?, ?, ?)", row)
+        self._db.execute("DELETE FROM dead_letters WHERE id <= ?", ((cursor.lastrowid or 0) - DEAD_LETTERS_MAX,))
+
+    def dead_letters(self) -> Iterator[tuple[float, str, str, str]]:
+        """Yield (time, KME, queue, reason) of each, newest first."""
+        yield from self._db.execute("SELECT at, kme, queue, reason FROM dead_letters ORDER BY id DESC")
+
+
+def _relay(row: tuple[object, ...]) -> Relay:
+    return Relay(
+        terms=codec.decode(cast(bytes, row[0]), Terms),
+        policy=cast(str, row[1]),
+        protected=bool(row[2]),
+        created_at=cast(float, row[3]),
+        state=cast(RelayState, row[4]),
+        reason=cast(str, row[5]),
+        ended_at=cast("float | None", row[6]),
+        expected=bool(row[7]),
+        source_proof=cast("bytes | None", row[8]),
+        target_proof=cast("bytes | None", row[9]),
+        source_verified=bool(row[10]),
+        target_verified=bool(row[11]),
+        released=tuple(cast(str, row[12]).split()),
+        findings=None if row[13] is None else codec.decode(cast(bytes, row[13]), Findings),
+    )

@@ -1,0 +1,63 @@
+"""Relays and the network as they are shown."""
+
+from __future__ import annotations
+
+from coordinator.progress import Relay
+from coordinator.store import Flow
+from qkdrelay.messages import TERMINAL, RelaySummary, RelayView, ShortSplit, Stuck
+from qkdrelay.network.analysis import shortfall
+
+
+def summary(relay: Relay, now: float) -> RelaySummary:
+    """Return a relay as one line of a list."""
+    source, target = relay.ends
+    return RelaySummary(
+        relay_id=relay.relay_id,
+        source=source,
+        target=target,
+        state=relay.state,
+        key_count=relay.terms.key_count,
+        key_size_bits=relay.terms.key_size_bits,
+        created_at=relay.created_at,
+        elapsed_s=(relay.ended_at or now) - relay.created_at,
+        reason=relay.reason,
+    )
+
+
+def view(relay: Relay, flow: Flow, now: float) -> RelayView:
+    """Return a relay with the flow of its shares."""
+    plan = relay.plan
+    collected = set(flow.collected)
+    missing = tuple(route for route in plan.routes() if route not in collected)
+    settled = relay.state in TERMINAL and len(relay.released) == len(relay.ends)
+    findings = relay.findings
+    return RelayView(
+        relay_id=relay.relay_id,
+        source=plan.source,
+        target=plan.target,
+        state=relay.state,
+        reason=relay.reason,
+        policy=relay.policy,
+        protected=relay.protected,
+        plan=relay.terms.plan,
+        key_count=relay.terms.key_count,
+        key_size_bits=relay.terms.key_size_bits,
+        created_at=relay.created_at,
+        deadline=relay.terms.deadline,
+        elapsed_s=max(0.0, (relay.ended_at or now) - relay.created_at),
+        planned_share_messages=plan.share_messages,
+        split=flow.split,
+        forwarded=flow.forwarded,
+        collected=flow.collected,
+        missing=missing,
+        stuck=tuple(Stuck(route=route, reason=reason) for route, reason in flow.stuck),
+        short_splits=tuple(
+            ShortSplit(split=route, present=present, needed=needed)
+            for route, present, needed in shortfall(plan, collected)
+        ),
+        false_shares=findings.false if findings else (),
+        disputed=findings.disputed if findings else (),
+        equivocating=findings.equivocating if findings else (),
+        released_at=relay.released,
+        final=settled and (not missing or now > relay.terms.deadline),
+    )

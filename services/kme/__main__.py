@@ -1,0 +1,93 @@
+"""The command `kme`: run a KME, look at its keys."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from kme.keys import listed
+from kme.links import Link
+from kme.node import NodeSettings
+from kme.settings import KmeSettings
+from kme.store import KmeStore
+from kme.worker import KmeService
+from qkdrelay.broker.names import kme_queues
+from qkdrelay.broker.rabbitmq import RabbitMqBroker
+from qkdrelay.link.key import SimulatedLinkKey
+from qkdrelay.observability import set_up_logging
+from qkdrelay.service import Loop, stop_on_signal
+from qkdrelay.settings import key_bytes, load
+from qkdrelay.terminal import app_with, console, run_app
+
+app = app_with("A Key Management Entity: one node of a QKD network that relays keys.")
+
+KEYS_SHOWN_MAX = 100_000
+
+
+@app.command()
+def run() -> None:
+    """Run this KME until SIGTERM. Settings come from the environment (QKDRELAY_...).
+
+    Example: QKDRELAY_KME=kme-1 QKDRELAY_BROKER=127.0.0.1:5672 ... kme run
+    """
+    settings = load(KmeSettings)
+    set_up_logging(settings.log_format, settings.log_level)
+    name = settings.kme
+    links = {
+        peer: Link(
+            link.suite,
+            *(
+                SimulatedLinkKey(
+                    key_bytes(link.secret),
+                    *ends,
+                    rate_bps=link.rate_bps,
+                    buffer_bytes=link.buffer_bytes,
+                    clock=time.monotonic,
+                )
+                for ends in ((name, peer), (peer, name))
+            ),
+        )
+        for peer, link in settings.links.items()
+    }
+    store = KmeStore(settings.store, name)
+    node = NodeSettings(name, frozenset(links), settings.withstand_compromised, settings.lab)
+    service = KmeService(node, store, links, key_bytes(settings.control_key))
+    queues = kme_queues(name, [(name, peer) for peer in links])
+    broker = RabbitMqBroker(settings.rabbitmq(name, queues))
+    Loop(service, broker).run(stop_on_signal(), settings.health_file)
+
+
+@app.command()
+def keys(
+    *,
+    reveal: Annotated[bool, typer.Option("--reveal", help="Show the bytes of delivered keys, base64.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=KEYS_SHOWN_MAX, help="Show at most so many, newest first.")] = 1000,
+) -> None:
+    """List the keys relayed to or from this KME: id, size, relay, state.
+
+    Example: docker compose exec kme-8 kme keys --json
+    """
+    settings = load(KmeSettings)
+    found = listed(KmeStore(settings.store, settings.kme, read_only=True), reveal=reveal, limit=limit)
+    if as_json:
+        typer.echo(json.dumps({"kme": settings.kme, "keys": found}, indent=2))
+        return
+    table = Table("key id", "bits", "with", "state", "relay", *(["key"] if reveal else []), box=None)
+    for key in found:
+        row = [key["key_id"], str(key["size_bits"]), key["peer"], key["state"], key["relay_id"][:8]]
+        table.add_row(*row, *([key.get("key", "")] if reveal else []))
+    console().print(table if found else "no keys yet")
+
+
+def main() -> None:
+    """Run the command line."""
+    run_app(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""What a person at a KME sees of its keys; the bytes only when they say so."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+from kme.effects import EndRelay
+from kme.store import KmeStore
+from qkdrelay.messages import key_id
+
+
+def listed(store: KmeStore, *, reveal: bool, limit: int) -> list[dict[str, Any]]:
+    """Return each key of the latest relays that start or end here: id, size, relay, state, peer.
+
+    With ``reveal`` a delivered key's bytes are there too, base64 as in ETSI GS QKD 014; a pending
+    one's never, for its relay may still fail.
+    """
+    keys: list[dict[str, Any]] = []
+    for relay in sorted(store.relays(), key=lambda relay: -relay.deadline):
+        for index in range(relay.key_count):
+            if len(keys) >= limit:
+                return keys
+            keys.append(_key(relay, index, reveal=reveal))
+    return keys
+
+
+def _key(relay: EndRelay, index: int, *, reveal: bool) -> dict[str, Any]:
+    key: dict[str, Any] = {
+        "key_id": str(key_id(relay.relay_id, index)),
+        "size_bits": relay.key_size_bits,
+        "relay_id": str(relay.relay_id),
+        "role": relay.role,
+        "peer": relay.peer,
+        "state": relay.state,
+    }
+    if reveal and relay.state == "delivered" and relay.payload is not None:
+        size = relay.key_size_bits // 8
+        key["key"] = base64.b64encode(relay.payload.keys[index * size : (index + 1) * size]).decode()
+    return key

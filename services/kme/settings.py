@@ -1,0 +1,43 @@
+"""A KME's settings, from the environment."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from qkdrelay.link.envelope import Suite
+from qkdrelay.network.plan import KME_NAME
+# The engine behind pydantic knows `$` as the very end of the text.
+from qkdrelay.settings import HexKey, ServiceSettings
+
+Name = Annotated[str, Field(pattern=rf"^{KME_NAME.pattern}$")]
+
+
+class LinkSettings(BaseModel):
+    """One QKD link of this KME; both ends must be told the same."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    secret: HexKey
+    suite: Suite = "otp"
+    rate_bps: Annotated[int, Field(ge=1, le=10**12)] = 1_000_000
+    """Key that appears per second and direction, in bit/s."""
+    buffer_bytes: Annotated[int, Field(ge=1024, le=1 << 34)] = 4 << 20
+    """Key kept for each direction; full at start."""
+
+
+class KmeSettings(ServiceSettings):
+    """What a KME is told: its own secrets and nobody else's."""
+
+    kme: Name
+    links: Annotated[dict[Name, LinkSettings], Field(min_length=1, max_length=255)]
+    control_key: HexKey
+    withstand_compromised: Annotated[int, Field(ge=0, le=3)] = 1
+    """As source or target, refuse plans from which this many compromised KMEs could learn a secret."""
+
+    @model_validator(mode="after")
+    def _no_link_to_itself(self) -> KmeSettings:
+        if self.kme in self.links:
+            raise ValueError(f"QKDRELAY_LINKS has a link from {self.kme} to itself")
+        return self
