@@ -12,7 +12,7 @@ from rich.table import Table
 from kme.keys import listed
 from kme.links import Link
 from kme.node import NodeSettings
-from kme.settings import KmeSettings
+from kme.settings import KmeSettings, StoreSettings
 from kme.store import KmeStore
 from kme.worker import KmeService
 from qkdrelay.broker.names import kme_queues
@@ -72,7 +72,7 @@ def keys(
 
     Example: docker compose exec kme-8 kme keys --json
     """
-    settings = load(KmeSettings)
+    settings = load(StoreSettings)
     found = listed(KmeStore(settings.store, settings.kme, read_only=True), reveal=reveal, limit=limit)
     if as_json:
         typer.echo(json.dumps({"kme": settings.kme, "keys": found}, indent=2))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from qkdrelay.link.envelope import Suite
 from qkdrelay.network.plan import KME_NAME
-# The engine behind pydantic knows `$` as the very end of the text.
-from qkdrelay.settings import HexKey, ServiceSettings
+from qkdrelay.settings import PREFIX, HexKey, ServiceSettings
 
+# The engine behind pydantic knows `$` as the very end of the text.
 Name = Annotated[str, Field(pattern=rf"^{KME_NAME.pattern}$")]
 
 
@@ -25,6 +27,15 @@ class LinkSettings(BaseModel):
     """Key that appears per second and direction, in bit/s."""
     buffer_bytes: Annotated[int, Field(ge=1024, le=1 << 34)] = 4 << 20
     """Key kept for each direction; full at start."""
+
+
+class StoreSettings(BaseSettings):
+    """What is needed to look into a KME's store."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", hide_input_in_errors=True, frozen=True)
+
+    kme: Name
+    store: Path
 
 
 class KmeSettings(ServiceSettings):
