@@ -23,7 +23,7 @@ demo: $(INSTALLED) ## the whole network in one process: the reference scenario, 
 	@$(BIN)/coordinator demo
 
 test: $(INSTALLED) ## all tests; installs and starts a Docker engine if there is none
-	$(WITH_IMAGES) --oldest $(BIN)/pytest $(PYTEST_ARGS)
+	$(WITH_IMAGES) --oldest infra/test.sh $(BIN)/pytest $(PYTEST_ARGS)
 
 up: $(INSTALLED) ## RabbitMQ, the KMEs and the coordinator in containers (LAB=1 switches the lab on)
 	@$(WITH_IMAGES) infra/docker/up.sh $(BIN)/python $(TOPOLOGY) $(if $(filter-out 0 false no,$(LAB)),--lab)

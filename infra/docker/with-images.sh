@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Runs a command with a Docker engine that answers and with the images there: base images and the project's own.
-#   usage: with-images.sh COMMAND [ARGUMENT...]
+#   usage: with-images.sh [--oldest] COMMAND [ARGUMENT...]    --oldest: also the oldest RabbitMQ that is supported
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 engine=$(infra/docker/ensure-engine.sh)
 eval "$engine"
-images=$(infra/image/ensure-images.sh)
+options=()
+[ "$1" != --oldest ] || { options+=("$1"); shift; }
+images=$(infra/image/ensure-images.sh "${options[@]}")
 eval "$images"
 export QKDRELAY_IMAGE=${QKDRELAY_IMAGE:-qkdrelay:local}
 infra/image/build-app.sh
