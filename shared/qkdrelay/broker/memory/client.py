@@ -1,0 +1,75 @@
+"""The command line's connection to the in-process broker."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from qkdrelay.broker.names import (
+    CLI_EXCHANGE,
+    CLIENT_QUEUE_PREFIX,
+    EVENTS_EXCHANGE,
+    REPLIES_EXCHANGE,
+    REQUESTS_KEY,
+)
+from qkdrelay.broker.port import Publication, check_size
+from qkdrelay.errors import BrokerUnreachableError
+
+if TYPE_CHECKING:
+    from qkdrelay.broker.memory.hub import MemoryHub
+
+_CLIENT_PREFETCH: Final = 100
+
+
+class MemoryClient:
+    """Implements `qkdrelay.broker.port.Client`; made by `MemoryHub.client`."""
+
+    def __init__(self, hub: MemoryHub, user: str, watch: Sequence[str]) -> None:
+        self._hub = hub
+        self._user = user
+        self._address = f"{CLIENT_QUEUE_PREFIX}{uuid.uuid4()}"
+        with hub.lock:
+            hub.declare(self._address, single_active_consumer=False)
+            hub.bind(REPLIES_EXCHANGE, self._address, self._address)
+            for pattern in watch:
+                hub.bind(EVENTS_EXCHANGE, pattern, self._address)
+        self._broker = hub.connect(user, [self._address], _CLIENT_PREFETCH)
+
+    @property
+    def address(self) -> str:
+        """See `Client.address`."""
+        return self._address
+
+    def send(self, body: bytes) -> None:
+        """See `Client.send`."""
+        publication = Publication(None, CLI_EXCHANGE, REQUESTS_KEY, body)
+        check_size([publication])
+        with self._hub.lock:
+            refusal = self._hub.publish(self._user, publication)
+        if refusal is not None:
+            raise BrokerUnreachableError(f"the coordinator's queue does not take the request: {refusal}")
+
+    def receive(self, timeout_s: float) -> tuple[str, str, bytes] | None:
+        """See `Client.receive`."""
+        received = self._broker.receive(1, timeout_s)
+        if not received.connected:
+            raise BrokerUnreachableError(f"user {self._user!r} may not read replies")
+        self._broker.acknowledge(received.deliveries)
+        return next(((each.exchange, each.routing_key, each.body) for each in received.deliveries), None)
+
+    def close(self) -> None:
+        """See `Client.close`."""
+        with self._hub.lock:
+            self._broker.close(0)
+            if self._address in self._hub.queues:
+                self._hub.delete(self._address)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()

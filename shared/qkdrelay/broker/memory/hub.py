@@ -1,0 +1,165 @@
+"""The in-process broker itself: exchanges, queues, permissions."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
+from typing import Any
+
+from qkdrelay.broker.memory.broker import MemoryBroker
+from qkdrelay.broker.memory.client import MemoryClient
+from qkdrelay.broker.memory.queue import Message, Queue
+from qkdrelay.broker.memory.routing import matches
+from qkdrelay.broker.names import CLI
+from qkdrelay.broker.port import Publication
+
+
+class MemoryHub:
+    """The broker itself. Takes what `qkdrelay.broker.names.definitions` returns.
+
+    Services use `connect` and `client`; tests disturb it by `drop`, `bind` and `unbind`. The methods after
+    those are for the brokers and clients it made, which hold ``lock`` when they call them.
+    """
+
+    def __init__(self, definitions: Mapping[str, Any]) -> None:
+        self.lock = threading.RLock()
+        self._numbers = count()
+        self._kinds = {exchange["name"]: exchange["type"] for exchange in definitions["exchanges"]}
+        self._bindings: dict[str, list[tuple[str, str, str]]] = {name: [] for name in self._kinds}
+        self._policies = [(re.compile(policy["pattern"]), policy["definition"]) for policy in definitions["policies"]]
+        self._permissions = {
+            granted["user"]: (re.compile(granted["write"]), re.compile(granted["read"]))
+            for granted in definitions["permissions"]
+        }
+        self.queues: dict[str, Queue] = {}
+        for queue in definitions["queues"]:
+            single = bool(queue["arguments"].get("x-single-active-consumer"))
+            self.declare(queue["name"], single_active_consumer=single)
+        for binding in definitions["bindings"]:
+            self.bind(binding["source"], binding["routing_key"], binding["destination"], binding["destination_type"])
+        self._brokers: list[MemoryBroker] = []
+
+    def connect(self, user: str, queues: Sequence[str] = (), prefetch: int = 100) -> MemoryBroker:
+        """Return ``user``'s broker; of each of ``queues`` it holds up to ``prefetch`` unacknowledged."""
+        with self.lock:
+            broker = MemoryBroker(self, user, tuple(queues), prefetch)
+            self._brokers.append(broker)
+            return broker
+
+    def client(self, user: str = CLI, *, watch: Sequence[str] = ()) -> MemoryClient:
+        """Return a command line's client; ``watch`` lists topic patterns of events to receive too."""
+        return MemoryClient(self, user, watch)
+
+    def drop(self, user: str) -> None:
+        """Lose ``user``'s connections: what is unacknowledged goes back; the next `receive` reconnects."""
+        with self.lock:
+            for broker in [broker for broker in self._brokers if broker.user == user]:
+                broker.lose()
+
+    def bind(self, source: str, routing_key: str, destination: str, kind: str = "queue") -> None:
+        """Add a binding from the exchange ``source`` to a queue or (``kind="exchange"``) an exchange."""
+        with self.lock:
+            self._bindings[source].append((routing_key, destination, kind))
+
+    def unbind(self, source: str, routing_key: str, destination: str, kind: str = "queue") -> None:
+        """Remove a binding that `bind` or the definitions made."""
+        with self.lock:
+            self._bindings[source].remove((routing_key, destination, kind))
+
+    def depth(self, queue: str) -> int:
+        """Return how many messages wait in ``queue``, those delivered and unacknowledged not counted."""
+        with self.lock:
+            return len(self.queues[queue].ready)
+
+    def leave(self, broker: MemoryBroker) -> None:
+        """Forget a broker that has closed."""
+        self._brokers.remove(broker)
+
+    def may_read(self, user: str, name: str) -> bool:
+        """Say whether the permissions let ``user`` read ``name``."""
+        return user in self._permissions and bool(self._permissions[user][1].search(name))
+
+    def declare(self, name: str, *, single_active_consumer: bool) -> None:
+        """Make a queue."""
+        policy: Mapping[str, Any] = next(
+            (definition for pattern, definition in self._policies if pattern.search(name)), {}
+        )
+        self.queues[name] = Queue(name, single_active_consumer, policy)
+
+    def delete(self, name: str) -> None:
+        """Remove a queue with its messages and bindings."""
+        del self.queues[name]
+        for source, bound in self._bindings.items():
+            self._bindings[source] = [binding for binding in bound if binding[1:] != (name, "queue")]
+
+    def publish(self, user: str, publication: Publication) -> str | None:
+        """Route one publication; return None if it was taken over, else why not."""
+        exchange, key = publication.exchange, publication.routing_key
+        if exchange not in self._kinds:
+            return f"no exchange {exchange}"
+        if user not in self._permissions or not self._permissions[user][0].search(exchange):
+            return f"access to exchange {exchange} refused for user {user}"
+        queues = self._route(exchange, key)
+        if not queues:
+            return f"NO_ROUTE {exchange} {key}"
+        accepted = [self._enqueue(queue, exchange, key, publication.body) for queue in queues]
+        return None if all(accepted) else f"refused {key}"
+
+    def _route(self, exchange: str, routing_key: str) -> list[Queue]:
+        found: dict[str, Queue] = {}
+        seen = {exchange}
+        open_exchanges = [exchange]
+        while open_exchanges:
+            source = open_exchanges.pop()
+            for pattern, destination, kind in self._bindings[source]:
+                if not matches(self._kinds[source], pattern, routing_key):
+                    continue
+                if kind == "queue":
+                    found[destination] = self.queues[destination]
+                elif destination not in seen:
+                    seen.add(destination)
+                    open_exchanges.append(destination)
+        return list(found.values())
+
+    def _enqueue(self, queue: Queue, exchange: str, routing_key: str, body: bytes) -> bool:
+        if queue.full_with(body) and queue.policy.get("overflow") == "reject-publish":
+            return False
+        queue.add(Message(next(self._numbers), exchange, routing_key, body))
+        while queue.full_with(b"") and queue.ready:
+            queue.take()
+        self.dispatch(queue)
+        return True
+
+    def dispatch(self, queue: Queue) -> None:
+        """Deliver as much of a queue as its consumers have room for."""
+        while queue.ready:
+            willing = queue.consumers[:1] if queue.single_active_consumer else queue.consumers
+            consumer = next((each for each in willing if each.has_room(queue.name)), None)
+            if consumer is None:
+                return
+            consumer.deliver(queue.name, queue.take())
+            if not queue.single_active_consumer:  # its turn is over
+                queue.consumers.remove(consumer)
+                queue.consumers.append(consumer)
+
+    def give_back(self, unacknowledged: Iterable[tuple[str, Message]]) -> None:
+        """Put messages back where they were, or dead-letter what has come back too often."""
+        touched: dict[str, Queue] = {}
+        for name, message in unacknowledged:
+            queue = self.queues.get(name)
+            if queue is None:
+                continue
+            message.returns += 1
+            if message.returns > queue.policy.get("delivery-limit", message.returns):
+                if dead_letters := queue.policy.get("dead-letter-exchange"):
+                    for target in self._route(dead_letters, message.routing_key):
+                        self._enqueue(target, dead_letters, message.routing_key, message.body)
+                continue
+            queue.add(message)
+            touched[name] = queue
+        for queue in touched.values():
+            queue.ready = deque(sorted(queue.ready, key=lambda message: message.number))
+            self.dispatch(queue)

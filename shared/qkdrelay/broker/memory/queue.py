@@ -1,0 +1,52 @@
+"""A queue of the in-process broker, and the messages in it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qkdrelay.broker.memory.broker import MemoryBroker
+
+
+@dataclass(slots=True)
+class Message:
+    """One message in a queue."""
+
+    number: int
+    """Counts up through the hub: what comes back finds its place again."""
+    exchange: str
+    routing_key: str
+    body: bytes = field(repr=False)
+    returns: int = 0
+    """How often it was delivered and came back."""
+
+
+@dataclass(slots=True)
+class Queue:
+    """Messages that are ready, and those who consume them, in turn or, if single active, the first only."""
+
+    name: str
+    single_active_consumer: bool
+    policy: Mapping[str, Any]
+    ready: deque[Message] = field(default_factory=deque)
+    ready_bytes: int = 0
+    consumers: list[MemoryBroker] = field(default_factory=list)
+
+    def add(self, message: Message) -> None:
+        """Append a message."""
+        self.ready.append(message)
+        self.ready_bytes += len(message.body)
+
+    def take(self) -> Message:
+        """Remove the oldest message and return it."""
+        message = self.ready.popleft()
+        self.ready_bytes -= len(message.body)
+        return message
+
+    def full_with(self, body: bytes) -> bool:
+        """Say whether ``body`` on top would exceed the policy's bound."""
+        bound = self.policy.get("max-length-bytes")
+        return bound is not None and self.ready_bytes + len(body) > bound

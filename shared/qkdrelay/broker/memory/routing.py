@@ -1,0 +1,22 @@
+"""Which bindings let a routing key through."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+
+def matches(kind: str, pattern: str, routing_key: str) -> bool:
+    """Whether a binding's ``pattern`` on an exchange of ``kind`` lets ``routing_key`` through."""
+    if kind == "fanout":
+        return True
+    if kind == "direct":
+        return pattern == routing_key
+    return _topic(pattern).fullmatch("." + routing_key) is not None
+
+
+@lru_cache(maxsize=4096)
+def _topic(pattern: str) -> re.Pattern[str]:
+    """Compile a topic pattern: ``*`` is one word, ``#`` any number of words."""
+    parts = {"#": r"(\.[^.]*)*", "*": r"\.[^.]*"}
+    return re.compile("".join(parts.get(word, r"\." + re.escape(word)) for word in pattern.split(".")))
