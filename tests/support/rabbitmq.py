@@ -37,6 +37,9 @@ max_message_size = 1048576
 # Busy waiting of idle schedulers costs more than it gains on the few cores of a test machine.
 ERLANG_ARGS = "+sbwt none +sbwtdcpu none +sbwtdio none"
 
+# Whatever proxy the environment names, the broker is on this machine.
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
 
 class RabbitMqServer:
     """A running broker, reached with administrator's rights through its management API."""
@@ -98,8 +101,12 @@ class RabbitMqServer:
             data=None if body is None else json.dumps(body).encode(),
             headers={"Authorization": self._authorization, "Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=30) as response:
-            answer = response.read()
+        try:
+            with _OPENER.open(request, timeout=30) as response:
+                answer = response.read()
+        except urllib.error.HTTPError as error:
+            error.add_note(f"{method} {path}: {error.read().decode(errors='replace')}")
+            raise
         return json.loads(answer) if answer else None
 
 
