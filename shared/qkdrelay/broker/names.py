@@ -133,9 +133,7 @@ def definitions(
     return {
         "vhosts": [{"name": vhost}],
         "users": [_user(name, passwords[name]) for name in (*kmes, *SERVICE_USERS)],
-        "permissions": [
-            {"user": user, "vhost": vhost, **granted} for user, granted in _permissions(kmes, lab)
-        ],
+        "permissions": [{"user": user, "vhost": vhost, **granted} for user, granted in _permissions(kmes, lab)],
         "exchanges": [
             {
                 "name": name,
@@ -274,9 +272,7 @@ def _queues(kmes: Sequence[str], links: Iterable[tuple[str, str]], lab: bool) ->
     yield from coordinator_queues(kmes, lab=lab)
 
 
-def _bindings(
-    kmes: Sequence[str], links: Iterable[tuple[str, str]], lab: bool
-) -> Iterator[tuple[str, str, str, str]]:
+def _bindings(kmes: Sequence[str], links: Iterable[tuple[str, str]], lab: bool) -> Iterator[tuple[str, str, str, str]]:
     """Yield (source exchange, key, kind of the destination, destination)."""
     for u, v in _directions(links):
         yield kme_exchange(u), link_queue(u, v), "queue", link_queue(u, v)

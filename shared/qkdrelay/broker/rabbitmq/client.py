@@ -140,9 +140,7 @@ class RabbitMqClient:
             missing = error.reply_code == _NOT_FOUND
             raise BrokerUnreachableError(
                 f"the broker refuses user {self._settings.user!r}: {error.reply_text}",
-                hint=HINT_PROVISION
-                if missing
-                else "this user may not do that: use the user made for the command line",
+                hint=HINT_PROVISION if missing else "this user may not do that: use the user made for the command line",
             ) from None
         except AMQPError as error:
             raise BrokerUnreachableError(

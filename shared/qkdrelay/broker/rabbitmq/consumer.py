@@ -20,9 +20,7 @@ ROLE = "consume"
 class Consumer:
     """Lives on the I/O loop's thread; all methods are called there."""
 
-    def __init__(
-        self, settings: RabbitMqSettings, loop: IOLoop, inbox: Inbox, on_stopped: Callable[[], None]
-    ) -> None:
+    def __init__(self, settings: RabbitMqSettings, loop: IOLoop, inbox: Inbox, on_stopped: Callable[[], None]) -> None:
         self._settings = settings
         self._inbox = inbox
         self._connection = LiveConnection(
@@ -65,12 +63,8 @@ class Consumer:
         self._channel = channel
         generation = self._inbox.new_generation()
         # Queue deleted, node gone: without its consumer a channel is of no use, and nothing else would tell.
-        channel.add_on_cancel_callback(
-            lambda _: self._connection.give_up("a consumer was cancelled by the broker")
-        )
-        channel.basic_qos(
-            prefetch_count=self._settings.prefetch, callback=lambda _: self._consume(generation)
-        )
+        channel.add_on_cancel_callback(lambda _: self._connection.give_up("a consumer was cancelled by the broker"))
+        channel.basic_qos(prefetch_count=self._settings.prefetch, callback=lambda _: self._consume(generation))
 
     def _consume(self, generation: int) -> None:
         channel = self._channel

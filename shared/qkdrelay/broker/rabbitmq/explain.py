@@ -21,9 +21,7 @@ from qkdrelay.errors import BrokerUnreachableError
 HINT_PROVISION: Final = "load the broker's definitions of this network (users, queues, permissions) first"
 
 
-def explain(
-    error: BaseException, settings: RabbitMqSettings, address: tuple[str, int]
-) -> BrokerUnreachableError:
+def explain(error: BaseException, settings: RabbitMqSettings, address: tuple[str, int]) -> BrokerUnreachableError:
     """Turn what pika raised on connecting to ``address`` (host, port) into one line and a hint."""
     where = f"{address[0]}:{address[1]}"
     hint: str | None
@@ -31,9 +29,7 @@ def explain(
         case AuthenticationError() | ProbableAuthenticationError():
             message = f"the broker at {where} does not accept user {settings.user!r} with this password"
             hint = "check the user and the password"
-        case (ProbableAccessDeniedError() | ConnectionClosedByBroker()) as refusal if "not found" in str(
-            refusal
-        ):
+        case (ProbableAccessDeniedError() | ConnectionClosedByBroker()) as refusal if "not found" in str(refusal):
             message, hint = f"the broker at {where} has no virtual host {settings.vhost!r}", HINT_PROVISION
         case ProbableAccessDeniedError():
             message = f"the broker at {where} does not let user {settings.user!r} into {settings.vhost!r}"

@@ -40,9 +40,7 @@ class Publisher:
     or held back after a failure until its back-off is over.
     """
 
-    def __init__(
-        self, settings: RabbitMqSettings, loop: IOLoop, inbox: Inbox, on_stopped: Callable[[], None]
-    ) -> None:
+    def __init__(self, settings: RabbitMqSettings, loop: IOLoop, inbox: Inbox, on_stopped: Callable[[], None]) -> None:
         self._settings = settings
         self._loop = loop
         self._inbox = inbox
@@ -128,13 +126,9 @@ class Publisher:
                 mandatory=kept,
             )
 
-    def _note_return(
-        self, _channel: Channel, method: Basic.Return, properties: BasicProperties, _body: bytes
-    ) -> None:
+    def _note_return(self, _channel: Channel, method: Basic.Return, properties: BasicProperties, _body: bytes) -> None:
         """Remember what was unroutable: its confirm is still to come, and would look like success."""
-        self._returned[int(properties.message_id)] = (
-            f"{method.reply_text} {method.exchange} {method.routing_key}"
-        )
+        self._returned[int(properties.message_id)] = f"{method.reply_text} {method.exchange} {method.routing_key}"
 
     def _settle(self, frame: Method) -> None:
         """Settle what one ack or nack of the broker answers."""
