@@ -25,7 +25,6 @@ from kme.ends import Ends
 from kme.links import Link, Links
 from kme.node import LATE_S, Node, NodeSettings, RejectedShareError
 from kme.store import KmeStore
-from kme.telling import Level, event_of, fields_of, level_of
 from qkdrelay import codec, control
 from qkdrelay.broker.names import (
     LEAKS_KEY,
@@ -51,6 +50,7 @@ from qkdrelay.messages import (
     Waiting,
 )
 from qkdrelay.observability import link_name
+from qkdrelay.telling import Level, event_of, fields_of, level_of
 
 HELLO_EVERY_S = 10.0
 _HOUSEKEEPING_EVERY_S = 5.0

@@ -1,4 +1,4 @@
-"""How a KME's reports read as log lines: one constant event each."""
+"""How a KME's reports read, in its log and to those who watch: one constant event each."""
 
 from __future__ import annotations
 
