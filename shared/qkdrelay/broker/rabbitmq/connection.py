@@ -44,6 +44,7 @@ class LiveConnection:
         self._on_lost = on_lost
         self._on_stopped = on_stopped
         self._connection: SelectConnection | None = None
+        self._address = ""
         self._timer: Any = None
         self._failures = 0
         self._attempts = 0
@@ -56,6 +57,7 @@ class LiveConnection:
         self._timer = None
         hosts = self._settings.hosts
         address = hosts[self._attempts % len(hosts)]
+        self._address = f"{address[0]}:{address[1]}"
         self._attempts += 1
         self._connection = SelectConnection(
             self._settings.parameters(address, self._role),
@@ -68,7 +70,7 @@ class LiveConnection:
     def ready(self, **details: object) -> None:
         """Note, and log with ``details``, that the channel is set up."""
         self._ready_since = time.monotonic()
-        _log.info("broker.connected", role=self._role, user=self._settings.user, **details)
+        _log.info("broker.connected", role=self._role, user=self._settings.user, address=self._address, **details)
 
     def give_up(self, reason: object) -> None:
         """Drop this connection, because of ``reason``, and build another."""
@@ -121,6 +123,7 @@ class LiveConnection:
             "broker.lost" if was_ready is not None else "broker.unreachable",
             role=self._role,
             user=self._settings.user,
+            address=self._address,
             reason=describe(reason),
             retry_in_s=round(wait_s, 2),
         )
