@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -142,6 +143,15 @@ class BrokerContract:
         assert (delivery.queue, delivery.routing_key) == (LINK, LINK)
         assert delivery.body == b"\x00share\xff"
         assert not delivery.redelivered
+
+    def test_who_waits_is_woken_by_a_message_and_by_a_confirm(self, sender: Service, receiver: Service) -> None:
+        sender.until_connected()
+        receiver.until_connected()
+        with ThreadPoolExecutor() as threads:
+            waiting = threads.submit(receiver.broker.receive, 10, 60.0)
+            sender.broker.publish([Publication(1, "kme.kme-1", LINK, b"wake up")])
+            assert [delivery.body for delivery in waiting.result(10).deliveries] == [b"wake up"]
+            assert sender.broker.receive(0, 10).confirmed == [1]
 
     def test_a_delivery_names_its_sender_by_the_exchange(self, network: Network) -> None:
         receiver = Service(network.connect("kme-2", [LINK, OTHER_LINK]))
