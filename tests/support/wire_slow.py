@@ -1,0 +1,353 @@
+"""The wire format once more: slow, from the protocol's text, with no line in common with the code under test.
+
+Poly1305 from RFC 8439, AES from FIPS 197, GCM from SP 800-38D. Run as a script it prints tests/vectors/wire.json.
+"""
+
+import hashlib
+import hmac
+import json
+
+from support.slow_msgpack import packed
+
+
+def poly1305(key, data):
+    r = int.from_bytes(key[:16], "little") & 0x0FFFFFFC0FFFFFFC0FFFFFFC0FFFFFFF
+    total = 0
+    for at in range(0, len(data), 16):
+        total = (total + int.from_bytes(data[at : at + 16] + b"\x01", "little")) * r % (2**130 - 5)
+    return ((total + int.from_bytes(key[16:], "little")) % 2**128).to_bytes(16, "little")
+
+
+def one_time_tag(key, context, data):
+    return poly1305(key, len(context).to_bytes(8, "big") + context + data)
+
+
+def xor(a, b):
+    return bytes(x ^ y for x, y in zip(a, b, strict=True))
+
+
+# --- AES-256-GCM -----------------------------------------------------------------------------------
+
+
+def times(a, b):
+    product = 0
+    while b:
+        product ^= a * (b & 1)
+        a, b = (a << 1) ^ (0x11B * (a >> 7)), b >> 1
+    return product
+
+
+def _sbox(byte):
+    inverse = next((i for i in range(256) if times(byte, i) == 1), 0)
+    turned = 0x63
+    for shift in range(5):
+        turned ^= (inverse << shift | inverse >> 8 - shift) & 0xFF
+    return turned
+
+
+SBOX = [_sbox(byte) for byte in range(256)]
+
+
+def round_keys(key):
+    words = [list(key[i : i + 4]) for i in range(0, 32, 4)]
+    rcon = 1
+    for i in range(8, 60):
+        word = words[-1]
+        if i % 8 == 0:
+            word = [SBOX[byte] for byte in word[1:] + word[:1]]
+            word[0] ^= rcon
+            rcon = times(rcon, 2)
+        elif i % 8 == 4:
+            word = [SBOX[byte] for byte in word]
+        words.append([a ^ b for a, b in zip(words[-8], word, strict=True)])
+    return [bytes(sum(words[i : i + 4], [])) for i in range(0, 60, 4)]
+
+
+def aes256(key, block):
+    keys = round_keys(key)
+    state = xor(block, keys[0])
+    for number, round_key in enumerate(keys[1:], 1):
+        state = [SBOX[state[(i + 4 * (i % 4)) % 16]] for i in range(16)]
+        if number < 14:
+            state = [
+                times(state[i], 2) ^ times(state[j], 3) ^ state[k] ^ state[m]
+                for c in range(0, 16, 4)
+                for i, j, k, m in ((c + r, c + (r + 1) % 4, c + (r + 2) % 4, c + (r + 3) % 4) for r in range(4))
+            ]
+        state = xor(state, round_key)
+    return state
+
+
+def ghash(h, data):
+    """``data`` in blocks of 16; bit 0 is the leftmost, as in SP 800-38D"""
+    h, total = int.from_bytes(h, "big"), 0
+    for at in range(0, len(data), 16):
+        x, v, product = total ^ int.from_bytes(data[at : at + 16], "big"), h, 0
+        for bit in range(127, -1, -1):
+            product ^= v * (x >> bit & 1)
+            v = v >> 1 ^ (0xE1 << 120) * (v & 1)
+        total = product
+    return total.to_bytes(16, "big")
+
+
+def aes256_gcm(key, nonce, plain, associated):
+    def counter(number):
+        return aes256(key, nonce + number.to_bytes(4, "big"))
+
+    def padded(data):
+        return data + bytes(-len(data) % 16)
+
+    stream = b"".join(counter(2 + i) for i in range((len(plain) + 15) // 16))
+    ciphertext = xor(plain, stream[: len(plain)])
+    lengths = (8 * len(associated)).to_bytes(8, "big") + (8 * len(ciphertext)).to_bytes(8, "big")
+    tag = xor(ghash(aes256(key, bytes(16)), padded(associated) + padded(ciphertext) + lengths), counter(1))
+    return ciphertext, tag
+
+
+# --- the simulated link, sealing, signing, confirming ----------------------------------------------
+
+
+def link_stream(secret, sender, receiver, epoch, stream, block, length):
+    direction = hashlib.sha256(f"{sender}>{receiver}".encode()).digest()
+    fields = secret + direction + epoch + bytes([stream]) + block.to_bytes(8, "big")
+    return hashlib.shake_256(fields).digest(length)
+
+
+def slot(secret, sender, receiver, epoch, number):
+    return link_stream(secret, sender, receiver, epoch, 0, number, 32)
+
+
+def pad(secret, sender, receiver, epoch, offset, length):
+    """Byte by byte"""
+    return bytes(
+        link_stream(secret, sender, receiver, epoch, 1, i // 1024, 1024)[i % 1024]
+        for i in range(offset, offset + length)
+    )
+
+
+def message(fields):
+    return packed({"v": 1, **fields})
+
+
+def sealed(suite, secret, header, body):
+    head = message(header)
+    sender, receiver = header["link"]
+    epoch, number, offset = header["epoch"], header["number"], header["pad_offset"]
+    key = slot(secret, sender, receiver, epoch, number)
+    if suite == "otp":
+        ciphertext = xor(body, pad(secret, sender, receiver, epoch, offset, len(body)))
+        tag = one_time_tag(key, head, ciphertext)
+    else:
+        ciphertext, tag = aes256_gcm(key, bytes(12), body, head)
+    return message({"header": head, "ciphertext": ciphertext, "tag": tag})
+
+
+def signed(key, fields):
+    """``fields`` without mac"""
+    mac = hmac.new(key, message({**fields, "mac": bytes(32)}), hashlib.sha256).digest()
+    return message({**fields, "mac": mac})
+
+
+# --- one of each -----------------------------------------------------------------------------------
+
+RELAY = "00112233-4455-6677-8899-aabbccddeeff"
+OTHER = "ffeeddcc-bbaa-9988-7766-554433221100"
+EPOCH, TAG, MAC = bytes(range(16)), bytes(range(16, 32)), bytes(range(32, 64))
+ROUTE = ["kme-1", "kme-2", "kme-4"]
+DIAMOND = packed(
+    ["kme-1", "kme-4", {"kme-1": [2, ["kme-2", "kme-3"]], "kme-2": [1, ["kme-4"]], "kme-3": [1, ["kme-4"]]}]
+)
+REST = packed(["kme-2", "kme-4", {"kme-2": [1, ["kme-4"]]}])
+TERMS = {"relay_id": RELAY, "plan": DIAMOND, "key_count": 3, "key_size_bits": 256, "deadline": 1700000030.5}
+HEADER = {
+    "link": ["kme-1", "kme-2"],
+    "epoch": EPOCH,
+    "number": 300,
+    "pad_offset": 70_000,
+    "relay_id": RELAY,
+    "route": ["kme-1", "kme-2"],
+    "plan": REST,
+    "deadline": 1700000030.5,
+}
+DISPUTE = {"split": ["kme-1"], "sets": [[["kme-1", "kme-2", "kme-4"]], [["kme-1", "kme-3", "kme-4"]]]}
+LINK = {"peer": "kme-2", "up": True, "available_bytes": 16_777_216, "waiting": 0}
+SHORT = {"split": ["kme-1"], "present": 1, "needed": 2}
+COMMANDS = [
+    {"type": "expect", "terms": TERMS},
+    {"type": "start", "terms": TERMS},
+    {"type": "prove", "relay_id": RELAY, "peer_proof": TAG},
+    {"type": "decide", "relay_id": RELAY, "confirmed": True},
+    {"type": "set-link", "command_id": OTHER, "peer": "kme-2", "up": False},
+    {"type": "set-lab", "command_id": OTHER, "mode": "leak"},
+    {"type": "set-lab", "command_id": OTHER, "mode": None},
+]
+REPORTS = [
+    {"type": "hello", "clock": 1700000000.0, "lab": True, "lab_mode": "tamper", "links": [LINK], "pending": 2},
+    {"type": "expected", "relay_id": RELAY},
+    {"type": "started", "relay_id": RELAY, "proof": TAG},
+    {"type": "refused", "relay_id": RELAY, "reason": "kme-4: no"},
+    {"type": "split", "relay_id": RELAY, "route": ["kme-1"]},
+    {"type": "forwarded", "relay_id": RELAY, "route": ["kme-1", "kme-2"]},
+    {"type": "waiting", "relay_id": RELAY, "route": ["kme-1", "kme-3"], "reason": "link.key_exhausted"},
+    {"type": "collected", "relay_id": RELAY, "route": ROUTE},
+    {"type": "rejected", "relay_id": None, "link": ["kme-2", "kme-4"], "reason": "the seal does not verify"},
+    {"type": "rebuilt", "relay_id": RELAY, "proof": TAG},
+    {
+        "type": "findings",
+        "relay_id": RELAY,
+        "false": [ROUTE],
+        "disputed": [DISPUTE],
+        "equivocating": [ROUTE],
+        "unclear": "",
+    },
+    {"type": "verified", "relay_id": RELAY, "valid": True},
+    {"type": "decided", "relay_id": RELAY, "confirmed": False},
+    {"type": "done", "command_id": OTHER, "error": ""},
+    {"type": "alarm", "event": "decision.contradicted", "text": "it stays"},
+]
+REQUESTS = [
+    {
+        "type": "relay",
+        "relay_id": RELAY,
+        "source": "kme-1",
+        "target": "kme-4",
+        "key_count": 1000,
+        "key_size_bits": 256,
+        "timeout_s": 30.0,
+        "allow_unprotected": False,
+    },
+    {"type": "relays", "limit": 20},
+    {"type": "show", "relay": "0011", "follow": True},
+    {"type": "network"},
+    {"type": "link", "a": "kme-1", "b": "kme-2", "up": False},
+    {"type": "lab", "kme": "kme-2", "mode": "withhold"},
+    {"type": "attack", "relay": "0011", "kmes": ["kme-2", "kme-3"]},
+]
+SUMMARY = {
+    "relay_id": RELAY,
+    "source": "kme-1",
+    "target": "kme-4",
+    "state": "failed",
+    "key_count": 3,
+    "key_size_bits": 256,
+    "created_at": 1700000000.5,
+    "elapsed_s": 30.0,
+    "reason": "too few shares in time",
+}
+REPLIES = [
+    {
+        "type": "relay",
+        "relay_id": RELAY,
+        "source": "kme-1",
+        "target": "kme-4",
+        "state": "failed",
+        "reason": "too few shares in time",
+        "policy": "recursive",
+        "protected": True,
+        "plan": DIAMOND,
+        "key_count": 3,
+        "key_size_bits": 256,
+        "created_at": 1700000000.5,
+        "deadline": 1700000030.5,
+        "elapsed_s": 30.0,
+        "planned_share_messages": 4,
+        "split": [["kme-1"]],
+        "forwarded": [["kme-1", "kme-2"]],
+        "collected": [ROUTE],
+        "missing": [["kme-1", "kme-3", "kme-4"]],
+        "stuck": [{"route": ["kme-1", "kme-3"], "reason": "link.down"}],
+        "short_splits": [SHORT],
+        "false_shares": [],
+        "disputed": [DISPUTE],
+        "equivocating": [],
+        "released_at": ["kme-1"],
+        "final": False,
+    },
+    {"type": "relays", "relays": [SUMMARY], "total": 70_000},
+    {
+        "type": "network",
+        "name": "diamond",
+        "lab": True,
+        "kmes": [
+            {"name": "kme-1", "heard_s_ago": 1.5, "lab": True, "lab_mode": None, "pending": 0, "links": [LINK]},
+            {"name": "kme-2", "heard_s_ago": None, "lab": False, "lab_mode": None, "pending": 0, "links": []},
+        ],
+        "links": [["kme-1", "kme-2"]],
+        "down": [],
+    },
+    {
+        "type": "attack",
+        "relay_id": RELAY,
+        "kmes": ["kme-2"],
+        "shares_held": 1,
+        "learned": False,
+        "short_splits": [SHORT],
+    },
+    {"type": "acknowledged", "text": "kme-2 is compromised: it will leak"},
+    {"type": "refusal", "text": "the lab is off", "hint": "switch it on"},
+    {"type": "refusal", "text": "no", "hint": None},
+]
+MESSAGES = {
+    "SealedMessage": [{"header": message(HEADER), "ciphertext": bytes(300), "tag": TAG}],
+    "ShareHeader": [HEADER],
+    "SignedMessage": [
+        {"sender": "kme-1", "recipient": "coordinator", "epoch": EPOCH, "number": 2**62, "body": b"body", "mac": MAC}
+    ],
+    "Terms": [TERMS],
+    "Commands": [{"items": [command]} for command in COMMANDS] + [{"items": COMMANDS}],
+    "Reports": [{"items": [report]} for report in REPORTS] + [{"items": REPORTS}],
+    "DeadLetter": [
+        {"kme": "kme-4", "queue": "link.kme-2.kme-4", "reason": "not a map", "at": 1700000000.25, "body": b"\xc0"}
+    ],
+    "Leak": [{"kme": "kme-2", "relay_id": RELAY, "route": ["kme-1", "kme-2"], "payload": bytes(range(256))}],
+    "Request": [{"request_id": OTHER, "reply_to": f"cli.q.{RELAY}", "body": body} for body in REQUESTS],
+    "Reply": [{"request_id": OTHER, "body": body} for body in REPLIES],
+    "Context": [{"relay_id": RELAY, "plan": DIAMOND, "key_count": 3, "key_size_bits": 256}],
+}
+
+
+def plain(value):
+    """What JSON can hold; byte strings as {"hex": ...}"""
+    if isinstance(value, bytes):
+        return {"hex": value.hex()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    return value
+
+
+def pattern(label, size):
+    return hashlib.shake_256(label.encode()).digest(size)
+
+
+def vectors():
+    secret, control_key = pattern("link secret", 32), pattern("control key", 32)
+    seals = []
+    for suite in ("otp", "aes-256-gcm"):
+        for size in (1, 15, 16, 17, 128, 1500):
+            header, body = {**HEADER, "number": size, "pad_offset": 1000 * size}, pattern(f"body {size}", size)
+            data = sealed(suite, secret, header, body)
+            seals.append(
+                {"suite": suite, "number": size, "pad_offset": 1000 * size, "body": body.hex(), "sealed": data.hex()}
+            )
+    body = message({"items": COMMANDS})
+    fields = {"sender": "coordinator", "recipient": "kme-1", "epoch": EPOCH, "number": 7, "body": body}
+    context = MESSAGES["Context"][0]
+    keys, c_source, c_target = pattern("keys", 96), pattern("c_S", 32), pattern("c_T", 32)
+    tags = [one_time_tag(key, message(context), keys).hex() for key in (c_source, c_target)]
+    return {
+        "messages": [
+            {"kind": kind, "fields": plain(fields), "bytes": message(fields).hex()}
+            for kind, examples in MESSAGES.items()
+            for fields in examples
+        ],
+        "plans": [DIAMOND.hex(), REST.hex()],
+        "seals": {"secret": secret.hex(), "header": plain(HEADER), "cases": seals},
+        "signed": {"key": control_key.hex(), "number": 7, "bytes": signed(control_key, fields).hex()},
+        "confirmation": {"payload": (keys + c_source + c_target).hex(), "source": tags[0], "target": tags[1]},
+    }
+
+
+if __name__ == "__main__":
+    print(json.dumps(vectors(), indent=1))

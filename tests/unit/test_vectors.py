@@ -1,0 +1,163 @@
+"""The vectors of tests/vectors/wire.json, and those that the protocol and the standards publish."""
+
+import json
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+import pytest
+
+from qkdrelay import codec, confirmation, control, messages
+from qkdrelay.link.envelope import one_time_tag, one_time_tag_is_valid, seal, unseal
+from qkdrelay.link.key import SimulatedLinkKey
+from support import wire_slow as slow
+
+VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "wire.json").read_text())
+CASES = VECTORS["messages"]
+KINDS = {**vars(messages), "Context": confirmation.Context}
+
+
+def fields(message):
+    """A message taken apart field by field, as the vectors write it."""
+    match message:
+        case msgspec.Struct():
+            tag = message.__struct_config__.tag
+            taken = {name: fields(getattr(message, name)) for name in message.__struct_fields__}
+            return {"type": tag, **taken} if tag else taken
+        case bytes():
+            return {"hex": message.hex()}
+        case UUID():
+            return str(message)
+        case tuple():
+            return [fields(item) for item in message]
+    return message
+
+
+def link_key(sender="kme-1", receiver="kme-2"):
+    secret = bytes.fromhex(VECTORS["seals"]["secret"])
+    return SimulatedLinkKey(secret, sender, receiver, rate_bps=1, buffer_bytes=0, clock=lambda: 0.0)
+
+
+def test_the_file_is_what_the_slow_implementation_makes():
+    assert slow.vectors() == VECTORS
+
+
+def test_every_message_of_the_protocol_has_a_vector():
+    seen = set()
+
+    def visit(value):
+        if isinstance(value, msgspec.Struct):
+            seen.add(type(value))
+            for name in value.__struct_fields__:
+                visit(getattr(value, name))
+        elif isinstance(value, tuple):
+            for item in value:
+                visit(item)
+
+    for case in CASES:
+        visit(codec.decode(bytes.fromhex(case["bytes"]), KINDS[case["kind"]]))
+    every = {
+        kind
+        for kind in vars(messages).values()
+        if isinstance(kind, type) and issubclass(kind, messages.Message) and kind is not messages.Message
+    }
+    assert every - seen == set()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c["kind"])
+def test_a_message_has_these_bytes_and_these_bytes_are_that_message(case):
+    data = bytes.fromhex(case["bytes"])
+    message = codec.decode(data, KINDS[case["kind"]])
+    assert fields(message) == case["fields"]
+    assert codec.encode(message) == data
+
+
+@pytest.mark.parametrize("data", VECTORS["plans"])
+def test_a_plan(data):
+    plan = codec.decode_plan(bytes.fromhex(data))
+    assert plan.target == "kme-4"
+    assert codec.encode_plan(plan).hex() == data
+
+
+@pytest.mark.parametrize("case", VECTORS["seals"]["cases"], ids=lambda c: f"{c['suite']} {c['number']} bytes")
+def test_a_seal(case):
+    template = codec.decode(slow.message(slow.HEADER), messages.ShareHeader)
+    header = msgspec.structs.replace(template, number=case["number"], pad_offset=case["pad_offset"])
+    body = bytes.fromhex(case["body"])
+    sealed = seal(case["suite"], header, body, link_key())
+    assert sealed.hex() == case["sealed"]
+    message = codec.decode(sealed, messages.SealedMessage)
+    opened = codec.decode(message.header, messages.ShareHeader)
+    assert unseal(case["suite"], opened, message, link_key()) == body
+
+
+def test_a_signed_message():
+    vector = VECTORS["signed"]
+    key, data = bytes.fromhex(vector["key"]), bytes.fromhex(vector["bytes"])
+    message = codec.decode(data, messages.SignedMessage)
+    control.verify(key, "coordinator", "kme-1", message)
+    commands = codec.decode(message.body, messages.Commands)
+    assert fields(commands)["items"] == slow.plain(slow.COMMANDS)
+    again = control.sign(key, "coordinator", "kme-1", epoch=slow.EPOCH, number=vector["number"], body=commands)
+    assert again == data
+
+
+def test_the_confirmation_tags():
+    vector = VECTORS["confirmation"]
+    payload = confirmation.Payload.parse(bytes.fromhex(vector["payload"]))
+    context = codec.decode(slow.message(slow.MESSAGES["Context"][0]), confirmation.Context)
+    assert payload.to_bytes().hex() == vector["payload"]
+    assert len(payload.to_bytes()) == context.payload_length
+    assert payload.source_proof(context).hex() == vector["source"]
+    assert payload.target_proof(context).hex() == vector["target"]
+    assert payload.source_proof_is_valid(context, bytes.fromhex(vector["source"]))
+    assert not payload.source_proof_is_valid(context, bytes.fromhex(vector["target"]))
+    assert payload.target_proof_is_valid(context, bytes.fromhex(vector["target"]))
+    assert not payload.target_proof_is_valid(context, bytes.fromhex(vector["source"]))
+
+
+@pytest.mark.parametrize(
+    "changed", [{"relay_id": UUID(int=1)}, {"plan": b"other"}, {"key_count": 4}, {"key_size_bits": 264}]
+)
+def test_a_confirmation_tag_covers_every_term(changed):
+    vector = VECTORS["confirmation"]
+    payload = confirmation.Payload.parse(bytes.fromhex(vector["payload"]))
+    context = codec.decode(slow.message(slow.MESSAGES["Context"][0]), confirmation.Context)
+    other = msgspec.structs.replace(context, **changed)
+    assert not payload.source_proof_is_valid(other, bytes.fromhex(vector["source"]))
+    assert not payload.target_proof_is_valid(other, bytes.fromhex(vector["target"]))
+
+
+def test_the_published_poly1305_tag():
+    tag = "828260dd8cbf4e9b155156261184e7e9"
+    key = bytes(range(32))
+    assert one_time_tag(key, b"header", b"ciphertext").hex() == tag
+    assert slow.one_time_tag(key, b"header", b"ciphertext").hex() == tag
+    assert one_time_tag_is_valid(key, b"header", b"ciphertext", bytes.fromhex(tag))
+    assert not one_time_tag_is_valid(key, b"headerc", b"iphertext", bytes.fromhex(tag))
+
+
+def test_the_published_key_id():
+    relay_id = UUID("00112233-4455-6677-8899-aabbccddeeff")
+    assert str(messages.key_id(relay_id, 0)) == "da2e8476-e5d5-5c88-a5f6-02175d328eab"
+
+
+def test_the_slow_poly1305_gives_the_tag_of_rfc_8439():
+    key = bytes.fromhex("85d6be7857556d337f4452fe42d506a80103808afb0db2fd4abff6af4149f51b")
+    assert slow.poly1305(key, b"Cryptographic Forum Research Group").hex() == "a8061dc1305136c6c22b8baf0c0127a9"
+
+
+def test_the_slow_aes_gives_the_block_of_fips_197():
+    block = slow.aes256(bytes(range(32)), bytes.fromhex("00112233445566778899aabbccddeeff"))
+    assert block.hex() == "8ea2b7ca516745bfeafc49904b496089"
+
+
+def test_the_slow_gcm_gives_the_message_of_the_gcm_specification():
+    key = bytes.fromhex("feffe9928665731c6d6a8f9467308308feffe9928665731c6d6a8f9467308308")
+    plain = bytes.fromhex(
+        "d9313225f88406e5a55909c5aff5269a86a7a9531534f7da2e4c303d8a318a721c3c0c95956809532fcf0e2449a6b525b16aedf5aa0de657ba637b39"
+    )
+    associated = bytes.fromhex("feedfacedeadbeeffeedfacedeadbeefabaddad2")
+    ciphertext, tag = slow.aes256_gcm(key, bytes.fromhex("cafebabefacedbaddecaf888"), plain, associated)
+    assert ciphertext.hex().startswith("522dc1f099567d07f47f37a32a84427d643a8cdcbfe5c0c9")
+    assert tag.hex() == "76fc6ece0f4e1768cddf8853bb2d551b"
