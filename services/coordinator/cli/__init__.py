@@ -1,9 +1,21 @@
-"""The coordinator's command line: one module a command group."""
+"""The coordinator's command line: one module a command group.
+
+Modules import what they need within their commands, so that `--help` is quick.
+"""
 
 from __future__ import annotations
 
-from coordinator.cli import serve
+from coordinator.cli import lab, network, provision, relay, relays, serve, watch
 from qkdrelay.terminal import app_with
 
 app = app_with("Relay keys through a QKD network, and watch how.")
+app.command()(relay.relay)
+app.command()(relays.relays)
+app.command()(relays.show)
+app.command()(relays.trace)
+app.command()(watch.watch)
+app.command()(network.network)
+app.add_typer(network.link_app, name="link")
+app.add_typer(lab.app, name="lab")
+app.command()(provision.provision)
 app.command()(serve.serve)

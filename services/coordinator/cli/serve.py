@@ -1,17 +1,8 @@
 """`coordinator serve`: the service."""
 
-from __future__ import annotations
+# ruff: noqa: PLC0415 - imports stand where they are needed, so that `--help` is quick
 
-from coordinator.service import CoordinatorService
-from coordinator.settings import CoordinatorSettings
-from coordinator.store import CoordinatorStore
-from qkdrelay.broker.names import COORDINATOR, coordinator_queues
-from qkdrelay.broker.rabbitmq import RabbitMqBroker
-from qkdrelay.errors import SettingsError
-from qkdrelay.network.topology import load_topology
-from qkdrelay.observability import set_up_logging
-from qkdrelay.service import Loop, stop_on_signal
-from qkdrelay.settings import key_bytes, load
+from __future__ import annotations
 
 
 def serve() -> None:
@@ -19,6 +10,17 @@ def serve() -> None:
 
     Example: QKDRELAY_TOPOLOGY=eight-kmes.toml QKDRELAY_BROKER=127.0.0.1:5672 ... coordinator serve
     """
+    from coordinator.service import CoordinatorService
+    from coordinator.settings import CoordinatorSettings
+    from coordinator.store import CoordinatorStore
+    from qkdrelay.broker.names import COORDINATOR, coordinator_queues
+    from qkdrelay.broker.rabbitmq import RabbitMqBroker
+    from qkdrelay.errors import SettingsError
+    from qkdrelay.network.topology import load_topology
+    from qkdrelay.observability import set_up_logging
+    from qkdrelay.service import Loop, stop_on_signal
+    from qkdrelay.settings import key_bytes, load
+
     settings = load(CoordinatorSettings)
     set_up_logging(settings.log_format, settings.log_level)
     topology = load_topology(settings.topology)

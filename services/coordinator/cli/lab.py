@@ -1,0 +1,115 @@
+"""`coordinator lab`: KMEs compromised on purpose, and an adversary who uses what they leak."""
+
+# ruff: noqa: PLC0415 - imports stand where they are needed, so that `--help` is quick
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from coordinator.cli.screen import JsonOption, counted, print_json
+from qkdrelay.terminal import app_with
+
+if TYPE_CHECKING:
+    from qkdrelay.messages import AttackView
+
+ATTACK_S = 30.0
+"""Rebuilding from many false shares takes a while."""
+
+app = app_with("Compromise KMEs on purpose, and attack (with the lab on).")
+
+KmeArgument = Annotated[str, typer.Argument(metavar="KME", help="Its name, such as kme-4.")]
+
+
+@app.command()
+def compromise(
+    kme: KmeArgument,
+    *,
+    mode: Annotated[
+        Literal["leak", "tamper", "withhold"],
+        typer.Option(help="Hand shares to the adversary, alter them, or keep them back."),
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Let a KME behave as if compromised, from the next share on.
+
+    Exit status 3 if the KME does not answer; it will obey when it is back.
+
+    Example: coordinator lab compromise kme-4 --mode leak
+    """
+    _set(kme, mode, as_json=as_json)
+
+
+@app.command()
+def restore(kme: KmeArgument, *, as_json: JsonOption = False) -> None:
+    """Let a KME be honest again.
+
+    Exit status 3 if the KME does not answer; it will obey when it is back.
+
+    Example: coordinator lab restore kme-4
+    """
+    _set(kme, None, as_json=as_json)
+
+
+@app.command()
+def attack(
+    relay: Annotated[str, typer.Argument(metavar="RELAY", help="The relay's id, or the beginning of it.")],
+    *,
+    kme: Annotated[
+        list[str] | None, typer.Option(metavar="KME", help="Use only what this KME leaked; may be repeated.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Try to rebuild a relay's secret from what KMEs leaked.
+
+    The adversary pools all that compromised KMEs have seen, and uses the very code of the target. It tells whether that worked; the exit status is 0 in both cases.
+
+    Example: coordinator lab attack 3f2a --kme kme-4 --kme kme-6
+    """
+    from coordinator.cli import session
+    from qkdrelay.messages import AttackRequest, AttackView
+
+    kmes = tuple(session.check_name(name) for name in kme or ())
+    view = session.ask(AttackRequest(relay=session.check_name(relay), kmes=kmes), AttackView, ATTACK_S)
+    if as_json:
+        print_json(as_data(view))
+    else:
+        typer.echo(in_words(view))
+
+
+def _set(kme: str, mode: Literal["leak", "tamper", "withhold"] | None, *, as_json: bool) -> None:
+    from coordinator.cli import session
+    from qkdrelay.messages import Acknowledged, LabRequest
+
+    request = LabRequest(kme=session.check_name(kme), mode=mode)
+    done = session.ask(request, Acknowledged, session.COMMAND_S)
+    if as_json:
+        print_json({"kme": kme, "mode": mode})
+    else:
+        typer.echo(done.text)
+
+
+def as_data(view: AttackView) -> dict[str, Any]:
+    """Return what an attack came to, for programs."""
+    return {
+        "relay_id": str(view.relay_id),
+        "kmes": list(view.kmes),
+        "shares_held": view.shares_held,
+        "learned": view.learned,
+        "short_splits": [{"split": list(s.split), "present": s.present, "needed": s.needed} for s in view.short_splits],
+    }
+
+
+def in_words(view: AttackView) -> str:
+    """Return what an attack came to, for people."""
+    from coordinator.cli.outcome import short_split
+
+    if not view.kmes:
+        return f"learned nothing: no KME has leaked a share of relay {view.relay_id}"
+    by = f"from {counted(view.shares_held, 'share')} leaked by {' and '.join(view.kmes)}"
+    if view.learned:
+        return f"LEARNED the secret of relay {view.relay_id}, {by}"
+    lines = [f"learned nothing of relay {view.relay_id}, {by}"]
+    lines += [f"  {short_split(s.split, s.present, s.needed)}" for s in view.short_splits]
+    return "\n".join(lines)

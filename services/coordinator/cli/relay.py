@@ -1,0 +1,159 @@
+"""`coordinator relay`: ask for keys at two KMEs, and wait for them."""
+
+# ruff: noqa: PLC0415 - imports stand where they are needed, so that `--help` is quick
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import TYPE_CHECKING, Annotated
+from uuid import UUID, uuid4
+
+import typer
+
+from coordinator.cli.screen import JsonOption, note, out, print_json
+from qkdrelay.errors import BrokerUnreachableError, RequestRefusedError
+from qkdrelay.terminal import EXIT_FAILED
+
+if TYPE_CHECKING:
+    from coordinator.cli.session import Following
+    from qkdrelay.messages import RelayView
+
+LINGER_S_MAX = 3_600.0
+
+
+def relay(
+    source: Annotated[str, typer.Argument(help="KME the keys start at, such as kme-1.")],
+    target: Annotated[str, typer.Argument(help="KME that is to have them, too.")],
+    *,
+    keys: Annotated[int, typer.Option(metavar="N", help="How many keys.")] = 1,
+    key_size: Annotated[int, typer.Option(metavar="BITS", help="Size of each key, a multiple of 8.")] = 256,
+    timeout: Annotated[float, typer.Option(metavar="S", help="Seconds until the relay fails.")] = 30.0,
+    allow_unprotected: Annotated[
+        bool, typer.Option("--allow-unprotected", help="Even if one compromised KME could learn the keys.")
+    ] = False,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the relay's id once it is accepted; exit.")] = False,
+    linger: Annotated[
+        float,
+        typer.Option(metavar="S", min=0.0, max=LINGER_S_MAX, help="Seconds to wait for late shares once it is over."),
+    ] = 0.5,
+    relay_id: Annotated[
+        UUID | None, typer.Option("--id", metavar="UUID", help="The relay's id; asking twice starts one relay.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Relay fresh keys from one KME to another.
+
+    Waits until both ends have confirmed them, or for the timeout, and tells how their shares travelled.
+
+    Exit status: 0 confirmed by both ends, 1 failed, 2 wrong use or refused, 3 broker or coordinator cannot be reached.
+
+    Example: coordinator relay kme-1 kme-8 --keys 10
+    """
+    from coordinator.cli import session
+    from qkdrelay.messages import RelayRequest, check_key_amount
+
+    if wrong := check_key_amount(keys, key_size):
+        raise RequestRefusedError(wrong, hint="ask for fewer or other keys (--keys, --key-size)")
+    request = RelayRequest(
+        relay_id=relay_id or uuid4(),
+        source=session.check_name(source),
+        target=session.check_name(target),
+        key_count=keys,
+        key_size_bits=key_size,
+        timeout_s=timeout,
+        allow_unprotected=allow_unprotected,
+    )
+    with session.opened() as talk, _afterwards(request.relay_id):
+        following = talk.follow(request)
+        if no_wait:
+            view = following.first()
+        else:
+            with _progress(following) as show:
+                view = following.until_ended(show)
+                view = _linger(following, view, linger, show)
+    _tell(view, as_json=as_json, no_wait=no_wait)
+
+
+def _tell(view: RelayView, *, as_json: bool, no_wait: bool) -> None:
+    from coordinator.cli.outcome import as_data, print_outcome
+
+    if as_json:
+        print_json(as_data(view))
+    elif no_wait:
+        typer.echo(str(view.relay_id))
+    else:
+        print_outcome(view, out())
+    if view.state == "failed":
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _linger(
+    following: Following, view: RelayView, linger_s: float, show: Callable[[RelayView | None], None]
+) -> RelayView:
+    """Return the decided relay after a while, or as soon as nothing more is to come: late shares may name a liar."""
+    until = monotonic() + linger_s
+    while not view.final and (left := until - monotonic()) > 0:
+        newer = following.next(left)
+        show(newer)
+        view = newer or view
+    return view
+
+
+@contextmanager
+def _afterwards(relay_id: UUID) -> Iterator[None]:
+    """Say in an error how to learn what became of the relay: it may go on without this command."""
+    try:
+        yield
+    except BrokerUnreachableError as error:
+        hint = f"{error.hint or 'try again'}; then `coordinator show {relay_id}` tells whether the relay went on"
+        raise BrokerUnreachableError(str(error), hint=hint) from None
+
+
+@contextmanager
+def _progress(following: Following) -> Iterator[Callable[[RelayView | None], None]]:
+    """Yield what shows a view (None: none has come) as it is now: live on a terminal, else only a long silence."""
+    warned = False
+
+    def warn() -> None:
+        nonlocal warned
+        if following.is_silent and not warned:
+            warned = True
+            note("the coordinator has become silent; waiting for it")
+        elif not following.is_silent:
+            warned = False
+
+    if not sys.stderr.isatty():
+        yield lambda _: warn()
+        return
+
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from coordinator.cli.flow import Flow
+
+    columns = (
+        TextColumn("{task.description:13}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.completed}/{task.total} shares on their way, {task.fields[arrived]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("asking", total=None, arrived="0 arrived", visible=False)
+
+        def show(view: RelayView | None) -> None:
+            warn()
+            if view is not None:
+                flow = Flow(view)
+                progress.update(
+                    task,
+                    description=view.state,
+                    completed=flow.share_messages,
+                    total=view.planned_share_messages,
+                    arrived=f"{len(flow.collected)} arrived",
+                    visible=True,
+                )
+
+        yield show

@@ -1,0 +1,58 @@
+"""Where the commands write: results to stdout, the rest to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+PIPE_WIDTH = 10_000
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def out() -> Console:
+    """Return stdout: as wide as the terminal; in a pipe as wide as needed, so that no id is wrapped or cut."""
+    if sys.stdout.isatty():
+        return Console(highlight=False)
+    return Console(highlight=False, width=PIPE_WIDTH)
+
+
+def print_json(data: Any, *, indent: int | None = 2) -> None:
+    """Print data as JSON."""
+    typer.echo(json.dumps(data, indent=indent, ensure_ascii=False))
+
+
+def note(text: str) -> None:
+    """Tell the person at the terminal something that is no result."""
+    typer.echo(text, err=True)
+
+
+def clean(text: str) -> str:
+    """Return text from elsewhere without what would steer a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def duration(seconds: float) -> str:
+    """Return a time with three digits that matter, or so."""
+    if seconds < 60:
+        return f"{seconds:.3f} s" if seconds < 10 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def moment(at: float) -> str:
+    """Return a point in time, in seconds since the epoch, as the local time; with the day if it is another one."""
+    local, today = time.localtime(at), time.localtime()
+    same_day = local[:3] == today[:3]
+    return time.strftime("%H:%M:%S" if same_day else "%Y-%m-%d %H:%M", local)
+
+
+def counted(n: int, what: str) -> str:
+    """Return ``n`` of something, in the plural unless it is one."""
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"

@@ -1,0 +1,219 @@
+"""The command line's talk with the coordinator: requests out, answers in, and what silence means."""
+
+# ruff: noqa: PLC0415 - imports stand where they are needed, so that `--help` is quick
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+from typing import TypeVar
+from uuid import UUID, uuid4
+
+from qkdrelay import codec
+from qkdrelay.broker.port import Client
+from qkdrelay.errors import BrokerUnreachableError, MalformedMessageError, RequestRefusedError, SettingsError
+from qkdrelay.messages import (
+    TERMINAL,
+    Refusal,
+    RelayRequest,
+    RelayView,
+    Reply,
+    ReplyBody,
+    Request,
+    RequestBody,
+    ShowRequest,
+)
+
+ANSWER_S = 5.0
+"""How long the coordinator may be silent; it answers at once when it runs."""
+COMMAND_S = 10.0
+"""How long an answer may take that KMEs have to give; the coordinator waits 5 s for them."""
+ASK_AGAIN_S = 2.0
+"""A restarted coordinator has forgotten who waits, so whoever waits asks again."""
+GRACE_S = 10.0
+"""How long after its deadline a relay may still be undecided."""
+NAME_LENGTH_MAX = 100
+
+R = TypeVar("R", bound=ReplyBody)
+
+
+def connect(watch: Sequence[str] = ()) -> Client:
+    """Return a client of the broker that the environment or ``.env`` names; SettingsError, BrokerUnreachableError."""
+    from coordinator.settings import CliSettings
+    from qkdrelay.broker.rabbitmq.client import RabbitMqClient
+    from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
+    from qkdrelay.settings import load
+
+    _check_dotenv(Path(".env"))
+    try:
+        settings = load(CliSettings)
+    except SettingsError as error:
+        hint = error.hint or "run this where the deployment's .env is, or set the variable"
+        raise SettingsError(str(error), hint=hint) from None
+    return RabbitMqClient(
+        RabbitMqSettings(
+            addresses=settings.broker,
+            user=settings.cli_user,
+            password=settings.cli_password.get_secret_value(),
+            vhost=settings.broker_vhost,
+        ),
+        watch=watch,
+    )
+
+
+def _check_dotenv(path: Path) -> None:
+    try:
+        if path.is_file():
+            path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}", hint="only its owner may read it") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{path}: cannot be read: it is not UTF-8 text") from None
+
+
+@contextmanager
+def opened() -> Iterator[Session]:
+    """Open a session for the time of a ``with``."""
+    with connect() as client:
+        yield Session(client)
+
+
+def ask(body: RequestBody, kind: type[R], wait_s: float = ANSWER_S) -> R:
+    """Return the coordinator's answer to one request.
+
+    Raises RequestRefusedError with its reason, or BrokerUnreachableError if there is none within ``wait_s``.
+    """
+    with opened() as talk:
+        answer = talk.receive(talk.send(body), monotonic() + wait_s)
+    if answer is None:
+        raise silence(wait_s, "look whether the coordinator is running; it may still carry the request out")
+    if not isinstance(answer, kind):
+        raise _not_understood(f"a {type(answer).__name__} for an answer")
+    return answer
+
+
+def check_name(name: str) -> str:
+    """Return what was given as a KME's name or a relay's id if it can be sent; whether it exists, the coordinator says.
+
+    Raises RequestRefusedError.
+    """
+    if not name or len(name) > NAME_LENGTH_MAX or not name.isprintable():
+        shown = repr(name if len(name) <= NAME_LENGTH_MAX else name[:20] + "...").encode("ascii", "backslashreplace")
+        raise RequestRefusedError(
+            f"{shown.decode()} is no name", hint="KMEs have names such as kme-1, relays ids of hexadecimal digits"
+        )
+    return name
+
+
+class Session:
+    """Requests and answers over one connection."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def follow(self, body: RelayRequest | ShowRequest) -> Following:
+        """Send a request whose answer is a relay, again and again as it changes."""
+        return Following(self, body)
+
+    def send(self, body: RequestBody, request_id: UUID | None = None) -> Request:
+        """Send a request, anew or once more."""
+        request = Request(request_id=request_id or uuid4(), reply_to=self._client.address, body=body)
+        self._client.send(codec.encode(request))
+        return request
+
+    def receive(self, request: Request, until: float) -> ReplyBody | None:
+        """Return the next answer to ``request``, or None if there is none by then; raise what it refuses."""
+        while (message := self._client.receive(max(0.0, until - monotonic()))) is not None:
+            try:
+                reply = codec.decode(message[2], Reply)
+            except MalformedMessageError as error:
+                raise _not_understood(str(error)) from None
+            if reply.request_id == request.request_id:
+                return _accepted(reply.body)
+        return None
+
+
+class Following:
+    """A relay that is watched; the coordinator is asked again when it has said nothing for a while."""
+
+    def __init__(self, talk: Session, body: RelayRequest | ShowRequest) -> None:
+        self._talk, self._body = talk, body
+        self._request = talk.send(body)
+        self._asked = self._started = self._heard = monotonic()
+        self._view: RelayView | None = None
+        self._give_up = self._started + ANSWER_S
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the coordinator has not answered for longer than it takes when it runs."""
+        return monotonic() - self._heard >= ANSWER_S
+
+    def next(self, wait_s: float) -> RelayView | None:
+        """Return the relay when the coordinator next shows it, or None after ``wait_s``.
+
+        Raises RequestRefusedError, and BrokerUnreachableError if the coordinator did not answer at all or is silent
+        until well after the relay's deadline.
+        """
+        until = monotonic() + wait_s
+        while True:
+            answer = self._talk.receive(self._request, min(until, self._asked + ASK_AGAIN_S, self._give_up))
+            now = monotonic()
+            if isinstance(answer, RelayView):
+                self._view, self._heard, self._asked = answer, now, now
+                # By the coordinator's clock, not by this one's.
+                left = answer.deadline - answer.created_at - answer.elapsed_s
+                self._give_up = now + max(0.0, left) + GRACE_S
+                return answer
+            if now >= self._give_up:
+                raise self._gave_up()
+            if now >= self._asked + ASK_AGAIN_S:
+                self._asked = now
+                self._talk.send(self._body, self._request.request_id)
+            if now >= until:
+                return None
+
+    def first(self) -> RelayView:
+        """Return the relay as soon as the coordinator shows it: it is accepted and stored then."""
+        while (view := self.next(ANSWER_S)) is None:
+            pass
+        return view
+
+    def until_ended(self, show: Callable[[RelayView | None], None]) -> RelayView:
+        """Return the relay once it is decided; ``show`` gets each view, and None after each second without one."""
+        while True:
+            view = self.next(1.0)
+            show(view)
+            if view is not None and view.state in TERMINAL:
+                return view
+
+    def _gave_up(self) -> BrokerUnreachableError:
+        if self._view is None:
+            return silence(ANSWER_S, "look whether the coordinator is running")
+        return BrokerUnreachableError(
+            f"the coordinator has not said in time how the relay ended; last it was {self._view.state}",
+            hint="look whether the coordinator is running",
+        )
+
+
+def silence(waited_s: float, hint: str) -> BrokerUnreachableError:
+    """Return the error for a coordinator that does not answer although the broker is there."""
+    return BrokerUnreachableError(
+        f"the broker took the request, but the coordinator did not answer within {waited_s:g} s", hint=hint
+    )
+
+
+def _not_understood(why: str) -> BrokerUnreachableError:
+    return BrokerUnreachableError(
+        f"the coordinator's answer cannot be understood: {why}",
+        hint="the coordinator and this command must be of the same version",
+    )
+
+
+def _accepted(body: ReplyBody) -> ReplyBody:
+    if isinstance(body, Refusal):
+        # A KME that is away is no fault of the request.
+        kind = BrokerUnreachableError if " did not answer within " in body.text else RequestRefusedError
+        raise kind(body.text, hint=body.hint)
+    return body

@@ -1,0 +1,108 @@
+"""`coordinator watch`: what the KMEs report, as they report it."""
+
+# ruff: noqa: PLC0415 - imports stand where they are needed, so that `--help` is quick
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from coordinator.cli.screen import JsonOption, note, out, print_json
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from qkdrelay.messages import Report
+
+_LOOK_AGAIN_S = 1.0
+
+
+def watch(*, as_json: JsonOption = False) -> None:
+    """Print what the KMEs report, live, until Ctrl-C.
+
+    Their hellos are left out: `coordinator network` sums them up. With --json each line is one JSON object.
+
+    Example: coordinator watch
+    """
+    from coordinator.cli import session
+    from qkdrelay.errors import QkdRelayError
+
+    console = out()
+    try:
+        with session.connect(watch=["results.#"]) as client:
+            note("watching; Ctrl-C stops")
+            while True:
+                message = client.receive(_LOOK_AGAIN_S)
+                if message is None:
+                    continue
+                try:
+                    reports = list(reported(message[0], message[2]))
+                except QkdRelayError as error:
+                    note(f"a message that is no report: {error}")
+                    continue
+                for kme, report in reports:
+                    if as_json:
+                        print_json(as_data(kme, report, time.time()), indent=None)
+                    else:
+                        console.print(line(kme, report, time.time()), soft_wrap=True)
+    except KeyboardInterrupt:
+        raise typer.Exit(0) from None
+
+
+def reported(exchange: str, body: bytes) -> Iterator[tuple[str, Report]]:
+    """Yield (KME, report) from one delivery; QkdRelayError if it is none.
+
+    The signature is not verified: the command line does not have the keys. Only the coordinator decides on
+    reports, and it does verify them; that each KME writes its own exchange only is the broker's word here.
+    """
+    from qkdrelay import codec
+    from qkdrelay.broker.names import parse_kme_exchange
+    from qkdrelay.messages import Hello, Reports, SignedMessage
+
+    kme = parse_kme_exchange(exchange)
+    signed = codec.decode(body, SignedMessage)
+    for report in codec.decode(signed.body, Reports).items:
+        if not isinstance(report, Hello):
+            yield kme, report
+
+
+def as_data(kme: str, report: Report, at: float) -> dict[str, Any]:
+    """Return a report for programs; ``at`` is when it was seen, in seconds since the epoch."""
+    import msgspec
+
+    from qkdrelay.telling import event_of, fields_of
+
+    fields: dict[str, Any] = msgspec.to_builtins(fields_of(report))
+    return {"at": round(at, 3), "kme": kme, "event": event_of(report), **fields}
+
+
+def line(kme: str, report: Report, at: float) -> Text:
+    """Return a report for people: time, event, KME, the relay's first digits, and what else there is."""
+    from rich.text import Text
+
+    from coordinator.cli.screen import clean, moment
+    from qkdrelay.telling import event_of, fields_of, level_of
+
+    style = {"warning": "yellow", "error": "bold red"}.get(level_of(report), "")
+    fields = fields_of(report)
+    relay = str(fields.pop("relay_id", None) or "")[:8]
+    route = fields.pop("route", None)
+    if route:
+        fields.pop("link", None)  # the last two of the route
+    rest = [">".join(route)] if isinstance(route, tuple) else []
+    rest += [f"{name}={_short(value)}" for name, value in fields.items() if value not in ("", ())]
+    return Text.assemble(
+        (f"{moment(at)}  ", "dim"),
+        (clean(event_of(report)).ljust(16), style),
+        f"  {kme.ljust(8)}  {relay.ljust(8)}  ",
+        clean("  ".join(rest)),
+    )
+
+
+def _short(value: object) -> str:
+    if isinstance(value, tuple) and all(isinstance(route, tuple) for route in value):
+        return ",".join(">".join(map(str, route)) for route in value)
+    return str(value)
