@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 python=$1
 shift
-"$python" -m coordinator.provision "$@" --out .
+"$python" -m coordinator provision "$@" --out . >&2
 infra/docker/compose.sh up --detach --no-build --remove-orphans
 infra/docker/wait-healthy.sh
 

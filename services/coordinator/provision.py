@@ -6,13 +6,11 @@ hands each service its own. What is mounted into the broker holds salted hashes 
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
 import re
 import secrets
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,8 +24,8 @@ from coordinator.compose import (
     password_variable,
 )
 from qkdrelay.broker import names
-from qkdrelay.errors import QkdRelayError, SettingsError, TopologyError
-from qkdrelay.network.topology import Topology, load_topology
+from qkdrelay.errors import SettingsError, TopologyError
+from qkdrelay.network.topology import Topology
 
 __all__ = ["compose_file", "provision"]
 
@@ -241,23 +239,3 @@ def _write(path: Path, text: str, *, mode: int) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-
-
-def main() -> int:
-    """Provision from the shell."""
-    parser = argparse.ArgumentParser(prog="python -m coordinator.provision", description=__doc__)
-    parser.add_argument("topology", type=Path, help="topology file")
-    parser.add_argument("--out", type=Path, default=Path(), help="where to write (default: here)")
-    parser.add_argument("--lab", action="store_true", help="let KMEs be compromised on purpose")
-    arguments = parser.parse_args()
-    try:
-        written = provision(load_topology(arguments.topology), arguments.out, lab=arguments.lab)
-    except QkdRelayError as error:
-        sys.stderr.write(f"error: {error}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
-        return 2
-    sys.stderr.write("".join(f"wrote {path}\n" for path in written))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
