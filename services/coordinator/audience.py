@@ -70,7 +70,8 @@ class Audience:
                 caller.errors.append(report.error)
 
     def follow(self, request: Request, relay_id: UUID, now: float) -> None:
-        """Show the relay to the asker now and whenever it changes, until it is final."""
+        """Show the relay to the asker now and whenever it changes, until it is final; once, however often it asks."""
+        self._followers = [other for other in self._followers if other.request.request_id != request.request_id]
         if len(self._followers) >= FOLLOWERS_MAX:
             self._followers.pop(0)
         self._followers.append(_Follower(request, relay_id, now + FOLLOW_MAX_S))

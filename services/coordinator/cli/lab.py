@@ -63,7 +63,8 @@ def attack(
 ) -> None:
     """Try to rebuild a relay's secret from what KMEs leaked.
 
-    The adversary pools all that compromised KMEs have seen, and uses the very code of the target. It tells whether that worked; the exit status is 0 in both cases.
+    The adversary pools all that compromised KMEs have seen, and uses the very code of the
+    target. It tells whether that worked; the exit status is 0 in both cases.
 
     Example: coordinator lab attack 3f2a --kme kme-4 --kme kme-6
     """
