@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 
 import pytest
@@ -15,9 +14,6 @@ from support import rabbitmq as support  # noqa: E402 - its assertions are rewri
 @pytest.fixture(scope="session")
 def rabbitmq() -> Iterator[support.RabbitMqServer]:
     """A RabbitMQ broker for the whole session. Use ``with rabbitmq.vhost(kmes, links) as host`` in a test."""
-    if problem := support.docker_problem():
-        if os.environ.get("CI", "").lower() in ("1", "true"):
-            pytest.fail(problem, pytrace=False)
-        pytest.skip(problem)
+    support.require_containers(support.IMAGE)
     with support.running() as server:
         yield server

@@ -32,6 +32,7 @@ def set_up_logging(form: LogFormat, level: LogLevel, **context: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _plain_values,
+            _in_reading_order,
             *rendering,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
@@ -62,3 +63,11 @@ def _plain_values(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
         elif not isinstance(value, str | int | float | bool | list | dict | tuple | type(None) | BaseException):
             event[key] = str(value)
     return event
+
+
+_FIRST = ("timestamp", "level", "event", "service", "kme", "relay_id", "link", "route")
+
+
+def _in_reading_order(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Put what every line has first, so that lines can be read below each other."""
+    return {key: event[key] for key in (*_FIRST, *event) if key in event}

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
 from qkdrelay.broker.names import SERVICE_USERS, definitions
 from support.waiting import eventually
 
@@ -151,8 +153,16 @@ def _quote(name: str) -> str:
     return urllib.parse.quote(name, safe="")
 
 
-def docker_problem() -> str | None:
-    """Say why no container can be started, or None."""
+def require_containers(image: str) -> None:
+    """Skip a test that cannot start a container of ``image``; with CI set, fail it."""
+    if problem := docker_problem(image):
+        if os.environ.get("CI", "").lower() in ("1", "true"):
+            pytest.fail(problem, pytrace=False)
+        pytest.skip(problem)
+
+
+def docker_problem(image: str) -> str | None:
+    """Say why no container of ``image`` can be started, or None."""
     import docker  # noqa: PLC0415 - slow, and only these tests need it
     from docker.errors import DockerException, ImageNotFound  # noqa: PLC0415
 
@@ -162,18 +172,21 @@ def docker_problem() -> str | None:
     except DockerException as error:
         return f"no container engine answers ({error}); set DOCKER_HOST"
     try:
-        client.images.get(IMAGE)
+        client.images.get(image)
     except ImageNotFound:
         try:
-            client.images.pull(IMAGE)
+            client.images.pull(image)
         except DockerException as error:
-            return f"no image {IMAGE} and it cannot be pulled ({error}); set QKDRELAY_RABBITMQ_IMAGE"
+            return f"no image {image} and it cannot be pulled ({error}); `make test` builds what it needs"
     return None
 
 
 @contextmanager
-def running(configuration: str = CONFIGURATION) -> Iterator[RabbitMqServer]:
-    """Start a broker in a container, on the loopback interface only; stop it afterwards."""
+def running(configuration: str = CONFIGURATION, network: Any = None) -> Iterator[RabbitMqServer]:
+    """Start a broker in a container; stop it afterwards.
+
+    Its ports are published on the loopback interface only; other containers of ``network`` know it as rabbitmq.
+    """
     from testcontainers.core.container import DockerContainer  # noqa: PLC0415 - after the environment is set
 
     user, password = "tests", secrets.token_hex(8)
@@ -185,6 +198,8 @@ def running(configuration: str = CONFIGURATION) -> Iterator[RabbitMqServer]:
         RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=ERLANG_ARGS,
     )
     container.with_kwargs(hostname="rabbitmq")
+    if network is not None:
+        container.with_network(network).with_network_aliases("rabbitmq")
     container.with_copy_into_container(configuration.encode(), "/etc/rabbitmq/conf.d/90-tests.conf")
     with container:
         port: Callable[[int], int] = lambda inside: int(container.get_exposed_port(inside))  # noqa: E731

@@ -48,6 +48,7 @@ LINK_BYTES_MAX: Final = 64 * _MIB
 CONTROL_BYTES_MAX: Final = 16 * _MIB
 RESULTS_BYTES_MAX: Final = 16 * _MIB
 REQUESTS_BYTES_MAX: Final = 16 * _MIB
+REQUESTS_AGE_MS_MAX: Final = 30_000
 DEAD_LETTERS_BYTES_MAX: Final = 64 * _MIB
 LEAKS_BYTES_MAX: Final = 64 * _MIB
 CLIENT_BYTES_MAX: Final = 16 * _MIB
@@ -301,7 +302,9 @@ def _policies(lab: bool) -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield "links", r"^link\.[^.]+\.[^.]+$", {**kept, "max-length-bytes": LINK_BYTES_MAX}
     yield "control", r"^kme\.[^.]+\.control$", {**kept, "max-length-bytes": CONTROL_BYTES_MAX}
     yield "results", r"^results\.[^.]+$", {**kept, "max-length-bytes": RESULTS_BYTES_MAX}
-    yield "requests", _any_of(_literal(REQUESTS_QUEUE)), {**kept, "max-length-bytes": REQUESTS_BYTES_MAX}
+    # Whoever asked has given up by then; a coordinator that was away must not act on it.
+    requests = {**kept, "max-length-bytes": REQUESTS_BYTES_MAX, "message-ttl": REQUESTS_AGE_MS_MAX}
+    yield "requests", _any_of(_literal(REQUESTS_QUEUE)), requests
     yield "dead-letters", _any_of(DEAD_LETTERS_QUEUE), {**shed, "max-length-bytes": DEAD_LETTERS_BYTES_MAX}
     if lab:
         yield "leaks", _any_of(_literal(LEAKS_QUEUE)), {**shed, "max-length-bytes": LEAKS_BYTES_MAX}

@@ -1,0 +1,197 @@
+"""The real stack in containers: a broker, a container per KME and one for the coordinator, from the project's image."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pika
+
+from qkdrelay.broker.names import SERVICE_USERS, definitions
+from qkdrelay.network.topology import Topology, load_topology
+from support import rabbitmq
+from support.waiting import eventually
+
+IMAGE = os.environ.get("QKDRELAY_IMAGE", "qkdrelay:local")
+ROOT = Path(__file__).parents[2]
+TOPOLOGIES = ROOT / "infra" / "topologies"
+STORE = "/var/lib/qkdrelay"
+UP_WITHIN_S = 90
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command printed and its exit code."""
+
+    code: int
+    out: str
+    err: str
+
+    def json(self) -> Any:
+        assert self.out, f"nothing on stdout (exit {self.code}): {self.err}"
+        return json.loads(self.out)
+
+
+@dataclass
+class Stack:
+    """A running network in containers."""
+
+    topology: Topology
+    server: rabbitmq.RabbitMqServer
+    vhost: str
+    passwords: dict[str, str] = field(repr=False)
+    containers: dict[str, Any] = field(default_factory=dict)
+    """Docker's own container objects, by service."""
+
+    def coordinator(self, *arguments: str, timeout_s: float = 60, **environment: str) -> Answer:
+        """Run the coordinator's command line on this machine, as a user does."""
+        return command(
+            "coordinator",
+            *arguments,
+            timeout_s=timeout_s,
+            QKDRELAY_BROKER=self.server.addresses,
+            QKDRELAY_BROKER_VHOST=self.vhost,
+            QKDRELAY_CLI_PASSWORD=self.passwords["cli"],
+            **environment,
+        )
+
+    def relay(self, *arguments: str) -> dict[str, Any]:
+        """Relay and return the outcome, confirmed or failed."""
+        answer = self.coordinator("relay", *arguments, "--json")
+        assert answer.code in (0, 1), answer.err
+        outcome: dict[str, Any] = answer.json()
+        assert (outcome["state"] == "confirmed") == (answer.code == 0)
+        return outcome
+
+    def publish(self, user: str, exchange: str, routing_key: str, body: bytes) -> None:
+        """Publish any bytes as ``user``, as one would who has its password."""
+        credentials = pika.PlainCredentials(user, self.passwords[user])
+        port = self.server.amqp_port
+        parameters = pika.ConnectionParameters(self.server.host, port, self.vhost, credentials)
+        with pika.BlockingConnection(parameters) as connection:
+            channel = connection.channel()
+            channel.confirm_delivery()
+            channel.basic_publish(exchange, routing_key, body, mandatory=True)
+
+    def keys(self, kme: str, relay_id: str, *, reveal: bool = True) -> list[dict[str, Any]]:
+        """Return the keys of a relay as the person at ``kme`` sees them."""
+        flags = ["--reveal"] if reveal else []
+        result = self.containers[kme].exec_run(["kme", "keys", "--json", "--limit", "20000", *flags])
+        assert result.exit_code == 0, result.output
+        return [key for key in json.loads(result.output)["keys"] if key["relay_id"] == relay_id]
+
+    def delivered(self, kme: str, relay_id: str) -> list[dict[str, Any]]:
+        """Wait until ``kme`` has released a relay's keys, and return them with their bytes."""
+
+        def there() -> list[dict[str, Any]]:
+            keys = self.keys(kme, relay_id)
+            return keys if keys and all(key["state"] == "delivered" for key in keys) else []
+
+        return eventually(there, what=f"{kme} to release the keys of {relay_id}")
+
+    def logs(self, service: str) -> list[dict[str, Any]]:
+        """Return a service's log lines."""
+        lines = self.containers[service].logs().decode().splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def heard(self) -> set[str]:
+        """Return the KMEs the coordinator has heard of in the last seconds."""
+        answer = self.coordinator("network", "--json")
+        if answer.code != 0:
+            return set()
+        return {kme["name"] for kme in answer.json()["kmes"] if kme["heard_s_ago"] is not None}
+
+
+def command(name: str, *arguments: str, timeout_s: float = 60, **environment: str) -> Answer:
+    """Run one of the project's commands away from any .env file."""
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("QKDRELAY_")}
+    result = subprocess.run(
+        [str(Path(sys.executable).parent / name), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        cwd="/",
+        env={**inherited, **environment},
+        check=False,
+    )
+    return Answer(result.returncode, result.stdout, result.stderr)
+
+
+@contextmanager
+def running(topology_name: str = "eight-kmes", *, lab: bool) -> Iterator[Stack]:
+    """Start everything, wait until all KMEs are heard, and take it down at the end."""
+    import docker  # noqa: PLC0415 - slow, and only these tests need it
+    from testcontainers.core.network import Network  # noqa: PLC0415
+
+    client = docker.from_env()
+    path = TOPOLOGIES / f"{topology_name}.toml"
+    topology = load_topology(path)
+    with ExitStack() as cleanup:
+        network = cleanup.enter_context(Network())
+        server = cleanup.enter_context(rabbitmq.running(network=network))
+        passwords = {user: secrets.token_hex(16) for user in (*topology.kmes, *SERVICE_USERS)}
+        server.call("POST", "definitions", definitions(topology.kmes, topology.links, passwords, lab=lab))
+        stack = Stack(topology, server, "qkdrelay", passwords)
+        for service, environment in _environments(topology, passwords, lab=lab).items():
+            volume = client.volumes.create()
+            cleanup.callback(volume.remove, force=True)
+            container = _container(service, environment, volume.name, path).with_network(network)
+            cleanup.enter_context(container)
+            stack.containers[service] = container.get_wrapped_container()
+        eventually(lambda: stack.heard() == set(topology.kmes), timeout_s=UP_WITHIN_S, what="all KMEs to be heard")
+        yield stack
+
+
+def _container(service: str, environment: dict[str, str], volume: str, topology: Path) -> Any:
+    """Return a container as the compose file would run it."""
+    from testcontainers.core.container import DockerContainer  # noqa: PLC0415
+
+    container = DockerContainer(IMAGE)
+    container.with_command(["coordinator", "serve"] if service == "coordinator" else ["kme", "run"])
+    container.with_envs(**environment)
+    container.with_volume_mapping(volume, STORE, "rw")
+    container.with_volume_mapping(str(topology), "/etc/qkdrelay/topology.toml", "ro")
+    container.tmpfs["/tmp"] = "size=16m"
+    container.tmpfs["/run/qkdrelay"] = "size=1m,mode=0700,uid=10001,gid=10001"
+    return container.with_kwargs(read_only=True, cap_drop=["ALL"])
+
+
+def _environments(topology: Topology, passwords: dict[str, str], *, lab: bool) -> dict[str, dict[str, str]]:
+    """Return each service's settings; a KME gets its own secrets only."""
+    control = {kme: secrets.token_hex(32) for kme in topology.kmes}
+    link = {frozenset(pair): secrets.token_hex(32) for pair in topology.links}
+    common = {
+        "QKDRELAY_BROKER": "rabbitmq:5672",
+        "QKDRELAY_LAB": str(lab).lower(),
+        "QKDRELAY_LOG_FORMAT": "json",
+        "QKDRELAY_HEALTH_FILE": "/run/qkdrelay/healthy",
+    }
+    environments = {
+        kme: {
+            **common,
+            "QKDRELAY_KME": kme,
+            "QKDRELAY_BROKER_PASSWORD": passwords[kme],
+            "QKDRELAY_STORE": f"{STORE}/kme.sqlite",
+            "QKDRELAY_CONTROL_KEY": control[kme],
+            "QKDRELAY_LINKS": json.dumps(
+                {peer: {"secret": link[frozenset((kme, peer))]} for peer in topology.neighbours[kme]}
+            ),
+        }
+        for kme in topology.kmes
+    }
+    environments["coordinator"] = {
+        **common,
+        "QKDRELAY_BROKER_PASSWORD": passwords["coordinator"],
+        "QKDRELAY_STORE": f"{STORE}/coordinator.sqlite",
+        "QKDRELAY_TOPOLOGY": "/etc/qkdrelay/topology.toml",
+        "QKDRELAY_CONTROL_KEYS": json.dumps(control),
+    }
+    return environments
