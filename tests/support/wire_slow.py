@@ -60,7 +60,7 @@ def round_keys(key):
         elif i % 8 == 4:
             word = [SBOX[byte] for byte in word]
         words.append([a ^ b for a, b in zip(words[-8], word, strict=True)])
-    return [bytes(sum(words[i : i + 4], [])) for i in range(0, 60, 4)]
+    return [bytes(byte for word in words[i : i + 4] for byte in word) for i in range(0, 60, 4)]
 
 
 def aes256(key, block):

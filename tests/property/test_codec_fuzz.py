@@ -1,0 +1,115 @@
+"""Whatever the bytes are: a message, or MalformedMessageError."""
+
+import contextlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qkdrelay import codec
+from qkdrelay.errors import InvalidPlanError, MalformedMessageError
+from qkdrelay.network.plan import Plan
+from support import wire_slow as slow
+from support.messages import KINDS, any_of
+from support.plans import random_plans
+from support.slow_msgpack import packed
+
+EXAMPLES = [example for example in slow.vectors()["messages"] if example["kind"] != "Context"]
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.binary(max_size=40)
+    | st.sampled_from(["relay", "expect", slow.RELAY, "kme-1"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_message_comes_back_and_has_one_encoding(kind):
+    @settings(max_examples=40, deadline=None)
+    @given(any_of(kind))
+    def check(message):
+        data = codec.encode(message)
+        again = codec.decode(data, kind)
+        assert again == message
+        assert codec.encode(again) == data
+
+    check()
+
+
+def mutated(draw, data):
+    """``data`` changed in a place, cut or lengthened."""
+    place = draw(st.integers(0, len(data)))
+    match draw(st.sampled_from(["flip", "cut", "insert", "append", "twice"])):
+        case "flip":
+            place = min(place, len(data) - 1)
+            return data[:place] + bytes([data[place] ^ draw(st.integers(1, 255))]) + data[place + 1 :]
+        case "cut":
+            return data[:place]
+        case "insert":
+            return data[:place] + draw(st.binary(min_size=1, max_size=5)) + data[place:]
+        case "append":
+            return data + draw(st.binary(min_size=1, max_size=5))
+        case "twice":
+            return data + data[place:]
+
+
+@settings(max_examples=800, deadline=None)
+@given(st.data())
+def test_altered_bytes_are_malformed_or_another_message(data):
+    example = data.draw(st.sampled_from(EXAMPLES))
+    kind = next(kind for kind in KINDS if kind.__name__ == example["kind"])
+    altered = mutated(data.draw, bytes.fromhex(example["bytes"]))
+    with contextlib.suppress(MalformedMessageError):
+        message = codec.decode(altered, kind)
+        assert codec.decode(codec.encode(message), kind) == message
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from(KINDS), st.binary(max_size=60) | VALUES.map(packed))
+def test_any_bytes_are_malformed_or_a_message(kind, data):
+    with contextlib.suppress(MalformedMessageError):
+        assert isinstance(codec.decode(data, kind), kind)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_a_field_of_any_other_value_is_malformed_or_a_message(data):
+    name, examples = data.draw(st.sampled_from([(n, e) for n, e in slow.MESSAGES.items() if n != "Context"]))
+    kind = next(kind for kind in KINDS if kind.__name__ == name)
+    fields = dict(data.draw(st.sampled_from(examples)))
+    fields[data.draw(st.sampled_from(sorted(fields)))] = data.draw(VALUES)
+    with contextlib.suppress(MalformedMessageError):
+        assert isinstance(codec.decode(slow.message(fields), kind), kind)
+
+
+@settings(max_examples=100, deadline=None)
+@given(random_plans())
+def test_every_plan_comes_back_and_has_one_encoding(plan):
+    data = codec.encode_plan(plan)
+    hops = {kme: [hop.threshold, list(hop.successors)] for kme, hop in sorted(plan.hops.items())}
+    assert data == packed([plan.source, plan.target, hops])
+    assert codec.decode_plan(data) == plan
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data(), random_plans())
+def test_altered_plans_are_refused_or_another_plan_in_its_one_encoding(data, plan):
+    altered = mutated(data.draw, codec.encode_plan(plan))
+    try:
+        again = codec.decode_plan(altered)
+    except (MalformedMessageError, InvalidPlanError):
+        return
+    assert isinstance(again, Plan)
+    assert codec.encode_plan(again) == altered
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=60) | VALUES.map(packed))
+def test_any_bytes_are_refused_as_a_plan_or_one(data):
+    with contextlib.suppress(MalformedMessageError, InvalidPlanError):
+        assert codec.encode_plan(codec.decode_plan(data)) == data
