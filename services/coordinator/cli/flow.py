@@ -33,10 +33,10 @@ class Halt:
     """Why it waits at the holder; empty if nothing is known."""
 
     def __str__(self) -> str:
-        at = self.holder[-1]
         if self.reason:
-            return f"waits at {at}: {_WHY_STUCK.get(self.reason, self.reason).format(self.next)}"
-        return f"no news of it from {self.next}, which comes after {at}"
+            why = _WHY_STUCK[self.reason].format(self.next) if self.reason in _WHY_STUCK else self.reason
+            return f"waits at {self.holder[-1]}: {why}"
+        return f"no news from {self.next}"
 
 
 class Flow:
@@ -65,9 +65,12 @@ class Flow:
         """Return what each link of the plan carried, from the source outwards."""
         carried = Counter(route[-2:] for route in self.seen if len(route) > 1)
         counts = self.plan.path_counts
+        outwards = [self.plan.source]
+        for kme in outwards:  # grows while it is read
+            outwards += [s for s in self.plan.successors(kme) if s not in outwards]
         return [
             Load((kme, successor), carried[kme, successor], counts[kme])
-            for kme in self.plan.order
+            for kme in outwards
             for successor in self.plan.successors(kme)
         ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -71,13 +72,12 @@ def summary_as_data(relay: RelaySummary) -> dict[str, Any]:
 
 def print_outcome(view: RelayView, console: Console) -> None:
     """Print a relay for people; ids are never wrapped in a pipe."""
-    width = console.width if console.width < PIPE_WIDTH else 80
-    for line in outcome(view, width):
+    for line in outcome(view, console.width if console.width < PIPE_WIDTH else None):
         console.print(line)
 
 
-def outcome(view: RelayView, width: int) -> Iterator[Text]:
-    """Yield a relay line by line, laid out for ``width`` columns."""
+def outcome(view: RelayView, width: int | None) -> Iterator[Text]:
+    """Yield a relay line by line, for a terminal of ``width`` columns; None: nothing may be wrapped."""
     flow = Flow(view)
     keys = f"{counted(view.key_count, 'key')} of {view.key_size_bits} bits"
     took = f"in {duration(view.elapsed_s)}" if view.state in TERMINAL else f"for {duration(view.elapsed_s)} now"
@@ -85,13 +85,15 @@ def outcome(view: RelayView, width: int) -> Iterator[Text]:
         (view.state, STYLES.get(view.state, "bold yellow")), f"  {view.source} to {view.target}, {keys}, {took}"
     )
     if view.reason:
-        yield from _block("reason", [Text(clean(view.reason))])
+        reason = clean(view.reason)
+        lines = [reason] if width is None else textwrap.wrap(reason, max(20, width - _INDENT), break_long_words=False)
+        yield from _block("reason", map(Text, lines))
     yield from _block("relay", [Text(str(view.relay_id), "bold")])
     if view.state == "confirmed":
         yield from _block("key ids", _keys(view))
     if not view.protected:
         yield from _block("protection", [Text("none: one compromised KME on the way could learn the keys", "red")])
-    yield from _block("shares", _shares(flow, width - _INDENT))
+    yield from _block("shares", _shares(flow, (width or 80) - _INDENT))
     if view.missing:
         yield from _block("missing", _missing(flow))
     if view.state == "failed" and view.short_splits:
@@ -147,9 +149,12 @@ def _load(load: Load) -> Text:
 
 
 def _missing(flow: Flow) -> Iterator[Text]:
+    halts: dict[str, list[Route]] = {}
     for route in flow.view.missing[:ROUTES_SHOWN]:
-        yield Text(route_name(route), "yellow")
-        yield Text(f"  {clean(str(flow.halt(route)))}", "dim")
+        halts.setdefault(str(flow.halt(route)), []).append(route)
+    for halt, routes in halts.items():
+        yield Text(clean(halt), "yellow")
+        yield from (Text(f"  {route_name(route)}") for route in routes)
     yield from _rest(len(flow.view.missing))
 
 

@@ -49,7 +49,7 @@ def _fate(flow: Flow, route: Route) -> tuple[str, str]:
     if len(route) > 1 and route not in flow.seen:
         halt = flow.halt(route)
         beyond = sum(1 for planned in flow.view.missing if planned[: len(route)] == route)
-        what = str(halt) if halt.reason else "no news of it from here"
+        what = str(halt) if halt.reason else "no news of it"
         if kme != flow.plan.target and beyond > 1:
             what += f" ({beyond} routes end here)"
         return what, "yellow"
