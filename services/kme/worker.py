@@ -251,13 +251,11 @@ class KmeService:
             getattr(self._log, note.level)(note.event, **note.fields)
         self._notes.clear()
         if self._destroyed:
-            self._destroyed = False
-            self._store.scrub()
+            self._destroyed = not self._store.scrub()
 
     def rolled_back(self) -> None:
         """Nothing of this batch happened."""
         self._reports.clear()
         self._notes.clear()
         self._settle.clear()
-        self._destroyed = False
         self._links.refresh()

@@ -56,7 +56,11 @@ class Journal:
         try:
             self._set_up(name, schema, read_only)
         except sqlite3.Error as error:
+            self.close()
             raise StoreError(f"the store {path} cannot be used: {error}") from None
+        except StoreError:
+            self.close()
+            raise
         self.epoch = self._meta("epoch")
 
     def _prepare(self, path: Path) -> None:
@@ -79,7 +83,7 @@ class Journal:
             ) from None
 
     def _open(self, path: Path | None, read_only: bool) -> sqlite3.Connection:
-        where = ":memory:" if path is None else f"file:{path}?mode={'ro' if read_only else 'rw'}"
+        where = ":memory:" if path is None else f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}"
         try:
             return sqlite3.connect(where, uri=path is not None, isolation_level=None, timeout=_BUSY_TIMEOUT_S)
         except sqlite3.Error:
@@ -130,9 +134,15 @@ class Journal:
                 raise StoreError(f"the store {self._path} does not take a commit: {error}") from None
             raise
 
-    def scrub(self) -> None:
-        """Overwrite what the write-ahead log still holds of deleted rows; after a commit that destroyed keys."""
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    def scrub(self) -> bool:
+        """Empty the write-ahead log, which still holds deleted rows; after a commit that destroyed keys.
+
+        Returns whether it is done: somebody who reads the store meanwhile hinders it, and is not waited for.
+        """
+        self._db.execute("PRAGMA busy_timeout=0")
+        busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        self._db.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_S * 1000:.0f}")
+        return busy == 0
 
     def _meta(self, key: str) -> bytes:
         return self.get_meta(key) or b""
@@ -219,5 +229,5 @@ class Journal:
             (stream, epoch, number),
         ).fetchone()
         self._db.execute("INSERT INTO finished VALUES (?, ?, ?)", (heard, number, tag))
-        if number % 256 == 0:
-            self._db.execute("DELETE FROM finished WHERE heard = ? AND number <= ?", (heard, highest - WINDOW_BACK))
+        # Each time, not now and then: the numbers are the sender's choice, and it could avoid the occasion.
+        self._db.execute("DELETE FROM finished WHERE heard = ? AND number <= ?", (heard, highest - WINDOW_BACK))

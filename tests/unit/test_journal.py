@@ -1,0 +1,397 @@
+"""A service's durable memory: what is committed stays, what is given out is given once, what is deleted is gone."""
+
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from qkdrelay import journal as module
+from qkdrelay.broker.port import Publication
+from qkdrelay.errors import ForgedMessageError, StoreError
+from qkdrelay.journal import EPOCHS_MAX, WINDOW_AHEAD, WINDOW_BACK, Journal
+
+SCHEMA = "CREATE TABLE things (id INTEGER PRIMARY KEY, value BLOB NOT NULL);"
+EPOCH, TAG, OTHER_TAG = bytes(16), b"t" * 16, b"u" * 16
+
+
+def opened(path, name="kme kme-1", **options):
+    return Journal(path, name, SCHEMA, **options)
+
+
+@pytest.fixture
+def journal(tmp_path):
+    store = opened(tmp_path / "store" / "kme.sqlite")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "store" / "kme.sqlite"
+
+
+# --- one file, one owner ---------------------------------------------------------------------------
+
+
+def test_one_process_holds_a_store(journal, path):
+    with pytest.raises(StoreError, match="in use by another process") as error:
+        opened(path)
+    assert error.value.hint
+    journal.close()
+    opened(path).close()
+
+
+def test_a_store_is_given_free_when_its_process_is_killed(path):
+    script = """
+import sys
+from pathlib import Path
+from qkdrelay.journal import Journal
+store = Journal(Path(sys.argv[1]), "kme kme-1", sys.argv[2])
+print("held", flush=True)
+sys.stdin.read()
+"""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, str(path), SCHEMA], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert holder.stdout.readline() == b"held\n"
+    with pytest.raises(StoreError, match="in use by another process"):
+        opened(path)
+    holder.kill()
+    holder.wait()
+    opened(path).close()
+
+
+def test_a_reader_may_look_in_beside_the_process_that_holds_it(journal, path):
+    with journal.transaction():
+        journal.set_meta("seen", b"yes")
+    reader = opened(path, read_only=True)
+    assert reader.get_meta("seen") == b"yes"
+    with pytest.raises(StoreError), reader.transaction():
+        reader.set_meta("seen", b"no")
+    reader.close()
+
+
+def test_a_reader_makes_no_store(tmp_path):
+    with pytest.raises(StoreError, match="there is no store"):
+        opened(tmp_path / "none.sqlite", read_only=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_anothers_store_is_refused_by_name_and_left_as_it_was(journal, path):
+    epoch = journal.epoch
+    journal.close()
+    with pytest.raises(StoreError, match="belongs to kme kme-1, not to kme kme-2"):
+        opened(path, "kme kme-2")
+    again = opened(path)
+    assert again.epoch == epoch
+    again.close()
+
+
+def test_a_store_of_another_format_is_refused(journal, path):
+    journal.close()
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version=99")
+    with pytest.raises(StoreError, match="format 99"):
+        opened(path)
+
+
+def test_a_file_that_is_no_store_is_refused(tmp_path):
+    (tmp_path / "kme.sqlite").write_bytes(b"not a database, surely" * 100)
+    with pytest.raises(StoreError, match="cannot be used"):
+        opened(tmp_path / "kme.sqlite")
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"file/kme\.sqlite cannot be opened") as error:
+        opened(tmp_path / "file" / "kme.sqlite")
+    assert "writable" in error.value.hint
+
+
+@pytest.mark.parametrize("name", ["a b", "what?mode=memory", "50%41", "a#b", "é"])
+def test_a_path_is_taken_as_it_is_written(tmp_path, name):
+    path = tmp_path / name / f"{name}.sqlite"
+    store = opened(path)
+    with store.transaction():
+        store.set_meta("here", b"1")
+    reader = opened(path, read_only=True)
+    assert reader.get_meta("here") == b"1"
+    reader.close()
+    store.close()
+    assert sorted(p.name for p in path.parent.iterdir()) == [path.name, f"{path.name}.lock"]
+
+
+def test_only_the_owner_may_read_its_files(path):
+    old = os.umask(0o000)
+    try:
+        store = opened(path)
+        with store.transaction():
+            store.set_meta("key", b"value")
+    finally:
+        os.umask(old)
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    assert {f"{path.name}{end}" for end in ("", ".lock", "-wal", "-shm")} == set(modes)
+    assert set(modes.values()) == {0o600}
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    store.close()
+
+
+def test_a_file_that_others_could_read_is_closed_to_them(journal, path):
+    journal.close()
+    path.chmod(0o644)
+    opened(path).close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_commits_survive_a_power_cut_by_setting(journal):
+    settings = {
+        name: journal._db.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("journal_mode", "synchronous", "secure_delete")
+    }
+    assert settings == {"journal_mode": "wal", "synchronous": 2, "secure_delete": 1}
+
+
+def test_the_epoch_is_kept_and_every_store_has_its_own(journal, path, tmp_path):
+    epoch = journal.epoch
+    journal.close()
+    again = opened(path)
+    assert again.epoch == epoch
+    again.close()
+    other = opened(tmp_path / "other.sqlite")
+    assert len(other.epoch) == 16
+    assert other.epoch != epoch
+    other.close()
+
+
+# --- transactions and the outbox -------------------------------------------------------------------
+
+
+def test_what_fails_leaves_nothing_behind(journal):
+    with journal.transaction():
+        assert journal.next_number("s") == 0
+        journal.finish_number("s", EPOCH, 1, TAG)
+
+    def act():
+        journal.next_number("s", 10)
+        journal.finish_number("s", EPOCH, 2, TAG)
+        journal.enqueue("x", "k", b"body")
+        journal.observe("x", "k", b"body")
+        journal.set_meta("m", b"1")
+        journal.forget([1])
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError), journal.transaction():
+        act()
+    assert journal.take_fresh() == []
+    assert journal.outbox() == []
+    assert journal.get_meta("m") is None
+    assert journal.check_number("s", EPOCH, 2, TAG) == "new"
+    with journal.transaction():
+        assert journal.next_number("s") == 1
+
+
+def test_an_outbox_survives_with_the_same_bytes_in_order_until_it_is_confirmed(journal, path):
+    bodies = [bytes([n]) * n for n in (1, 200, 3)]
+    with journal.transaction():
+        for body in bodies:
+            journal.enqueue("kme.kme-1", "link.kme-1.kme-2", body)
+    fresh = journal.take_fresh()
+    assert [p.body for p in fresh] == bodies
+    assert journal.take_fresh() == []
+    journal.close()
+    again = opened(path)
+    assert again.outbox() == fresh
+    with again.transaction():
+        again.forget([fresh[0].id, fresh[2].id])
+    assert again.outbox() == [fresh[1]]
+    again.close()
+
+
+def test_an_id_of_the_outbox_is_never_given_twice(journal, path):
+    with journal.transaction():
+        journal.enqueue("x", "k", b"1")
+    first = journal.take_fresh()[0].id
+    with journal.transaction():
+        journal.forget([first])
+    journal.close()
+    again = opened(path)
+    with again.transaction():
+        again.enqueue("x", "k", b"2")
+    assert again.take_fresh()[0].id > first
+    again.close()
+
+
+def test_an_observation_is_published_after_the_commit_and_kept_nowhere(journal):
+    with journal.transaction():
+        journal.observe("replies", "cli.q.1", b"answer")
+    assert journal.take_fresh() == [Publication(None, "replies", "cli.q.1", b"answer")]
+    assert journal.outbox() == []
+
+
+def test_a_disk_that_does_not_take_the_commit_is_a_store_error(journal, path):
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    journal._db.execute("PRAGMA busy_timeout=0")
+    with pytest.raises(StoreError, match="does not take a commit"), journal.transaction():
+        pytest.fail("nothing is done without the file")
+    other.execute("ROLLBACK")
+    other.close()
+    with journal.transaction():
+        journal.set_meta("after", b"1")
+    assert journal.get_meta("after") == b"1"
+
+
+# --- numbers ---------------------------------------------------------------------------------------
+
+
+def test_a_number_is_given_once_also_after_reopening(journal, path):
+    given = []
+    with journal.transaction():
+        given += [journal.next_number("link kme-2") for _ in range(5)]
+    journal.close()
+    for _ in range(3):
+        again = opened(path)
+        with again.transaction():
+            given += [again.next_number("link kme-2") for _ in range(2)]
+        again.close()
+    assert given == list(range(11))
+
+
+def test_a_step_reserves_a_range_and_streams_are_apart(journal):
+    with journal.transaction():
+        assert [journal.next_number("pad kme-2", step) for step in (100, 1, 50, 7)] == [0, 100, 101, 151]
+        assert journal.next_number("pad kme-3", 10) == 0
+        assert journal.next_number("pad kme-2") == 158
+
+
+def test_a_number_that_was_finished_is_a_redelivery_and_with_another_tag_a_forgery(journal):
+    assert journal.check_number("s", EPOCH, 5, TAG) == "new"
+    with journal.transaction():
+        journal.finish_number("s", EPOCH, 5, TAG)
+    assert journal.check_number("s", EPOCH, 5, TAG) == "finished"
+    with pytest.raises(ForgedMessageError, match="number 5 of s"):
+        journal.check_number("s", EPOCH, 5, OTHER_TAG)
+    assert journal.check_number("s", EPOCH, 4, TAG) == "new"
+    assert journal.check_number("other", EPOCH, 5, OTHER_TAG) == "new"
+    assert journal.check_number("s", b"e" * 16, 5, OTHER_TAG) == "new"
+
+
+def test_looking_at_a_number_finishes_nothing(journal):
+    with journal.transaction():
+        journal.check_number("s", EPOCH, 5, TAG)
+    assert journal.check_number("s", EPOCH, 5, OTHER_TAG) == "new"
+
+
+def test_finished_numbers_are_known_after_reopening(journal, path):
+    with journal.transaction():
+        journal.finish_number("s", EPOCH, 5, TAG)
+    journal.close()
+    again = opened(path)
+    assert again.check_number("s", EPOCH, 5, TAG) == "finished"
+    again.close()
+
+
+def test_numbers_outside_the_window_are_refused(journal):
+    high = 100_000
+    with journal.transaction():
+        journal.finish_number("s", EPOCH, high, TAG)
+    for number in (high - WINDOW_BACK, 0, high + WINDOW_AHEAD + 1, 2**62):
+        with pytest.raises(ForgedMessageError, match="window"):
+            journal.check_number("s", EPOCH, number, TAG)
+    for number in (high - WINDOW_BACK + 1, high - 1, high + 1, high + WINDOW_AHEAD):
+        assert journal.check_number("s", EPOCH, number, TAG) == "new"
+
+
+def test_a_new_epoch_begins_at_any_number_and_has_its_window_from_there(journal):
+    high = 3 * WINDOW_AHEAD
+    assert journal.check_number("s", EPOCH, high, TAG) == "new"
+    with journal.transaction():
+        journal.finish_number("s", EPOCH, high, TAG)
+    with pytest.raises(ForgedMessageError, match="window"):
+        journal.check_number("s", EPOCH, 0, TAG)
+
+
+def test_a_late_number_does_not_move_the_window_back(journal):
+    with journal.transaction():
+        for number in (10_000, 9_000):
+            journal.finish_number("s", EPOCH, number, TAG)
+    with pytest.raises(ForgedMessageError, match="window"):
+        journal.check_number("s", EPOCH, 10_000 - WINDOW_BACK, TAG)
+
+
+def test_the_epochs_of_a_stream_are_bounded(journal):
+    with journal.transaction():
+        for n in range(EPOCHS_MAX):
+            journal.finish_number("s", n.to_bytes(16, "big"), 0, TAG)
+    with pytest.raises(ForgedMessageError, match="epochs"):
+        journal.check_number("s", b"x" * 16, 0, TAG)
+    assert journal.check_number("s", bytes(16), 0, TAG) == "finished"
+    assert journal.check_number("other", b"x" * 16, 0, TAG) == "new"
+
+
+@pytest.mark.parametrize("step", [1, 2, 255, 257], ids="every {}. number".format)
+def test_what_is_remembered_of_a_stream_is_bounded_whatever_numbers_are_used(journal, step):
+    with journal.transaction():
+        for n in range(3 * WINDOW_BACK):
+            journal.finish_number("s", EPOCH, 1 + 2 * step * n, TAG)
+    kept = journal._db.execute("SELECT count(*) FROM finished").fetchone()[0]
+    assert kept <= WINDOW_BACK
+    last = 1 + 2 * step * (3 * WINDOW_BACK - 1)
+    assert journal.check_number("s", EPOCH, last, TAG) == "finished"
+
+
+def test_everything_within_the_window_is_remembered(journal):
+    with journal.transaction():
+        for n in range(2 * WINDOW_BACK):
+            journal.finish_number("s", EPOCH, n, TAG)
+    for n in range(WINDOW_BACK, 2 * WINDOW_BACK):
+        assert journal.check_number("s", EPOCH, n, TAG) == "finished"
+
+
+# --- deleting --------------------------------------------------------------------------------------
+
+
+def on_disk(path):
+    return b"".join(file.read_bytes() for file in path.parent.iterdir())
+
+
+def test_deleted_bytes_are_nowhere_in_the_files_after_a_scrub(journal, path):
+    secret = os.urandom(64)
+    with journal.transaction():
+        journal._db.execute("INSERT INTO things VALUES (1, ?)", (secret,))
+        journal._db.execute("INSERT INTO things VALUES (2, ?)", (bytes(3) + secret * 300,))
+    assert secret in on_disk(path)
+    with journal.transaction():
+        journal._db.execute("DELETE FROM things")
+    journal.scrub()
+    assert secret not in on_disk(path)
+
+
+def test_overwritten_bytes_are_nowhere_in_the_files_after_a_scrub(journal, path):
+    secret = os.urandom(64)
+    with journal.transaction():
+        journal._db.execute("INSERT INTO things VALUES (1, ?)", (secret,))
+    with journal.transaction():
+        journal._db.execute("UPDATE things SET value = x''")
+    journal.scrub()
+    assert secret not in on_disk(path)
+
+
+def test_a_scrub_that_a_reader_hinders_says_so(journal, path):
+    with journal.transaction():
+        journal._db.execute("INSERT INTO things VALUES (1, x'00')")
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM things").fetchone()
+    with journal.transaction():
+        journal._db.execute("DELETE FROM things")
+    assert not journal.scrub()
+    reader.close()
+    assert journal.scrub()
+
+
+def test_the_module_says_which_format_it_writes(journal):
+    assert journal._db.execute("PRAGMA user_version").fetchone()[0] == module._SCHEMA_VERSION
