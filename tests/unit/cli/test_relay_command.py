@@ -1,0 +1,215 @@
+"""`coordinator relay` from request to exit status."""
+
+from __future__ import annotations
+
+from uuid import UUID, uuid4
+
+from qkdrelay.broker.names import COORDINATOR
+from qkdrelay.messages import key_id
+
+PLANNED_7_8 = ["kme-1>kme-3>kme-7>kme-8", "kme-1>kme-4>kme-7>kme-8"]
+
+
+def test_a_confirmed_relay_is_told_in_few_lines(here):
+    relay_id = str(uuid4())
+    result = here.run("relay", "kme-1", "kme-8", "--keys", "10", "--id", relay_id)
+    assert result.code == 0
+    assert result.err == ""
+    lines = result.out.splitlines()
+    assert lines[0].startswith("confirmed  kme-1 to kme-8, 10 keys of 256 bits, in ")
+    assert f"relay       {relay_id}" in lines
+    assert f"key ids     {key_id(UUID(relay_id), 0)}" in lines
+    assert "            ... and 7 more (--json has all)" in lines
+    assert "shares      17 of 17 crossed their links; 7 of 7 reached kme-8" in lines
+    assert all(len(line) <= 80 for line in lines)
+
+
+def test_the_keys_of_both_ends_have_the_ids_it_prints(here):
+    data = here.run("relay", "kme-1", "kme-8", "--keys", "5", "--key-size", "128", "--json").data
+    relay_id = UUID(data["relay_id"])
+    assert data["key_ids"] == [str(key_id(relay_id, i)) for i in range(5)]
+    keys = here.network.keys("kme-1", relay_id)
+    assert keys == here.network.keys("kme-8", relay_id)
+    assert len(keys) == 5 * 16
+
+
+def test_json_has_the_whole_outcome(here):
+    data = here.run("relay", "kme-1", "kme-8", "--json").data
+    assert data["elapsed_s"] >= 0
+    assert {
+        name: data[name]
+        for name in data.keys() - {"relay_id", "key_ids", "elapsed_s", "created_at", "shares", "planned_shares"}
+    } == {
+        "source": "kme-1",
+        "target": "kme-8",
+        "state": "confirmed",
+        "reason": "",
+        "policy": "recursive",
+        "protected": True,
+        "key_count": 1,
+        "key_size_bits": 256,
+        "share_messages": 17,
+        "planned_share_messages": 17,
+        "missing": [],
+        "stuck": [],
+        "short_splits": [],
+        "false_shares": [],
+        "disputed": [],
+        "equivocating": [],
+        "released_at": ["kme-1", "kme-8"],
+        "final": True,
+    }
+    assert data["shares"] == data["planned_shares"]
+    assert sum(data["shares"].values()) == 17
+    assert data["shares"]["kme-5>kme-8"] == 2
+    assert data["shares"]["kme-6>kme-8"] == 3
+
+
+def test_a_broken_link_is_named_and_does_not_stop_the_relay(here):
+    assert here.run("link", "down", "kme-7", "kme-8").out == "the QKD link kme-7 - kme-8 is down\n"
+    result = here.run("relay", "kme-1", "kme-8")
+    assert result.code == 0
+    assert "15 of 17 crossed their links; 5 of 7 reached kme-8" in result.out
+    at = result.out.index("missing     waits at kme-7: the QKD link to kme-8 is down")
+    assert all(route in result.out[at:] for route in PLANNED_7_8)
+
+
+def test_a_broken_link_in_json(here):
+    here.run("link", "down", "kme-8", "kme-7")
+    data = here.run("relay", "kme-1", "kme-8", "--json").data
+    assert data["state"] == "confirmed"
+    assert (data["share_messages"], data["planned_share_messages"]) == (15, 17)
+    assert data["shares"]["kme-7>kme-8"] == 0
+    assert [">".join(route) for route in data["missing"]] == PLANNED_7_8
+    assert {stuck["reason"] for stuck in data["stuck"]} == {"link.down"}
+
+
+def test_a_link_that_is_up_again_carries(here):
+    here.run("link", "down", "kme-7", "kme-8")
+    assert here.run("link", "up", "kme-7", "kme-8").code == 0
+    assert here.run("relay", "kme-1", "kme-8", "--json").data["shares"]["kme-7>kme-8"] == 2
+
+
+def test_a_failed_relay_exits_1_and_says_what_was_missing(here):
+    here.stop("kme-6")
+    here.run("link", "down", "kme-7", "kme-8")
+    result = here.run("relay", "kme-1", "kme-8", "--timeout", "5")
+    assert result.code == 1
+    assert result.out.startswith("failed  kme-1 to kme-8")
+    assert "missing     no news from kme-6\n              kme-1>kme-2>kme-6>kme-8\n" in result.out
+    assert "too few     the split at kme-1 has 0 of the 2 shares it needs" in result.out
+    assert "key ids" not in result.out
+
+
+def test_a_failed_relay_has_no_keys_in_json(here):
+    here.stop("kme-8")
+    result = here.run("relay", "kme-1", "kme-8", "--timeout", "2", "--json")
+    assert result.code == 1
+    assert result.data["state"] == "failed"
+    assert result.data["key_ids"] == []
+    assert result.data["reason"] == "the target kme-8 did not answer in time"
+
+
+def test_a_false_share_is_named_by_its_route(lab):
+    assert lab.run("lab", "compromise", "kme-2", "--mode", "tamper").code == 0
+    result = lab.run("relay", "kme-1", "kme-8")
+    assert result.code == 0
+    assert (
+        "false       a KME on the route, the splitter included, altered the share\n            kme-1>kme-2\n"
+        in result.out
+    )
+    assert lab.run("relay", "kme-1", "kme-8", "--json").data["false_shares"] == [["kme-1", "kme-2"]]
+
+
+def test_disputed_shares_are_listed_by_the_sets_that_disagree(lab):
+    lab.run("lab", "compromise", "kme-5", "--mode", "tamper")
+    lab.run("link", "down", "kme-7", "kme-8")
+    result = lab.run("relay", "kme-1", "kme-8", "--timeout", "2")
+    assert result.code == 1
+    assert (
+        "disputed    the shares of the split at kme-1>kme-2 do not fit together:\n"
+        "              kme-1>kme-2>kme-5>kme-8\n"
+        "              kme-1>kme-2>kme-6>kme-8\n"
+    ) in result.out
+
+
+def test_late_shares_are_waited_for_as_long_as_asked(here):
+    here.stop("kme-5")
+    here.after(3, here.stop)
+    begun = here.clock.now
+    data = here.run("relay", "kme-1", "kme-8", "--linger", "10", "--json").data
+    assert data["share_messages"] == 17
+    assert data["final"]
+    assert here.clock.now - begun < 4
+
+
+def test_without_lingering_late_shares_are_not_waited_for(here):
+    here.stop("kme-5")
+    begun = here.clock.now
+    data = here.run("relay", "kme-1", "kme-8", "--linger", "0", "--json").data
+    assert data["state"] == "confirmed"
+    assert data["share_messages"] < 17
+    assert here.clock.now - begun < 1
+
+
+def test_no_wait_prints_the_id_of_a_relay_the_coordinator_knows(here):
+    here.stop("kme-1")
+    begun = here.clock.now
+    result = here.run("relay", "kme-1", "kme-8", "--no-wait")
+    assert result.code == 0
+    assert here.clock.now - begun < 1
+    assert here.network.show(UUID(result.out.strip())).state == "planned"
+
+
+def test_asking_twice_with_one_id_starts_one_relay(here):
+    relay_id = str(uuid4())
+    first = here.run("relay", "kme-1", "kme-8", "--id", relay_id, "--json").data
+    again = here.run("relay", "kme-1", "kme-8", "--id", relay_id, "--json").data
+    assert first == again
+    assert len(here.run("relays", "--json").data["relays"]) == 1
+
+
+def test_a_silent_coordinator_is_no_failure_of_the_relay(here):
+    here.stop(COORDINATOR)
+    begun = here.clock.now
+    relay_id = str(uuid4())
+    result = here.run("relay", "kme-1", "kme-8", "--id", relay_id)
+    assert (result.code, result.out) == (3, "")
+    assert here.clock.now - begun < 6
+    error, hint = result.err.splitlines()
+    assert error == "error: the broker took the request, but the coordinator did not answer within 5 s"
+    assert hint.startswith("hint: look whether the coordinator is running")
+    assert f"coordinator show {relay_id}" in hint
+
+
+def forget_followers(here):
+    """What a restart does to those who wait: the coordinator keeps them in memory only."""
+    here.network.loops[COORDINATOR]._service._audience._followers.clear()
+
+
+def test_a_restarted_coordinator_is_found_again(here):
+    here.stop("kme-1")
+    here.after(1, lambda: here.stop("kme-1", COORDINATOR))
+    here.after(9, lambda: (forget_followers(here), here.stop()))
+    result = here.run("relay", "kme-1", "kme-8", "--timeout", "30")
+    assert result.code == 0
+    assert result.out.startswith("confirmed")
+    assert result.err == "the coordinator has become silent; waiting for it\n"
+
+
+def test_a_coordinator_that_stays_away_is_given_up_after_the_deadline(here):
+    here.stop("kme-1")
+    here.after(1, lambda: here.stop("kme-1", COORDINATOR))
+    begun = here.clock.now
+    result = here.run("relay", "kme-1", "kme-8", "--timeout", "8")
+    assert result.code == 3
+    assert "has not said in time how the relay ended; last it was planned" in result.err
+    assert 8 < here.clock.now - begun < 25
+
+
+def test_while_it_waits_it_asks_again_but_is_answered_once(here):
+    here.stop("kme-1")
+    result = here.run("relay", "kme-1", "kme-8", "--timeout", "10")
+    assert result.code == 1
+    assert here.sent > 3
+    assert len(here.network.loops[COORDINATOR]._service._audience._followers) <= 1

@@ -1,0 +1,264 @@
+"""What is wrong is said in one line, with a hint, and by the exit status."""
+
+from __future__ import annotations
+
+import socket
+from uuid import uuid4
+
+import pytest
+
+from coordinator.cli import session, watch
+from qkdrelay.broker.names import COORDINATOR
+from qkdrelay.errors import BrokerUnreachableError
+from qkdrelay.messages import check_key_amount
+from qkdrelay.network.topology import Topology
+
+
+def refused(result, code=2):
+    """The (error, hint) of a command that printed nothing else."""
+    assert (result.code, result.out) == (code, "")
+    error, hint = result.err.splitlines()
+    assert error.startswith("error: ")
+    assert hint.startswith("hint: ")
+    return error.removeprefix("error: "), hint.removeprefix("hint: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "hint"),
+    [
+        (["kme-1", "kme-9"], "there is no KME 'kme-9' in network eight-kmes", "did you mean 'kme-8'?"),
+        (["kme-0", "kme-8"], "there is no KME 'kme-0' in network eight-kmes", "did you mean"),
+        (["kme-1", "kme-1"], "source and target are both kme-1", "name two different KMEs"),
+        (["kme-1", "kme-8", "--timeout", "0.5"], "timeout 0.5 s; it must be from 1 to 3600 s", "--timeout"),
+        (["kme-1", "kme-8", "--timeout", "nan"], "timeout nan s; it must be from 1 to 3600 s", "--timeout"),
+        (["kme-1", "kme-8", "--keys", "0"], check_key_amount(0, 256), "--keys"),
+        (["kme-1", "kme-8", "--keys", "-3"], check_key_amount(-3, 256), "--keys"),
+        (["kme-1", "kme-8", "--keys", "1" + "0" * 30], check_key_amount(10**30, 256), "--keys"),
+        (["kme-1", "kme-8", "--key-size", "255"], check_key_amount(1, 255), "--key-size"),
+        (["kme-1", "kme-8", "--key-size", "65544"], check_key_amount(1, 65544), "--key-size"),
+        (["kme-1", "kme-8", "--keys", "16384", "--key-size", "512"], check_key_amount(16384, 512), "--key-size"),
+        (["kme-1", ""], "'' is no name", "kme-1"),
+        (["kme-1", "\udcff"], r"'\udcff' is no name", "kme-1"),
+        (["kme-1", "k" * 600], "is no name", "kme-1"),
+    ],
+)
+def test_a_relay_that_cannot_be(here, arguments, error, hint):
+    said, hinted = refused(here.run("relay", *arguments))
+    assert error in said
+    assert hint in hinted
+    assert here.run("relays", "--json").data["total"] == 0
+
+
+def test_a_relay_that_one_kme_could_learn(place):
+    chain = Topology("chain", ("a", "b", "c"), (("a", "b"), ("b", "c")))
+    here = place(topology=chain)
+    error, hint = refused(here.run("relay", "a", "c"))
+    assert error == "one compromised KME could learn keys relayed from a to c"
+    assert "--allow-unprotected" in hint
+
+
+def test_a_network_without_a_path(place):
+    here = place(topology=Topology("islands", ("a", "b", "c", "d"), (("a", "b"), ("c", "d"))))
+    result = here.run("relay", "a", "d")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("error: there is no path from a to d in network islands\n")
+
+
+def test_what_can_be_checked_here_is_not_asked_for(here):
+    here.stop(COORDINATOR)
+    refused(here.run("relay", "kme-1", "kme-8", "--key-size", "12"))
+    assert here.sent == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        (["show", "zz"], "'zz' is no relay id"),
+        (["show", "abcd"], "there is no relay 'abcd'"),
+        (["trace", str(uuid4())], "there is no relay"),
+        (["link", "down", "kme-1", "kme-8"], "there is no QKD link between kme-1 and kme-8"),
+        (["link", "up", "kme-1", "kme-11"], "there is no KME 'kme-11'"),
+        (["lab", "compromise", "kme-4", "--mode", "leak"], "the lab is off"),
+        (["lab", "restore", "kme-4"], "the lab is off"),
+        (["lab", "attack", "abcd"], "the lab is off"),
+    ],
+)
+def test_a_request_the_coordinator_refuses(here, arguments, error):
+    assert error in refused(here.run(*arguments))[0]
+
+
+def test_where_the_lab_is_off_the_hint_says_how_to_switch_it_on(here):
+    assert "make up LAB=1" in refused(here.run("lab", "restore", "kme-4"))[1]
+
+
+def test_an_attack_names_only_kmes_there_are(lab):
+    lab.run("relay", "kme-1", "kme-8")
+    relay_id = lab.run("relays", "--json").data["relays"][0]["relay_id"]
+    error, _ = refused(lab.run("lab", "attack", relay_id[:8], "--kme", "kme-44"))
+    assert "there is no KME 'kme-44'" in error
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["relay", "kme-1"],
+        ["relay", "kme-1", "kme-8", "--keys", "many"],
+        ["relay", "kme-1", "kme-8", "--id", "17"],
+        ["relay", "kme-1", "kme-8", "--linger", "-1"],
+        ["relays", "--limit", "0"],
+        ["lab", "compromise", "kme-4"],
+        ["lab", "compromise", "kme-4", "--mode", "confuse"],
+        ["link", "sideways", "kme-1", "kme-2"],
+        ["rely", "kme-1", "kme-8"],
+    ],
+)
+def test_wrong_arguments_exit_2_without_a_connection(here, arguments):
+    result = here.run(*arguments)
+    assert (result.code, result.out) == (2, "")
+    assert "Error: " in result.err
+    assert here.sent == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["relay", "kme-1", "kme-8"],
+        ["relays"],
+        ["show", "abcd"],
+        ["trace", "abcd"],
+        ["watch"],
+        ["network"],
+        ["link", "up", "kme-1", "kme-2"],
+        ["lab", "restore", "kme-1"],
+        ["lab", "attack", "abcd"],
+    ],
+)
+def test_a_broker_that_is_down_exits_3(run, monkeypatch, closed_port, arguments):
+    monkeypatch.setenv("QKDRELAY_BROKER", f"127.0.0.1:{closed_port}")
+    monkeypatch.setenv("QKDRELAY_CLI_PASSWORD", "not-the-password")
+    error, hint = refused(run(*arguments), code=3)
+    assert error == f"nothing answers at 127.0.0.1:{closed_port}"
+    assert "look whether the broker is running" in hint
+
+
+def test_settings_are_read_from_dotenv(run, tmp_path, closed_port):
+    (tmp_path / ".env").write_text(
+        f"QKDRELAY_BROKER=127.0.0.1:{closed_port}\nQKDRELAY_CLI_PASSWORD=secret\nOTHER=1\n", encoding="utf-8"
+    )
+    result = run("network")
+    assert f"nothing answers at 127.0.0.1:{closed_port}" in refused(result, code=3)[0]
+    assert "secret" not in result.err
+
+
+def test_without_a_password_the_variable_is_named(run):
+    error, hint = refused(run("network"))
+    assert error == "QKDRELAY_CLI_PASSWORD: must be set"
+    assert ".env" in hint
+
+
+def test_a_wrong_address_is_named(run, monkeypatch):
+    monkeypatch.setenv("QKDRELAY_BROKER", "127.0.0.1:http")
+    monkeypatch.setenv("QKDRELAY_CLI_PASSWORD", "secret")
+    error, _ = refused(run("network"))
+    assert error.startswith("QKDRELAY_BROKER: ")
+    assert "secret" not in error
+
+
+def test_a_dotenv_that_is_no_text_is_named(run, tmp_path):
+    (tmp_path / ".env").write_bytes(b"\xff\xfe\x00")
+    result = run("network")
+    assert (result.code, result.err) == (2, "error: .env: cannot be read: it is not UTF-8 text\n")
+
+
+@pytest.mark.parametrize("arguments", [["link", "down", "kme-7", "kme-8"], ["lab", "restore", "kme-7"]])
+def test_a_kme_that_does_not_answer_exits_3(lab, arguments):
+    lab.stop("kme-7")
+    error, hint = refused(lab.run(*arguments), code=3)
+    assert error == "kme-7 did not answer within 5 s"
+    assert hint == "it will carry the command out when it is back"
+
+
+@pytest.mark.parametrize("arguments", [["relays"], ["network"], ["show", "abcd"]])
+def test_a_coordinator_that_does_not_answer_exits_3(here, arguments):
+    here.stop(COORDINATOR)
+    error, hint = refused(here.run(*arguments), code=3)
+    assert error == "the broker took the request, but the coordinator did not answer within 5 s"
+    assert "look whether the coordinator is running" in hint
+
+
+def test_a_connection_lost_during_a_relay_exits_3_and_says_how_to_go_on(here, monkeypatch):
+    relay_id = str(uuid4())
+    client = session.connect()
+
+    def lost(timeout_s):
+        raise BrokerUnreachableError("the connection to the broker was lost", hint="try again")
+
+    monkeypatch.setattr(client, "receive", lost)
+    monkeypatch.setattr(session, "connect", lambda watch=(): client)
+    error, hint = refused(here.run("relay", "kme-1", "kme-8", "--id", relay_id), code=3)
+    assert error == "the connection to the broker was lost"
+    assert hint == f"try again; then `coordinator show {relay_id}` tells whether the relay went on"
+
+
+def test_an_answer_that_cannot_be_understood_exits_3(here, monkeypatch):
+    client = session.connect()
+    monkeypatch.setattr(client, "receive", lambda timeout_s: ("replies", client.address, b"\x81\xa1v\x09"))
+    monkeypatch.setattr(session, "connect", lambda watch=(): client)
+    assert "of the same version" in refused(here.run("network"), code=3)[1]
+
+
+def test_ctrl_c_is_quiet(here, monkeypatch):
+    def interrupted(watch=()):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session, "connect", interrupted)
+    result = here.run("relay", "kme-1", "kme-8")
+    assert (result.code, result.out, result.err) == (130, "", "")
+
+
+def test_ctrl_c_ends_watching_well(here, monkeypatch):
+    def interrupted(exchange, body):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(watch, "reported", interrupted)
+    here.after(0, lambda: here.network.relay("kme-1", "kme-8"))
+    assert here.run("watch").code == 0
+
+
+def test_a_topology_file_that_is_not_there(run):
+    result = run("provision", "nowhere.toml")
+    assert (result.code, result.out) == (2, "")
+    assert result.err == "error: nowhere.toml: cannot be read: No such file or directory\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ('links = [["a", "c"]]', "link 1 ends in 'c', which is not in 'kmes'"),
+        ('links = [["a", "b"], ["b", "a"]]', "the link between 'b' and 'a' is named twice"),
+        ('linsk = [["a", "b"]]', "unknown entry 'linsk'"),
+    ],
+)
+def test_a_topology_file_with_a_mistake(run, tmp_path, text, error):
+    (tmp_path / "wrong.toml").write_text(f'name = "wrong"\nkmes = ["a", "b"]\n{text}\n', encoding="utf-8")
+    result = run("provision", "wrong.toml", "--out", "made")
+    assert (result.code, result.out) == (2, "")
+    assert error in result.err
+    assert not (tmp_path / "made").exists()
+
+
+def test_provision_prints_the_files_it_wrote(run, tmp_path):
+    (tmp_path / "two.toml").write_text('name = "two"\nkmes = ["a", "b"]\nlinks = [["a", "b"]]\n', encoding="utf-8")
+    result = run("provision", "two.toml", "--out", "made")
+    assert result.code == 0
+    written = [tmp_path / line for line in result.out.splitlines()]
+    assert tmp_path / "made" / "docker-compose.yml" in written
+    assert all(path.is_file() for path in written)
+
+
+@pytest.fixture
+def closed_port():
+    """A port nobody listens on while the test runs: it is bound, and refuses."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        yield unused.getsockname()[1]
