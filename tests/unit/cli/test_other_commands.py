@@ -13,6 +13,7 @@ from rich.console import Console
 
 from coordinator.cli import app, outcome, tree, watch
 from qkdrelay.messages import Alarm, Rejected
+from qkdrelay.network.topology import Topology
 
 
 def lines_of(here, view, width=80):
