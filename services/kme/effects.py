@@ -78,7 +78,7 @@ class KeepShare:
 
 @dataclass(frozen=True, slots=True)
 class DropShares:
-    """Delete what was collected for a relay."""
+    """Delete what was collected for a relay, and what still waits for a link."""
 
     relay_id: UUID
 

@@ -8,7 +8,19 @@ from uuid import UUID
 
 import msgspec
 
-from kme.effects import DropShares, Effect, EndRelay, KeepRelay, Note, Role, Settle, Tell, TurnLab, TurnLink
+from kme.effects import (
+    DropShares,
+    Effect,
+    EndRelay,
+    KeepRelay,
+    KeepShare,
+    Note,
+    Role,
+    Settle,
+    Tell,
+    TurnLab,
+    TurnLink,
+)
 from kme.node import LATE_S, Memory, NodeSettings, RejectedShareError, check_final_share, sends
 from qkdrelay.codec import decode_plan, encode_plan
 from qkdrelay.confirmation import CONFIRMATION_KEY_BYTES, Payload
@@ -90,6 +102,7 @@ class Ends:
         for route, payload in early.items():
             try:
                 check_final_share(relay, route, payload)
+                effects.append(KeepShare(terms.relay_id, route, payload, relay.deadline))
                 good.append(Tell(Collected(relay_id=terms.relay_id, route=route)))
             except RejectedShareError as error:
                 fields: dict[str, object] = {"relay_id": terms.relay_id, "route": route, "reason": str(error)}

@@ -26,7 +26,7 @@ from qkdrelay.sharing.tree import hand_on
 
 LATE_S = 60.0
 """How long after its deadline a share is still looked at."""
-EARLY_SHARES_MAX = 2_000
+EARLY_SHARES_MAX, EARLY_BYTES_MAX = 2_000, 64 << 20
 """Shares kept at a target for relays it does not expect (yet)."""
 
 
@@ -68,8 +68,8 @@ class Memory(Protocol):
         """Return one collected share."""
         ...
 
-    def early_shares(self) -> int:
-        """Return how many shares of relays that are not expected are kept."""
+    def early_shares(self) -> tuple[int, int]:
+        """Return how many shares of relays that are not expected are kept, and their bytes."""
         ...
 
     def pending(self) -> int:
@@ -96,7 +96,7 @@ class Node:
         if mode == "leak":
             effects.append(LeakShare(header.relay_id, header.route, payload))
         if part.target == self._me.name:
-            return effects + self._collect(header, payload, memory)
+            return effects + self._collect(header, payload, memory, now)
         if mode == "withhold":
             return [Note("lab.withheld", "warning", {"relay_id": header.relay_id, "route": header.route})]
         if mode == "tamper":
@@ -129,11 +129,12 @@ class Node:
             raise RejectedShareError(f"{me} has no QKD link to {min(strangers)}, which the plan names")
         return part
 
-    def _collect(self, header: ShareHeader, payload: bytes, memory: Memory) -> list[Effect]:
+    def _collect(self, header: ShareHeader, payload: bytes, memory: Memory, now: float) -> list[Effect]:
         relay = memory.relay(header.relay_id)
         fields: dict[str, object] = {"relay_id": header.relay_id, "route": header.route}
         if relay is None:
-            if memory.early_shares() >= EARLY_SHARES_MAX:
+            kept_early, kept_bytes = memory.early_shares()
+            if kept_early >= EARLY_SHARES_MAX or kept_bytes + len(payload) > EARLY_BYTES_MAX:
                 raise RejectedShareError("the relay is not expected here, and too many such shares are kept")
             return [
                 KeepShare(header.relay_id, header.route, payload, header.deadline),
@@ -141,13 +142,15 @@ class Node:
             ]
         if relay.role != "target":
             raise RejectedShareError("the relay does not end here")
-        if relay.state == "failed":
+        # The relay's own deadline, not the header's: what is collected must be there for as long as more is, or
+        # whoever sends false shares could have them forgotten before the last findings.
+        if relay.state == "failed" or now > relay.deadline + LATE_S:
             return [Note("share.late", "info", fields)]
         check_final_share(relay, header.route, payload)
         kept = memory.share(header.relay_id, header.route)
         if kept is None:
             return [
-                KeepShare(header.relay_id, header.route, payload, header.deadline),
+                KeepShare(header.relay_id, header.route, payload, relay.deadline),
                 Tell(Collected(relay_id=header.relay_id, route=header.route)),
                 Settle(header.relay_id),
             ]

@@ -89,9 +89,11 @@ class KmeStore(Journal):
         row = self._db.execute("SELECT payload FROM shares WHERE relay_id = ? AND route = ?", key).fetchone()
         return None if row is None else bytes(row[0])
 
-    def early_shares(self) -> int:
-        """Return how many shares of relays that are not expected are kept."""
-        return self._count("SELECT count(*) FROM shares WHERE relay_id NOT IN (SELECT relay_id FROM relays)")
+    def early_shares(self) -> tuple[int, int]:
+        """Return how many shares of relays that are not expected are kept, and their bytes."""
+        query = "SELECT count(*), coalesce(sum(length(payload)), 0) FROM shares"
+        count, size = self._db.execute(f"{query} WHERE relay_id NOT IN (SELECT relay_id FROM relays)").fetchone()
+        return count, size
 
     def pending(self) -> int:
         """Return how many relays at this end are undecided."""
@@ -132,13 +134,15 @@ class KmeStore(Journal):
         )
 
     def keep_share(self, share: KeepShare) -> None:
-        """Keep a share that reached the target."""
+        """Keep a share that reached the target; of one that is here already, only for how long."""
         row = (share.relay_id.bytes, _HOP.join(share.route), share.deadline, share.payload)
-        self._db.execute("INSERT OR IGNORE INTO shares VALUES (?, ?, ?, ?)", row)
+        query = "INSERT INTO shares VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET deadline = excluded.deadline"
+        self._db.execute(query, row)
 
     def drop_shares(self, relay_id: UUID) -> None:
-        """Delete what was collected for a relay."""
+        """Delete what was collected for a relay, and what still waits for a link: both give its keys away."""
         self._db.execute("DELETE FROM shares WHERE relay_id = ?", (relay_id.bytes,))
+        self._db.execute("DELETE FROM waiting WHERE relay_id = ?", (relay_id.bytes,))
 
     def forget_relay(self, relay_id: UUID) -> bool:
         """Delete a relay's delivered keys for good; return whether there were any."""

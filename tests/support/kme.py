@@ -1,0 +1,114 @@
+"""A KME's decisions by hand: a memory that carries out what concerns it, terms and headers to decide on."""
+
+import os
+from uuid import UUID
+
+from kme.effects import DropShares, KeepRelay, KeepShare, Tell, TurnLab
+from kme.ends import Ends
+from kme.node import Node, NodeSettings
+from qkdrelay.codec import encode_plan
+from qkdrelay.messages import ShareHeader, Terms
+from support import plans
+
+NOW = 1_700_000_000.0
+RELAY = UUID("00112233-4455-6677-8899-aabbccddeeff")
+
+
+class Memory:
+    """What a node may ask its store, kept in dictionaries."""
+
+    def __init__(self):
+        self.relays, self.collected = {}, {}
+        self.lab_mode = None
+
+    def relay(self, relay_id):
+        return self.relays.get(relay_id)
+
+    def shares(self, relay_id):
+        return {route: kept.payload for (relay, route), kept in self.collected.items() if relay == relay_id}
+
+    def share(self, relay_id, route):
+        return self.shares(relay_id).get(route)
+
+    def early_shares(self):
+        early = [kept for (relay, _), kept in self.collected.items() if relay not in self.relays]
+        return len(early), sum(len(kept.payload) for kept in early)
+
+    def pending(self):
+        return sum(relay.state in ("expecting", "pending") for relay in self.relays.values())
+
+    def key_bytes(self):
+        return sum(relay.key_count * relay.key_size_bits // 8 for relay in self.relays.values())
+
+    def carry_out(self, effects):
+        for effect in effects:
+            match effect:
+                case KeepRelay(relay=relay):
+                    self.relays[relay.relay_id] = relay
+                case KeepShare():
+                    self.collected.setdefault((effect.relay_id, effect.route), effect)
+                case DropShares(relay_id=relay_id):
+                    self.collected = {key: kept for key, kept in self.collected.items() if key[0] != relay_id}
+                case TurnLab(mode=mode):
+                    self.lab_mode = mode
+        return effects
+
+
+class Kme:
+    """One KME of the reference network, deciding."""
+
+    def __init__(self, name, plan=None, *, links=None, **settings):
+        self.plan = plan or plans.eight()
+        near = {b if a == name else a for a, b in self.plan.links if name in (a, b)}
+        me = NodeSettings(name, frozenset(near if links is None else links), **settings)
+        self.node, self.ends, self.memory = Node(me, os.urandom), Ends(me, os.urandom), Memory()
+        self.name = name
+
+    def share(self, route, payload, *, sender=None, now=NOW, **changed):
+        """Let a share come in over the link from ``sender``, the one it should come over unless given."""
+        wanted = header(self.plan, tuple(route), **changed)
+        return self.memory.carry_out(self.node.on_share(sender or route[-2], wanted, payload, self.memory, now))
+
+    def command(self, command, *, now=NOW):
+        return self.memory.carry_out(self.ends.on_command(command, self.memory, now))
+
+    def settle(self):
+        return self.memory.carry_out(self.ends.settle(RELAY, self.memory))
+
+    @property
+    def relay(self):
+        return self.memory.relays[RELAY]
+
+
+def terms(for_plan=None, /, **changed):
+    fields = {
+        "relay_id": RELAY,
+        "plan": encode_plan(for_plan or plans.eight()),
+        "key_count": 2,
+        "key_size_bits": 256,
+        "deadline": NOW + 30.0,
+    }
+    return Terms(**{**fields, **changed})
+
+
+def header(whole, route, /, **changed):
+    fields = {
+        "link": route[-2:] if len(route) > 1 else (route[0], route[0]),
+        "epoch": bytes(16),
+        "number": 0,
+        "pad_offset": 0,
+        "relay_id": RELAY,
+        "route": route,
+        "plan": encode_plan(whole.below(route[-1])) if route[-1] in whole.order else b"",
+        "deadline": NOW + 30.0,
+    }
+    return ShareHeader(**{**fields, **changed})
+
+
+def told(effects):
+    """The reports among ``effects``."""
+    return [effect.report for effect in effects if isinstance(effect, Tell)]
+
+
+def only(effects, kind):
+    return [effect for effect in effects if isinstance(effect, kind)]

@@ -1,0 +1,158 @@
+"""A KME's store: what is kept comes back as it was, and what is destroyed is nowhere."""
+
+import os
+from dataclasses import replace
+from uuid import uuid4
+
+import pytest
+
+from kme.effects import EndRelay, KeepShare, SendShare
+from kme.store import EARLY_S, TOMBSTONE_S, KmeStore
+from qkdrelay.confirmation import Payload
+from qkdrelay.messages import Dispute, Findings
+from support import plans
+from support.kme import NOW, RELAY
+
+PLAN = plans.eight()
+ROUTE, OTHER = ("kme-1", "kme-3", "kme-5", "kme-8"), ("kme-1", "kme-2", "kme-5", "kme-8")
+PAYLOAD = Payload(os.urandom(64), os.urandom(32), os.urandom(32))
+FINDINGS = Findings(
+    relay_id=RELAY,
+    false=(ROUTE,),
+    disputed=(Dispute(split=("kme-1",), sets=((ROUTE,), (OTHER,))),),
+    equivocating=(),
+    unclear="",
+)
+EXPECTING = EndRelay(RELAY, "target", "expecting", PLAN, 2, 256, NOW)
+PENDING = replace(EXPECTING, state="pending", payload=PAYLOAD)
+SHARE = SendShare(RELAY, ("kme-1", "kme-2"), PLAN.below("kme-2"), NOW + 30.0, os.urandom(160), 2, 3)
+
+
+@pytest.fixture
+def store():
+    kept = KmeStore(None, "kme-8")
+    yield kept
+    kept.close()
+
+
+def keep(store, *relays):
+    with store.transaction():
+        for relay in relays:
+            store.keep_relay(relay)
+
+
+@pytest.mark.parametrize(
+    "relay",
+    [
+        EXPECTING,
+        PENDING,
+        replace(PENDING, role="source", peer_valid=True),
+        replace(PENDING, peer_valid=False, findings=FINDINGS, equivocating=(ROUTE, OTHER)),
+        replace(EXPECTING, state="failed", deadline=NOW + 0.1),
+    ],
+)
+def test_a_relay_comes_back_as_it_was(store, relay):
+    keep(store, relay)
+    assert store.relay(RELAY) == relay
+    assert list(store.relays()) == [relay]
+
+
+def test_of_a_delivered_relay_the_keys_are_kept_and_the_confirmation_keys_are_not(store):
+    keep(store, PENDING, replace(PENDING, state="delivered"))
+    assert store.relay(RELAY).payload == Payload(PAYLOAD.keys, b"", b"")
+
+
+def test_undecided_relays_and_bytes_of_keys_are_counted(store):
+    states = ("expecting", "pending", "delivered", "failed")
+    keep(store, *(replace(PENDING, relay_id=uuid4(), state=state) for state in states))
+    assert store.pending() == 2
+    assert store.key_bytes() == 2 * 64
+
+
+def test_a_kept_share_stays_the_first_and_its_deadline_the_last(store):
+    with store.transaction():
+        store.keep_share(KeepShare(RELAY, ROUTE, b"first", NOW))
+        store.keep_share(KeepShare(RELAY, ROUTE, b"second", NOW + 100))
+        store.keep_share(KeepShare(RELAY, OTHER, b"other", NOW))
+        store.purge(NOW + EARLY_S + 1)
+    assert store.shares(RELAY) == {ROUTE: b"first"}
+    assert store.share(RELAY, ROUTE) == b"first"
+    assert store.share(RELAY, OTHER) is None
+
+
+def test_early_shares_are_those_of_relays_that_are_not_expected(store):
+    keep(store, EXPECTING)
+    with store.transaction():
+        store.keep_share(KeepShare(RELAY, ROUTE, bytes(10), NOW))
+        store.keep_share(KeepShare(uuid4(), ROUTE, bytes(20), NOW))
+        store.keep_share(KeepShare(uuid4(), ROUTE, bytes(30), NOW))
+    assert store.early_shares() == (2, 50)
+
+
+def test_a_failed_relay_leaves_a_tombstone_for_an_hour_and_others_stay(store):
+    kept = replace(PENDING, relay_id=uuid4(), state="delivered", deadline=0.0)
+    keep(store, replace(EXPECTING, state="failed"), kept)
+    for after, there in ((TOMBSTONE_S - 1, True), (TOMBSTONE_S + 1, False)):
+        with store.transaction():
+            store.purge(NOW + after)
+        assert (store.relay(RELAY) is not None) == there
+    assert store.relay(kept.relay_id) is not None
+
+
+def test_delivered_keys_can_be_forgotten_and_others_cannot(store):
+    keep(store, PENDING)
+    assert not store.forget_relay(RELAY)
+    keep(store, replace(PENDING, state="delivered"))
+    assert store.forget_relay(RELAY)
+    assert store.relay(RELAY) is None
+    assert not store.forget_relay(RELAY)
+
+
+def test_waiting_shares_come_back_in_order_until_they_are_sent_or_expire(store):
+    shares = [replace(SHARE, index=n, deadline=NOW + n) for n in range(1, 4)]
+    away = replace(SHARE, route=("kme-1", "kme-3"))
+    with store.transaction():
+        for share in (*shares, away):
+            store.wait(share)
+    assert store.waiting() == {"kme-2": 3, "kme-3": 1}
+    assert store.waiting_bytes() == 4 * 160
+    waiting = store.waiting_for("kme-2", 2)
+    assert [w.share for w in waiting] == shares[:2]
+    with store.transaction():
+        store.told([waiting[0].id], "link.down")
+        store.wait_no_more([waiting[1].id])
+    assert [(w.share, w.told) for w in store.waiting_for("kme-2", 9)] == [(shares[0], "link.down"), (shares[2], "")]
+    with store.transaction():
+        assert store.expire_waiting(NOW + 2) == [shares[0]]
+    assert store.waiting() == {"kme-2": 1, "kme-3": 1}
+
+
+def test_links_are_turned_down_and_up(store):
+    with store.transaction():
+        for peer in ("kme-5", "kme-6", "kme-5"):
+            store.turn_link(peer, up=False)
+        store.turn_link("kme-6", up=True)
+    assert store.links_down() == {"kme-5"}
+
+
+def test_what_is_kept_of_a_failed_relay_gives_no_key_away(tmp_path):
+    """Neither the keys, nor shares collected, nor shares that wait for a link: two of three rebuild the keys."""
+    path = tmp_path / "kme.sqlite"
+    store = KmeStore(path, "kme-8")
+    secrets = [PAYLOAD.keys, PAYLOAD.source_key, PAYLOAD.target_key, b"collected share " * 9, SHARE.payload]
+    keep(store, PENDING)
+    with store.transaction():
+        store.keep_share(KeepShare(RELAY, ROUTE, secrets[3], NOW))
+        store.wait(SHARE)
+
+    def found():
+        files = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+        return [secret in files for secret in secrets]
+
+    assert all(found())
+    with store.transaction():
+        store.keep_relay(replace(PENDING, state="failed", payload=None))
+        store.drop_shares(RELAY)
+    assert store.scrub()
+    assert not any(found())
+    store.close()
