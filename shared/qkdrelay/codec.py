@@ -18,7 +18,7 @@ from qkdrelay.network.plan import KMES_MAX, SUCCESSORS_MAX, Hop, Plan
 VERSION = 1
 """Of the protocol; every encoded message carries it as ``v``."""
 MESSAGE_BYTES_MAX = 1 << 20
-"""Also set as the broker's own limit; larger relays are refused before they start."""
+"""Also the broker's own limit. It, times the prefetch, times the queues consumed, bounds the memory in use."""
 _COUNT_MAX = 65_536
 _DEPTH_MAX = 12
 _BUILTIN = (bytes,)

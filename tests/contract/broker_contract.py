@@ -21,7 +21,6 @@ from qkdrelay.broker.names import (
     results_queue,
 )
 from qkdrelay.broker.port import (
-    MESSAGE_BYTES_MAX,
     Broker,
     Client,
     Delivery,
@@ -29,6 +28,7 @@ from qkdrelay.broker.port import (
     Publication,
     Received,
 )
+from qkdrelay.codec import MESSAGE_BYTES_MAX
 from support.waiting import eventually
 
 KMES = ("kme-1", "kme-2", "kme-10")

@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 
 from qkdrelay.broker.names import CLI, CLI_EXCHANGE, REQUESTS_KEY, REQUESTS_QUEUE
-from qkdrelay.broker.port import MESSAGE_BYTES_MAX, MessageTooLargeError
+from qkdrelay.broker.port import MessageTooLargeError
 from qkdrelay.broker.rabbitmq import RabbitMqClient, RabbitMqSettings
+from qkdrelay.codec import MESSAGE_BYTES_MAX
 from qkdrelay.errors import BrokerUnreachableError
 from support.rabbitmq import RabbitMqServer, VirtualHost
 

@@ -105,7 +105,7 @@ class Stack:
     def heard(self) -> set[str]:
         """Return the KMEs the coordinator has heard of in the last seconds."""
         answer = self.coordinator("network", "--json")
-        if answer.code != 0:
+        if answer.code == 3:
             return set()
         return {kme["name"] for kme in answer.json()["kmes"] if kme["heard_s_ago"] is not None}
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Protocol, Self
 
+from qkdrelay.codec import MESSAGE_BYTES_MAX
 from qkdrelay.errors import QkdRelayError
-
-MESSAGE_BYTES_MAX: Final = 1024 * 1024
-"""Largest body of a message. It, times the prefetch, times the queues consumed, bounds the memory in use."""
 
 
 class MessageTooLargeError(QkdRelayError):
