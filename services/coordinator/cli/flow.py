@@ -31,12 +31,14 @@ class Halt:
     """The KME that did not get it, or did not say so."""
     reason: str
     """Why it waits at the holder; empty if nothing is known."""
+    sent: bool
+    """Whether the holder said that it split or forwarded what it had."""
 
     def __str__(self) -> str:
         if self.reason:
             why = _WHY_STUCK[self.reason].format(self.next) if self.reason in _WHY_STUCK else self.reason
             return f"waits at {self.holder[-1]}: {why}"
-        return f"no news from {self.next}"
+        return f"no news from {self.next}" if self.sent else f"{self.holder[-1]} has not sent it"
 
 
 class Flow:
@@ -77,7 +79,9 @@ class Flow:
     def halt(self, route: Route) -> Halt:
         """Return where the share on ``route``, which did not arrive, came no further."""
         reached = next((n for n in range(len(route) - 1, 0, -1) if route[:n] in self.seen), 1)
-        return Halt(route[:reached], route[reached], self.stuck.get(route[: reached + 1], ""))
+        holder = route[:reached]
+        sent = holder in self.split or holder in self.forwarded
+        return Halt(holder, route[reached], self.stuck.get(route[: reached + 1], ""), sent)
 
     def marks(self, route: Route) -> list[str]:
         """Return what is held against the share on ``route``."""

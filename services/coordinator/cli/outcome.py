@@ -110,7 +110,7 @@ def outcome(view: RelayView, width: int | None) -> Iterator[Text]:
 
 def short_split(split: Route, present: int, needed: int) -> str:
     """Return in words that a split has too few shares."""
-    return f"the split at {route_name(split)} has {present} of the {needed} shares it needs"
+    return f"the split on {route_name(split)} has {present} of the {needed} shares it needs"
 
 
 def _block(label: str, lines: Iterable[Text]) -> Iterator[Text]:
@@ -169,6 +169,6 @@ def _rest(count: int) -> Iterator[Text]:
 
 
 def _dispute(dispute: Dispute) -> Iterator[Text]:
-    yield Text(f"the shares of the split at {route_name(dispute.split)} do not fit together:")
+    yield Text(f"the shares of the split on {route_name(dispute.split)} do not fit together:")
     for group in dispute.sets:
         yield Text("  " + " with ".join(route_name(route) for route in group), "yellow")

@@ -137,7 +137,7 @@ def _progress(following: Following) -> Iterator[Callable[[RelayView | None], Non
     columns = (
         TextColumn("{task.description:13}"),
         BarColumn(bar_width=24),
-        TextColumn("{task.completed}/{task.total} shares on their way, {task.fields[arrived]}"),
+        TextColumn("{task.completed}/{task.total} shares crossed, {task.fields[arrived]}"),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:

@@ -49,7 +49,7 @@ def _fate(flow: Flow, route: Route) -> tuple[str, str]:
     if len(route) > 1 and route not in flow.seen:
         halt = flow.halt(route)
         beyond = sum(1 for planned in flow.view.missing if planned[: len(route)] == route)
-        what = str(halt) if halt.reason else "no news of it"
+        what = "no news of it" if halt.sent and not halt.reason else str(halt)
         if kme != flow.plan.target and beyond > 1:
             what += f" ({beyond} routes end here)"
         return what, "yellow"
@@ -57,7 +57,7 @@ def _fate(flow: Flow, route: Route) -> tuple[str, str]:
         return f"split, {flow.plan.threshold(kme)} of {len(flow.plan.successors(kme))} needed", ""
     if route in flow.forwarded:
         return "forwarded", ""
-    return "has it" if len(route) > 1 else "has not sent anything yet", "yellow"
+    return "has it" if len(route) > 1 else "has sent nothing", "yellow"
 
 
 def tree_as_data(view: RelayView) -> dict[str, Any]:

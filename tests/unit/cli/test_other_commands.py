@@ -133,6 +133,14 @@ def test_the_trace_ends_where_the_news_ends(here):
     assert "│   └── kme-6  no news of it" in shown
 
 
+def test_a_source_that_sent_nothing_is_named(here):
+    here.stop("kme-1")
+    data = here.run("relay", "kme-1", "kme-8", "--timeout", "2", "--json").data
+    assert data["share_messages"] == 0
+    assert "missing     kme-1 has not sent it\n" in here.run("show", data["relay_id"]).out
+    assert "\nkme-1  has sent nothing\n" in here.run("trace", data["relay_id"]).out
+
+
 def test_the_trace_marks_false_and_disputed_shares(lab):
     lab.run("lab", "compromise", "kme-2", "--mode", "tamper")
     false = lab.run("relay", "kme-1", "kme-8", "--json").data["relay_id"]

@@ -97,7 +97,7 @@ def test_a_failed_relay_exits_1_and_says_what_was_missing(here):
     assert result.code == 1
     assert result.out.startswith("failed  kme-1 to kme-8")
     assert "missing     no news from kme-6\n              kme-1>kme-2>kme-6>kme-8\n" in result.out
-    assert "too few     the split at kme-1 has 0 of the 2 shares it needs" in result.out
+    assert "too few     the split on kme-1 has 0 of the 2 shares it needs" in result.out
     assert "key ids" not in result.out
 
 
@@ -127,7 +127,7 @@ def test_disputed_shares_are_listed_by_the_sets_that_disagree(lab):
     result = lab.run("relay", "kme-1", "kme-8", "--timeout", "2")
     assert result.code == 1
     assert (
-        "disputed    the shares of the split at kme-1>kme-2 do not fit together:\n"
+        "disputed    the shares of the split on kme-1>kme-2 do not fit together:\n"
         "              kme-1>kme-2>kme-5>kme-8\n"
         "              kme-1>kme-2>kme-6>kme-8\n"
     ) in result.out
