@@ -1,0 +1,155 @@
+"""The compose file as users run it: brought up by the project's own script, one relay, taken down."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from support import rabbitmq, stack
+from support.waiting import eventually
+
+pytestmark = [pytest.mark.containers, pytest.mark.timeout(400)]
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A network that was brought up in ``folder``."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def run(self, *arguments: str, timeout_s: float = 120) -> stack.Answer:
+        result = subprocess.run(
+            arguments,
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        return stack.Answer(result.returncode, result.stdout, result.stderr)
+
+    def compose(self, *arguments: str) -> stack.Answer:
+        return self.run("infra/docker/compose.sh", *arguments)
+
+    def coordinator(self, *arguments: str) -> stack.Answer:
+        """Run the command line as the README says: where .env is, with nothing else set."""
+        return self.run(str(Path(sys.executable).parent / "coordinator"), *arguments)
+
+
+def free_port() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    rabbitmq.require_containers(stack.IMAGE)
+    # A folder of its own, so that a network the developer has up stays as it is.
+    folder = tmp_path_factory.mktemp("deployment")
+    shutil.copytree(stack.ROOT / "infra", folder / "infra")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("QKDRELAY_")}
+    environment |= {
+        "COMPOSE_PROJECT_NAME": f"qkdrelay-test-{secrets.token_hex(4)}",
+        "QKDRELAY_IMAGE": stack.IMAGE,
+        "RABBITMQ_IMAGE": rabbitmq.IMAGE,
+        "QKDRELAY_AMQP_PORT": free_port(),
+        "QKDRELAY_MANAGEMENT_PORT": free_port(),
+    }
+    running = Deployment(folder, environment)
+    try:
+        up = running.run("infra/docker/up.sh", sys.executable, "infra/topologies/eight-kmes.toml", timeout_s=300)
+        assert up.code == 0, up.err
+        # The command line must find everything in .env.
+        for name in ("QKDRELAY_IMAGE", "QKDRELAY_AMQP_PORT", "QKDRELAY_MANAGEMENT_PORT"):
+            del environment[name]
+        yield running
+    finally:
+        running.compose("down", "--volumes", "--remove-orphans", "--timeout", "5")
+
+
+def test_ten_keys_are_relayed_and_each_end_has_them(deployment: Deployment) -> None:
+    answer = deployment.coordinator("relay", "kme-1", "kme-8", "--keys", "10", "--linger", "5", "--json")
+    assert answer.code == 0, answer.err
+    outcome = answer.json()
+    assert outcome["state"] == "confirmed"
+    assert outcome["share_messages"] == outcome["planned_share_messages"] == 17
+    relay_id = outcome["relay_id"]
+    source, target = (
+        eventually(lambda kme=kme: _delivered(deployment, kme, relay_id), what=f"the keys at {kme}")
+        for kme in ("kme-1", "kme-8")
+    )
+    assert source == target
+    assert sorted(source) == sorted(outcome["key_ids"])
+
+
+def _delivered(deployment: Deployment, kme: str, relay_id: str) -> dict[str, str]:
+    answer = deployment.compose("exec", "-T", kme, "kme", "keys", "--json", "--reveal")
+    assert answer.code == 0, answer.err
+    keys = [key for key in answer.json()["keys"] if key["relay_id"] == relay_id]
+    return {key["key_id"]: key["key"] for key in keys if key["state"] == "delivered"}
+
+
+def test_the_logs_of_compose_alone_show_a_share_on_its_whole_way(deployment: Deployment) -> None:
+    answer = deployment.coordinator("relay", "kme-1", "kme-8", "--linger", "5", "--json")
+    relay_id = answer.json()["relay_id"]
+    logs = deployment.compose("logs", "--no-color").out
+    lines = [json.loads(line[line.index("{") :]) for line in logs.splitlines() if f'"{relay_id}"' in line]
+    way = [line for line in lines if line.get("route") and "kme-1>kme-3>kme-5>kme-8".startswith(line["route"])]
+    seen = [(line["kme"], line["event"], line["route"]) for line in sorted(way, key=lambda line: line["timestamp"])]
+    steps = [
+        ("kme-1", "share.split", "kme-1"),
+        ("kme-1", "share.sent", "kme-1>kme-3"),
+        ("kme-3", "share.split", "kme-1>kme-3"),
+        ("kme-3", "share.sent", "kme-1>kme-3>kme-5"),
+        ("kme-5", "share.forwarded", "kme-1>kme-3>kme-5"),
+        ("kme-5", "share.sent", "kme-1>kme-3>kme-5>kme-8"),
+        ("kme-8", "share.collected", "kme-1>kme-3>kme-5>kme-8"),
+    ]
+    assert [step for step in seen if step in steps] == steps
+
+
+def test_the_lab_is_off_unless_it_was_switched_on(deployment: Deployment) -> None:
+    for arguments in (["compromise", "kme-4", "--mode", "leak"], ["restore", "kme-4"], ["attack", "abcdef12"]):
+        answer = deployment.coordinator("lab", *arguments)
+        assert answer.code == 2
+        assert "the lab is off" in answer.err
+        assert "make up LAB=1" in answer.err
+
+
+def test_secrets_are_fresh_and_for_their_owner_only(deployment: Deployment) -> None:
+    env_file = deployment.folder / ".env"
+    assert stat.S_IMODE(env_file.stat().st_mode) == 0o600
+    values = [line.split("=", 1)[1] for line in env_file.read_text().splitlines() if "SECRET" in line.split("=")[0]]
+    assert len(values) == len(set(values)) == 13
+    for folder in ("deploy",):
+        text = "".join(path.read_text() for path in (deployment.folder / folder).iterdir())
+        assert not [value for value in values if value in text]
+
+
+def test_every_container_is_confined(deployment: Deployment) -> None:
+    import docker  # noqa: PLC0415
+
+    project = deployment.environment["COMPOSE_PROJECT_NAME"]
+    containers = docker.from_env().containers.list(filters={"label": f"com.docker.compose.project={project}"})
+    assert len(containers) == 10
+    for container in containers:
+        host = container.attrs["HostConfig"]
+        assert host["ReadonlyRootfs"], container.name
+        assert host["CapDrop"] == ["ALL"], container.name
+        assert container.attrs["Config"]["User"] not in ("", "0", "root"), container.name
+        for bindings in (container.attrs["NetworkSettings"]["Ports"] or {}).values():
+            assert all(binding["HostIp"] == "127.0.0.1" for binding in bindings or [])
