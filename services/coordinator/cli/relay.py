@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID, uuid4
@@ -95,10 +95,12 @@ def _linger(
 ) -> RelayView:
     """Return the decided relay after a while, or as soon as nothing more is to come: late shares may name a liar."""
     until = monotonic() + linger_s
-    while not view.final and (left := until - monotonic()) > 0:
-        newer = following.next(left)
-        show(newer)
-        view = newer or view
+    # The decision is known: a broker or coordinator lost from here on does not change it.
+    with suppress(BrokerUnreachableError):
+        while not view.final and (left := until - monotonic()) > 0:
+            newer = following.next(left)
+            show(newer)
+            view = newer or view
     return view
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from uuid import UUID, uuid4
 
 from qkdrelay.broker.names import COORDINATOR
+from qkdrelay.errors import BrokerUnreachableError
 from qkdrelay.messages import key_id
 
 PLANNED_7_8 = ["kme-1>kme-3>kme-7>kme-8", "kme-1>kme-4>kme-7>kme-8"]
@@ -150,6 +151,17 @@ def test_without_lingering_late_shares_are_not_waited_for(here):
     assert data["state"] == "confirmed"
     assert data["share_messages"] < 17
     assert here.clock.now - begun < 1
+
+
+def test_a_broker_lost_after_the_decision_does_not_change_it(here):
+    def lose():
+        raise BrokerUnreachableError("the connection to the broker was lost")
+
+    here.stop("kme-5")
+    here.after(2, lose)
+    result = here.run("relay", "kme-1", "kme-8", "--linger", "5")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("confirmed")
 
 
 def test_no_wait_prints_the_id_of_a_relay_the_coordinator_knows(here):
