@@ -1,0 +1,158 @@
+"""A whole network in one process, with a clock to set, services to kill and queues to write into."""
+
+from coordinator.demo.network import EmbeddedNetwork
+from coordinator.service import CoordinatorService
+from coordinator.store import CoordinatorStore
+from kme.links import Link
+from kme.store import KmeStore
+from kme.worker import KmeService
+from qkdrelay import codec
+from qkdrelay.broker.names import (
+    CLI,
+    CLI_EXCHANGE,
+    COORD_EXCHANGE,
+    COORDINATOR,
+    REQUESTS_KEY,
+    control_queue,
+    coordinator_queues,
+    kme_exchange,
+    kme_queues,
+    link_queue,
+    results_queue,
+)
+from qkdrelay.broker.port import Publication
+from qkdrelay.link.key import SimulatedLinkKey
+from qkdrelay.messages import LabRequest, LinkRequest, SealedMessage, ShareHeader
+from qkdrelay.network.topology import Topology, parse_topology
+from qkdrelay.service import Loop
+from support.clock import Clock
+from support.plans import TOPOLOGIES
+
+
+def topology(name):
+    return parse_topology((TOPOLOGIES / f"{name}.toml").read_text(), name)
+
+
+REFERENCE, DIAMOND = topology("eight-kmes"), topology("diamond")
+
+
+class Killed(BaseException):
+    """A process ended here, with nothing cleaned up."""
+
+
+class Network(EmbeddedNetwork):
+    """The network of ``topology``; ``sealed`` has every message that was published on a QKD link."""
+
+    def __init__(self, topology=REFERENCE, **options):
+        self.time = Clock()
+        self.sealed = []
+        super().__init__(topology, **{"clock": self.time, **options})
+        publish = self.hub.publish
+
+        def recorded(user, publication):
+            if publication.routing_key.startswith("link."):
+                self.sealed.append(publication)
+            return publish(user, publication)
+
+        self.hub.publish = recorded
+
+    def service(self, name):
+        return self.loops[name]._service
+
+    def later(self, seconds):
+        """Let time pass, in one step, and then everything that can happen."""
+        self.time.forward(seconds)
+        self.settle()
+
+    def wait(self, relay_id, seconds=31.0):
+        """Let the deadline pass and show the relay."""
+        self.later(seconds)
+        return self.show(relay_id)
+
+    def cut(self, a, b):
+        self.ask(LinkRequest(a=a, b=b, up=False))
+
+    def mend(self, a, b):
+        self.ask(LinkRequest(a=a, b=b, up=True))
+
+    def compromise(self, kme, mode):
+        self.ask(LabRequest(kme=kme, mode=mode))
+
+    def stop(self, *names):
+        self.stopped = self.stopped | set(names)
+
+    def resume(self, *names):
+        self.stopped = self.stopped - set(names)
+        self.settle()
+
+    def restart(self, name):
+        """Start ``name`` anew from what is on its disk, as after a kill."""
+        old = self.loops[name]
+        store, service = old._journal, old._service
+        old._broker.close(0.0)
+        store.close()
+        if name == COORDINATOR:
+            self.coordinator_store = CoordinatorStore(store._path)
+            again = CoordinatorService(self.topology, self.coordinator_store, service._keys, lab=service._lab)
+            queues = coordinator_queues(self.topology.kmes, lab=service._lab)
+        else:
+            self.stores[name] = KmeStore(store._path, name)
+            again = KmeService(service._me, self.stores[name], service._links._links, service._key)
+            queues = kme_queues(name, self.topology.links)
+        self.loops[name] = Loop(again, self.hub.connect(name, queues), clock=self.clock)
+
+    def kill_after_commit(self, name, commits):
+        """Have ``name`` die right after so many more commits that have something to publish, before it does so."""
+        journal = self.loops[name]._journal
+        take, left = journal.take_fresh, commits
+
+        def take_fresh():
+            nonlocal left
+            left -= bool(journal._fresh)
+            if left == 0:
+                raise Killed
+            return take()
+
+        journal.take_fresh = take_fresh
+
+    def limit_key(self, sender, receiver, clock, *, rate_bps, buffer_bytes):
+        """Give one direction of a link little key."""
+        links = self.service(sender)._links._links
+        link = links[receiver]
+        key = SimulatedLinkKey(bytes(32), sender, receiver, rate_bps=rate_bps, buffer_bytes=buffer_bytes, clock=clock)
+        key._seed = link.outgoing._seed
+        links[receiver] = Link(link.suite, key, link.incoming)
+
+    def inject(self, user, exchange, routing_key, body):
+        """Write a message as ``user``, as whoever has the broker in hand can."""
+        assert self.hub.publish(user, Publication(None, exchange, routing_key, body)) is None
+
+    def on_link(self, sender, receiver, body):
+        self.inject(sender, kme_exchange(sender), link_queue(sender, receiver), body)
+
+    def as_coordinator(self, kme, body):
+        self.inject(COORDINATOR, COORD_EXCHANGE, control_queue(kme), body)
+
+    def as_kme(self, kme, body):
+        """To the coordinator."""
+        self.inject(kme, kme_exchange(kme), results_queue(kme), body)
+
+    def as_cli(self, body):
+        self.inject(CLI, CLI_EXCHANGE, REQUESTS_KEY, body)
+
+    def dead_letters(self):
+        """(KME, queue, reason) of each, oldest first."""
+        return [letter[1:] for letter in self.coordinator_store.dead_letters()][::-1]
+
+    def slots(self):
+        """The messages that were sealed under each slot: (link, epoch, number) -> set of bytes."""
+        used = {}
+        for publication in self.sealed:
+            header = codec.decode(codec.decode(publication.body, SealedMessage).header, ShareHeader)
+            used.setdefault((header.link, header.epoch, header.number), set()).add(publication.body)
+        return used
+
+
+def of(kmes, links):
+    """A topology of these."""
+    return Topology("drawn", tuple(kmes), tuple(links))
