@@ -15,7 +15,8 @@ from qkdrelay.messages import TERMINAL, Acknowledged, Done, Refusal, RelayView, 
 COMMAND_WAIT_S = 5.0
 """How long a KME may take to carry out a command before the caller is told that it did not."""
 FOLLOWERS_MAX = 1_000
-FOLLOW_MAX_S = 3_700.0
+FOLLOW_MAX_S = 60.0
+"""Who hears nothing asks again long before; who does not is gone."""
 _SHOW_EVERY_S = 0.1
 
 
@@ -55,7 +56,7 @@ class Audience:
         try:
             encoded = codec.encode(Reply(request_id=request.request_id, body=body))
         except MalformedMessageError:
-            refusal = Refusal(text="the answer is too long to be sent", hint="ask for less at once")
+            refusal = Refusal(text="the answer is too long to be sent", hint="ask for less at once", unanswered=False)
             encoded = codec.encode(Reply(request_id=request.request_id, body=refusal))
         self._store.observe(REPLIES_EXCHANGE, request.reply_to, encoded)
 
@@ -86,14 +87,13 @@ class Audience:
         for caller in self._callers:
             if not caller.kmes:
                 failed = "; ".join(caller.errors)
-                self.reply(
-                    caller.request, Refusal(text=failed, hint=None) if failed else Acknowledged(text=caller.text)
-                )
+                refusal = Refusal(text=failed, hint=None, unanswered=False)
+                self.reply(caller.request, refusal if failed else Acknowledged(text=caller.text))
             elif now >= caller.until:
                 late = " and ".join(sorted(caller.kmes.values()))
                 text = f"{late} did not answer within {COMMAND_WAIT_S:.0f} s"
                 hint = "it will carry the command out when it is back"
-                self.reply(caller.request, Refusal(text=text, hint=hint))
+                self.reply(caller.request, Refusal(text=text, hint=hint, unanswered=True))
         self._callers = [caller for caller in self._callers if caller.kmes and now < caller.until]
         self._show(now)
 

@@ -80,7 +80,7 @@ class Desk:
         try:
             return self._answer(request, now)
         except QkdRelayError as error:
-            return Refusal(text=str(error), hint=error.hint)
+            return Refusal(text=str(error), hint=error.hint, unanswered=False)
 
     def _answer(self, request: Request, now: float) -> ReplyBody | None:
         match request.body:

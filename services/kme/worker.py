@@ -53,6 +53,8 @@ from qkdrelay.observability import link_name
 from qkdrelay.telling import Level, event_of, fields_of, level_of
 
 HELLO_EVERY_S = 10.0
+HELLO_SOONER_S = 1.0
+"""When shares began to wait."""
 _HOUSEKEEPING_EVERY_S = 5.0
 _REPORTS_AT_ONCE = 2_000
 
@@ -79,6 +81,8 @@ class KmeService:
         self._settle: dict[UUID, None] = {}
         self._destroyed = False
         self._hello_at = self._housekeeping_at = 0.0
+        self._stirred = False
+        """Shares began to wait since the last hello."""
 
     # --- one delivery ------------------------------------------------------------------------------
 
@@ -193,6 +197,10 @@ class KmeService:
             bytes=len(share.payload),
         )
 
+    def _tell_stuck(self, share: SendShare, reason: str) -> None:
+        self._stirred = True
+        self._tell(Waiting(relay_id=share.relay_id, route=share.route, reason=reason))
+
     def _leak(self, leak: LeakShare) -> None:
         body = Leak(kme=self._me.name, relay_id=leak.relay_id, route=leak.route, payload=leak.payload)
         self._store.enqueue(kme_exchange(self._me.name), LEAKS_KEY, codec.encode(body))
@@ -212,17 +220,15 @@ class KmeService:
         for relay_id in self._settle:
             self._carry_out(self._ends.settle(relay_id, self._store))
         self._settle.clear()
-        self._links.resume(
-            self._note_sent,
-            lambda share, reason: self._tell(Waiting(relay_id=share.relay_id, route=share.route, reason=reason)),
-        )
+        self._links.resume(self._note_sent, self._tell_stuck)
         if now - self._housekeeping_at >= _HOUSEKEEPING_EVERY_S:
             self._housekeeping_at = now
             self._store.purge(now)
             for share in self._store.expire_waiting(now - LATE_S):
                 self._note("share.expired", "warning", relay_id=share.relay_id, route=share.route)
-        if connected and (reconnected or now - self._hello_at >= HELLO_EVERY_S):
-            self._hello_at = now
+        patience_s = HELLO_SOONER_S if self._stirred else HELLO_EVERY_S
+        if connected and (reconnected or now - self._hello_at >= patience_s):
+            self._hello_at, self._stirred = now, False
             self._tell(
                 Hello(
                     clock=now,

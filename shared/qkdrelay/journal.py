@@ -142,7 +142,7 @@ class Journal:
         self._db.execute("PRAGMA busy_timeout=0")
         busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
         self._db.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_S * 1000:.0f}")
-        return busy == 0
+        return bool(busy == 0)
 
     def _meta(self, key: str) -> bytes:
         return self.get_meta(key) or b""

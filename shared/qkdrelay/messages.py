@@ -502,6 +502,8 @@ class Refusal(Message, frozen=True, tag="refusal", tag_field="type"):
 
     text: str
     hint: str | None
+    unanswered: bool
+    """It was passed on, and a KME has not answered; not refused by anybody."""
 
 
 ReplyBody = RelayView | RelaysView | NetworkView | AttackView | Acknowledged | Refusal

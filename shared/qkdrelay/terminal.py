@@ -9,6 +9,7 @@ from rich.console import Console
 
 from qkdrelay.errors import BrokerUnreachableError, QkdRelayError
 
+PIPE_WIDTH = 10_000
 EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE = 1, 2, 3
 
 
@@ -25,8 +26,8 @@ def app_with(help_text: str) -> typer.Typer:
 
 
 def console() -> Console:
-    """Return stdout: colours on a terminal, plain and unwrapped text in a pipe."""
-    return Console(soft_wrap=not sys.stdout.isatty(), highlight=False)
+    """Return stdout: as wide as the terminal; in a pipe as wide as needed, so that no id is wrapped or cut."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 def run_app(app: typer.Typer) -> None:

@@ -284,8 +284,8 @@ REPLIES = [
         "short_splits": [SHORT],
     },
     {"type": "acknowledged", "text": "kme-2 is compromised: it will leak"},
-    {"type": "refusal", "text": "the lab is off", "hint": "switch it on"},
-    {"type": "refusal", "text": "no", "hint": None},
+    {"type": "refusal", "text": "the lab is off", "hint": "switch it on", "unanswered": False},
+    {"type": "refusal", "text": "no", "hint": None, "unanswered": True},
 ]
 MESSAGES = {
     "SealedMessage": [{"header": message(HEADER), "ciphertext": bytes(300), "tag": TAG}],

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coordinator.cli.screen import JsonOption, out, print_json
-from qkdrelay.terminal import app_with
+from coordinator.cli.screen import JsonOption, print_json
+from qkdrelay.terminal import app_with, console
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -40,7 +40,7 @@ def network(*, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(as_data(view))
     else:
-        out().print(as_tables(view))
+        console().print(as_tables(view))
 
 
 @link_app.command()

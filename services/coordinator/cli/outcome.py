@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.text import Text
 
 from coordinator.cli.flow import Flow, Load
-from coordinator.cli.screen import PIPE_WIDTH, clean, counted, duration
+from coordinator.cli.screen import clean, counted, duration
 from qkdrelay.messages import TERMINAL, Dispute, RelaySummary, RelayView, key_id
 from qkdrelay.network.plan import Route
 from qkdrelay.observability import link_name, route_name
+from qkdrelay.terminal import PIPE_WIDTH
 
 KEYS_SHOWN = 3
 ROUTES_SHOWN = 12

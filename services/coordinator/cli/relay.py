@@ -13,9 +13,9 @@ from uuid import UUID, uuid4
 
 import typer
 
-from coordinator.cli.screen import JsonOption, note, out, print_json
+from coordinator.cli.screen import JsonOption, note, print_json
 from qkdrelay.errors import BrokerUnreachableError, RequestRefusedError
-from qkdrelay.terminal import EXIT_FAILED
+from qkdrelay.terminal import EXIT_FAILED, console
 
 if TYPE_CHECKING:
     from coordinator.cli.session import Following
@@ -85,7 +85,7 @@ def _tell(view: RelayView, *, as_json: bool, no_wait: bool) -> None:
     elif no_wait:
         typer.echo(str(view.relay_id))
     else:
-        print_outcome(view, out())
+        print_outcome(view, console())
     if view.state == "failed":
         raise typer.Exit(EXIT_FAILED)
 

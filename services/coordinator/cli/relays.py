@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coordinator.cli.screen import JsonOption, note, out, print_json
+from coordinator.cli.screen import JsonOption, note, print_json
+from qkdrelay.terminal import console
 
 if TYPE_CHECKING:
     from qkdrelay.messages import RelayView
@@ -52,7 +53,7 @@ def relays(
         state = f"[{style}]{relay.state}[/]" if (style := STYLES.get(relay.state)) else relay.state
         row = [str(relay.relay_id)[:8], moment(relay.created_at), state, relay.source, relay.target, keys, took]
         table.add_row(*row, clean(relay.reason).replace("[", "\\["))
-    out().print(table)
+    console().print(table)
     if view.total > len(view.relays):
         note(f"{len(view.relays)} of {view.total}; --limit shows more")
 
@@ -68,7 +69,7 @@ def show(relay: RelayArgument, *, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(as_data(view))
     else:
-        print_outcome(view, out())
+        print_outcome(view, console())
 
 
 def trace(relay: RelayArgument, *, as_json: JsonOption = False) -> None:
@@ -84,7 +85,7 @@ def trace(relay: RelayArgument, *, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(tree_as_data(view))
     else:
-        out().print(as_tree(view))
+        console().print(as_tree(view))
 
 
 def _ask(relay: str) -> RelayView:

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-
-PIPE_WIDTH = 10_000
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-def out() -> Console:
-    """Return stdout: as wide as the terminal; in a pipe as wide as needed, so that no id is wrapped or cut."""
-    if sys.stdout.isatty():
-        return Console(highlight=False)
-    return Console(highlight=False, width=PIPE_WIDTH)
 
 
 def print_json(data: Any, *, indent: int | None = 2) -> None:

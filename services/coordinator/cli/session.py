@@ -214,6 +214,6 @@ def _not_understood(why: str) -> BrokerUnreachableError:
 def _accepted(body: ReplyBody) -> ReplyBody:
     if isinstance(body, Refusal):
         # A KME that is away is no fault of the request.
-        kind = BrokerUnreachableError if " did not answer within " in body.text else RequestRefusedError
+        kind = BrokerUnreachableError if body.unanswered else RequestRefusedError
         raise kind(body.text, hint=body.hint)
     return body

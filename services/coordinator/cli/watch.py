@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from coordinator.cli.screen import JsonOption, note, out, print_json
+from coordinator.cli.screen import JsonOption, note, print_json
+from qkdrelay.terminal import console
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -30,7 +31,7 @@ def watch(*, as_json: JsonOption = False) -> None:
     from coordinator.cli import session
     from qkdrelay.errors import QkdRelayError
 
-    console = out()
+    screen = console()
     try:
         with session.connect(watch=["results.#"]) as client:
             note("watching; Ctrl-C stops")
@@ -47,7 +48,7 @@ def watch(*, as_json: JsonOption = False) -> None:
                     if as_json:
                         print_json(as_data(kme, report, time.time()), indent=None)
                     else:
-                        console.print(line(kme, report, time.time()), soft_wrap=True)
+                        screen.print(line(kme, report, time.time()), soft_wrap=True)
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
 
