@@ -196,12 +196,12 @@ def test_a_tampering_kme_cannot_have_its_false_share_forgotten(monkeypatch):
     links = network.service("kme-7")._links
     seal = links._seal
     monkeypatch.setattr(links, "_seal", lambda share: seal(replace(share, deadline=network.time() - 59.0)))
-    network.cut("kme-2", "kme-5")
+    network.cut("kme-4", "kme-6")
     view = network.relay("kme-1", "kme-8")
     assert view.state == "confirmed"
     assert ("kme-1", "kme-3", "kme-7", "kme-8") in view.false_shares
     network.later(20.0)
-    network.mend("kme-2", "kme-5")
+    network.mend("kme-4", "kme-6")
     again = network.show(view.relay_id)
     assert again.missing == ()
     assert again.false_shares == view.false_shares

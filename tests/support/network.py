@@ -125,7 +125,8 @@ class Network(EmbeddedNetwork):
 
     def inject(self, user, exchange, routing_key, body):
         """Write a message as ``user``, as whoever has the broker in hand can."""
-        assert self.hub.publish(user, Publication(None, exchange, routing_key, body)) is None
+        with self.hub.lock:
+            assert self.hub.publish(user, Publication(None, exchange, routing_key, body)) is None
 
     def on_link(self, sender, receiver, body):
         self.inject(sender, kme_exchange(sender), link_queue(sender, receiver), body)
