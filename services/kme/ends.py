@@ -21,7 +21,7 @@ from kme.effects import (
     TurnLab,
     TurnLink,
 )
-from kme.node import LATE_S, Memory, NodeSettings, RejectedShareError, check_final_share, sends
+from kme.node import LATE_S, Memory, NodeSettings, RejectedShareError, check_final_share, sends, split_report
 from qkdrelay.codec import decode_plan, encode_plan
 from qkdrelay.confirmation import CONFIRMATION_KEY_BYTES, Payload
 from qkdrelay.errors import QkdRelayError, RequestRefusedError
@@ -42,7 +42,6 @@ from qkdrelay.messages import (
     Refused,
     SetLab,
     SetLink,
-    Split,
     Start,
     Started,
     Terms,
@@ -153,7 +152,7 @@ class Ends:
         return [
             KeepRelay(relay),
             Tell(Started(relay_id=terms.relay_id, proof=payload.source_proof(relay.context))),
-            Tell(Split(relay_id=terms.relay_id, route=(self._me.name,))),
+            Tell(split_report(relay.plan, terms.relay_id, (self._me.name,))),
             *sends(relay.plan, terms.relay_id, (self._me.name,), terms.deadline, children),
         ]
 

@@ -102,8 +102,9 @@ class Node:
         if mode == "tamper":
             payload = bytes((payload[0] ^ 1,)) + payload[1:]
             effects.append(Note("lab.tampered", "warning", {"relay_id": header.relay_id, "route": header.route}))
-        done = Split if part.is_split(self._me.name) else Forwarded
-        effects.append(Tell(done(relay_id=header.relay_id, route=header.route)))
+        route = header.route
+        done = split_report(part, header.relay_id, route) if part.is_split(self._me.name) else None
+        effects.append(Tell(done or Forwarded(relay_id=header.relay_id, route=route)))
         children = hand_on(part, payload, self._random)
         return effects + sends(part, header.relay_id, header.route, header.deadline, children)
 
@@ -170,6 +171,12 @@ def check_final_share(relay: EndRelay, route: Route, payload: bytes) -> None:
     length = relay.plan.share_length(route, relay.payload_length)
     if len(payload) != length:
         raise RejectedShareError(f"the share has {len(payload)} bytes; on this route it must have {length}")
+
+
+def split_report(plan: Plan, relay_id: UUID, route: Route) -> Split:
+    """Return the report that the holder at ``plan.source`` split what it received on ``route``."""
+    kme = plan.source
+    return Split(relay_id=relay_id, route=route, shares=len(plan.successors(kme)), threshold=plan.threshold(kme))
 
 
 def sends(plan: Plan, relay_id: UUID, route: Route, deadline: float, children: list[tuple[str, bytes]]) -> list[Effect]:

@@ -178,10 +178,12 @@ class Refused(Message, frozen=True, tag="refused", tag_field="type"):
 
 
 class Split(Message, frozen=True, tag="split", tag_field="type"):
-    """A KME split the share on ``route``."""
+    """A KME split the share on ``route`` into so many; ``threshold`` of them rebuild it."""
 
     relay_id: UUID
     route: WireRoute
+    shares: Annotated[int, Meta(ge=1, le=255)]
+    threshold: Annotated[int, Meta(ge=1, le=255)]
 
 
 class Forwarded(Message, frozen=True, tag="forwarded", tag_field="type"):

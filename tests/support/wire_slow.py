@@ -186,7 +186,7 @@ REPORTS = [
     {"type": "expected", "relay_id": RELAY},
     {"type": "started", "relay_id": RELAY, "proof": TAG},
     {"type": "refused", "relay_id": RELAY, "reason": "kme-4: no"},
-    {"type": "split", "relay_id": RELAY, "route": ["kme-1"]},
+    {"type": "split", "relay_id": RELAY, "route": ["kme-1"], "shares": 3, "threshold": 2},
     {"type": "forwarded", "relay_id": RELAY, "route": ["kme-1", "kme-2"]},
     {"type": "waiting", "relay_id": RELAY, "route": ["kme-1", "kme-3"], "reason": "link.key_exhausted"},
     {"type": "collected", "relay_id": RELAY, "route": ROUTE},

@@ -47,7 +47,7 @@ def test_with_several_successors_a_share_is_split_among_them_as_a_secret_of_its_
     assert [s.plan for s in sent] == [PLAN.below(s.route[-1]) for s in sent]
     assert {len(s.payload) for s in sent} == {len(PAYLOAD) + 32}
     assert shamir.combine({s.index: s.payload for s in sent[:2]})[: len(PAYLOAD)] == PAYLOAD
-    assert told(effects) == [Split(relay_id=RELAY, route=TO_3)]
+    assert told(effects) == [Split(relay_id=RELAY, route=TO_3, shares=3, threshold=2)]
 
 
 def test_a_share_that_comes_again_under_new_key_is_split_with_fresh_randomness():
