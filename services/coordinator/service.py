@@ -184,7 +184,7 @@ class CoordinatorService:
 
     def change(self, before: Relay | None, after: Relay, now: float) -> None:
         """Keep a relay's new state and tell the ends what follows from it."""
-        if after is before:
+        if after == before:
             return
         told = [] if before is None else outstanding(before)
         now_outstanding = outstanding(after)
@@ -192,7 +192,7 @@ class CoordinatorService:
             if (kme, command) not in told:
                 self.command(kme, command)
         waits = bool(now_outstanding) or after.state not in TERMINAL
-        self._store.keep(after, now, settled=not waits)
+        self._store.keep(after, now, told={kme for kme, _ in now_outstanding}, settled=not waits)
         self._audience.changed(after.relay_id)
         if before is None or before.state != after.state:
             source, target = after.ends

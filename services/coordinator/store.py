@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
@@ -25,9 +25,10 @@ CREATE TABLE relays (relay_id BLOB PRIMARY KEY, terms BLOB NOT NULL, policy TEXT
                      expected INTEGER NOT NULL, source_proof BLOB, target_proof BLOB, source_verified INTEGER NOT NULL,
                      target_verified INTEGER NOT NULL, released TEXT NOT NULL, findings BLOB,
                      source TEXT NOT NULL, target TEXT NOT NULL, deadline REAL NOT NULL, settled INTEGER NOT NULL,
-                     told_at REAL NOT NULL, wait_s REAL NOT NULL);
+                     source_due REAL, target_due REAL, source_wait_s REAL NOT NULL, target_wait_s REAL NOT NULL);
 CREATE INDEX relays_undecided ON relays (deadline) WHERE ended_at IS NULL;
-CREATE INDEX relays_unsettled ON relays (told_at) WHERE settled = 0;
+CREATE INDEX relays_by_source_due ON relays (source, source_due) WHERE source_due IS NOT NULL;
+CREATE INDEX relays_by_target_due ON relays (target, target_due) WHERE target_due IS NOT NULL;
 CREATE INDEX relays_by_age ON relays (created_at);
 CREATE TABLE flow (relay_id BLOB NOT NULL, route TEXT NOT NULL, step TEXT NOT NULL,
                    PRIMARY KEY (relay_id, route, step)) WITHOUT ROWID;
@@ -43,6 +44,7 @@ _RELAY = (
 )
 _HOP = ">"
 _TELL_AGAIN_S, _TELL_AGAIN_MAX_S = 5.0, 300.0
+_TELL_AGAIN_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,23 +96,31 @@ class CoordinatorStore(Journal):
         return [_relay(row) for row in rows]
 
     def to_tell_again(self, kme: str, now: float) -> list[Relay]:
-        """Return relays that wait for an answer of ``kme`` long enough to tell it again, and back off."""
-        chosen = (
-            "settled = 0 AND (source = ? OR target = ?) AND told_at + wait_s <= ?"
-            " AND relay_id IN (SELECT relay_id FROM relays WHERE settled = 0 ORDER BY told_at LIMIT 1000)"
-        )
-        relays = [_relay(row) for row in self._db.execute(f"{_RELAY} WHERE {chosen}", (kme, kme, now))]
-        self._db.execute(
-            f"UPDATE relays SET told_at = ?, wait_s = min(wait_s * 2, ?) WHERE {chosen}",
-            (now, _TELL_AGAIN_MAX_S, kme, kme, now),
-        )
-        return relays
+        """Return relays that wait for an answer of ``kme`` long enough to tell it again, and back off.
 
-    def keep(self, relay: Relay, now: float, *, settled: bool) -> None:
-        """Keep a relay as it is now; ``settled``: nobody has to be told anything any more."""
+        Each end has its own back-off: one that is alive and one that is not do not take turns.
+        """
+        found: list[Relay] = []
+        for end in ("source", "target"):
+            due = f"SELECT relay_id FROM relays WHERE {end} = ? AND {end}_due <= ? ORDER BY {end}_due LIMIT ?"
+            chosen = (kme, now, _TELL_AGAIN_AT_ONCE)
+            found += [_relay(row) for row in self._db.execute(f"{_RELAY} WHERE relay_id IN ({due})", chosen)]
+            self._db.execute(
+                f"UPDATE relays SET {end}_wait_s = min({end}_wait_s * 2, ?), {end}_due = ? + min({end}_wait_s * 2, ?)"
+                f" WHERE relay_id IN ({due})",
+                (_TELL_AGAIN_MAX_S, now, _TELL_AGAIN_MAX_S, *chosen),
+            )
+        return found
+
+    def keep(self, relay: Relay, now: float, *, told: Collection[str], settled: bool) -> None:
+        """Keep a relay as it is now.
+
+        ``told`` are the ends that were told something and have not answered; ``settled``: nobody has to be
+        told anything any more.
+        """
         source, target = relay.ends
         self._db.execute(
-            "INSERT OR REPLACE INTO relays VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            "INSERT OR REPLACE INTO relays VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 relay.relay_id.bytes,
                 codec.encode(relay.terms),
@@ -131,7 +141,9 @@ class CoordinatorStore(Journal):
                 target,
                 relay.terms.deadline,
                 settled,
-                now,
+                now + _TELL_AGAIN_S if source in told else None,
+                now + _TELL_AGAIN_S if target in told else None,
+                _TELL_AGAIN_S,
                 _TELL_AGAIN_S,
             ),
         )

@@ -101,6 +101,14 @@ class Network(EmbeddedNetwork):
             queues = kme_queues(name, self.topology.links)
         self.loops[name] = Loop(again, self.hub.connect(name, queues), clock=self.clock)
 
+    def lose_inbox(self, name):
+        """Lose what was delivered to ``name`` and not handled: the broker thinks it was. Return how many."""
+        broker = self.loops[name]._broker
+        lost = list(broker._inbox)
+        broker._inbox.clear()
+        broker.acknowledge(lost)
+        return len(lost)
+
     def kill_after_commit(self, name, commits):
         """Have ``name`` die right after so many more commits that have something to publish, before it does so."""
         journal = self.loops[name]._journal

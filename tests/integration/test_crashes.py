@@ -1,0 +1,252 @@
+"""Any service may die at any moment, any connection be lost: a relay ends the same, and no slot is used twice."""
+
+from uuid import uuid4
+
+import pytest
+
+from coordinator.requests import Desk
+from kme.ends import Ends
+from kme.node import Node
+from qkdrelay import codec
+from qkdrelay.messages import NetworkRequest, RelayRequest, Request
+from support.network import DIAMOND, Killed, Network, of
+
+RELAY = {"key_count": 2, "key_size_bits": 256, "timeout_s": 30.0, "allow_unprotected": False}
+SERVICES = ("kme-1", "kme-2", "kme-4", "coordinator")
+
+
+def ask(network, source="kme-1", target="kme-4"):
+    """Ask for a relay and let nothing happen yet."""
+    body = RelayRequest(relay_id=uuid4(), source=source, target=target, **RELAY)
+    network.as_cli(codec.encode(Request(request_id=uuid4(), reply_to="cli.q.0", body=body)))
+    return body.relay_id
+
+
+def is_sound(network, relay_id):
+    """The relay is confirmed with the same keys at both ends, nothing was sealed twice, nothing thrown away."""
+    view = network.show(relay_id)
+    assert (view.state, view.missing, view.false_shares, view.equivocating) == ("confirmed", (), (), ())
+    assert set(view.released_at) == {view.source, view.target}
+    source, target = (network.keys(end, relay_id) for end in (view.source, view.target))
+    assert source == target
+    assert len(source) == 64
+    slots = network.slots()
+    assert all(len(messages) == 1 for messages in slots.values())
+    assert len(slots) == view.planned_share_messages
+    assert network.dead_letters() == []
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_that_dies_after_any_commit_before_it_publishes_finishes_the_relay_when_it_is_back(tmp_path, name):
+    deaths = 0
+    for commits in range(1, 30):
+        network = Network(DIAMOND, folder=tmp_path / str(commits))
+        relay_id = ask(network)
+        network.kill_after_commit(name, commits)
+        try:
+            network.settle()
+        except Killed:
+            deaths += 1
+            network.restart(name)
+            network.settle()
+        else:
+            break
+        is_sound(network, relay_id)
+    assert deaths >= {"kme-1": 3, "kme-2": 1, "kme-4": 4, "coordinator": 4}[name]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_that_dies_between_any_two_steps_finishes_the_relay_when_it_is_back(tmp_path, name):
+    for steps in range(12):
+        network = Network(DIAMOND, folder=tmp_path / str(steps))
+        relay_id = ask(network)
+        for _ in range(steps):
+            for loop in network.loops.values():
+                loop.step(0.0)
+        network.restart(name)
+        network.settle()
+        is_sound(network, relay_id)
+
+
+def test_all_services_dying_again_and_again_finish_the_relay(tmp_path):
+    network = Network(folder=tmp_path)
+    relay_id = ask(network, "kme-1", "kme-8")
+    for _ in range(25):
+        for name in tuple(network.loops):
+            network.loops[name].step(0.0)
+            network.restart(name)
+    network.settle()
+    is_sound(network, relay_id)
+
+
+def test_what_is_delivered_twice_is_handled_once():
+    """Each connection is lost after the commit, before the acknowledgement, for every message."""
+    network = Network()
+    for name, loop in network.loops.items():
+        broker = loop._broker
+
+        def acknowledge(deliveries, name=name, acknowledge=broker.acknowledge):
+            if all(delivery.redelivered for delivery in deliveries):
+                acknowledge(deliveries)
+            else:
+                network.hub.drop(name)
+
+        broker.acknowledge = acknowledge
+    relay_id = ask(network, "kme-1", "kme-8")
+    network.settle()
+    is_sound(network, relay_id)
+    assert len(network.sealed) == 17
+
+
+def test_connections_lost_before_every_step_change_nothing():
+    network = Network()
+    relay_id = ask(network, "kme-1", "kme-8")
+    for _ in range(30):
+        for name, loop in network.loops.items():
+            network.hub.drop(name)
+            loop.step(0.0)
+    network.settle()
+    is_sound(network, relay_id)
+
+
+def test_a_coordinator_that_was_away_over_the_deadline_fails_the_relay_once_it_is_back(tmp_path):
+    network = Network(DIAMOND, folder=tmp_path)
+    network.stop("kme-2")
+    relay_id = network.relay("kme-1", "kme-4").relay_id
+    network.stop("coordinator")
+    network.later(31.0)
+    network.restart("coordinator")
+    network.resume("coordinator")
+    view = network.show(relay_id)
+    assert (view.state, set(view.released_at)) == ("failed", {"kme-1", "kme-4"})
+
+
+def test_a_restarted_coordinator_still_knows_every_relay_and_the_links_that_are_down(tmp_path):
+    network = Network(folder=tmp_path)
+    network.cut("kme-7", "kme-8")
+    view = network.relay("kme-1", "kme-8")
+    network.restart("coordinator")
+    network.settle()
+    assert network.show(view.relay_id) == view
+    assert network.ask(NetworkRequest()).down == (("kme-7", "kme-8"),)
+
+
+def test_a_restarted_kme_keeps_links_down_waiting_shares_and_keys(tmp_path):
+    network = Network(folder=tmp_path)
+    network.cut("kme-1", "kme-2")
+    view = network.relay("kme-1", "kme-8")
+    keys = network.keys("kme-1", view.relay_id)
+    network.restart("kme-1")
+    network.settle()
+    assert network.stores["kme-1"].links_down() == {"kme-2"}
+    assert network.keys("kme-1", view.relay_id) == keys
+    assert {route[1] for route in network.show(view.relay_id).missing} == {"kme-2"}
+    network.mend("kme-1", "kme-2")
+    assert network.show(view.relay_id).missing == ()
+
+
+def test_a_kme_that_lost_its_store_begins_a_new_epoch_and_is_believed(tmp_path):
+    network = Network(DIAMOND, folder=tmp_path)
+    network.relay("kme-1", "kme-4")
+    network.stop("kme-1")
+    network.stores["kme-1"].close()
+    for file in (tmp_path / "kme-1").iterdir():
+        file.unlink()
+    network.restart("kme-1")
+    network.resume("kme-1")
+    assert network.relay("kme-1", "kme-4").state == "confirmed"
+    slots = network.slots()
+    assert len({epoch for (sender, _), epoch, _ in slots if sender == "kme-1"}) == 2
+    assert all(len(messages) == 1 for messages in slots.values())
+
+
+# --- told until it is acknowledged -----------------------------------------------------------------
+
+TRIANGLE = of(["a", "b", "c"], [("a", "b"), ("b", "c"), ("a", "c")])
+
+
+@pytest.mark.parametrize(("source", "target"), [("a", "b"), ("b", "a")])
+@pytest.mark.parametrize("lost", ["source", "target"])
+def test_a_command_that_got_lost_is_told_again_at_a_hello(source, target, lost):
+    """Whichever of the two ends says hello first."""
+    network = Network(TRIANGLE, withstand_compromised=0)
+    deaf = source if lost == "source" else target
+    network.stop(deaf)
+    relay_id = ask(network, source, target)
+    network.settle()
+    assert network.lose_inbox(deaf) == 1
+    network.resume(deaf)
+    assert network.show(relay_id).state == "planned"
+    network.later(10.0)
+    network.later(10.0)
+    assert network.show(relay_id).state == "confirmed"
+
+
+def test_a_decision_that_got_lost_is_told_again_while_the_other_end_is_deaf():
+    network = Network(TRIANGLE, withstand_compromised=0)
+    network.stop("a", "b")
+    relay_id = ask(network, "b", "a")
+    network.settle()
+    network.later(31.0)
+    assert network.lose_inbox("a")
+    assert network.lose_inbox("b")
+    network.resume("b")
+    for _ in range(4):
+        network.later(10.0)
+    assert network.show(relay_id).released_at == ("b",)
+    network.resume("a")
+    for _ in range(4):
+        network.later(10.0)
+    assert set(network.show(relay_id).released_at) == {"a", "b"}
+
+
+# --- what was not foreseen -------------------------------------------------------------------------
+
+
+def test_one_message_that_a_kme_fails_on_does_not_take_the_others_with_it(monkeypatch):
+    network = Network()
+    bad, good = ask(network, "kme-1", "kme-8"), ask(network, "kme-1", "kme-8")
+    on_share = Node.on_share
+
+    def failing(self, sender, header, *rest):
+        if header.relay_id == bad and header.route[-1] == "kme-5":
+            raise ZeroDivisionError
+        return on_share(self, sender, header, *rest)
+
+    monkeypatch.setattr(Node, "on_share", failing)
+    network.settle()
+    assert network.show(good).missing == ()
+    view = network.show(bad)
+    assert view.state == "confirmed"
+    assert all("kme-5" in route for route in view.missing)
+    assert {letter[2] for letter in network.dead_letters()} == {"could not be handled (ZeroDivisionError)"}
+
+
+def test_one_relay_whose_rebuild_fails_does_not_take_the_others_with_it(monkeypatch):
+    network = Network()
+    bad, good = ask(network, "kme-1", "kme-8"), ask(network, "kme-1", "kme-8")
+    settle = Ends.settle
+
+    def failing(self, relay_id, memory):
+        if relay_id == bad:
+            raise ZeroDivisionError
+        return settle(self, relay_id, memory)
+
+    monkeypatch.setattr(Ends, "settle", failing)
+    network.settle()
+    assert network.show(good).state == "confirmed"
+    assert network.wait(bad).state == "failed"
+
+
+def test_one_request_that_the_coordinator_fails_on_does_not_take_the_others_with_it(monkeypatch):
+    network = Network()
+
+    def failing(self, now):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Desk, "_network", failing)
+    network.as_cli(codec.encode(Request(request_id=uuid4(), reply_to="cli.q.0", body=NetworkRequest())))
+    relay_id = ask(network, "kme-1", "kme-8")
+    network.settle()
+    assert network.show(relay_id).state == "confirmed"
+    assert [letter[2] for letter in network.dead_letters()] == ["could not be handled (ZeroDivisionError)"]
