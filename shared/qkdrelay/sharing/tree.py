@@ -108,9 +108,7 @@ def hand_on(graph: Graph, payload: bytes, random: Random) -> list[tuple[str, byt
     return start(graph, payload, random)
 
 
-def rebuild(
-    graph: Graph, held: Mapping[Route, bytes], payload_length: int, *, attempts: int = ATTEMPTS_MAX
-) -> Rebuilt:
+def rebuild(graph: Graph, held: Mapping[Route, bytes], payload_length: int, *, attempts: int = ATTEMPTS_MAX) -> Rebuilt:
     """Return what the payloads in ``held`` (route -> payload) amount to; see the module's docstring.
 
     At the target all routes end there; routes that end inside the plan count just as well, which is how an
