@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from functools import partial
 
 import structlog
 
@@ -223,11 +224,15 @@ class CoordinatorService:
         for kme, commands in self._commands.items():
             for start in range(0, len(commands), _COMMANDS_AT_ONCE):
                 body = Commands(items=tuple(commands[start : start + _COMMANDS_AT_ONCE]))
-                number = self._store.next_number(f"control {kme}")
-                signed = control.sign(
-                    self._keys[kme], control.COORDINATOR, kme, epoch=self._store.epoch, number=number, body=body
-                )
-                self._store.enqueue(COORD_EXCHANGE, control_queue(kme), signed)
+                for signed in control.sign_all(
+                    self._keys[kme],
+                    control.COORDINATOR,
+                    kme,
+                    epoch=self._store.epoch,
+                    number=partial(self._store.next_number, f"control {kme}"),
+                    body=body,
+                ):
+                    self._store.enqueue(COORD_EXCHANGE, control_queue(kme), signed)
         self._commands.clear()
         self._audience.tick(now)
         if now - self._housekeeping_at >= _HOUSEKEEPING_EVERY_S:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -246,9 +247,15 @@ class KmeService:
         me = self._me.name
         for start in range(0, len(self._reports), _REPORTS_AT_ONCE):
             body = Reports(items=tuple(self._reports[start : start + _REPORTS_AT_ONCE]))
-            number = self._store.next_number("reports")
-            signed = control.sign(self._key, me, control.COORDINATOR, epoch=self._store.epoch, number=number, body=body)
-            self._store.enqueue(kme_exchange(me), results_queue(me), signed)
+            for signed in control.sign_all(
+                self._key,
+                me,
+                control.COORDINATOR,
+                epoch=self._store.epoch,
+                number=partial(self._store.next_number, "reports"),
+                body=body,
+            ):
+                self._store.enqueue(kme_exchange(me), results_queue(me), signed)
         self._reports.clear()
 
     def committed(self) -> None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Callable
 
 import msgspec
 
 from qkdrelay import codec
-from qkdrelay.errors import ForgedMessageError
+from qkdrelay.errors import ForgedMessageError, MalformedMessageError
 from qkdrelay.messages import Commands, Reports, SignedMessage
 
 CONTROL_KEY_BYTES = 32
@@ -26,6 +27,24 @@ def sign(key: bytes, sender: str, recipient: str, *, epoch: bytes, number: int, 
         sender=sender, recipient=recipient, epoch=epoch, number=number, body=codec.encode(body), mac=_UNSIGNED
     )
     return codec.encode(msgspec.structs.replace(message, mac=_mac(key, message)))
+
+
+def sign_all(
+    key: bytes, sender: str, recipient: str, *, epoch: bytes, number: Callable[[], int], body: Commands | Reports
+) -> list[bytes]:
+    """Return ``body`` as one signed message or, where that would be too long, as several; ``number`` gives the next."""
+    try:
+        return [sign(key, sender, recipient, epoch=epoch, number=number(), body=body)]
+    except MalformedMessageError:
+        middle = len(body.items) // 2
+        if middle == 0:
+            raise
+        halves = (msgspec.structs.replace(body, items=part) for part in (body.items[:middle], body.items[middle:]))
+        return [
+            signed
+            for half in halves
+            for signed in sign_all(key, sender, recipient, epoch=epoch, number=number, body=half)
+        ]
 
 
 def verify(key: bytes, sender: str, recipient: str, message: SignedMessage) -> None:

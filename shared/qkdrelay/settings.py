@@ -85,7 +85,7 @@ def load(kind: type[S], **given: Any) -> S:
     try:
         return kind(**given)
     except ValidationError as error:
-        wrong = [f"{_variable(e['loc'])}: {_what(e)}" for e in error.errors(include_input=False, include_url=False)]
+        wrong = [_variable(e["loc"]) + _what(e) for e in error.errors(include_input=False, include_url=False)]
         raise SettingsError("; ".join(wrong[:5])) from None
     except Exception as error:  # a value that is not JSON where JSON is asked for
         name = getattr(error, "args", ("a setting",))[0]
@@ -95,8 +95,11 @@ def load(kind: type[S], **given: Any) -> S:
 
 
 def _variable(location: tuple[int | str, ...]) -> str:
+    """Name the variable; nothing for what is wrong with several together, whose message names them."""
+    if not location:
+        return ""
     first, *rest = (str(part) for part in location)
-    return PREFIX + first.upper() + "".join(f"[{part}]" for part in rest)
+    return PREFIX + first.upper() + "".join(f"[{part}]" for part in rest) + ": "
 
 
 def _what(error: Any) -> str:

@@ -256,8 +256,8 @@ def test_what_a_kme_between_says_of_a_relay_is_not_believed(network):
         Expected(relay_id=relay_id),
         Refused(relay_id=relay_id, reason="kme-3: I do not like it"),
         Decided(relay_id=relay_id, confirmed=True),
-        Split(relay_id=relay_id, route=route),
-        Split(relay_id=relay_id, route=("kme-1", "kme-4", "kme-3")),
+        Split(relay_id=relay_id, route=route, shares=3, threshold=2),
+        Split(relay_id=relay_id, route=("kme-1", "kme-4", "kme-3"), shares=3, threshold=2),
         Waiting(relay_id=relay_id, route=route, reason="because"),
     )
     network.as_kme("kme-3", signed(network, "kme-3", Reports(items=lies), back=True))
