@@ -1,0 +1,215 @@
+"""What cannot be done is refused in one line that names it, with a hint; what is asked for is shown as it is."""
+
+from uuid import UUID, uuid4
+
+import pytest
+
+from coordinator import requests as module
+from qkdrelay import codec
+from qkdrelay.errors import RequestRefusedError
+from qkdrelay.messages import (
+    Acknowledged,
+    AttackRequest,
+    LabRequest,
+    LinkRequest,
+    NetworkRequest,
+    RelayRequest,
+    RelaysRequest,
+    Reply,
+    Request,
+    ShowRequest,
+)
+from support.network import DIAMOND, Network, of
+
+ISLANDS = of(["a", "b", "c", "d"], [("a", "b"), ("c", "d")])
+LINE = of(["a", "b", "c"], [("a", "b"), ("b", "c")])
+
+
+@pytest.fixture(scope="module")
+def network():
+    return Network(DIAMOND)
+
+
+def refused(network, request):
+    with pytest.raises(RequestRefusedError) as error:
+        network.ask(request)
+    text, hint = str(error.value), error.value.hint
+    assert "\n" not in text + (hint or "")
+    return text, hint or ""
+
+
+def relay(**changed):
+    fields = {
+        "relay_id": uuid4(),
+        "source": "kme-1",
+        "target": "kme-4",
+        "key_count": 1,
+        "key_size_bits": 256,
+        "timeout_s": 30.0,
+        "allow_unprotected": False,
+    }
+    return RelayRequest(**{**fields, **changed})
+
+
+@pytest.mark.parametrize(
+    ("changed", "named", "hinted"),
+    [
+        ({"source": "kme-x"}, "'kme-x'", "did you mean 'kme-"),
+        ({"target": "paris"}, "'paris'", "known: kme-1, kme-2"),
+        ({"target": "kme-1"}, "source and target are both kme-1", "two different"),
+        ({"source": ""}, "''", "known"),
+        ({"source": "KME-1"}, "'KME-1'", ""),
+        ({"source": "a\nb"}, r"'a\nb'", ""),
+        ({"key_count": 0}, "0 keys", "--keys"),
+        ({"key_count": 20_000}, "20000 keys", "--keys"),
+        ({"key_size_bits": 100}, "100 bits", "--key-size"),
+        ({"key_size_bits": 0}, "0 bits", "multiple of 8 from 64 to 65536"),
+        ({"key_count": 16_384, "key_size_bits": 1024}, "524288 bytes", "--keys"),
+        ({"timeout_s": 0.5}, "0.5 s", "--timeout"),
+        ({"timeout_s": 0.0}, "0 s", "--timeout"),
+        ({"timeout_s": -3.0}, "-3 s", "--timeout"),
+        ({"timeout_s": 1e9}, "from 1 to 3600 s", "--timeout"),
+        ({"timeout_s": float("nan")}, "nan s", "--timeout"),
+        ({"timeout_s": float("inf")}, "inf s", "--timeout"),
+    ],
+)
+def test_a_relay_that_cannot_be_is_refused_by_name(network, changed, named, hinted):
+    before = network.ask(RelaysRequest(limit=10)).total
+    text, hint = refused(network, relay(**changed))
+    assert named in text
+    assert hinted in text + hint
+    assert network.ask(RelaysRequest(limit=10)).total == before
+
+
+def test_where_there_is_no_path_there_is_no_relay():
+    text, _ = refused(Network(ISLANDS), relay(source="a", target="c"))
+    assert "no path from a to c" in text
+
+
+def test_a_relay_that_one_kme_could_read_is_refused_unless_it_is_allowed_and_then_shown_as_such():
+    network = Network(LINE, withstand_compromised=0)
+    text, hint = refused(network, relay(source="a", target="c"))
+    assert "one compromised KME could learn keys relayed from a to c" in text
+    assert "--allow-unprotected" in hint
+    view = network.relay("a", "c", allow_unprotected=True)
+    assert (view.state, view.protected) == ("confirmed", False)
+
+
+def test_an_end_whose_settings_ask_for_protection_does_not_take_what_the_asker_allows():
+    view = Network(LINE).relay("a", "c", allow_unprotected=True)
+    assert view.state == "failed"
+    assert "refused by c: the plan does not withstand" in view.reason
+
+
+def test_relays_under_way_are_bounded(monkeypatch):
+    monkeypatch.setattr(module, "UNDECIDED_MAX", 2)
+    network = Network(DIAMOND)
+    network.stop("kme-4")
+    for _ in range(2):
+        assert network.relay("kme-1", "kme-4").state == "planned"
+    text, hint = refused(network, relay())
+    assert text == "2 relays are under way"
+    assert "later" in hint
+
+
+@pytest.mark.parametrize("name", ["", "abc", "xyz1", "0123" * 9, "%", "____", "0000'--"])
+def test_what_is_no_relay_id_is_refused(network, name):
+    text, hint = refused(network, ShowRequest(relay=name, follow=False))
+    assert repr(name) in text
+    assert "4 hexadecimal digits" in hint
+
+
+def test_a_relay_nobody_knows_is_refused(network):
+    text, hint = refused(network, ShowRequest(relay=str(uuid4()), follow=False))
+    assert "there is no relay" in text
+    assert "coordinator relays" in hint
+
+
+def test_a_relay_is_found_by_a_beginning_of_its_id_that_is_its_alone(network):
+    ids = [UUID(int=(0xABCD << 112) + n) for n in (1, 2 << 90)]
+    for relay_id in ids:
+        network.ask(relay(relay_id=relay_id))
+    assert "more than one" in refused(network, ShowRequest(relay="abcd", follow=False))[0]
+    for relay_id in ids:
+        assert network.ask(ShowRequest(relay=str(relay_id).upper(), follow=False)).relay_id == relay_id
+    assert network.ask(ShowRequest(relay=ids[0].hex[:26], follow=False)).relay_id == ids[0]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "named", "hinted"),
+    [
+        ("kme-1", "kme-4", "no QKD link between kme-1 and kme-4", "kme-1 is linked to kme-2, kme-3"),
+        ("kme-1", "kme-9", "'kme-9'", "did you mean"),
+        ("kme-1", "kme-1", "kme-1", ""),
+    ],
+)
+def test_a_link_that_is_not_there_is_refused(network, a, b, named, hinted):
+    text, hint = refused(network, LinkRequest(a=a, b=b, up=False))
+    assert named in text
+    assert hinted in hint
+
+
+def test_without_the_lab_its_commands_say_so(network):
+    for request in (LabRequest(kme="kme-2", mode="leak"), AttackRequest(relay="abcd", kmes=())):
+        text, hint = refused(network, request)
+        assert text == "the lab is off"
+        assert "LAB=1" in hint
+
+
+def test_a_lab_command_for_a_kme_that_is_not_there_is_refused():
+    assert "'kme-9'" in refused(Network(DIAMOND, lab=True), LabRequest(kme="kme-9", mode="leak"))[0]
+
+
+def test_a_command_that_a_kme_does_not_answer_is_said_to_wait_for_it():
+    network = Network(DIAMOND)
+    client = network.hub.client()
+    network.stop("kme-2")
+    body = LinkRequest(a="kme-1", b="kme-2", up=False)
+    client.send(codec.encode(Request(request_id=uuid4(), reply_to=client.address, body=body)))
+    network.later(0.0)
+    network.later(4.9)
+    assert client.receive(0.0) is None
+    network.later(0.2)
+    answer = codec.decode(client.receive(0.0)[2], Reply).body
+    assert answer.text == "kme-2 did not answer within 5 s"
+    network.resume("kme-2")
+    assert network.stores["kme-2"].links_down() == {"kme-1"}
+
+
+def test_the_network_is_shown_as_the_kmes_say_it_is():
+    network = Network(DIAMOND, lab=True)
+    assert isinstance(network.ask(LinkRequest(a="kme-2", b="kme-1", up=False)), Acknowledged)
+    network.ask(LabRequest(kme="kme-3", mode="tamper"))
+    network.stop("kme-4")
+    network.later(12.0)
+    view = network.ask(NetworkRequest())
+    assert (view.name, view.lab, view.links, view.down) == ("diamond", True, DIAMOND.links, (("kme-1", "kme-2"),))
+    kmes = {kme.name: kme for kme in view.kmes}
+    assert list(kmes) == list(DIAMOND.kmes)
+    assert kmes["kme-3"].lab_mode == "tamper"
+    assert kmes["kme-4"].heard_s_ago >= 12.0 > kmes["kme-3"].heard_s_ago
+    assert {(link.peer, link.up) for link in kmes["kme-1"].links} == {("kme-2", False), ("kme-3", True)}
+
+
+def test_the_latest_relays_are_listed_newest_first():
+    network = Network(DIAMOND)
+    made = []
+    for _ in range(3):
+        network.time.forward(1.0)
+        made.append(network.relay("kme-1", "kme-4").relay_id)
+    view = network.ask(RelaysRequest(limit=2))
+    assert [each.relay_id for each in view.relays] == made[:0:-1]
+    assert view.total == 3
+
+
+def test_a_clock_that_is_off_by_more_than_five_seconds_raises_an_alarm(capsys):
+    network = Network(DIAMOND)
+    capsys.readouterr()
+    network.time.forward(20.0)
+    ahead = network.loops["kme-2"]
+    ahead._clock = lambda: network.time() + 5.5
+    network.settle()
+    said = [line for line in capsys.readouterr().out.splitlines() if "clock.skewed" in line]
+    assert len(said) == 1
+    assert "kme-2" in said[0]
+    assert "+5.5 s" in said[0]

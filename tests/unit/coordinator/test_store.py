@@ -1,0 +1,174 @@
+"""The coordinator's store: relays come back as they were, are told again with back-off, and are bounded."""
+
+from dataclasses import replace
+from uuid import UUID, uuid4
+
+import pytest
+
+from coordinator import store as module
+from coordinator.progress import Relay
+from coordinator.store import CoordinatorStore
+from qkdrelay.messages import Dispute, Findings
+from support import plans
+from support.kme import NOW, terms
+
+ROUTE = ("kme-1", "kme-2", "kme-5", "kme-8")
+FINDINGS = Findings(
+    relay_id=UUID(int=1),
+    false=(ROUTE,),
+    disputed=(Dispute(("kme-1",), ((ROUTE,),)),),
+    equivocating=(),
+    unclear="exhausted",
+)
+
+
+def relay(plan=None, **changed):
+    return Relay(
+        **{"terms": terms(plan, relay_id=uuid4()), "policy": "p", "protected": True, "created_at": NOW, **changed}
+    )
+
+
+@pytest.fixture
+def store():
+    kept = CoordinatorStore(None)
+    yield kept
+    kept.close()
+
+
+def keep(store, *relays, told=(), settled=False, now=NOW):
+    with store.transaction():
+        for each in relays:
+            store.keep(each, now, told=told, settled=settled)
+
+
+def due(store, kme, now):
+    with store.transaction():
+        return [each.relay_id for each in store.to_tell_again(kme, now)]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"state": "started", "expected": True, "source_proof": b"s" * 16},
+        {"state": "confirmed", "ended_at": NOW + 1.5, "target_proof": b"t" * 16, "source_verified": True},
+        {"state": "failed", "reason": "why: 'x'", "released": ("kme-1", "kme-8"), "findings": FINDINGS},
+        {"target_verified": True, "protected": False},
+    ],
+)
+def test_a_relay_comes_back_as_it_was(store, changed):
+    kept = relay(**changed)
+    keep(store, kept)
+    assert store.relay(kept.relay_id) == kept
+    assert store.latest(5) == [kept]
+
+
+def test_who_was_told_is_told_again_after_a_while_then_after_longer_ones(store):
+    kept = relay()
+    keep(store, kept, told=["kme-8"])
+    times = [NOW + seconds for seconds in range(0, 3000, 1) if due(store, "kme-8", NOW + seconds)]
+    pauses = [int(b - a) for a, b in zip([NOW, *times], times, strict=False)]
+    assert pauses[:8] == [5, 10, 20, 40, 80, 160, 300, 300]
+    assert set(pauses[6:]) == {300}
+
+
+def test_who_was_not_told_is_not_told_again(store):
+    keep(store, relay(), told=["kme-8"])
+    assert due(store, "kme-1", NOW + 1000) == []
+    assert due(store, "kme-3", NOW + 1000) == []
+
+
+def test_each_end_has_its_own_back_off(store):
+    kept = relay()
+    keep(store, kept, told=["kme-1", "kme-8"])
+    assert due(store, "kme-1", NOW + 5) == [kept.relay_id]
+    assert due(store, "kme-8", NOW + 5) == [kept.relay_id]
+
+
+def test_who_has_answered_is_not_told_again(store):
+    kept = relay()
+    keep(store, kept, told=["kme-1", "kme-8"])
+    keep(store, kept, told=["kme-8"], now=NOW + 1)
+    assert due(store, "kme-1", NOW + 1000) == []
+    assert due(store, "kme-8", NOW + 1000) == [kept.relay_id]
+
+
+def test_relays_that_wait_for_a_kme_that_is_gone_keep_nobody_elses_out(store):
+    gone = plans.closer("eight-kmes", "kme-1", "kme-7")
+    keep(store, *(relay(gone) for _ in range(1_200)), told=["kme-7"])
+    kept = relay()
+    keep(store, kept, told=["kme-8"], now=NOW + 1)
+    assert due(store, "kme-8", NOW + 10) == [kept.relay_id]
+    assert len(due(store, "kme-7", NOW + 10)) == 1_000
+    assert len(due(store, "kme-7", NOW + 10)) == 200
+
+
+def test_what_is_overdue_are_undecided_relays_past_their_deadline(store):
+    late, ended, early = relay(), relay(ended_at=NOW), relay()
+    early = replace(early, terms=terms(relay_id=early.relay_id, deadline=NOW + 100))
+    keep(store, late, ended, early)
+    assert store.overdue(NOW + 29.9) == []
+    assert store.overdue(NOW + 30) == [late]
+    assert store.undecided_count() == 2
+
+
+def test_settled_relays_beyond_the_bound_are_forgotten_oldest_first_with_their_flow(store, monkeypatch):
+    monkeypatch.setattr(module, "RELAYS_MAX", 3)
+    relays = [relay(created_at=NOW + n, ended_at=NOW + n) for n in range(6)]
+    keep(store, *relays, settled=True)
+    with store.transaction():
+        for each in relays:
+            store.add_step(each.relay_id, ROUTE, "collected")
+            store.add_stuck(each.relay_id, ROUTE[:2], "link.down")
+        store.purge()
+    assert store.latest(9) == relays[:2:-1]
+    assert [bool(store.collected(each.relay_id)) for each in relays] == [False] * 3 + [True] * 3
+    assert [bool(store.flow(each.relay_id).stuck) for each in relays] == [False] * 3 + [True] * 3
+
+
+def test_relays_under_way_or_not_carried_out_are_never_forgotten(store, monkeypatch):
+    monkeypatch.setattr(module, "RELAYS_MAX", 1)
+    under_way, untold, done = relay(), relay(ended_at=NOW), relay(ended_at=NOW, created_at=NOW + 5)
+    keep(store, under_way, untold)
+    keep(store, done, settled=True)
+    with store.transaction():
+        store.purge()
+    assert {each.relay_id for each in store.latest(9)} == {under_way.relay_id, untold.relay_id}
+
+
+def test_a_step_is_kept_once_and_ends_the_wait_for_its_share(store):
+    relay_id = uuid4()
+    with store.transaction():
+        store.add_stuck(relay_id, ROUTE[:2], "link.down")
+        store.add_stuck(relay_id, ROUTE[:2], "link.key_exhausted")
+        store.add_stuck(relay_id, ROUTE[:3], "link.down")
+        store.add_step(relay_id, ROUTE[:2], "split")
+        store.add_step(relay_id, ROUTE[:2], "split")
+        store.add_step(relay_id, ROUTE, "collected")
+    flow = store.flow(relay_id)
+    assert (flow.split, flow.collected, flow.forwarded) == ((ROUTE[:2],), (ROUTE,), ())
+    assert flow.stuck == ((ROUTE[:3], "link.down"),)
+
+
+def test_the_latest_reason_for_a_wait_counts(store):
+    relay_id = uuid4()
+    with store.transaction():
+        store.add_stuck(relay_id, ROUTE[:2], "link.down")
+        store.add_stuck(relay_id, ROUTE[:2], "link.key_exhausted")
+    assert store.flow(relay_id).stuck == ((ROUTE[:2], "link.key_exhausted"),)
+
+
+def test_dead_letters_are_bounded_the_newest_stay(store, monkeypatch):
+    monkeypatch.setattr(module, "DEAD_LETTERS_MAX", 3)
+    with store.transaction():
+        for n in range(10):
+            store.add_dead_letter(NOW, "kme-1", "queue", f"reason {n}", b"body")
+    assert [letter[3] for letter in store.dead_letters()] == ["reason 9", "reason 8", "reason 7"]
+
+
+def test_relays_are_found_by_the_beginning_of_their_id(store):
+    one, other = relay(), relay()
+    keep(store, one, other)
+    assert store.relays_named(one.relay_id.hex, 2) == [one.relay_id]
+    assert store.relays_named(one.relay_id.hex[:12], 2) == [one.relay_id]
+    assert set(store.relays_named("", 5)) == {one.relay_id, other.relay_id}
