@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Literal, get_args
 
 from qkdrelay.errors import TopologyError
 from qkdrelay.network.plan import KME_NAME, KMES_MAX
@@ -18,14 +20,37 @@ from qkdrelay.network.plan import KME_NAME, KMES_MAX
 TOPOLOGY_BYTES_MAX = 1 << 20
 REFERENCE = "eight-kmes"
 
+Trust = Literal["never", "avoid", "trusted"]
+"""What the file notes of a KME: never relay through it, only if there is no other way, or it may be relied upon."""
+SUITES = ("otp", "aes-256-gcm")
+
+
+@dataclass(frozen=True, slots=True)
+class LinkNote:
+    """What the file says of one link; None where it leaves that to the deployment."""
+
+    suite: str | None = None
+    rate_bps: int | None = None
+    """Key that appears per second and direction, in bit/s."""
+    buffer_bytes: int | None = None
+    """Key kept for each direction."""
+
+
+NOTHING_NOTED = LinkNote()
+_BOUNDS = {"rate_bps": (1, 10**12), "buffer_bytes": (1024, 1 << 34)}
+
 
 @dataclass(frozen=True)
 class Topology:
-    """A network: its KMEs and its QKD links (undirected, each named once)."""
+    """A network: its KMEs and its QKD links (undirected, each named once), and what is noted of them."""
 
     name: str
     kmes: tuple[str, ...]
     links: tuple[tuple[str, str], ...]
+    link_notes: Mapping[tuple[str, str], LinkNote] = field(default_factory=dict, hash=False)
+    """For links the file says more about, named as in ``links``."""
+    trust: Mapping[str, Trust] = field(default_factory=dict, hash=False)
+    """For KMEs with a note."""
 
     @cached_property
     def neighbours(self) -> Mapping[str, tuple[str, ...]]:
@@ -51,6 +76,14 @@ class Topology:
                 return link
         near = ", ".join(self.neighbours[a])
         raise TopologyError(f"there is no QKD link between {a} and {b}", hint=f"{a} is linked to {near}")
+
+    def note(self, a: str, b: str) -> LinkNote:
+        """Return what the file says of the link between ``a`` and ``b``, in either order."""
+        return self.link_notes.get((a, b)) or self.link_notes.get((b, a)) or NOTHING_NOTED
+
+    def noted(self, trust: Trust) -> frozenset[str]:
+        """Return the KMEs with this note."""
+        return frozenset(kme for kme, note in self.trust.items() if note == trust)
 
     def hops_to(self, target: str) -> dict[str, int]:
         """Return for each KME that can reach ``target`` its distance in hops."""
@@ -78,34 +111,59 @@ def load_topology(path: Path) -> Topology:
 
 
 def parse_topology(text: str, where: str) -> Topology:
-    """Parse a topology's TOML; ``where`` names its origin in errors (TopologyError)."""
+    """Parse a topology's TOML; ``where`` names its origin in errors (TopologyError), with the line if it is known.
+
+    ``name``, ``kmes`` and ``links`` must be there. A link is a pair of KMEs; a third entry may say more of it, as in
+    ``["kme-1", "kme-2", { rate_bps = 4000, buffer_bytes = 65536, suite = "aes-256-gcm" }]``. A table ``[trust]``
+    may note KMEs, as in ``kme-5 = "never"``.
+    """
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise TopologyError(f"{where}: not valid TOML: {error}") from None
+    file = _File(where, text)
     for key in data:
-        if key not in ("name", "kmes", "links"):
-            hint = _did_you_mean(key, ("name", "kmes", "links"))
-            raise TopologyError(f"{where}: unknown entry {key!r}", hint=hint)
-    name, kmes, links = data.get("name"), data.get("kmes"), data.get("links")
+        if key not in ("name", "kmes", "links", "trust"):
+            hint = _did_you_mean(key, ("name", "kmes", "links", "trust"))
+            raise TopologyError(f"{file.at(key)}: unknown entry {key!r}", hint=hint)
+    name, kmes, links, trust = data.get("name"), data.get("kmes"), data.get("links"), data.get("trust", {})
     if not isinstance(name, str) or not name:
         raise TopologyError(f"{where}: 'name' must be a text", hint='name = "my-network"')
     if not isinstance(kmes, list) or not 2 <= len(kmes) <= KMES_MAX:
         raise TopologyError(f"{where}: 'kmes' must be a list of 2 to {KMES_MAX} names")
     if not isinstance(links, list):
         raise TopologyError(f"{where}: 'links' must be a list of pairs", hint='links = [["kme-1", "kme-2"]]')
-    return Topology(name, _names(kmes, where), _pairs(links, kmes, where))
+    if not isinstance(trust, dict):
+        raise TopologyError(f"{where}: 'trust' must be a table of KMEs", hint='[trust], below it kme-5 = "never"')
+    names = _names(kmes, file)
+    noted = _links(links, names, file)
+    said = {link: note for link, note in noted.items() if note != NOTHING_NOTED}
+    return Topology(name, names, tuple(noted), said, _trust(trust, names, file))
 
 
-def _names(kmes: list[object], where: str) -> tuple[str, ...]:
+@dataclass(frozen=True, slots=True)
+class _File:
+    where: str
+    text: str
+
+    def at(self, *names: str) -> str:
+        """Return where the names stand: the last line that has them all (an entry given twice is wrong there)."""
+        for number, line in reversed(list(enumerate(self.text.splitlines(), 1))):
+            if set(names) <= set(re.findall(r"[\w-]+", line.split("#")[0])):
+                return f"{self.where}:{number}"
+        return self.where
+
+
+def _names(kmes: list[object], file: _File) -> tuple[str, ...]:
     names: dict[str, None] = {}
     for kme in kmes:
+        at = file.at(kme) if isinstance(kme, str) else file.where
         if not isinstance(kme, str) or not KME_NAME.fullmatch(kme):
-            raise TopologyError(f"{where}: {kme!r} is no KME name", hint="1 to 32 of a-z, 0-9 and '-'")
+            raise TopologyError(f"{at}: {kme!r} is no KME name", hint="1 to 32 of a-z, 0-9 and '-'")
         if kme in names:
-            raise TopologyError(f"{where}: KME {kme!r} is named twice")
+            raise TopologyError(f"{file.where}: KME {kme!r} is named twice")
         if kme in RESERVED_NAMES:
-            raise TopologyError(f"{where}: {kme!r} is reserved for the broker's own users", hint="choose another name")
+            raise TopologyError(f"{at}: {kme!r} is reserved for the broker's own users", hint="choose another name")
         names[kme] = None
     return tuple(names)
 
@@ -113,22 +171,56 @@ def _names(kmes: list[object], where: str) -> tuple[str, ...]:
 RESERVED_NAMES = frozenset({"coordinator", "cli", "operator"})
 
 
-def _pairs(links: list[object], kmes: list[object], where: str) -> tuple[tuple[str, str], ...]:
-    pairs: dict[frozenset[str], tuple[str, str]] = {}
+def _links(links: list[object], kmes: tuple[str, ...], file: _File) -> dict[tuple[str, str], LinkNote]:
+    notes: dict[tuple[str, str], LinkNote] = {}
     for number, link in enumerate(links, 1):
-        if not isinstance(link, list) or len(link) != 2 or not all(isinstance(end, str) for end in link):
-            raise TopologyError(f"{where}: link {number} ({link!r}) is not a pair of KME names")
-        a, b = link
+        if not isinstance(link, list) or len(link) not in (2, 3) or not all(isinstance(end, str) for end in link[:2]):
+            raise TopologyError(f"{file.where}: link {number} ({link!r}) is not a pair of KME names")
+        a, b = link[:2]
+        at = file.at(a, b)
         for end in (a, b):
             if end not in kmes:
-                hint = _did_you_mean(end, [k for k in kmes if isinstance(k, str)])
-                raise TopologyError(f"{where}: link {number} ends in {end!r}, which is not in 'kmes'", hint=hint)
+                hint = _did_you_mean(end, kmes)
+                raise TopologyError(f"{at}: link {number} ends in {end!r}, which is not in 'kmes'", hint=hint)
         if a == b:
-            raise TopologyError(f"{where}: link {number} joins {a!r} to itself")
-        if frozenset((a, b)) in pairs:
-            raise TopologyError(f"{where}: the link between {a!r} and {b!r} is named twice (link {number})")
-        pairs[frozenset((a, b))] = (a, b)
-    return tuple(pairs.values())
+            raise TopologyError(f"{at}: link {number} joins {a!r} to itself")
+        if (a, b) in notes or (b, a) in notes:
+            raise TopologyError(f"{at}: the link between {a!r} and {b!r} is named twice (link {number})")
+        notes[a, b] = _note(link[2], f"{at}: link {number} ({a} to {b})") if len(link) == 3 else NOTHING_NOTED
+    return notes
+
+
+def _note(said: object, where: str) -> LinkNote:
+    example = '{ rate_bps = 4000, buffer_bytes = 65536, suite = "otp" }'
+    if not isinstance(said, dict):
+        raise TopologyError(f"{where}: what follows the two KMEs must be a table", hint=example)
+    for key, value in said.items():
+        if key == "suite":
+            if value not in SUITES:
+                raise TopologyError(f"{where}: there is no suite {value!r}", hint=f"known: {', '.join(SUITES)}")
+        elif key in _BOUNDS:
+            least, most = _BOUNDS[key]
+            if type(value) is not int or not least <= value <= most:
+                raise TopologyError(f"{where}: {key} is {value!r}; it must be a whole number from {least} to {most}")
+        else:
+            hint = _did_you_mean(key, ("suite", *_BOUNDS))
+            raise TopologyError(f"{where}: unknown entry {key!r}", hint=hint)
+    return LinkNote(**said)
+
+
+def _trust(trust: dict[str, object], kmes: tuple[str, ...], file: _File) -> dict[str, Trust]:
+    notes: dict[str, Trust] = {}
+    for kme, note in trust.items():
+        if kme not in kmes:
+            raise TopologyError(
+                f"{file.at(kme)}: 'trust' names {kme!r}, which is not in 'kmes'", hint=_did_you_mean(kme, kmes)
+            )
+        known = next((word for word in get_args(Trust) if word == note), None)
+        if known is None:
+            hint = f"known: {', '.join(get_args(Trust))}"
+            raise TopologyError(f"{file.at(kme)}: the trust note of {kme!r} is {note!r}", hint=hint)
+        notes[kme] = known
+    return notes
 
 
 def _did_you_mean(name: str, names: tuple[str, ...] | list[str]) -> str:
