@@ -8,18 +8,10 @@ from coordinator.requests import Desk
 from kme.ends import Ends
 from kme.node import Node
 from qkdrelay import codec
-from qkdrelay.messages import NetworkRequest, RelayRequest, Request
-from support.network import DIAMOND, Killed, Network, of
+from qkdrelay.messages import NetworkRequest, Request
+from support.network import DIAMOND, Killed, Network, ask, of
 
-RELAY = {"key_count": 2, "key_size_bits": 256, "timeout_s": 30.0, "allow_unprotected": False}
 SERVICES = ("kme-1", "kme-2", "kme-4", "coordinator")
-
-
-def ask(network, source="kme-1", target="kme-4"):
-    """Ask for a relay and let nothing happen yet."""
-    body = RelayRequest(relay_id=uuid4(), source=source, target=target, **RELAY)
-    network.as_cli(codec.encode(Request(request_id=uuid4(), reply_to="cli.q.0", body=body)))
-    return body.relay_id
 
 
 def is_sound(network, relay_id):
@@ -29,7 +21,7 @@ def is_sound(network, relay_id):
     assert set(view.released_at) == {view.source, view.target}
     source, target = (network.keys(end, relay_id) for end in (view.source, view.target))
     assert source == target
-    assert len(source) == 64
+    assert len(source) == 32
     slots = network.slots()
     assert all(len(messages) == 1 for messages in slots.values())
     assert len(slots) == view.planned_share_messages
@@ -41,7 +33,7 @@ def test_a_service_that_dies_after_any_commit_before_it_publishes_finishes_the_r
     deaths = 0
     for commits in range(1, 30):
         network = Network(DIAMOND, folder=tmp_path / str(commits))
-        relay_id = ask(network)
+        relay_id = ask(network, "kme-1", "kme-4")
         network.kill_after_commit(name, commits)
         try:
             network.settle()
@@ -59,7 +51,7 @@ def test_a_service_that_dies_after_any_commit_before_it_publishes_finishes_the_r
 def test_a_service_that_dies_between_any_two_steps_finishes_the_relay_when_it_is_back(tmp_path, name):
     for steps in range(12):
         network = Network(DIAMOND, folder=tmp_path / str(steps))
-        relay_id = ask(network)
+        relay_id = ask(network, "kme-1", "kme-4")
         for _ in range(steps):
             for loop in network.loops.values():
                 loop.step(0.0)

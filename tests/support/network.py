@@ -1,5 +1,7 @@
 """A whole network in one process, with a clock to set, services to kill and queues to write into."""
 
+from uuid import uuid4
+
 from coordinator.demo.network import EmbeddedNetwork
 from coordinator.service import CoordinatorService
 from coordinator.store import CoordinatorStore
@@ -22,7 +24,7 @@ from qkdrelay.broker.names import (
 )
 from qkdrelay.broker.port import Publication
 from qkdrelay.link.key import SimulatedLinkKey
-from qkdrelay.messages import LabRequest, LinkRequest, SealedMessage, ShareHeader
+from qkdrelay.messages import LabRequest, LinkRequest, RelayRequest, Request, SealedMessage, ShareHeader
 from qkdrelay.network.topology import Topology, parse_topology
 from qkdrelay.service import Loop
 from support.clock import Clock
@@ -165,3 +167,11 @@ class Network(EmbeddedNetwork):
 def of(kmes, links):
     """A topology of these."""
     return Topology("drawn", tuple(kmes), tuple(links))
+
+
+def ask(network, source, target):
+    """Ask for a relay and let nothing happen yet; return its id."""
+    wishes = {"key_count": 1, "key_size_bits": 256, "timeout_s": 30.0, "allow_unprotected": True}
+    body = RelayRequest(relay_id=uuid4(), source=source, target=target, **wishes)
+    network.as_cli(codec.encode(Request(request_id=uuid4(), reply_to="cli.q.0", body=body)))
+    return body.relay_id
