@@ -1,0 +1,264 @@
+"""No key, share or confirmation key is in a log line, an error, a repr, a report or the coordinator's store."""
+
+import base64
+import dataclasses
+import hashlib
+import os
+import traceback
+from contextlib import suppress
+from uuid import uuid4
+
+import pytest
+import structlog
+
+from kme.effects import EndRelay, KeepShare, LeakShare, SendShare
+from kme.ends import Ends
+from kme.links import Links, Opened
+from kme.node import Node
+from kme.settings import KmeSettings
+from qkdrelay.broker.port import Delivery, Publication, Received
+from qkdrelay.confirmation import Payload
+from qkdrelay.errors import QkdRelayError
+from qkdrelay.link.key import SimulatedLinkKey
+from qkdrelay.messages import Leak
+from qkdrelay.observability import set_up_logging
+from qkdrelay.settings import load
+from support import plans
+from support.kme import NOW, RELAY, header
+from support.network import Network
+
+PLAN = plans.eight()
+SECRET = os.urandom(64)
+
+
+def forms(secret):
+    """A secret as it might be written down."""
+    return {
+        secret,
+        secret.hex().encode(),
+        secret.hex().upper().encode(),
+        base64.b64encode(secret)[:-4],
+        base64.urlsafe_b64encode(secret)[:-4],
+        repr(secret)[2:-1].encode(),
+        str(list(secret))[1:-1].encode(),
+    }
+
+
+def found(secrets, text):
+    data = text if isinstance(text, bytes) else text.encode()
+    return [number for number, secret in enumerate(secrets) if any(form in data for form in forms(secret))]
+
+
+class Recorder:
+    """Everything secret that was drawn, derived or carried."""
+
+    def __init__(self, monkeypatch):
+        self.secrets = set()
+        slot, pad = SimulatedLinkKey.slot, SimulatedLinkKey.pad
+        on_share, send, to_bytes = Node.on_share, Links.send, Payload.to_bytes
+        monkeypatch.setattr(SimulatedLinkKey, "slot", lambda *a: self.note(slot(*a)))
+        monkeypatch.setattr(SimulatedLinkKey, "pad", lambda *a: self.note(pad(*a)))
+        monkeypatch.setattr(Node, "on_share", lambda s, k, h, payload, *a: on_share(s, k, h, self.note(payload), *a))
+        monkeypatch.setattr(Links, "send", lambda s, share: send(s, self.note_share(share)))
+        monkeypatch.setattr(Payload, "to_bytes", lambda s: self.note(to_bytes(s)))
+
+    def random(self, size):
+        return self.note(os.urandom(size))
+
+    def note(self, secret):
+        for at in range(0, len(secret) - 15, 16):
+            self.secrets.add(bytes(secret[at : at + 16]))
+        return secret
+
+    def note_share(self, share):
+        self.note(share.payload)
+        return share
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    yield Recorder(monkeypatch)
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+
+
+def scenario(network, monkeypatch):
+    """Everything that can go well or wrong, once."""
+    network.relay("kme-1", "kme-8", key_count=3)
+    network.compromise("kme-5", "leak")
+    network.compromise("kme-7", "tamper")
+    network.cut("kme-2", "kme-6")
+    network.relay("kme-1", "kme-8")
+    network.stop("kme-6")
+    network.wait(network.relay("kme-1", "kme-8").relay_id)
+    network.resume("kme-6")
+    body = network.sealed[0].body
+    sender, receiver = network.sealed[0].routing_key.split(".")[1:]
+    network.on_link(sender, receiver, body[:-1] + bytes([body[-1] ^ 1]))
+    network.on_link(sender, receiver, b"noise")
+    network.as_coordinator("kme-3", b"noise")
+    network.as_kme("kme-3", b"noise")
+    network.settle()
+    on_share, settle = Node.on_share, Ends.settle
+
+    def failing_on_share(self, sender, head, payload, *rest):
+        held = payload + payload  # a local variable that a traceback might print
+        if head.route[-1] == "kme-3":
+            raise ZeroDivisionError(len(held))
+        return on_share(self, sender, head, payload, *rest)
+
+    def failing_settle(self, relay_id, memory):
+        shares = memory.shares(relay_id)
+        if len(shares) > 2:
+            raise KeyError(len(shares))
+        return settle(self, relay_id, memory)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Node, "on_share", failing_on_share)
+        network.relay("kme-1", "kme-8")
+        patch.setattr(Ends, "settle", failing_settle)
+        network.relay("kme-1", "kme-8")
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_whatever_happens_no_secret_is_logged_reported_or_kept_by_the_coordinator(
+    recorder, monkeypatch, capfd, tmp_path, form
+):
+    set_up_logging(form, "debug")
+    reports = []
+    network = Network(lab=True, folder=tmp_path, random=recorder.random)
+    publish = network.hub.publish
+
+    def recorded(user, publication):
+        if not publication.routing_key.startswith("lab."):
+            reports.append(publication.body)
+        return publish(user, publication)
+
+    monkeypatch.setattr(network.hub, "publish", recorded)
+    keys = [service._key for service in (network.service(kme) for kme in network.topology.kmes)]
+    for key in keys:
+        recorder.note(key)
+    scenario(network, monkeypatch)
+    out, err = capfd.readouterr()
+    secrets = sorted(recorder.secrets)
+    assert len(secrets) > 1000
+    for event in ("share.split", "share.forwarded", "relay.confirmed", "share.rejected", "service.message_failed"):
+        assert event in out
+    assert "ZeroDivisionError" in out
+    assert none_of(secrets, out.encode())
+    assert none_of(secrets, err.encode())
+    assert none_of(secrets, b"\n".join(reports))
+    assert any("kme-3" in letter[1] for letter in network.dead_letters())
+    assert none_of(secrets, b"".join(file.read_bytes() for file in (tmp_path / "coordinator").iterdir()))
+    # The search itself finds what is there.
+    held = b"".join(file.read_bytes() for file in (tmp_path / "kme-1").iterdir())
+    assert not none_of(secrets, held)
+
+
+def none_of(secrets, data):
+    """Whether none of many secrets of 16 bytes is in ``data``, in any form."""
+    wanted = {form[:16] for secret in secrets for form in forms(secret) if len(form) >= 16}
+    return not any(data[at : at + 16] in wanted for at in range(len(data) - 15))
+
+
+PAYLOAD = Payload(SECRET, SECRET[:32], SECRET[32:])
+END = EndRelay(RELAY, "target", "pending", PLAN, 2, 256, NOW, PAYLOAD)
+ROUTE = ("kme-1", "kme-3", "kme-5", "kme-8")
+HOLDERS = [
+    PAYLOAD,
+    END,
+    dataclasses.replace(END, state="delivered"),
+    SendShare(RELAY, ROUTE, PLAN.below("kme-8"), NOW, SECRET, 1, 1),
+    KeepShare(RELAY, ROUTE, SECRET, NOW),
+    LeakShare(RELAY, ROUTE, SECRET),
+    Leak(kme="kme-5", relay_id=RELAY, route=ROUTE, payload=SECRET),
+    Opened("kme-5", header(PLAN, ROUTE), SECRET, bytes(16)),
+    Publication(1, "kme.kme-1", "lab.leaks", SECRET),
+    Delivery("q", "e", "k", SECRET, redelivered=False, token=(1, 1)),
+    Received([Delivery("q", "e", "k", SECRET, redelivered=False, token=(1, 1))], [], connected=True, generation=1),
+    SimulatedLinkKey(SECRET[:32], "a", "b", rate_bps=1, buffer_bytes=1, clock=lambda: 0.0),
+]
+
+
+@pytest.mark.parametrize("holder", HOLDERS, ids=lambda holder: type(holder).__name__)
+def test_the_repr_of_what_holds_a_secret_does_not_show_it(holder):
+    for text in (repr(holder), str(holder), f"{[holder]}", repr({"a": holder})):
+        assert found([SECRET[:16], SECRET[32:48]], text) == []
+
+
+@pytest.mark.parametrize("level", ["debug", "error"])
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_bytes_are_refused_by_the_log_whatever_they_are(capfd, form, level):
+    set_up_logging(form, "debug")
+    try:
+        log = structlog.get_logger()
+        getattr(log, level)("some.event", payload=SECRET, other=bytearray(SECRET), relay_id=uuid4())
+        with suppress(ZeroDivisionError):
+            raise_with_local(SECRET)
+        try:
+            raise_with_local(SECRET)
+        except ZeroDivisionError:
+            log.exception("some.failure", key=SECRET)
+    finally:
+        structlog.reset_defaults()
+        structlog.contextvars.clear_contextvars()
+    out, err = capfd.readouterr()
+    assert "<64 bytes>" in out
+    assert "raise_with_local" in out
+    assert found([SECRET[:16], SECRET[32:48]], out + err) == []
+
+
+def raise_with_local(secret):
+    local = secret
+    return len(local) / 0
+
+
+# --- settings --------------------------------------------------------------------------------------
+
+KEY = hashlib.sha256(b"control").hexdigest()
+SETTINGS = {
+    "QKDRELAY_KME": "kme-1",
+    "QKDRELAY_BROKER": "broker:5672",
+    "QKDRELAY_BROKER_PASSWORD": "correct-horse-battery",
+    "QKDRELAY_STORE": "/var/lib/kme.sqlite",
+    "QKDRELAY_CONTROL_KEY": KEY,
+    "QKDRELAY_LINKS": '{"kme-2": {"secret": "' + "ab" * 32 + '"}}',
+}
+CANARIES = ("correct-horse-battery", KEY, KEY[:20], "ab" * 10)
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    for name, value in SETTINGS.items():
+        monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+def test_the_repr_of_settings_shows_no_secret(environment):
+    settings = load(KmeSettings)
+    rabbitmq = settings.rabbitmq("kme-1", ())
+    for text in (repr(settings), str(settings), str(settings.model_dump()), settings.model_dump_json(), repr(rabbitmq)):
+        assert not [canary for canary in CANARIES if canary in text]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("QKDRELAY_CONTROL_KEY", KEY[:-1]),
+        ("QKDRELAY_CONTROL_KEY", KEY + "zz"),
+        ("QKDRELAY_LINKS", '{"kme-2": {"secret": "' + "ab" * 31 + '"}}'),
+        ("QKDRELAY_LINKS", '{"kme-2": {"secret": "' + "ab" * 32 + '", "rate": 5}}'),
+        ("QKDRELAY_LINKS", '{"kme-2": {"secret": "' + "ab" * 32 + '"'),
+        ("QKDRELAY_LINKS", '{"kme-2": "' + "ab" * 32 + '"}'),
+        ("QKDRELAY_LINKS", '["' + "ab" * 32 + '"]'),
+        ("QKDRELAY_LINKS", "ab" * 32),
+        ("QKDRELAY_KME", "Not A Name"),
+    ],
+)
+def test_an_error_of_settings_names_the_variable_and_never_a_value(environment, variable, value):
+    environment.setenv(variable, value)
+    with pytest.raises(QkdRelayError) as error:
+        load(KmeSettings)
+    said = "".join(traceback.format_exception(error.value)) + str(error.value.hint)
+    assert variable in str(error.value)
+    assert not [canary for canary in CANARIES if canary in said]
