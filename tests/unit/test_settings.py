@@ -1,0 +1,179 @@
+"""What is wrong with settings or a network file is said in one line that names it, with what would be right."""
+
+import json
+
+import pytest
+
+from coordinator.settings import CliSettings, CoordinatorSettings
+from kme.settings import KmeSettings, StoreSettings
+from qkdrelay.errors import SettingsError, TopologyError
+from qkdrelay.network.topology import load_topology, parse_topology
+from qkdrelay.settings import load
+
+KEY = "0f" * 32
+KME = {
+    "QKDRELAY_KME": "kme-1",
+    "QKDRELAY_BROKER": "broker:5672",
+    "QKDRELAY_BROKER_PASSWORD": "a-password",
+    "QKDRELAY_STORE": "/var/lib/kme.sqlite",
+    "QKDRELAY_CONTROL_KEY": KEY,
+    "QKDRELAY_LINKS": json.dumps({"kme-2": {"secret": KEY}, "kme-3": {"secret": KEY, "suite": "aes-256-gcm"}}),
+}
+
+
+@pytest.fixture
+def environment(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name, value in KME.items():
+        monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+def refused(kind, **given):
+    with pytest.raises(SettingsError) as error:
+        load(kind, **given)
+    assert "\n" not in str(error.value)
+    assert KEY not in str(error.value)
+    return str(error.value)
+
+
+def test_a_kme_with_the_least_settings_is_honest_and_asks_for_protection(environment):
+    settings = load(KmeSettings)
+    assert (settings.lab, settings.withstand_compromised, settings.log_format) == (False, 1, "auto")
+    assert settings.links["kme-2"].suite == "otp"
+    assert settings.links["kme-3"].suite == "aes-256-gcm"
+
+
+@pytest.mark.parametrize("variable", KME)
+def test_a_setting_that_is_missing_is_named(environment, variable):
+    environment.delenv(variable)
+    assert refused(KmeSettings) == f"{variable}: must be set"
+
+
+def test_everything_that_is_missing_is_named_at_once(environment):
+    environment.delenv("QKDRELAY_STORE")
+    environment.delenv("QKDRELAY_CONTROL_KEY")
+    assert set(refused(KmeSettings).split("; ")) == {
+        "QKDRELAY_STORE: must be set",
+        "QKDRELAY_CONTROL_KEY: must be set",
+    }
+
+
+def links(**changed):
+    return json.dumps({"kme-2": {"secret": KEY, **changed}})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "named"),
+    [
+        ("QKDRELAY_KME", "KME-1", "QKDRELAY_KME: "),
+        ("QKDRELAY_KME", "", "QKDRELAY_KME: "),
+        ("QKDRELAY_KME", "k" * 33, "QKDRELAY_KME: "),
+        ("QKDRELAY_KME", "kme-1\n", "QKDRELAY_KME: "),
+        ("QKDRELAY_CONTROL_KEY", "0f", "QKDRELAY_CONTROL_KEY: must be 64 hexadecimal digits (32 bytes)"),
+        ("QKDRELAY_CONTROL_KEY", "xx" * 32, "QKDRELAY_CONTROL_KEY: must be 64 hexadecimal digits (32 bytes)"),
+        ("QKDRELAY_CONTROL_KEY", KEY + "\n", "QKDRELAY_CONTROL_KEY: must be 64 hexadecimal digits (32 bytes)"),
+        ("QKDRELAY_BROKER", "broker:port", "QKDRELAY_BROKER: "),
+        ("QKDRELAY_BROKER", "", "QKDRELAY_BROKER: "),
+        ("QKDRELAY_BROKER", "a:1,b:99999", "QKDRELAY_BROKER: "),
+        ("QKDRELAY_LAB", "maybe", "QKDRELAY_LAB: "),
+        ("QKDRELAY_LOG_LEVEL", "loud", "QKDRELAY_LOG_LEVEL: "),
+        ("QKDRELAY_LOG_FORMAT", "xml", "QKDRELAY_LOG_FORMAT: "),
+        ("QKDRELAY_PREFETCH", "0", "QKDRELAY_PREFETCH: "),
+        ("QKDRELAY_WITHSTAND_COMPROMISED", "4", "QKDRELAY_WITHSTAND_COMPROMISED: "),
+        ("QKDRELAY_WITHSTAND_COMPROMISED", "-1", "QKDRELAY_WITHSTAND_COMPROMISED: "),
+        ("QKDRELAY_LINKS", "{}", "QKDRELAY_LINKS: "),
+        ("QKDRELAY_LINKS", "{", "QKDRELAY_LINKS: must be a JSON object"),
+        ("QKDRELAY_LINKS", "kme-2", "QKDRELAY_LINKS: must be a JSON object"),
+        ("QKDRELAY_LINKS", "[]", "QKDRELAY_LINKS: "),
+        ("QKDRELAY_LINKS", '{"kme-2": {}}', "QKDRELAY_LINKS[kme-2][secret]: must be set"),
+        ("QKDRELAY_LINKS", links(secret="0f"), "QKDRELAY_LINKS[kme-2][secret]: must be 64 hexadecimal digits"),
+        ("QKDRELAY_LINKS", links(suite="rot13"), "QKDRELAY_LINKS[kme-2][suite]: "),
+        ("QKDRELAY_LINKS", links(rate_bps=0), "QKDRELAY_LINKS[kme-2][rate_bps]: "),
+        ("QKDRELAY_LINKS", links(buffer_bytes=1), "QKDRELAY_LINKS[kme-2][buffer_bytes]: "),
+        ("QKDRELAY_LINKS", links(rate=1), "QKDRELAY_LINKS[kme-2][rate]: "),
+        ("QKDRELAY_LINKS", '{"KME 2": {"secret": "' + KEY + '"}}', "QKDRELAY_LINKS[KME 2]"),
+        ("QKDRELAY_LINKS", '{"kme-1": {"secret": "' + KEY + '"}}', "QKDRELAY_LINKS has a link from kme-1 to itself"),
+    ],
+)
+def test_a_setting_that_is_wrong_is_named_with_what_would_be_right(environment, variable, value, named):
+    environment.setenv(variable, value)
+    assert named in refused(KmeSettings)
+
+
+def test_looking_into_a_store_needs_its_name_and_place_only(environment):
+    for variable in set(KME) - {"QKDRELAY_KME", "QKDRELAY_STORE"}:
+        environment.delenv(variable)
+    assert load(StoreSettings).kme == "kme-1"
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ("{", "QKDRELAY_CONTROL_KEYS: must be a JSON object"),
+        ('{"kme-1": "0f"}', "QKDRELAY_CONTROL_KEYS[kme-1]: must be 64"),
+    ],
+)
+def test_the_coordinators_control_keys_are_checked(environment, keys, named):
+    environment.setenv("QKDRELAY_TOPOLOGY", "/etc/topology.toml")
+    environment.setenv("QKDRELAY_CONTROL_KEYS", keys)
+    assert named in refused(CoordinatorSettings)
+
+
+def test_the_command_line_reads_its_password_from_the_environment_or_the_file_make_up_writes(environment, tmp_path):
+    environment.delenv("QKDRELAY_BROKER")
+    assert refused(CliSettings) == "QKDRELAY_CLI_PASSWORD: must be set"
+    (tmp_path / ".env").write_text("QKDRELAY_CLI_PASSWORD=from-a-file\nOTHER=1\n")
+    settings = load(CliSettings)
+    assert settings.cli_password.get_secret_value() == "from-a-file"
+    assert settings.broker == "127.0.0.1:5672"
+
+
+# --- network files ---------------------------------------------------------------------------------
+
+HEAD = 'name = "n"\nkmes = ["kme-1", "kme-2", "kme-3"]\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "named", "hint"),
+    [
+        ("name = ", "not valid TOML", None),
+        ('kmes = ["a", "b"]\nlinks = []', "'name'", "my-network"),
+        ('name = "n"\nlinks = []', "'kmes'", None),
+        ('name = "n"\nkmes = ["a"]\nlinks = []', "'kmes' must be a list of 2 to", None),
+        ('name = "n"\nkmes = ["a", "b"]', "'links'", None),
+        (HEAD + 'link = [["kme-1", "kme-2"]]', "unknown entry 'link'", "did you mean 'links'?"),
+        (HEAD + 'links = [["kme-1", "kme-4"]]', "link 1 ends in 'kme-4'", "did you mean 'kme-"),
+        (HEAD + 'links = [["kme-1", "kme-2"], ["paris", "kme-2"]]', "link 2 ends in 'paris'", "known: kme-1, kme-2"),
+        (HEAD + 'links = [["kme-1", "kme-2"], ["kme-2", "kme-1"]]', "named twice", None),
+        (HEAD + 'links = [["kme-2", "kme-2"]]', "link 1 joins 'kme-2' to itself", None),
+        (HEAD + 'links = [["kme-1"]]', "link 1", None),
+        (HEAD + 'links = [["kme-1", 2]]', "link 1", None),
+        (HEAD + 'links = ["kme-1"]', "link 1", None),
+        ('name = "n"\nkmes = ["kme-1", "kme-1"]\nlinks = []', "'kme-1' is named twice", None),
+        ('name = "n"\nkmes = ["KME-1", "b"]\nlinks = []', "'KME-1' is no KME name", "a-z, 0-9 and '-'"),
+        ('name = "n"\nkmes = ["a b", "b"]\nlinks = []', "'a b' is no KME name", "a-z, 0-9 and '-'"),
+        ('name = "n"\nkmes = ["coordinator", "b"]\nlinks = []', "'coordinator' is reserved", "another name"),
+        ('name = "n"\nkmes = ["a", 5]\nlinks = []', "5 is no KME name", None),
+    ],
+)
+def test_what_is_wrong_with_a_network_file_is_named_with_file_and_entry(text, named, hint):
+    with pytest.raises(TopologyError) as error:
+        parse_topology(text, "my.toml")
+    said = str(error.value)
+    assert said.startswith("my.toml")
+    assert named in said
+    assert "\n" not in said
+    if hint:
+        assert hint in error.value.hint
+
+
+def test_a_network_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(TopologyError, match=r"none\.toml"):
+        load_topology(tmp_path / "none.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(TopologyError, match=r"binary\.toml.*UTF-8"):
+        load_topology(tmp_path / "binary.toml")
+    (tmp_path / "large.toml").write_bytes(b"#" * (2 << 20))
+    with pytest.raises(TopologyError, match=r"large\.toml.*larger"):
+        load_topology(tmp_path / "large.toml")
