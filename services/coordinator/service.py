@@ -123,7 +123,9 @@ class CoordinatorService:
         self.note("message.dead_lettered", "warning", kme=kme or "broker", queue=queue, reason=reason)
 
     def _reject(self, delivery: Delivery, reason: str, now: float) -> None:
-        self._store.add_dead_letter(now, control.COORDINATOR, delivery.queue, reason, delivery.body)
+        # What leaks is secret, also when it is no message: it is not kept.
+        body = b"" if delivery.queue == LEAKS_QUEUE else delivery.body
+        self._store.add_dead_letter(now, control.COORDINATOR, delivery.queue, reason, body)
         self.note("message.rejected", "warning", queue=delivery.queue, reason=reason)
 
     def give_up(self, delivery: Delivery, error: Exception, now: float) -> None:

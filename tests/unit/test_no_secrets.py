@@ -16,6 +16,7 @@ from kme.ends import Ends
 from kme.links import Links, Opened
 from kme.node import Node
 from kme.settings import KmeSettings
+from qkdrelay import codec
 from qkdrelay.broker.port import Delivery, Publication, Received
 from qkdrelay.confirmation import Payload
 from qkdrelay.errors import QkdRelayError
@@ -153,6 +154,17 @@ def test_whatever_happens_no_secret_is_logged_reported_or_kept_by_the_coordinato
     # The search itself finds what is there.
     held = b"".join(file.read_bytes() for file in (tmp_path / "kme-1").iterdir())
     assert not none_of(secrets, held)
+
+
+def test_a_leak_that_is_no_message_is_not_kept_by_the_coordinator(tmp_path):
+    network = Network(lab=True, folder=tmp_path)
+    leak = codec.encode(Leak(kme="kme-5", relay_id=RELAY, route=("kme-1", "kme-5"), payload=SECRET))
+    for body in (leak[:-1], leak + b"\x00", SECRET):
+        network.inject("kme-5", "kme.kme-5", "lab.leaks", body)
+    network.settle()
+    assert len(network.dead_letters()) == 3
+    kept = b"".join(file.read_bytes() for file in (tmp_path / "coordinator").iterdir())
+    assert found([SECRET[:16], SECRET[32:48]], kept) == []
 
 
 def none_of(secrets, data):

@@ -138,6 +138,8 @@ HEAD = 'name = "n"\nkmes = ["kme-1", "kme-2", "kme-3"]\n'
     ("text", "named", "hint"),
     [
         ("name = ", "not valid TOML", None),
+        ("name = " + "[" * 5000, "not valid TOML", None),
+        ("name = " + "1" * 5000, "not valid TOML", None),
         ('kmes = ["a", "b"]\nlinks = []', "'name'", "my-network"),
         ('name = "n"\nlinks = []', "'kmes'", None),
         ('name = "n"\nkmes = ["a"]\nlinks = []', "'kmes' must be a list of 2 to", None),

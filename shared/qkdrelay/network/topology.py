@@ -119,7 +119,7 @@ def parse_topology(text: str, where: str) -> Topology:
     """
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number too long, lists too deep
         raise TopologyError(f"{where}: not valid TOML: {error}") from None
     file = _File(where, text)
     for key in data:
