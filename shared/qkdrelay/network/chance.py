@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
 from qkdrelay.errors import RequestRefusedError
-from qkdrelay.network.circuit import Circuit, Element, Link, blocking, learning
+from qkdrelay.network.circuit import Circuit, Element, Gate, Link, blocking, learning
 from qkdrelay.network.decision import Diagram, TooLargeError
 from qkdrelay.network.plan import Plan
 
-SAMPLES = 1 << 20
+SAMPLES = 1 << 18
 CONFIDENCE = 0.999
-_PRECISION_BITS = 40
+_PRECISION_BITS = 32
 _SAMPLES_AT_ONCE = 1 << 16
 
 Chances = float | Mapping[str, float]
@@ -64,7 +65,7 @@ def _probability(circuit: Circuit, of: Mapping[Element, float] | Mapping[str, fl
     for element, chance in zip(circuit.elements, chances, strict=True):
         if not 0.0 <= chance <= 1.0:
             raise RequestRefusedError(f"the probability of {element} is {chance}", hint="it must be from 0 to 1")
-    circuit, chances = _uncertain(circuit, chances)
+    circuit, chances = _folded(circuit, chances)
     try:
         exact = Diagram(circuit).probability(chances)
     except TooLargeError:
@@ -72,14 +73,57 @@ def _probability(circuit: Circuit, of: Mapping[Element, float] | Mapping[str, fl
     return Probability(exact, exact, exact=True)
 
 
-def _uncertain(circuit: Circuit, chances: list[float]) -> tuple[Circuit, list[float]]:
-    """Leave out the elements that are never chosen: a diagram need not know them."""
-    return circuit.restricted({e for e, c in zip(circuit.elements, chances, strict=True) if c > 0}), [
-        c for c in chances if c > 0
-    ]
+def _folded(circuit: Circuit, chances: Sequence[float]) -> tuple[Circuit, list[float]]:
+    """Put one element in the place of every gate whose inputs are independent of all else, with its probability.
+
+    What is left needs a diagram: gates with inputs that meet again. Of disjoint paths, nothing is.
+    """
+    uses = Counter(child for gate in circuit.gates for child in gate.children)
+    known: list[float | None] = []
+    for gate in circuit.gates:
+        below = [known[c] for c in gate.children]
+        alone = all(uses[c] == 1 or known[c] in (0.0, 1.0) for c in gate.children)
+        inputs = [chance for chance in below if chance is not None]
+        own = 0.0 if gate.own is None else chances[gate.own]
+        free = alone and len(inputs) == len(below)
+        known.append(own + (1 - own) * _at_least(gate.threshold, inputs) if free else None)
+    gates: list[Gate] = []
+    left: list[float] = []
+    for gate, chance in zip(circuit.gates, known, strict=True):
+        own = chance if chance is not None else 0.0 if gate.own is None else chances[gate.own]
+        gates.append(Gate(len(left), 1, ()) if chance is not None else Gate(len(left), gate.threshold, gate.children))
+        left.append(own)
+    return _needed(gates, left)
 
 
-def _sampled(circuit: Circuit, chances: list[float], samples: int) -> Probability:
+def _needed(gates: Sequence[Gate], chances: Sequence[float]) -> tuple[Circuit, list[float]]:
+    """Return the circuit of the gates below the last one, and of the elements that may be chosen, source first."""
+    reached = [False] * len(gates)
+    reached[-1] = True
+    for i in reversed(range(len(gates))):
+        for child in gates[i].children:
+            reached[child] = reached[child] or reached[i]
+    kept = [i for i in range(len(gates)) if reached[i]]
+    chosen = [i for i in reversed(kept) if chances[i] > 0]
+    element = {i: place for place, i in enumerate(chosen)}
+    gate = {i: place for place, i in enumerate(kept)}
+    short = tuple(Gate(element.get(i), gates[i].threshold, tuple(gate[c] for c in gates[i].children)) for i in kept)
+    return Circuit(tuple(str(i) for i in chosen), short), [chances[i] for i in chosen]
+
+
+def _at_least(threshold: int, chances: Sequence[float]) -> float:
+    """Return the probability that at least ``threshold`` of independent events happen."""
+    if threshold > len(chances):
+        return 0.0
+    exactly = [1.0] + [0.0] * threshold  # the last one counts that many or more
+    for chance in chances:
+        exactly[-1] += exactly[-2] * chance
+        for count in range(threshold - 1, -1, -1):
+            exactly[count] = exactly[count] * (1 - chance) + (exactly[count - 1] * chance if count else 0.0)
+    return exactly[-1]
+
+
+def _sampled(circuit: Circuit, chances: Sequence[float], samples: int) -> Probability:
     from scipy.special import betaincinv  # noqa: PLC0415 - a KME, which imports this package, has no scipy
 
     random = Random(0)  # noqa: S311 - samples, not secrets; the same question has the same answer
@@ -94,7 +138,7 @@ def _sampled(circuit: Circuit, chances: list[float], samples: int) -> Probabilit
 
 
 def _coins(chance: float, random: Random) -> int:
-    """Return as many bits as samples at once, each one with probability ``chance``, to 2^-40."""
+    """Return as many bits as samples at once, each one with probability ``chance``, to 2^-32."""
     digits = round(chance * (1 << _PRECISION_BITS))
     if digits == 1 << _PRECISION_BITS:
         return (1 << _SAMPLES_AT_ONCE) - 1

@@ -53,11 +53,6 @@ class Circuit:
             values.append(own | _at_least(gate.threshold, [values[child] for child in gate.children], full))
         return values[-1]
 
-    def restricted(self, elements: Collection[Element]) -> Circuit:
-        """Return the circuit in which only these elements can be chosen."""
-        kept = [i for i, element in enumerate(self.elements) if element in elements]
-        return self._over(kept, [gate.own for gate in self.gates])
-
     def without_dominated(self) -> Circuit:
         """Return the circuit over fewer elements that has the same smallest sets' size.
 
@@ -70,9 +65,7 @@ class Circuit:
             below = next((alone[c] for c in gate.children if alone[c] is not None), None)
             owns.append(gate.own if gate.threshold > 1 or below is None else None)
             alone.append(below if owns[-1] is None and gate.threshold == 1 else owns[-1])
-        return self._over(sorted(own for own in owns if own is not None), owns)
-
-    def _over(self, kept: Sequence[int], owns: Sequence[int | None]) -> Circuit:
+        kept = sorted(own for own in owns if own is not None)
         place: dict[int | None, int] = {element: i for i, element in enumerate(kept)}
         gates = (
             Gate(place.get(own), gate.threshold, gate.children) for own, gate in zip(owns, self.gates, strict=True)
@@ -81,14 +74,25 @@ class Circuit:
 
 
 def _at_least(threshold: int, masks: Sequence[int], full: int) -> int:
-    """Return a one where at least ``threshold`` of ``masks`` have one."""
-    if threshold > len(masks):
-        return 0
-    counts = [full] + [0] * threshold
+    """Return a one where at least ``threshold`` of ``masks`` have one: add them up, bit by bit, and compare."""
+    digits: list[int] = []  # digits[i] has digit i, worth 2^i, of the count at each place
     for mask in masks:
-        for count in range(threshold, 0, -1):
-            counts[count] |= counts[count - 1] & mask
-    return counts[threshold]
+        carry = mask
+        for i, digit in enumerate(digits):
+            digits[i], carry = digit ^ carry, digit & carry
+            if not carry:
+                break
+        if carry:
+            digits.append(carry)
+    more, same = 0, full
+    for i in reversed(range(max(len(digits), threshold.bit_length()))):
+        digit = digits[i] if i < len(digits) else 0
+        if threshold >> i & 1:
+            same &= digit
+        else:
+            more |= same & digit
+            same &= ~digit
+    return more | same
 
 
 def between(plan: Plan) -> tuple[str, ...]:
