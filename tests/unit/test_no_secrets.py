@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import hashlib
+import json
 import os
 import traceback
 from contextlib import suppress
@@ -10,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 import structlog
+from pydantic import ValidationError
 
 from kme.effects import EndRelay, KeepShare, LeakShare, SendShare
 from kme.ends import Ends
@@ -41,6 +43,7 @@ def forms(secret):
         base64.b64encode(secret)[:-4],
         base64.urlsafe_b64encode(secret)[:-4],
         repr(secret)[2:-1].encode(),
+        json.dumps(repr(secret))[3:-2].encode(),
         str(list(secret))[1:-1].encode(),
     }
 
@@ -274,3 +277,12 @@ def test_an_error_of_settings_names_the_variable_and_never_a_value(environment, 
     said = "".join(traceback.format_exception(error.value)) + str(error.value.hint)
     assert variable in str(error.value)
     assert not [canary for canary in CANARIES if canary in said]
+
+
+@pytest.mark.parametrize("variable", ["QKDRELAY_CONTROL_KEY", "QKDRELAY_LINKS"])
+def test_not_even_the_error_beneath_repeats_its_input(environment, variable):
+    environment.setenv(variable, json.dumps({"kme-2": {"secret": KEY + "00"}}) if "LINKS" in variable else KEY + "00")
+    with pytest.raises(ValidationError) as error:
+        KmeSettings()
+    assert "must be 64 hexadecimal digits" in str(error.value)
+    assert KEY[:20] not in str(error.value)
