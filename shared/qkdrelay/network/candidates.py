@@ -88,8 +88,8 @@ def plans(
     """Return the candidate plans, the chosen one marked if any meets the wish; of all policies or of one.
 
     Chosen is, of those that meet the wish (and of these, if ``failed`` is left open, those that withstand one), the
-    one with the fewest messages, then the least link key. ``load`` says how much of each link's key is spoken
-    for: among equally short paths those with less are taken.
+    one with the fewest KMEs to avoid, then the fewest messages, then the least link key. ``load`` says how much of
+    each link's key is spoken for: among equally short paths those with less are taken.
 
     Raises TopologyError for an unknown KME; InvalidPlanError if there is no path, or if the one policy asked for has no
     plan within the budget; RequestRefusedError for an unknown policy.
@@ -159,13 +159,14 @@ def choose(
     raise RequestRefusedError(_reason(topology, source, target, wish, policy), hint=_hint(best, wish))
 
 
-def _regret(candidate: Candidate, wish: Withstand) -> tuple[bool, int, int, int]:
+def _regret(candidate: Candidate, wish: Withstand) -> tuple[bool, int, int, int, bool]:
     have = candidate.withstands
     return (
         not candidate.relies_on,
         max(0, wish.readers - have.compromised),
         max(0, wish.lost - have.failed),
         candidate.messages,
+        candidate.policy != "trusted",
     )
 
 
@@ -233,10 +234,11 @@ class _Pair:
             relies_on=self._relies_on(plan, withstands),
         )
 
-    def rank(self, candidate: Candidate) -> tuple[bool, int, int, int]:
+    def rank(self, candidate: Candidate) -> tuple[bool, int, int, int, int]:
         enough = candidate.withstands.failed >= self._wish.lost + (self._wish.failed is None)
         key = sum(candidate.link_key_batch.values())
-        return (not enough, candidate.messages, key, POLICIES.index(candidate.policy))
+        avoided = len(self._topology.noted("avoid") & set(candidate.plan.order[1:-1]))
+        return (not enough, avoided, candidate.messages, key, POLICIES.index(candidate.policy))
 
     def _suite(self, link: Link) -> str:
         return self._topology.note(*link).suite or "otp"
@@ -250,7 +252,8 @@ class _Pair:
 
     def _relies_on(self, plan: Plan, have: Withstands) -> tuple[str, ...]:
         """Return the trusted KMEs of the plan, if it takes their honesty to keep the secret from enough others."""
-        trusted = tuple(kme for kme in plan.order[1:-1] if kme in self._topology.noted("trusted"))
+        between = self._topology.noted("trusted") & set(plan.order[1:-1])
+        trusted = tuple(kme for kme in self._topology.kmes if kme in between)
         wanted = min(self._wish.readers, self._others)
         if not trusted or have.compromised >= wanted:
             return ()

@@ -1,0 +1,244 @@
+"""The plans to choose from, and which one is taken."""
+
+import time
+from itertools import combinations, pairwise
+from pathlib import Path
+
+import networkx as nx
+import pytest
+
+from qkdrelay.confirmation import OVERHEAD
+from qkdrelay.errors import InvalidPlanError, RequestRefusedError, TopologyError
+from qkdrelay.link.envelope import key_needed
+from qkdrelay.network.analysis import learns, withstands
+from qkdrelay.network.candidates import Withstand, choose, plans
+from qkdrelay.network.keycost import CONFIRMATION_BYTES, link_key_bytes
+from qkdrelay.network.minimal import Withstands
+from qkdrelay.network.planner import recursive_plan
+from qkdrelay.network.topology import LinkNote, Topology, load_topology, reference_topology
+
+REFERENCE = reference_topology()
+FILES = sorted((Path(__file__).parents[3] / "infra" / "topologies").glob("*.toml"))
+
+
+def network(links, trust=None, notes=None):
+    """A network written as "sa at sb bt": the names of KMEs are letters."""
+    pairs = tuple((link[0], link[1]) for link in links.split())
+    return Topology("letters", tuple(dict.fromkeys("".join(links.split()))), pairs, notes or {}, trust or {})
+
+
+def bound(topology, source, target):
+    """How many disjoint paths there are besides a direct link, counted by another library."""
+    graph = nx.Graph(topology.links)
+    if graph.has_edge(source, target):
+        graph.remove_edge(source, target)
+    return nx.node_connectivity(graph, source, target)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_the_bound_is_reached_for_every_pair(file):
+    topology = load_topology(file)
+    for source, target in combinations(topology.kmes, 2):
+        paths = bound(topology, source, target)
+        others = len(topology.kmes) - 2
+        if target in topology.neighbours[source]:
+            chosen = choose(topology, source, target, Withstand(others, others))
+            assert (chosen.policy, chosen.messages) == ("best", 1)
+            continue
+        for compromised in range(paths):
+            failed = paths - 1 - compromised
+            got = choose(topology, source, target, Withstand(compromised, failed)).withstands
+            assert (got.compromised, got.failed) >= (compromised, failed)
+            assert got.failed >= failed
+        with pytest.raises(RequestRefusedError):
+            choose(topology, source, target, Withstand(paths, 0))
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_the_default_withstands_one_compromised_and_if_it_can_one_failed(file):
+    topology = load_topology(file)
+    for source, target in combinations(topology.kmes, 2):
+        paths = bound(topology, source, target)
+        if paths < 2 and target not in topology.neighbours[source]:
+            with pytest.raises(RequestRefusedError, match="1 path joins"):
+                choose(topology, source, target)
+        else:
+            got = choose(topology, source, target).withstands
+            assert got.compromised >= 1
+            assert got.failed >= (paths >= 3)
+
+
+def test_the_reference_pair_goes_over_three_disjoint_paths():
+    best, disjoint, recursive = plans(REFERENCE, "kme-1", "kme-8")
+    assert [c.policy for c in (best, disjoint, recursive)] == ["best", "disjoint", "recursive"]
+    assert [c.messages for c in (best, disjoint, recursive)] == [9, 9, 17]
+    assert [c.chosen for c in (best, disjoint, recursive)] == [True, False, False]
+    assert best.withstands == Withstands(1, 1, 1, 1)
+    assert recursive.withstands == Withstands(1, 0, 0, 0)
+    assert recursive.plan == recursive_plan(REFERENCE, "kme-1", "kme-8")
+
+
+def test_best_takes_no_more_paths_than_the_wish_takes():
+    best, disjoint, _ = plans(REFERENCE, "kme-1", "kme-8", Withstand(1, 0))
+    assert (best.messages, disjoint.messages) == (6, 9)
+    assert best.withstands == Withstands(1, 0, 0, 0)
+
+
+def test_a_policy_that_is_asked_for_is_taken_even_if_it_withstands_no_failure():
+    assert choose(REFERENCE, "kme-1", "kme-8", policy="recursive").messages == 17
+    with pytest.raises(RequestRefusedError, match="no recursive plan"):
+        choose(REFERENCE, "kme-1", "kme-8", Withstand(1, 1), "recursive")
+
+
+def test_a_wish_beyond_the_bound_is_refused_with_the_best_alternative():
+    with pytest.raises(RequestRefusedError, match=r"3 disjoint paths join kme-1 and kme-8, and that takes 4") as caught:
+        choose(REFERENCE, "kme-1", "kme-8", Withstand(2, 1))
+    assert caught.value.hint == "possible with policy best: --withstand compromised=2,failed=0"
+
+
+def test_a_tamperer_counts_as_compromised_and_as_lost():
+    assert choose(REFERENCE, "kme-1", "kme-8", Withstand(1, 0, tampering=1)).withstands.tampering == 1
+    with pytest.raises(RequestRefusedError, match="that takes 4"):
+        choose(REFERENCE, "kme-1", "kme-8", Withstand(1, 1, tampering=1))
+
+
+def test_where_one_kme_parts_the_ends_nothing_is_relayed_unless_allowed():
+    line = network("sa at")
+    with pytest.raises(RequestRefusedError) as caught:
+        choose(line, "s", "t")
+    assert "--allow-unprotected" in caught.value.hint
+    taken = choose(line, "s", "t", allow_unprotected=True)
+    assert (taken.chosen, taken.meets_wish, taken.relies_on) == (True, False, ())
+
+
+def test_neighbours_need_nobody():
+    best = choose(network("st sa at"), "s", "t", Withstand(1, 1))
+    assert best.plan.hops["s"].successors == ("t",)
+    assert best.withstands == Withstands(1, 1, 0, 1)
+
+
+# --- notes of trust, load ---------------------------------------------------------------------------
+
+
+def test_a_kme_never_to_be_used_is_on_no_plan():
+    noted = Topology("noted", REFERENCE.kmes, REFERENCE.links, {}, {"kme-7": "never"})
+    for candidate in plans(noted, "kme-1", "kme-8"):
+        assert "kme-7" not in candidate.plan.order
+        assert candidate.withstands.failed == 0
+    with pytest.raises(InvalidPlanError, match="no path from s to t in network letters that avoids a"):
+        plans(network("sa at", {"a": "never"}), "s", "t")
+
+
+def test_a_kme_noted_as_never_may_still_be_an_end():
+    assert choose(network("sa sb at bt", {"s": "never"}), "s", "t").messages == 4
+
+
+def test_a_kme_to_avoid_is_used_only_if_it_takes_it():
+    detour = "sa at sb bt sc cd dt"
+    best = choose(network(detour, {"a": "avoid"}), "s", "t", Withstand(1, 0))
+    assert set(best.plan.order) == set("sbcdt")
+    assert set(choose(network(detour, {"a": "avoid"}), "s", "t", Withstand(1, 1)).plan.order) == set("sabcdt")
+
+
+def test_equally_short_paths_are_taken_where_least_key_is_spoken_for():
+    three = network("sa at sb bt sc ct")
+    for busy in "abc":
+        best = choose(three, "s", "t", Withstand(1, 0), load={("t", busy): 5.0})
+        assert busy not in best.plan.order
+
+
+def test_a_trusted_kme_between_is_relied_upon_only_if_allowed_and_labelled():
+    waist = network("sa sb ax bx xc xd ct dt", {"x": "trusted"})
+    with pytest.raises(RequestRefusedError, match="1 path joins") as caught:
+        choose(waist, "s", "t")
+    assert "if x can be trusted" in caught.value.hint
+    taken = choose(waist, "s", "t", allow_unprotected=True)
+    assert (taken.policy, taken.relies_on, taken.meets_wish) == ("trusted", ("x",), False)
+    assert [kme for kme in "abxcd" if learns(taken.plan, [kme])] == ["x"]
+
+
+def test_a_trusted_path_counts_as_one_that_nobody_reads():
+    both = network("sx xt sy yt", {"x": "trusted", "y": "trusted"})
+    with pytest.raises(RequestRefusedError):
+        choose(both, "s", "t", Withstand(1, 1))
+    taken = choose(both, "s", "t", Withstand(1, 1), allow_unprotected=True)
+    assert (taken.relies_on, taken.withstands.failed) == (("x", "y"), 1)
+
+
+def test_no_trust_is_needed_where_the_network_does_without():
+    fine = network("sa at sb bt", {"a": "trusted"})
+    assert [c.relies_on for c in plans(fine, "s", "t")] == [(), (), ()]
+
+
+# --- cost, budget, wrong use ---------------------------------------------------------------------------
+
+
+def layers(count):
+    rows = [["s"], *([f"m{i}-{j}" for j in range(3)] for i in range(count)), ["t"]]
+    links = tuple((a, b) for near, far in pairwise(rows) for a in near for b in far)
+    return Topology("layers", tuple(kme for row in rows for kme in row), links)
+
+
+def test_a_plan_over_the_budget_is_refused_with_what_to_do():
+    with pytest.raises(InvalidPlanError, match="16401 share messages; the budget is 4096") as caught:
+        plans(layers(8), "s", "t", policy="recursive")
+    assert caught.value.hint == "the policy best takes 27 messages"
+    assert [c.policy for c in plans(layers(8), "s", "t")] == ["best", "disjoint"]
+
+
+def test_the_link_key_is_what_sealing_every_message_draws():
+    assert CONFIRMATION_BYTES == OVERHEAD
+    notes = {("kme-5", "kme-8"): LinkNote(suite="aes-256-gcm")}
+    noted = Topology("noted", REFERENCE.kmes, REFERENCE.links, notes)
+    for candidate in plans(noted, "kme-1", "kme-8", key_count=10):
+        plan = candidate.plan
+        drawn = dict.fromkeys(plan.links, 0)
+        prefixes = {route[:end] for route in plan.routes() for end in range(2, len(route) + 1)}
+        for route in prefixes:
+            suite = noted.note(*route[-2:]).suite or "otp"
+            drawn[route[-2:]] += key_needed(suite, plan.share_length(route, 10 * 32 + OVERHEAD))
+        assert candidate.link_key_batch == drawn
+        assert len(prefixes) == candidate.messages
+        one = link_key_bytes(plan, 32 + OVERHEAD, lambda link: noted.note(*link).suite or "otp")
+        assert candidate.link_key == one
+
+
+def random_network(kmes, links, seed):
+    graph = nx.gnm_random_graph(kmes, links, seed=seed)
+    return Topology("random", tuple(f"k{i}" for i in graph), tuple((f"k{a}", f"k{b}") for a, b in graph.edges))
+
+
+def test_all_pairs_of_50_kmes_and_88_links_are_planned_in_seconds():
+    topology, start = random_network(50, 88, 4), time.process_time()
+    reach = topology.hops_to("k0")
+    pairs = list(combinations(reach, 2))
+    assert len(pairs) > 1000
+    assert all(plans(topology, *pair) for pair in pairs)
+    assert time.process_time() - start < 10
+
+
+def test_a_pair_of_500_kmes_is_planned_well_under_a_second():
+    topology = random_network(500, 2000, 4)
+    start = time.process_time()
+    assert next(c.policy for c in plans(topology, "k1", "k499")) == "best"
+    assert time.process_time() - start < 0.5
+
+
+@pytest.mark.parametrize(
+    ("ask", "error", "text"),
+    [
+        (lambda: plans(REFERENCE, "kme-1", "kme-9"), TopologyError, "no KME 'kme-9'"),
+        (lambda: plans(REFERENCE, "kme-1", "kme-1"), InvalidPlanError, "both kme-1"),
+        (lambda: plans(REFERENCE, "kme-1", "kme-8", policy="bets"), RequestRefusedError, "no policy 'bets'"),
+        (lambda: Withstand(-1), RequestRefusedError, "compromised is -1"),
+        (lambda: plans(network("sa bt"), "s", "t"), InvalidPlanError, "no path from s to t"),
+    ],
+)
+def test_wrong_use_is_refused(ask, error, text):
+    with pytest.raises(error, match=text):
+        ask()
+
+
+def test_the_source_accepts_every_plan_that_is_chosen():
+    for source, target in combinations(REFERENCE.kmes, 2):
+        assert withstands(choose(REFERENCE, source, target).plan, 1)
