@@ -1,0 +1,77 @@
+"""What the commands that plan take alike: the network, the policy, and what is to be withstood."""
+
+# ruff: noqa: PLC0415 - imports stand where they are needed, so that `--help` is quick
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from qkdrelay.errors import RequestRefusedError
+
+if TYPE_CHECKING:
+    from qkdrelay.network.candidates import Withstand
+    from qkdrelay.network.topology import Topology
+
+PolicyName = Literal["best", "disjoint", "recursive", "trusted"]
+PolicyOption = Annotated[PolicyName | None, typer.Option("--policy", help="Take a plan of this kind only.")]
+WithstandOption = Annotated[
+    str | None,
+    typer.Option(
+        "--withstand",
+        metavar="WISH",
+        help="How many KMEs may be compromised, fail and tamper at once, such as compromised=1,failed=1,tampering=0.",
+    ),
+]
+TopologyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--topology",
+        metavar="FILE",
+        help="Topology file. Without one: the running network's, as far as the coordinator tells; "
+        "no notes on trust and links.",
+    ),
+]
+AllowUnprotectedOption = Annotated[
+    bool,
+    typer.Option("--allow-unprotected", help="Take the best plan there is, even if KMEs on the way must be trusted."),
+]
+_PART = re.compile(r"(compromised|failed|tampering)=([0-9]{1,3})")
+
+
+def parsed_wish(text: str | None) -> Withstand:
+    """Return what is to be withstood; what is not named stays as by default. Raises RequestRefusedError."""
+    from qkdrelay.network.candidates import Withstand
+
+    numbers: dict[str, int] = {}
+    for part in text.split(",") if text is not None else ():
+        found = _PART.fullmatch(part.strip())
+        if found is None or found[1] in numbers:
+            raise RequestRefusedError(
+                f"--withstand {text!r} cannot be read", hint="such as --withstand compromised=1,failed=1,tampering=0"
+            )
+        numbers[found[1]] = int(found[2])
+    return Withstand(**numbers)
+
+
+def network_of(file: Path | None) -> Topology:
+    """Return the network of a file; without one, the network that the running coordinator knows."""
+    from qkdrelay.network.topology import Topology, load_topology
+
+    if file is not None:
+        return load_topology(file)
+
+    from coordinator.cli import session
+    from qkdrelay.errors import BrokerUnreachableError, QkdRelayError, SettingsError
+    from qkdrelay.messages import NetworkRequest, NetworkView
+
+    try:
+        view = session.ask(NetworkRequest(), NetworkView)
+    except (BrokerUnreachableError, SettingsError) as error:
+        hint = f"{error.hint}; or name a topology file (--topology)" if error.hint else "--topology takes a file"
+        kind: type[QkdRelayError] = type(error)
+        raise kind(str(error), hint=hint) from None
+    return Topology(view.name, tuple(kme.name for kme in view.kmes), view.links)
