@@ -17,6 +17,7 @@ from qkdrelay.network.case import case
 from qkdrelay.network.circuit import blocking, learning
 from qkdrelay.network.decision import Diagram
 from qkdrelay.network.plan import Hop, Plan
+from qkdrelay.network.planner import Routes
 from qkdrelay.network.topology import Topology
 from qkdrelay.sharing import gf256, tree
 from support.plans import at_target, carry, eight, random_plans, written
@@ -253,6 +254,25 @@ def test_the_planner_reaches_mengers_bound_on_networks_it_has_never_seen(topolog
         if compromised < len(topology.kmes) - 2 and paths < len(topology.kmes) - 2:
             with pytest.raises(RequestRefusedError, match=r"no plan withstands"):
                 choose(topology, source, target, Withstand(compromised, failed + 1))
+
+
+@given(networks())
+@settings(max_examples=60, deadline=None)
+def test_so_many_disjoint_paths_have_no_fewer_links_than_those_found(topology):
+    source, target = topology.kmes[:2]
+    assume(target not in topology.neighbours[source])
+    graph = nx.DiGraph()
+    for kme in topology.kmes:
+        graph.add_edge((kme, "in"), (kme, "out"), capacity=1, weight=0)
+    for a, b in (*topology.links, *((b, a) for a, b in topology.links)):
+        graph.add_edge((a, "out"), (b, "in"), capacity=1, weight=1)
+    found = Routes(topology, source, target).disjoint()
+    assert len(found) == connectivity(topology, source, target)
+    for number, paths in enumerate(found, 1):
+        graph.nodes[source, "out"]["demand"], graph.nodes[target, "in"]["demand"] = -number, number
+        assert sum(len(path) - 1 for path in paths) == nx.min_cost_flow_cost(graph)
+        middle = [kme for path in paths for kme in path[1:-1]]
+        assert len(middle) == len(set(middle))
 
 
 @given(networks())
