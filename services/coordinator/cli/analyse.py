@@ -1,0 +1,216 @@
+"""`coordinator analyse`: what becomes of a relay if these KMEs are compromised, those fail and these links are cut."""
+
+# ruff: noqa: PLC0415 - imports stand where they are needed, so that `--help` is quick
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coordinator.cli.options import PolicyName, TopologyOption, WithstandOption, network_of, parsed_wish
+from coordinator.cli.screen import JsonOption, print_json
+from qkdrelay.errors import InvalidPlanError, RequestRefusedError
+from qkdrelay.terminal import console
+
+if TYPE_CHECKING:
+    from qkdrelay.network.candidates import Withstand
+    from qkdrelay.network.case import Case
+    from qkdrelay.network.chance import Probability
+    from qkdrelay.network.circuit import Element, Link
+    from qkdrelay.network.minimal import MinimalSets
+    from qkdrelay.network.plan import Plan
+    from qkdrelay.network.topology import Topology
+
+SHOWN = 12
+"""Sets of each kind that people are shown unless they ask for another number."""
+
+CompromisedOption = Annotated[str | None, typer.Option(metavar="A,B", help="KMEs that read along.")]
+FailedOption = Annotated[str | None, typer.Option(metavar="C", help="KMEs that are down.")]
+CutOption = Annotated[str | None, typer.Option(metavar="D:E", help="Links that do not carry, each written KME:KME.")]
+
+
+def analyse(
+    source: Annotated[str | None, typer.Argument(help="KME the keys start at.", show_default=False)] = None,
+    target: Annotated[str | None, typer.Argument(help="KME that is to have them, too.", show_default=False)] = None,
+    *,
+    topology: TopologyOption = None,
+    policy: Annotated[PolicyName, typer.Option(help="The kind of plan to analyse.")] = "recursive",
+    withstand: WithstandOption = None,
+    compromised: CompromisedOption = None,
+    failed: FailedOption = None,
+    cut: CutOption = None,
+    kme_leak: Annotated[
+        float | None, typer.Option(metavar="P", min=0.0, max=1.0, help="Probability that a KME is compromised.")
+    ] = None,
+    kme_loss: Annotated[
+        float | None, typer.Option(metavar="P", min=0.0, max=1.0, help="Probability that a KME is down.")
+    ] = None,
+    link_loss: Annotated[
+        float | None, typer.Option(metavar="P", min=0.0, max=1.0, help="Probability that a link does not carry.")
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, max=100_000, help=f"Sets of each kind to list; by default {SHOWN}, in JSON 1000."
+        ),
+    ] = None,
+    all_pairs: Annotated[
+        bool, typer.Option("--all-pairs", help="What every pair of KMEs withstands, instead of one pair.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a relay withstands: who could learn the keys, what could block them, how likely that is.
+
+    Exact. With KMEs compromised or failed, or links cut, it also says what becomes of that very case, and why.
+
+    Example: coordinator analyse kme-1 kme-8 --failed kme-6 --topology infra/topologies/eight-kmes.toml
+    """
+    wish, network = parsed_wish(withstand), network_of(topology)
+    if all_pairs:
+        if source or target or compromised or failed or cut or (kme_leak, kme_loss, link_loss) != (None, None, None):
+            raise RequestRefusedError("--all-pairs takes no pair and no case", hint="leave out one or the other")
+        from coordinator.cli import pairs
+
+        pairs.tell(network, policy, wish, as_json=as_json)
+        return
+    if source is None or target is None:
+        raise RequestRefusedError("source and target are missing", hint="name two KMEs, or take --all-pairs")
+    plan = the_plan(network, source, target, policy, wish)
+    found = look_at(
+        plan,
+        Situation(_kmes(compromised, network), _kmes(failed, network), _links(cut, network)),
+        Chances(kme_leak, kme_loss, link_loss),
+        limit or (None if as_json else SHOWN),
+    )
+    if as_json:
+        print_json({"source": source, "target": target, "policy": policy, **as_data(found)})
+        return
+    from coordinator.cli.findings import in_words
+
+    screen = console()
+    for line in in_words(found, f"{source} to {target} in {network.name}, policy {policy}"):
+        screen.print(line, soft_wrap=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """The case that is asked about."""
+
+    compromised: tuple[str, ...]
+    failed: tuple[str, ...]
+    cut: tuple[Link, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chances:
+    """How likely KMEs and links fall; None: not asked for."""
+
+    kme_leak: float | None
+    kme_loss: float | None
+    link_loss: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """All that is found about one plan."""
+
+    plan: Plan
+    situation: Situation
+    case: Case
+    learning: MinimalSets[str]
+    blocking: MinimalSets[str]
+    cuts: MinimalSets[Link]
+    leak: Probability | None
+    loss: Probability | None
+
+
+def the_plan(network: Topology, source: str, target: str, policy: PolicyName, wish: Withstand) -> Plan:
+    """Return the plan of this kind; raise InvalidPlanError if there is none."""
+    from qkdrelay.network.candidates import plans
+
+    found = plans(network, source, target, wish, policy)
+    if not found:
+        raise InvalidPlanError(
+            f"there is no {policy} plan from {source} to {target}", hint="take --policy best, or note KMEs as trusted"
+        )
+    return found[0].plan
+
+
+def look_at(plan: Plan, situation: Situation, chances: Chances, limit: int | None) -> Analysis:
+    """Return what there is to know about a plan; at most ``limit`` sets of each kind."""
+    from qkdrelay.network import chance, minimal
+    from qkdrelay.network.case import case
+
+    most = minimal.SETS_MAX if limit is None else limit
+    lossy = chances.kme_loss is not None or chances.link_loss is not None
+    return Analysis(
+        plan=plan,
+        situation=situation,
+        case=case(plan, situation.compromised, situation.failed, situation.cut),
+        learning=minimal.minimal_learning_coalitions(plan, most),
+        blocking=minimal.minimal_blocking_kmes(plan, most),
+        cuts=minimal.minimal_blocking_links(plan, most),
+        leak=None if chances.kme_leak is None else chance.leak(plan, chances.kme_leak),
+        loss=chance.loss(plan, chances.kme_loss or 0.0, chances.link_loss or 0.0) if lossy else None,
+    )
+
+
+def as_data(found: Analysis) -> dict[str, Any]:
+    """Return an analysis for programs; links are pairs, the order of a pair being that of the plan."""
+    kinds: dict[str, MinimalSets[Any]] = {
+        "minimal_learning_coalitions": found.learning,
+        "minimal_blocking_kmes": found.blocking,
+        "minimal_blocking_links": found.cuts,
+    }
+    return {
+        "messages": found.plan.share_messages,
+        "compromised": list(found.situation.compromised),
+        "failed": list(found.situation.failed),
+        "cut": [list(link) for link in found.situation.cut],
+        "delivered": found.case.delivered,
+        "learned": found.case.learned,
+        "short": [
+            {"kme": s.kme, "present": list(s.present), "missing": list(s.missing), "needed": s.needed}
+            for s in found.case.short
+        ],
+        "held": [
+            {"kme": h.kme, "member": h.member, "shares": list(h.shares), "needed": h.needed} for h in found.case.held
+        ],
+        **{name: [[_element(e) for e in chosen] for chosen in sets.sets] for name, sets in kinds.items()},
+        "smallest": {name: sets.smallest for name, sets in kinds.items()},
+        "counts": {
+            name: None if sets.counts is None else {str(size): count for size, count in sorted(sets.counts.items())}
+            for name, sets in kinds.items()
+        },
+        "complete": {name: sets.complete for name, sets in kinds.items()},
+        "leak_probability": _probability(found.leak),
+        "loss_probability": _probability(found.loss),
+    }
+
+
+def _element(element: Element) -> str | list[str]:
+    return element if isinstance(element, str) else list(element)
+
+
+def _probability(found: Probability | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {"low": found.low, "high": found.high, "exact": found.exact, "confidence": found.confidence}
+
+
+def _kmes(text: str | None, network: Topology) -> tuple[str, ...]:
+    """Read KMEs written A,B; raise TopologyError for one that is not there."""
+    return tuple(dict.fromkeys(network.require(name) for name in text.split(","))) if text is not None else ()
+
+
+def _links(text: str | None, network: Topology) -> tuple[Link, ...]:
+    """Read links written D:E,F:G; raise RequestRefusedError or TopologyError for what is none."""
+    links: dict[Link, None] = {}
+    for part in text.split(",") if text is not None else ():
+        ends = part.split(":")
+        if len(ends) != 2:
+            raise RequestRefusedError(f"{part!r} is no link", hint="such as --cut kme-6:kme-8")
+        links[network.link(*ends)] = None
+    return tuple(links)
