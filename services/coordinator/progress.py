@@ -102,6 +102,9 @@ def advance(relay: Relay, sender: str, report: Report, now: float) -> Relay:
             return replace(relay, released=(*relay.released, sender))
         case Findings() if sender == target:
             return replace(relay, findings=report)
+        case Expected() | Started() | Rebuilt() if relay.state in TERMINAL and sender in relay.released:
+            # The decision has overtaken what it decides on, and found nothing: it is told again.
+            return replace(relay, released=tuple(end for end in relay.released if end != sender))
         case _ if relay.state in TERMINAL:
             return relay
         case Expected() if sender == target:
@@ -155,4 +158,6 @@ def _what_was_missing(relay: Relay, collected: frozenset[Route]) -> str:
     findings = relay.findings
     if findings is not None and findings.unclear == "ambiguous":
         return "the shares decode to more than one secret: too many KMEs on the way are compromised"
+    if findings is not None and findings.unclear == "exhausted":
+        return "enough shares came, but so many false ones among them that the search for good ones was given up"
     return "enough shares came, but false ones among them left too few good ones"

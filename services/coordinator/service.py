@@ -51,6 +51,8 @@ SKEW_MAX_S = 5.0
 """A KME whose clock differs by more raises an alarm: deadlines are in absolute time."""
 _HOUSEKEEPING_EVERY_S = 10.0
 _COMMANDS_AT_ONCE = 1_000
+COMMANDS_WAITING_MAX = 500
+"""Messages to one KME that the broker has not taken over."""
 
 
 class CoordinatorService:
@@ -65,6 +67,9 @@ class CoordinatorService:
         self._log = structlog.get_logger().bind(service=control.COORDINATOR)
         self._adversary = Adversary()
         self._heard: dict[str, tuple[float, Hello]] = {}
+        self._hellos: dict[str, Hello] = {}
+        """Of this batch, the last of each KME."""
+        self._behind: set[str] = set()
         self._commands: defaultdict[str, list[Command]] = defaultdict(list)
         self._audience = Audience(store)
         self._desk = Desk(topology, self, store, self._audience, adversary=self._adversary, heard=self._heard, lab=lab)
@@ -137,7 +142,7 @@ class CoordinatorService:
     def _on_report(self, sender: str, report: Report, now: float) -> None:
         match report:
             case Hello():
-                self._on_hello(sender, report, now)
+                self._hellos[sender] = report
             case Done():
                 self._audience.done(report)
             case Alarm():
@@ -171,9 +176,12 @@ class CoordinatorService:
         self._audience.changed(relay.relay_id)
 
     def _on_hello(self, sender: str, hello: Hello, now: float) -> None:
-        if abs(hello.clock - now) > SKEW_MAX_S:
-            text = f"its clock and the coordinator's differ by {hello.clock - now:+.1f} s"
-            self.note("clock.skewed", "error", kme=sender, text=text)
+        """Take note of how a KME is; the last of several hellos counts."""
+        off_s = hello.clock - now
+        # A hello may have waited in its queue, so that a clock is behind is seen only by the second one.
+        if off_s > SKEW_MAX_S or (off_s < -SKEW_MAX_S and sender in self._behind):
+            self.note("clock.skewed", "error", kme=sender, text=f"its clock is off by {off_s:+.1f} s")
+        (self._behind.add if off_s < -SKEW_MAX_S else self._behind.discard)(sender)
         if sender not in self._heard:
             self.note("kme.heard", "info", kme=sender, lab=hello.lab)
         self._heard[sender] = (now, hello)
@@ -210,8 +218,17 @@ class CoordinatorService:
             )
 
     def command(self, kme: str, command: Command) -> None:
-        """Tell a KME something, with the rest of this batch."""
-        self._commands[kme].append(command)
+        """Tell a KME something, with the rest of this batch.
+
+        Not one that does not take in what it was told; what is left out follows from the relay's state, and is told
+        once it says hello.
+        """
+        if kme not in self._keys:
+            self.note("command.no_such_kme", "error", kme=kme, text="it is not in the network any more")
+        elif self._store.backlog.of(control_queue(kme))[0] >= COMMANDS_WAITING_MAX:
+            self.note("command.withheld", "warning", kme=kme, text="it has not taken in what it was told before")
+        else:
+            self._commands[kme].append(command)
 
     def note(self, event: str, level: str, **fields: object) -> None:
         """Log after the commit."""
@@ -221,6 +238,9 @@ class CoordinatorService:
 
     def tick(self, now: float, *, connected: bool, reconnected: bool) -> None:  # noqa: ARG002 - the port's signature
         """Fail what is overdue, send the commands of this batch, show followers what changed."""
+        for sender, hello in self._hellos.items():
+            self._on_hello(sender, hello, now)
+        self._hellos.clear()
         for relay in self._store.overdue(now):
             self.change(relay, expire(relay, self._store.collected(relay.relay_id), now), now)
         for kme, commands in self._commands.items():
@@ -237,7 +257,7 @@ class CoordinatorService:
                     self._store.enqueue(COORD_EXCHANGE, control_queue(kme), signed)
         self._commands.clear()
         self._audience.tick(now)
-        if now - self._housekeeping_at >= _HOUSEKEEPING_EVERY_S:
+        if abs(now - self._housekeeping_at) >= _HOUSEKEEPING_EVERY_S:
             self._housekeeping_at = now
             self._store.purge()
 
@@ -249,5 +269,6 @@ class CoordinatorService:
 
     def rolled_back(self) -> None:
         """Nothing of this batch happened."""
+        self._hellos.clear()
         self._notes.clear()
         self._commands.clear()

@@ -19,7 +19,7 @@ def summary(relay: Relay, now: float) -> RelaySummary:
         key_count=relay.terms.key_count,
         key_size_bits=relay.terms.key_size_bits,
         created_at=relay.created_at,
-        elapsed_s=(relay.ended_at or now) - relay.created_at,
+        elapsed_s=max(0.0, (relay.ended_at or now) - relay.created_at),
         reason=relay.reason,
     )
 

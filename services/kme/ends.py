@@ -24,7 +24,7 @@ from kme.effects import (
 from kme.node import LATE_S, Memory, NodeSettings, RejectedShareError, check_final_share, sends, split_report
 from qkdrelay.codec import decode_plan, encode_plan
 from qkdrelay.confirmation import CONFIRMATION_KEY_BYTES, Payload
-from qkdrelay.errors import QkdRelayError, RequestRefusedError
+from qkdrelay.errors import InvalidPlanError, QkdRelayError, RequestRefusedError
 from qkdrelay.messages import (
     TIMEOUT_S_MAX,
     Alarm,
@@ -50,8 +50,12 @@ from qkdrelay.messages import (
 )
 from qkdrelay.network.analysis import withstands
 from qkdrelay.network.plan import Plan, Route
+from qkdrelay.sharing.tree import ATTEMPTS_MAX, rebuild, start
 from qkdrelay.sharing.tree import Rebuilt as Rebuild
-from qkdrelay.sharing.tree import rebuild, start
+
+ATTEMPTS_MIN, ATTEMPT_BYTES_MAX = 100, 64 << 20
+"""Bound on the work of one rebuild among false shares: its subsets, and their bytes."""
+ROUTES_REPORTED_MAX = 4_000
 
 
 class Ends:
@@ -113,8 +117,15 @@ class Ends:
         before = relay = memory.relay(relay_id)
         if relay is None or relay.role != "target" or relay.state == "failed":
             return []
+        plan = relay.plan
         fitting = {route: share for route, share in memory.shares(relay_id).items() if relay.plan.is_route(route)}
-        result = rebuild(relay.plan, fitting, relay.payload_length)
+        result = rebuild(
+            relay.plan,
+            fitting,
+            relay.payload_length,
+            attempts=max(ATTEMPTS_MIN, min(ATTEMPTS_MAX, ATTEMPT_BYTES_MAX // relay.payload_length)),
+            may_name=lambda kme: self._keeps(plan.below(kme)),
+        )
         effects: list[Effect] = []
         if relay.state == "expecting" and result.secret is not None:
             payload = Payload.parse(result.secret)
@@ -130,6 +141,13 @@ class Ends:
         if relay is not before:
             effects.insert(0, KeepRelay(relay))
         return effects
+
+    def _keeps(self, part: Plan) -> bool:
+        """Whether as many compromised KMEs as are reckoned with cannot learn what ``part`` splits."""
+        try:
+            return withstands(part, self._me.withstand_compromised)
+        except InvalidPlanError:  # too large to tell
+            return False
 
     # --- the source --------------------------------------------------------------------------------
 
@@ -257,10 +275,18 @@ def _findings_none(relay_id: UUID) -> Findings:
 
 
 def _findings(relay: EndRelay, result: Rebuild) -> Findings:
+    """Return what to report; cut to what fits a message, and then said to be incomplete."""
+    disputed, named = [], len(result.false)
+    for dispute in result.disputed:
+        named += sum(map(len, dispute.sets))
+        if named > ROUTES_REPORTED_MAX:
+            break
+        disputed.append(Dispute(split=dispute.route, sets=dispute.sets))
+    incomplete = result.exhausted or len(disputed) < len(result.disputed)
     return msgspec.structs.replace(
         _findings_none(relay.relay_id),
-        false=result.false,
-        disputed=tuple(Dispute(split=d.route, sets=d.sets) for d in result.disputed),
+        false=result.false[:ROUTES_REPORTED_MAX],
+        disputed=tuple(disputed),
         equivocating=relay.equivocating,
-        unclear="ambiguous" if result.ambiguous else "exhausted" if result.exhausted else "",
+        unclear="ambiguous" if result.ambiguous else "exhausted" if incomplete else "",
     )

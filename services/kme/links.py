@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from kme.effects import SendShare
+from kme.node import LATE_S
 from kme.store import KmeStore
 from qkdrelay import codec
 from qkdrelay.broker.names import kme_exchange, link_queue
@@ -16,8 +18,10 @@ from qkdrelay.messages import LinkReport, SealedMessage, ShareHeader
 
 WAITING_BYTES_MAX = 64 << 20
 WAITING_MAX = 20_000
-_SEAL_AT_ONCE = 500
-LINK_DOWN, NO_KEY = "link.down", "link.key_exhausted"
+BACKLOG_MAX, BACKLOG_BYTES_MAX = 500, 4 << 20
+"""Sealed messages of one link, and their bytes, that the broker has not taken over; more wait unsealed."""
+_SEAL_AT_ONCE = 100
+LINK_DOWN, NO_KEY, BACKLOG = "link.down", "link.key_exhausted", "link.backlog"
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,12 @@ class Links:
         """``links`` maps each peer to the link with it."""
         self._me, self._links, self._store = name, links, store
         self._down: frozenset[str] | None = None
-        self._waiting: set[str] | None = None
+        self._waiting: dict[str, int] | None = None
+        self._waiting_bytes = 0
+        self._drawn: Counter[str] = Counter()
+        """Bytes of key taken in this transaction: the link has given them only once it is committed."""
+        self._sealed: Counter[str] = Counter()
+        """Messages put into the outbox in this transaction."""
 
     def open(self, sender: str, body: bytes) -> Opened:
         """Verify and decrypt a message from the link with ``sender``.
@@ -71,31 +80,57 @@ class Links:
         payload = unseal(link.suite, header, sealed, link.incoming)
         return Opened(sender, header, payload, sealed.tag)
 
-    def refresh(self) -> None:
-        """Forget what was read of the store: a transaction begins or was undone."""
+    def committed(self) -> None:
+        """Take off each link what was drawn."""
+        for peer, length in self._drawn.items():
+            self._links[peer].outgoing.draw(length)
+        self.rolled_back()
+
+    def rolled_back(self) -> None:
+        """Forget what this transaction has read, drawn and sealed."""
         self._down = self._waiting = None
+        self._drawn.clear()
+        self._sealed.clear()
 
     def send(self, share: SendShare) -> bool:
-        """Seal a share into the outbox and return True, or keep it waiting and return False."""
+        """Seal a share into the outbox and return True, or keep it waiting and return False.
+
+        Raises OverflowError for a share that cannot even wait.
+        """
         peer = share.route[-1]
-        if self._waiting is None:
-            self._waiting = set(self._store.waiting())
-        if peer in self._waiting or self._obstacle(peer, share) is not None:
-            if sum(self._store.waiting().values()) >= WAITING_MAX or self._store.waiting_bytes() >= WAITING_BYTES_MAX:
+        if peer not in self._links:
+            raise OverflowError(f"there is no QKD link to {peer} any more")
+        link = self._links[peer]
+        if key_needed(link.suite, len(share.payload)) > link.outgoing.capacity():
+            raise OverflowError(f"it takes more key than the link to {peer} can ever hold")
+        waiting = self._read_waiting()
+        if peer in waiting or self._obstacle(peer, share) is not None:
+            if sum(waiting.values()) >= WAITING_MAX or self._waiting_bytes + len(share.payload) > WAITING_BYTES_MAX:
                 raise OverflowError("too many shares wait for their links")
             self._store.wait(share)
-            self._waiting.add(peer)
+            waiting[peer] = waiting.get(peer, 0) + 1
+            self._waiting_bytes += len(share.payload)
             return False
         self._seal(share)
         return True
 
+    def _read_waiting(self) -> dict[str, int]:
+        if self._waiting is None:
+            self._waiting, self._waiting_bytes = self._store.waiting(), self._store.waiting_bytes()
+        return self._waiting
+
     def _obstacle(self, peer: str, share: SendShare) -> str | None:
+        """Return why nothing, or not this share, can be sealed for ``peer`` now."""
         if self._down is None:
             self._down = self._store.links_down()
         if peer in self._down:
             return LINK_DOWN
+        messages, size = self._store.backlog.of(link_queue(self._me, peer))
+        if messages + self._sealed[peer] >= BACKLOG_MAX or size >= BACKLOG_BYTES_MAX:
+            return BACKLOG
         link = self._links[peer]
-        return NO_KEY if link.outgoing.available() < key_needed(link.suite, len(share.payload)) else None
+        left = link.outgoing.available() - self._drawn[peer]
+        return NO_KEY if left < key_needed(link.suite, len(share.payload)) else None
 
     def _seal(self, share: SendShare) -> None:
         """Draw number and pad in the transaction that keeps the sealed bytes: a crash reuses nothing."""
@@ -113,28 +148,30 @@ class Links:
             deadline=share.deadline,
         )
         sealed = seal(link.suite, header, share.payload, link.outgoing)
-        link.outgoing.draw(key_needed(link.suite, len(share.payload)))
-        self._store.enqueue(kme_exchange(self._me), link_queue(self._me, peer), sealed)
+        self._drawn[peer] += key_needed(link.suite, len(share.payload))
+        self._sealed[peer] += 1
+        self._store.enqueue(kme_exchange(self._me), link_queue(self._me, peer), sealed, share.deadline + LATE_S)
 
     def resume(self, on_sent: Callable[[SendShare], None], on_stuck: Callable[[SendShare, str], None]) -> None:
         """Seal what waits and can go now; call ``on_stuck`` once for each share and reason."""
-        for peer in self._waiting if self._waiting is not None else self._store.waiting():
+        for peer in list(self._read_waiting()):
+            if peer not in self._links:
+                continue  # a link that is gone: its shares expire
+            reason: str | None = None
             gone: list[int] = []
-            stuck: dict[str, list[int]] = {}
             for waiting in self._store.waiting_for(peer, _SEAL_AT_ONCE):
-                reason = self._obstacle(peer, waiting.share) if not stuck else next(iter(stuck))
-                if reason is None:
-                    self._seal(waiting.share)
-                    gone.append(waiting.id)
-                    on_sent(waiting.share)
-                else:
-                    ids = stuck.setdefault(reason, [])
-                    if waiting.told != reason:
-                        ids.append(waiting.id)
-                        on_stuck(waiting.share, reason)
+                reason = self._obstacle(peer, waiting.share)
+                if reason is not None:
+                    break
+                self._seal(waiting.share)
+                gone.append(waiting.id)
+                on_sent(waiting.share)
             self._store.wait_no_more(gone)
-            for reason, ids in stuck.items():
-                self._store.told(ids, reason)
+            if reason is not None:
+                untold = self._store.waiting_untold(peer, reason, _SEAL_AT_ONCE)
+                for waiting in untold:
+                    on_stuck(waiting.share, reason)
+                self._store.told([waiting.id for waiting in untold], reason)
 
     def report(self) -> tuple[LinkReport, ...]:
         """Return the outgoing direction of each link as it is now."""

@@ -20,8 +20,9 @@ from kme.effects import (
 )
 from qkdrelay.codec import decode_plan
 from qkdrelay.errors import QkdRelayError
-from qkdrelay.messages import TIMEOUT_S_MAX, Collected, Forwarded, LabMode, ShareHeader, Split
-from qkdrelay.network.plan import Plan, Route
+from qkdrelay.messages import KEY_BYTES_MAX, TIMEOUT_S_MAX, Collected, Forwarded, LabMode, ShareHeader, Split
+from qkdrelay.network.plan import KMES_MAX, Plan, Route
+from qkdrelay.sharing.amd import OVERHEAD
 from qkdrelay.sharing.tree import hand_on
 
 LATE_S = 60.0
@@ -91,6 +92,8 @@ class Node:
     def on_share(self, sender: str, header: ShareHeader, payload: bytes, memory: Memory, now: float) -> list[Effect]:
         """Decide on a share that came over the link from ``sender``; raise RejectedShareError if it does not fit."""
         part = self._check(sender, header, now)
+        if len(payload) > KEY_BYTES_MAX + OVERHEAD * (len(header.route) + 2):
+            raise RejectedShareError(f"the share has {len(payload)} bytes, more than any relay's can have")
         effects: list[Effect] = []
         mode = memory.lab_mode if self._me.lab else None
         if mode == "leak":
@@ -124,6 +127,8 @@ class Node:
             raise RejectedShareError(f"the part of the plan is not valid: {error}") from None
         if part.source != me:
             raise RejectedShareError(f"the part of the plan begins at {part.source}, not here")
+        if len(route) + len(part.order) - 1 > KMES_MAX:
+            raise RejectedShareError(f"route and plan together pass more than {KMES_MAX} KMEs")
         if met := set(route[:-1]).intersection(part.order):
             raise RejectedShareError(f"the part of the plan leads back to {min(met)}")
         if strangers := set(part.successors(me)) - self._me.links:
@@ -137,8 +142,9 @@ class Node:
             kept_early, kept_bytes = memory.early_shares()
             if kept_early >= EARLY_SHARES_MAX or kept_bytes + len(payload) > EARLY_BYTES_MAX:
                 raise RejectedShareError("the relay is not expected here, and too many such shares are kept")
+            # For a minute, then: who sends it must not say how long it takes up room here.
             return [
-                KeepShare(header.relay_id, header.route, payload, header.deadline),
+                KeepShare(header.relay_id, header.route, payload, min(header.deadline, now)),
                 Note("share.early", "info", fields),
             ]
         if relay.role != "target":

@@ -9,6 +9,7 @@ from typing import cast
 from uuid import UUID
 
 from kme.effects import EndRelay, EndState, KeepShare, Role, SendShare
+from kme.node import LATE_S
 from qkdrelay import codec
 from qkdrelay.confirmation import Payload
 from qkdrelay.journal import Journal
@@ -17,7 +18,6 @@ from qkdrelay.network.plan import Route
 
 TOMBSTONE_S = 3_600.0
 """How long after its deadline a failed relay's id stays refused."""
-EARLY_S = 60.0
 
 _SCHEMA = """
 CREATE TABLE down (peer TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -39,6 +39,7 @@ _RELAY = (
     "SELECT relay_id, role, state, plan, key_count, key_size_bits, deadline, keys, source_key, target_key,"
     " peer_valid, findings, equivocating FROM relays"
 )
+_WAITING_COLUMNS = "id, relay_id, route, plan, deadline, payload, share, threshold"
 # KME names have neither of these characters.
 _HOP, _ROUTE = ">", " "
 
@@ -49,8 +50,6 @@ class WaitingShare:
 
     id: int
     share: SendShare
-    told: str
-    """The reason that was reported for it last."""
 
 
 class KmeStore(Journal):
@@ -153,10 +152,13 @@ class KmeStore(Journal):
         """Keep how this KME behaves in the lab."""
         self.set_meta("lab_mode", None if mode is None else mode.encode())
 
-    def purge(self, now: float) -> None:
-        """Delete what has outlived its deadline: collected shares, and the tombstones of failed relays."""
-        self._db.execute("DELETE FROM shares WHERE deadline < ?", (now - EARLY_S,))
+    def purge(self, now: float) -> bool:
+        """Delete what has outlived its deadline: collected shares, and the tombstones of failed relays.
+
+        Returns whether shares were deleted.
+        """
         self._db.execute("DELETE FROM relays WHERE state = 'failed' AND deadline < ?", (now - TOMBSTONE_S,))
+        return self._db.execute("DELETE FROM shares WHERE deadline < ?", (now - LATE_S,)).rowcount > 0
 
     # --- shares waiting for link key ---------------------------------------------------------------
 
@@ -196,12 +198,15 @@ class KmeStore(Journal):
 
     def waiting_for(self, peer: str, limit: int) -> list[WaitingShare]:
         """Return the shares that wait longest for the link to ``peer``."""
-        rows = self._db.execute(
-            "SELECT id, relay_id, route, plan, deadline, payload, share, threshold, told"
-            " FROM waiting WHERE peer = ? ORDER BY id LIMIT ?",
-            (peer, limit),
-        )
-        return [_waiting(row) for row in rows]
+        return self._waiting("peer = ? ORDER BY id LIMIT ?", peer, limit)
+
+    def waiting_untold(self, peer: str, reason: str, limit: int) -> list[WaitingShare]:
+        """Return shares that wait for the link to ``peer`` and were not reported for ``reason`` yet."""
+        return self._waiting("peer = ? AND told != ? ORDER BY id LIMIT ?", peer, reason, limit)
+
+    def _waiting(self, which: str, *arguments: object) -> list[WaitingShare]:
+        query = f"SELECT {_WAITING_COLUMNS} FROM waiting WHERE {which}"
+        return [_waiting(row) for row in self._db.execute(query, arguments)]
 
     def told(self, ids: list[int], reason: str) -> None:
         """Remember that the coordinator was told why these wait."""
@@ -214,8 +219,7 @@ class KmeStore(Journal):
     def expire_waiting(self, before: float) -> list[SendShare]:
         """Delete and return the shares whose deadline was before ``before``."""
         rows = self._db.execute(
-            "DELETE FROM waiting WHERE deadline < ?"
-            " RETURNING id, relay_id, route, plan, deadline, payload, share, threshold, told",
+            f"DELETE FROM waiting WHERE deadline < ? RETURNING {_WAITING_COLUMNS}",
             (before,),
         ).fetchall()
         return [_waiting(row).share for row in rows]
@@ -253,7 +257,7 @@ def _relay(row: tuple[object, ...]) -> EndRelay:
 
 
 def _waiting(row: tuple[object, ...]) -> WaitingShare:
-    number, relay_id, route, plan, deadline, payload, index, threshold, told = row
+    number, relay_id, route, plan, deadline, payload, index, threshold = row
     share = SendShare(
         UUID(bytes=cast(bytes, relay_id)),
         tuple(cast(str, route).split(_HOP)),
@@ -263,4 +267,4 @@ def _waiting(row: tuple[object, ...]) -> WaitingShare:
         cast(int, index),
         cast(int, threshold),
     )
-    return WaitingShare(cast(int, number), share, cast(str, told))
+    return WaitingShare(cast(int, number), share)

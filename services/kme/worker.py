@@ -36,10 +36,11 @@ from qkdrelay.broker.names import (
     results_queue,
 )
 from qkdrelay.broker.port import Delivery
-from qkdrelay.errors import ForgedMessageError, MalformedMessageError
+from qkdrelay.errors import ForgedMessageError, MalformedMessageError, NumberReusedError
 from qkdrelay.journal import Journal
 from qkdrelay.messages import (
     DEAD_LETTER_BODY_MAX,
+    Alarm,
     Commands,
     DeadLetter,
     Hello,
@@ -80,7 +81,8 @@ class KmeService:
         self._reports: list[Report] = []
         self._notes: list[Note] = []
         self._settle: dict[UUID, None] = {}
-        self._destroyed = False
+        self._destroyed = True
+        """The write-ahead log may hold secrets that were deleted; what was left undone is done at start."""
         self._hello_at = self._housekeeping_at = 0.0
         self._stirred = False
         """Shares began to wait since the last hello."""
@@ -102,6 +104,10 @@ class KmeService:
             if self._store.check_number(*place) == "finished":
                 self._note("share.redelivered", "debug", relay_id=message.header.relay_id, route=message.header.route)
                 return
+        except NumberReusedError as error:
+            self._tell(Alarm(event="link.number_reused", text=f"link {sender}>{self._me.name}: {error}"[:500]))
+            self._reject(delivery, str(error), None, now)
+            return
         except (MalformedMessageError, ForgedMessageError) as error:
             self._reject(delivery, str(error), None, now)
             return
@@ -164,13 +170,13 @@ class KmeService:
                     self._destroyed |= relay.state == "failed"
                 case DropShares(relay_id=relay_id):
                     self._store.drop_shares(relay_id)
+                    self._destroyed = True
                 case Settle(relay_id=relay_id):
                     self._settle[relay_id] = None
                 case LeakShare():
                     self._leak(effect)
                 case TurnLink(peer=peer, up=up):
                     self._store.turn_link(peer, up=up)
-                    self._links.refresh()
                     self._hello_at = 0.0
                     self._note("link.up" if up else "link.down", "warning", link=link_name(self._me.name, peer))
                 case TurnLab(mode=mode):
@@ -221,26 +227,36 @@ class KmeService:
         for relay_id in self._settle:
             self._carry_out(self._ends.settle(relay_id, self._store))
         self._settle.clear()
-        self._links.resume(self._note_sent, self._tell_stuck)
-        if now - self._housekeeping_at >= _HOUSEKEEPING_EVERY_S:
+        # Distances, not differences: the clock may be stepped back.
+        if abs(now - self._housekeeping_at) >= _HOUSEKEEPING_EVERY_S:
             self._housekeeping_at = now
-            self._store.purge(now)
+            self._destroyed |= self._store.purge(now)
             for share in self._store.expire_waiting(now - LATE_S):
+                self._destroyed = True
                 self._note("share.expired", "warning", relay_id=share.relay_id, route=share.route)
-        patience_s = HELLO_SOONER_S if self._stirred else HELLO_EVERY_S
-        if connected and (reconnected or now - self._hello_at >= patience_s):
-            self._hello_at, self._stirred = now, False
-            self._tell(
-                Hello(
-                    clock=now,
-                    lab=self._me.lab,
-                    lab_mode=self._store.lab_mode if self._me.lab else None,
-                    links=self._links.report(),
-                    pending=self._store.pending(),
-                )
-            )
+        self._links.resume(self._note_sent, self._tell_stuck)
         self._send_reports()
-        self._links.refresh()
+        patience_s = HELLO_SOONER_S if self._stirred else HELLO_EVERY_S
+        if connected and (reconnected or abs(now - self._hello_at) >= patience_s):
+            self._hello_at, self._stirred = now, False
+            self._say_hello(now)
+
+    def _say_hello(self, now: float) -> None:
+        """Tell how things are now, at most once: what is read later would not be true any more."""
+        me = self._me.name
+        hello = Hello(
+            clock=now,
+            lab=self._me.lab,
+            lab_mode=self._store.lab_mode if self._me.lab else None,
+            links=self._links.report(),
+            pending=self._store.pending(),
+        )
+        self._notes.append(Note(event_of(hello), level_of(hello), fields_of(hello)))
+        number = self._store.next_number("reports")
+        signed = control.sign(
+            self._key, me, control.COORDINATOR, epoch=self._store.epoch, number=number, body=Reports(items=(hello,))
+        )
+        self._store.observe(kme_exchange(me), results_queue(me), signed)
 
     def _send_reports(self) -> None:
         """Put everything to report into as few messages as fit."""
@@ -263,6 +279,7 @@ class KmeService:
         for note in self._notes:
             getattr(self._log, note.level)(note.event, **note.fields)
         self._notes.clear()
+        self._links.committed()
         if self._destroyed:
             self._destroyed = not self._store.scrub()
 
@@ -271,4 +288,4 @@ class KmeService:
         self._reports.clear()
         self._notes.clear()
         self._settle.clear()
-        self._links.refresh()
+        self._links.rolled_back()

@@ -117,7 +117,7 @@ def encode_plan(plan: Plan) -> bytes:
     return encoded
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)
 def decode_plan(data: bytes) -> Plan:
     """Return the plan in ``data``, checked as section 2 of the protocol says.
 

@@ -29,6 +29,10 @@ class ForgedMessageError(QkdRelayError):
     """A seal or a signature does not verify, or a number is out of its window."""
 
 
+class NumberReusedError(ForgedMessageError):
+    """A number that was finished before came again with another tag: somebody has used one-time key twice."""
+
+
 class InvalidPlanError(QkdRelayError):
     """The graph is not a plan a relay may use."""
 

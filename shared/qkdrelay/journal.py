@@ -10,32 +10,67 @@ import fcntl
 import os
 import secrets
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 from qkdrelay.broker.port import Publication
-from qkdrelay.errors import ForgedMessageError, StoreError
+from qkdrelay.errors import ForgedMessageError, NumberReusedError, StoreError
 
-WINDOW_BACK = 4_096
+WINDOW_BACK = 32_768
 """How far behind the highest finished number of a stream a late message may still be."""
 WINDOW_AHEAD = 1_048_576
 EPOCHS_MAX = 64
 """Epochs of one stream that are remembered: a peer starts one each time it loses its store."""
 _SCHEMA_VERSION = 1
+_OUR_MISTAKES = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.NotSupportedError)
+"""Errors of SQLite's that no disk is to blame for."""
 _BUSY_TIMEOUT_S = 5.0
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, exchange TEXT NOT NULL,
-                     routing_key TEXT NOT NULL, body BLOB NOT NULL);
+                     routing_key TEXT NOT NULL, body BLOB NOT NULL, expires REAL);
 CREATE TABLE given (stream TEXT PRIMARY KEY, next INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE heard (id INTEGER PRIMARY KEY, stream TEXT NOT NULL, epoch BLOB NOT NULL,
                     highest INTEGER NOT NULL, UNIQUE (stream, epoch));
 CREATE TABLE finished (heard INTEGER NOT NULL, number INTEGER NOT NULL, tag BLOB NOT NULL,
                        PRIMARY KEY (heard, number)) WITHOUT ROWID;
 """
+
+
+class Backlog:
+    """What is in the outbox and not confirmed, by routing key: a queue that nobody reads must stop nobody else."""
+
+    def __init__(self) -> None:
+        self._keys: dict[int, tuple[str, int]] = {}
+        self._counts: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
+
+    def add(self, publications: Iterable[Publication]) -> None:
+        """Count what was handed to the broker."""
+        for publication in publications:
+            if publication.id is not None:
+                self._keys[publication.id] = publication.routing_key, len(publication.body)
+                self._counts[publication.routing_key] += 1
+                self._bytes[publication.routing_key] += len(publication.body)
+
+    def confirmed(self, ids: Iterable[int]) -> None:
+        """Take off what the broker has taken over."""
+        for number in ids:
+            key, size = self._keys.pop(number, ("", 0))
+            self._counts[key] -= 1
+            self._bytes[key] -= size
+
+    def of(self, routing_key: str) -> tuple[int, int]:
+        """Return how many messages with this routing key are not confirmed, and their bytes."""
+        return self._counts[routing_key], self._bytes[routing_key]
+
+    def total(self) -> tuple[int, int]:
+        """Return how many messages are not confirmed, and their bytes."""
+        return len(self._keys), sum(self._bytes.values())
 
 
 class Journal:
@@ -50,6 +85,7 @@ class Journal:
         self._path = path
         self._lock: int | None = None
         self._fresh: list[Publication] = []
+        self.backlog = Backlog()
         if path is not None and not read_only:
             self._prepare(path)
         self._db = self._open(path, read_only)
@@ -101,10 +137,10 @@ class Journal:
                 self._db.execute(f"PRAGMA {pragma}")
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version == 0 and not read_only:
-            self._db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}{schema};PRAGMA user_version={_SCHEMA_VERSION};COMMIT")
-            with self.transaction():
-                self.set_meta("name", name.encode())
-                self.set_meta("epoch", secrets.token_bytes(16))
+            # All or nothing, or a store that was half made would belong to nobody.
+            mine = f"INSERT INTO meta VALUES ('name', x'{name.encode().hex()}'), ('epoch', x'{secrets.token_hex(16)}')"
+            version_set = f"PRAGMA user_version={_SCHEMA_VERSION}"
+            self._db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}{schema};{mine};{version_set};COMMIT")
         elif version != _SCHEMA_VERSION:
             raise StoreError(f"the store {self._path} has format {version}; this version reads {_SCHEMA_VERSION}")
         owner = self._meta("name").decode()
@@ -130,7 +166,7 @@ class Journal:
             self._fresh.clear()
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            if isinstance(error, sqlite3.OperationalError):
+            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, _OUR_MISTAKES):
                 raise StoreError(f"the store {self._path} does not take a commit: {error}") from None
             raise
 
@@ -140,9 +176,12 @@ class Journal:
         Returns whether it is done: somebody who reads the store meanwhile hinders it, and is not waited for.
         """
         self._db.execute("PRAGMA busy_timeout=0")
-        busy = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-        self._db.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_S * 1000:.0f}")
-        return bool(busy == 0)
+        try:
+            return bool(self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0)
+        except sqlite3.Error:  # a full disk, say: tried again later
+            return False
+        finally:
+            self._db.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_S * 1000:.0f}")
 
     def _meta(self, key: str) -> bytes:
         return self.get_meta(key) or b""
@@ -161,10 +200,14 @@ class Journal:
 
     # --- the outbox --------------------------------------------------------------------------------
 
-    def enqueue(self, exchange: str, routing_key: str, body: bytes) -> None:
-        """Put a message into the outbox; it is published after the commit, those same bytes, until confirmed."""
+    def enqueue(self, exchange: str, routing_key: str, body: bytes, expires: float | None = None) -> None:
+        """Put a message into the outbox; it is published after the commit, those same bytes, until confirmed.
+
+        After ``expires`` (seconds since the epoch) it is of no use to anybody, and a restart leaves it out.
+        """
         cursor = self._db.execute(
-            "INSERT INTO outbox (exchange, routing_key, body) VALUES (?, ?, ?)", (exchange, routing_key, body)
+            "INSERT INTO outbox (exchange, routing_key, body, expires) VALUES (?, ?, ?, ?)",
+            (exchange, routing_key, body, expires),
         )
         self._fresh.append(Publication(cursor.lastrowid, exchange, routing_key, body))
 
@@ -175,12 +218,17 @@ class Journal:
     def take_fresh(self) -> list[Publication]:
         """Return what the last transaction is to publish."""
         fresh, self._fresh = self._fresh, []
+        self.backlog.add(fresh)
         return fresh
 
-    def outbox(self) -> list[Publication]:
-        """Return everything that is not confirmed yet, oldest first."""
+    def outbox(self, now: float) -> list[Publication]:
+        """Return everything that is not confirmed yet, oldest first; forget what has expired."""
+        with self.transaction():
+            self._db.execute("DELETE FROM outbox WHERE expires < ?", (now,))
         rows = self._db.execute("SELECT id, exchange, routing_key, body FROM outbox ORDER BY id")
-        return [Publication(*row) for row in rows]
+        found = [Publication(*row) for row in rows]
+        self.backlog.add(found)
+        return found
 
     def forget(self, ids: Iterable[int]) -> None:
         """Delete confirmed messages from the outbox."""
@@ -218,7 +266,7 @@ class Journal:
         if done is None:
             return "new"
         if done[0] != tag:
-            raise ForgedMessageError(f"number {number} of {stream} was used for another message before")
+            raise NumberReusedError(f"number {number} of {stream} was used for another message before")
         return "finished"
 
     def finish_number(self, stream: str, epoch: bytes, number: int, tag: bytes) -> None:

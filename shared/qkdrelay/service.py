@@ -16,16 +16,19 @@ from typing import Protocol
 import structlog
 
 from qkdrelay.broker.port import Broker, Delivery
-from qkdrelay.errors import StoreError
+from qkdrelay.errors import BrokerUnreachableError, StoreError
 from qkdrelay.journal import Journal
 
 BATCH_MAX = 200
 """Deliveries handled in one transaction."""
-OUTBOX_MAX = 5_000
-"""Unconfirmed messages above which a service takes nothing more in."""
+OUTBOX_MAX, OUTBOX_BYTES_MAX = 20_000, 64 << 20
+"""Unconfirmed messages, and their bytes, above which a service takes nothing more in.
+
+The services keep each queue's part of it far below, so that one that nobody reads stops nobody else.
+"""
 _CONFIRMS_MAX = 500
 _CONFIRM_AGE_S = 1.0
-_STORE_RETRY_S = 1.0
+_RETRY_S = 1.0
 _HEALTH_EVERY_S = 2.0
 _CLOSE_TIMEOUT_S = 8.0
 
@@ -69,13 +72,12 @@ class Loop:
         self._confirmed: list[int] = []
         self._confirmed_since = 0.0
         self._again: list[Delivery] = []
-        backlog = self._journal.outbox()
-        self._unconfirmed = {p.id for p in backlog}
-        broker.publish(backlog)
+        broker.publish(self._journal.outbox(clock()))
 
     def step(self, timeout_s: float) -> bool:
         """Handle one batch; return whether there was anything. Raises StoreError when nothing can be committed."""
-        room = 0 if len(self._unconfirmed) >= OUTBOX_MAX or self._again else BATCH_MAX
+        messages, size = self._journal.backlog.total()
+        room = 0 if messages >= OUTBOX_MAX or size >= OUTBOX_BYTES_MAX or self._again else BATCH_MAX
         received = self._broker.receive(room, 0.0 if self._again else timeout_s)
         self._connected = received.connected
         now = self._clock()
@@ -95,7 +97,7 @@ class Loop:
         if confirmed and not self._confirmed:
             self._confirmed_since = now
         self._confirmed += confirmed
-        self._unconfirmed.difference_update(confirmed)
+        self._journal.backlog.confirmed(confirmed)
 
     def _commit(self, deliveries: list[Delivery], now: float, reconnected: bool) -> None:
         try:
@@ -103,11 +105,12 @@ class Loop:
         except StoreError:
             raise
         except Exception:
-            # One message that cannot be handled must not take its batch with it: singly, then.
             log.exception("service.batch_failed", messages=len(deliveries))
+            # What fails without any message is not the messages' fault: this raises, and they stay ours.
+            self._transact([], now, reconnected)
+            # One message that cannot be handled must not take its batch with it: singly, then.
             for delivery in deliveries:
                 self._commit_one(delivery, now)
-            self._transact([], now, reconnected)
 
     def _commit_one(self, delivery: Delivery, now: float) -> None:
         try:
@@ -116,13 +119,17 @@ class Loop:
             raise
         except Exception as error:
             log.exception("service.message_failed", queue=delivery.queue)
-            with self._journal.transaction():
-                self._service.give_up(delivery, error, now)
+            try:
+                with self._journal.transaction():
+                    self._service.give_up(delivery, error, now)
+            except BaseException:
+                self._service.rolled_back()
+                raise
             self._publish()
 
     def _transact(self, deliveries: list[Delivery], now: float, reconnected: bool) -> None:
         confirmed = self._confirmed
-        lazy = len(confirmed) < _CONFIRMS_MAX and now - self._confirmed_since < _CONFIRM_AGE_S
+        lazy = len(confirmed) < _CONFIRMS_MAX and abs(now - self._confirmed_since) < _CONFIRM_AGE_S
         try:
             with self._journal.transaction():
                 # Forgetting a confirmed message can wait for the next batch: at worst it is sent again, and recognized.
@@ -140,7 +147,6 @@ class Loop:
 
     def _publish(self) -> None:
         fresh = self._journal.take_fresh()
-        self._unconfirmed.update(p.id for p in fresh if p.id is not None)
         if fresh:
             self._broker.publish(fresh)
         self._service.committed()
@@ -154,7 +160,14 @@ class Loop:
             except StoreError as error:
                 # A full disk passes: nothing is acknowledged meanwhile, so nothing is lost.
                 log.error("store.failed", reason=str(error))  # noqa: TRY400 - the reason is the whole story
-                stop.wait(_STORE_RETRY_S)
+                stop.wait(_RETRY_S)
+                continue
+            except BrokerUnreachableError:
+                raise
+            except Exception:
+                # Nothing is acknowledged, nothing is lost; the same again, but not as fast as possible.
+                log.exception("service.failed")
+                stop.wait(_RETRY_S)
                 continue
             if health_file is not None and time.monotonic() - healthy_at >= _HEALTH_EVERY_S and self.connected():
                 health_file.touch()

@@ -186,7 +186,7 @@ def test_what_fails_leaves_nothing_behind(journal):
     with pytest.raises(ZeroDivisionError), journal.transaction():
         act()
     assert journal.take_fresh() == []
-    assert journal.outbox() == []
+    assert journal.outbox(0.0) == []
     assert journal.get_meta("m") is None
     assert journal.check_number("s", EPOCH, 2, TAG) == "new"
     with journal.transaction():
@@ -203,10 +203,10 @@ def test_an_outbox_survives_with_the_same_bytes_in_order_until_it_is_confirmed(j
     assert journal.take_fresh() == []
     journal.close()
     again = opened(path)
-    assert again.outbox() == fresh
+    assert again.outbox(0.0) == fresh
     with again.transaction():
         again.forget([fresh[0].id, fresh[2].id])
-    assert again.outbox() == [fresh[1]]
+    assert again.outbox(0.0) == [fresh[1]]
     again.close()
 
 
@@ -228,7 +228,7 @@ def test_an_observation_is_published_after_the_commit_and_kept_nowhere(journal):
     with journal.transaction():
         journal.observe("replies", "cli.q.1", b"answer")
     assert journal.take_fresh() == [Publication(None, "replies", "cli.q.1", b"answer")]
-    assert journal.outbox() == []
+    assert journal.outbox(0.0) == []
 
 
 def test_a_disk_that_does_not_take_the_commit_is_a_store_error(journal, path):

@@ -34,6 +34,10 @@ class LinkKey(Protocol):
         """Return how many bytes the sending end can draw now."""
         ...
 
+    def capacity(self) -> int:
+        """Return how many bytes can ever be available at once: what needs more can never be sealed."""
+        ...
+
     def draw(self, length: int) -> None:
         """Take ``length`` bytes off what is available; the addresses are the caller's, and durable."""
         ...
@@ -89,6 +93,10 @@ class SimulatedLinkKey:
         self._level = min(self._buffer, self._level + (now - self._at) * self._rate)
         self._at = now
         return int(self._level)
+
+    def capacity(self) -> int:
+        """Return the size of the buffer."""
+        return int(self._buffer)
 
     def draw(self, length: int) -> None:
         """Take ``length`` bytes off the buffer."""

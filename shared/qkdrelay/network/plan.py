@@ -72,18 +72,16 @@ class Plan:
         return self.hops[kme].threshold
 
     def below(self, kme: str) -> Plan:
-        """Return the part of the plan a holder of ``kme`` needs: what is reachable from it."""
-        return self._parts[kme]
+        """Return the part of the plan a holder of ``kme`` needs: what is reachable from it.
 
-    @cached_property
-    def _parts(self) -> dict[str, Plan]:
-        reachable: dict[str, frozenset[str]] = {}
-        for kme in reversed(self.order):
-            reachable[kme] = frozenset((kme,)).union(*(reachable[s] for s in self.successors(kme)))
-        return {
-            kme: Plan(kme, self.target, {k: self.hops[k] for k in sorted(part) if k != self.target})
-            for kme, part in reachable.items()
-        }
+        Made anew each time: kept for all KMEs, the parts of a long plan would take megabytes.
+        """
+        reachable, waiting = {kme}, [kme]
+        while waiting:
+            near = set(self.successors(waiting.pop())) - reachable
+            reachable |= near
+            waiting += near
+        return Plan(kme, self.target, {k: self.hops[k] for k in sorted(reachable) if k != self.target})
 
     @cached_property
     def order(self) -> tuple[str, ...]:

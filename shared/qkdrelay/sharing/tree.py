@@ -20,7 +20,7 @@ look wrong, and no report may be turned into a weapon.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from qkdrelay.sharing import amd, shamir
@@ -108,13 +108,22 @@ def hand_on(graph: Graph, payload: bytes, random: Random) -> list[tuple[str, byt
     return start(graph, payload, random)
 
 
-def rebuild(graph: Graph, held: Mapping[Route, bytes], payload_length: int, *, attempts: int = ATTEMPTS_MAX) -> Rebuilt:
+def rebuild(
+    graph: Graph,
+    held: Mapping[Route, bytes],
+    payload_length: int,
+    *,
+    attempts: int = ATTEMPTS_MAX,
+    may_name: Callable[[str], bool] = lambda _kme: True,
+) -> Rebuilt:
     """Return what the payloads in ``held`` (route -> payload) amount to; see the module's docstring.
 
     At the target all routes end there; routes that end inside the plan count just as well, which is how an
     adversary's view is evaluated: a payload at v is held if v is in it, or if k of v's children are held.
     ``payload_length`` is the secret's, in bytes. What is on no route of the plan or has the wrong length is
-    ignored. Nothing is interpolated unless enough is there to reach the secret. Never raises on data.
+    ignored. ``may_name`` says of a KME that splits whether those below it who may be compromised hold fewer
+    shares than it takes to learn what it split; only then can false shares be named there (2k-2 rests on it),
+    or the route to it be named, and not disputed. Nothing is interpolated unless enough is there to reach the secret. Never raises on data.
     """
     tree = unfold(graph, held, payload_length)
     root = (graph.source,)
@@ -124,7 +133,7 @@ def rebuild(graph: Graph, held: Mapping[Route, bytes], payload_length: int, *, a
     payloads, found, exhausted = _inwards(tree, reach, attempts)
     secrets = payloads.get(root, ())
     secret = secrets[0] if len(secrets) == 1 else None
-    false, disputed = _outwards(tree, root, secret, payloads, found)
+    false, disputed = _outwards(tree, root, secret, payloads, found, may_name)
     short = _short(tree, payloads)
     return Rebuilt(secret, short, tree.missing, len(secrets) > 1, exhausted, false, disputed)
 
@@ -158,7 +167,12 @@ def _inwards(tree: Tree, reach: Collection[Route], attempts: int) -> tuple[_Payl
 
 
 def _outwards(
-    tree: Tree, root: Route, secret: bytes | None, payloads: _Payloads, found: _Found
+    tree: Tree,
+    root: Route,
+    secret: bytes | None,
+    payloads: _Payloads,
+    found: _Found,
+    may_name: Callable[[str], bool],
 ) -> tuple[tuple[Route, ...], tuple[Dispute, ...]]:
     """Say, from the source outwards, which shares are false and which splits are disputed."""
     false: list[Route] = []
@@ -169,7 +183,8 @@ def _outwards(
         split = tree.splits.get(route)
         if split is None:
             continue
-        trusted = _trusted(found.get(route, ()), confirmed, split.threshold)
+        nameable = may_name(route[-1])
+        trusted = _trusted(found.get(route, ()), confirmed, split.threshold) if nameable else None
         if trusted is None and route in found:
             disputed += _dispute(split, payloads, found[route])
         below: list[tuple[Route, bytes | None]] = []
@@ -178,10 +193,13 @@ def _outwards(
                 below.append((child, None))
             elif x in trusted.indices:
                 below.append((child, trusted.values[x]))
-            else:  # what is below a false payload says nothing about those below
+            elif child not in tree.splits or may_name(child[-1]):
+                # What is below a false payload says nothing about those below.
                 false.append(child)
+            else:
+                disputed += _dispute(split, payloads, found[route])
         stack.extend(reversed(below))
-    return tuple(false), tuple(disputed)
+    return tuple(false), tuple(dict.fromkeys(disputed))
 
 
 def _trusted(found: Sequence[Agreement], confirmed: bytes | None, threshold: int) -> Agreement | None:

@@ -7,7 +7,8 @@ from uuid import uuid4
 import pytest
 
 from kme.effects import EndRelay, KeepShare, SendShare
-from kme.store import EARLY_S, TOMBSTONE_S, KmeStore
+from kme.node import LATE_S
+from kme.store import TOMBSTONE_S, KmeStore
 from qkdrelay.confirmation import Payload
 from qkdrelay.messages import Dispute, Findings
 from support import plans
@@ -74,7 +75,7 @@ def test_a_kept_share_stays_the_first_and_its_deadline_the_last(store):
         store.keep_share(KeepShare(RELAY, ROUTE, b"first", NOW))
         store.keep_share(KeepShare(RELAY, ROUTE, b"second", NOW + 100))
         store.keep_share(KeepShare(RELAY, OTHER, b"other", NOW))
-        store.purge(NOW + EARLY_S + 1)
+        store.purge(NOW + LATE_S + 1)
     assert store.shares(RELAY) == {ROUTE: b"first"}
     assert store.share(RELAY, ROUTE) == b"first"
     assert store.share(RELAY, OTHER) is None
@@ -121,7 +122,8 @@ def test_waiting_shares_come_back_in_order_until_they_are_sent_or_expire(store):
     with store.transaction():
         store.told([waiting[0].id], "link.down")
         store.wait_no_more([waiting[1].id])
-    assert [(w.share, w.told) for w in store.waiting_for("kme-2", 9)] == [(shares[0], "link.down"), (shares[2], "")]
+    assert [w.share for w in store.waiting_for("kme-2", 9)] == [shares[0], shares[2]]
+    assert [w.share for w in store.waiting_untold("kme-2", "link.down", 9)] == [shares[2]]
     with store.transaction():
         assert store.expire_waiting(NOW + 2) == [shares[0]]
     assert store.waiting() == {"kme-2": 1, "kme-3": 1}

@@ -1,0 +1,316 @@
+"""One KME that is away, dry or hostile, or a disk that fails, must not stop, rob or frame the others."""
+
+import os
+import shutil
+from itertools import pairwise
+from uuid import uuid4
+
+import pytest
+
+import coordinator.service
+import kme.links
+from kme.store import KmeStore
+from kme.worker import KmeService
+from qkdrelay import codec
+from qkdrelay.broker import names
+from qkdrelay.errors import StoreError
+from qkdrelay.link.envelope import seal
+from qkdrelay.link.key import SimulatedLinkKey
+from qkdrelay.messages import RelayRequest, ShareHeader
+from qkdrelay.network.analysis import withstands
+from qkdrelay.network.plan import Hop, Plan
+from qkdrelay.service import Loop
+from qkdrelay.sharing import amd, shamir
+from qkdrelay.sharing.tree import hand_on, rebuild, start
+from support.clock import Clock
+from support.network import Network
+
+
+def sealed_by(network, sender, receiver, route, part, payload, number=None):
+    """What a compromised KME, which has its links' keys, can send: anything, correctly sealed."""
+    store = network.stores[sender]
+    with store.transaction():
+        drawn, offset = store.next_number(f"link {receiver}"), store.next_number(f"pad {receiver}", len(payload))
+    header = ShareHeader(
+        link=(sender, receiver),
+        epoch=store.epoch,
+        number=drawn if number is None else number,
+        pad_offset=offset,
+        relay_id=uuid4(),
+        route=route,
+        plan=codec.encode_plan(part),
+        deadline=network.clock() + 60,
+    )
+    return seal("otp", header, payload, network.service(sender)._links._links[receiver].outgoing)
+
+
+def request(source, target, **wishes):
+    asked = {"key_count": 1, "key_size_bits": 256, "timeout_s": 30.0, "allow_unprotected": True, **wishes}
+    fields = {"policy": None, "withstand": None} if "policy" in RelayRequest.__struct_fields__ else {}
+    return RelayRequest(relay_id=uuid4(), source=source, target=target, **asked, **fields)
+
+
+def away(network, name):
+    network.stop(name)
+    network.hub.drop(name)
+
+
+# --- somebody does not read ------------------------------------------------------------------------
+
+
+def test_a_kme_that_is_away_stops_neither_its_neighbours_nor_the_relays_around_it(monkeypatch):
+    monkeypatch.setattr(names, "LINK_BYTES_MAX", 16 * 1024)
+    monkeypatch.setattr(kme.links, "BACKLOG_MAX", 5)
+    network = Network()
+    away(network, "kme-5")
+    for _ in range(60):
+        assert network.relay("kme-1", "kme-8").state == "confirmed"
+        network.time.forward(1)
+    # What waits for it is bounded, and goes when it has expired.
+    assert network.stores["kme-2"].backlog.total()[0] <= 10
+    network.later(600)
+    assert network.stores["kme-2"].waiting() == {}
+
+
+def test_a_target_that_is_away_does_not_stop_the_coordinator(monkeypatch):
+    monkeypatch.setattr(names, "CONTROL_BYTES_MAX", 8 * 1024)
+    monkeypatch.setattr(coordinator.service, "COMMANDS_WAITING_MAX", 5)
+    network = Network()
+    away(network, "kme-7")
+    for _ in range(60):
+        network.ask(request("kme-1", "kme-7", timeout_s=1.0))
+        network.later(2)
+    assert network.coordinator_store.backlog.total()[0] <= 10
+    assert network.relay("kme-1", "kme-8").state == "confirmed"
+    # Back again, it learns of each decision it missed.
+    network.resume("kme-7")
+    for _ in range(200):
+        network.later(20)
+    assert network.coordinator_store.undecided_count() == 0
+    assert all("kme-7" in relay.released for relay in network.coordinator_store.latest(60) if "kme-7" in relay.ends)
+
+
+def test_a_share_larger_than_a_links_whole_buffer_is_dropped_at_once_and_holds_nobody_up():
+    network = Network()
+    network.limit_key("kme-7", "kme-8", network.clock, rate_bps=1_000_000, buffer_bytes=8192)
+    big = network.relay("kme-1", "kme-8", key_count=500)
+    assert big.state == "confirmed"
+    assert {stuck.reason.split(":")[0] for stuck in big.stuck} == {"dropped"}
+    small = network.relay("kme-1", "kme-8")
+    assert (small.state, small.missing) == ("confirmed", ())
+
+
+# --- somebody is hostile ---------------------------------------------------------------------------
+
+
+def test_a_share_longer_than_any_relays_is_refused_before_it_can_wait():
+    network = Network()
+    network.cut("kme-2", "kme-5")
+    part = Plan("kme-2", "kme-6", {"kme-2": Hop(("kme-5", "kme-6"), 2), "kme-5": Hop(("kme-6",), 1)})
+    route = ("kme-9", "kme-1", "kme-2")
+    network.on_link("kme-1", "kme-2", sealed_by(network, "kme-1", "kme-2", route, part, bytes(600_000)))
+    network.settle()
+    assert network.stores["kme-2"].waiting() == {}
+    assert "more than any relay's can have" in network.dead_letters()[-1][2]
+    assert network.relay("kme-1", "kme-8").state == "confirmed"
+
+
+def test_a_route_that_would_grow_too_long_to_be_reported_is_refused():
+    network = Network()
+    network.cut("kme-2", "kme-5")
+    part = Plan("kme-2", "kme-5", {"kme-2": Hop(("kme-5",), 1)})
+    route = (*(f"x{n}" for n in range(510)), "kme-1", "kme-2")
+    network.on_link("kme-1", "kme-2", sealed_by(network, "kme-1", "kme-2", route, part, bytes(100)))
+    network.settle()
+    assert "more than 512 KMEs" in network.dead_letters()[-1][2]
+
+
+def test_key_that_was_used_twice_is_an_alarm(capsys):
+    network = Network()
+    part = Plan("kme-2", "kme-5", {"kme-2": Hop(("kme-5",), 1)})
+    for payload in (b"one", b"two"):
+        body = sealed_by(network, "kme-1", "kme-2", ("kme-1", "kme-2"), part, payload, number=7)
+        network.on_link("kme-1", "kme-2", body)
+        network.settle()
+    assert "was used for another message before" in network.dead_letters()[-1][2]
+    assert "link.number_reused" in capsys.readouterr().out
+
+
+def test_the_parts_of_a_long_plan_are_not_kept():
+    names_ = [f"k{n}" for n in range(400)]
+    plan = Plan.checked(names_[0], names_[-1], {a: Hop((b,), 1) for a, b in pairwise(names_)})
+    for kme_name in names_:
+        plan.below(kme_name)
+    assert all(len(value) < 1000 for value in vars(plan).values() if isinstance(value, dict))
+    assert not [value for value in vars(plan).values() if isinstance(value, dict) and Plan in map(type, value.values())]
+
+
+def test_one_kme_that_learns_what_an_inner_split_held_cannot_frame_an_honest_route():
+    """w sees two shares of v's split, learns what v held, and shares that anew: z's honest share then fits no more."""
+    hops = {
+        "s": Hop(("v", "a", "b"), 2),
+        "v": Hop(("x", "y", "z"), 2),
+        "x": Hop(("w",), 1),
+        "y": Hop(("w",), 1),
+        **{kme_name: Hop(("t",), 1) for kme_name in ("z", "w", "a", "b")},
+    }
+    plan = Plan.checked("s", "t", hops)
+    assert withstands(plan, 1)
+    secret = os.urandom(96)
+    outer = dict(start(plan, secret, os.urandom))
+    inner = dict(hand_on(plan.below("v"), outer["v"], os.urandom))
+    learned = amd.decode(shamir.combine({1: inner["x"], 2: inner["y"]}))
+    forged = shamir.split(amd.encode(learned, os.urandom), 3, 2, os.urandom)
+    held = {
+        ("s", "a", "t"): outer["a"],
+        ("s", "b", "t"): outer["b"],
+        ("s", "v", "z", "t"): inner["z"],
+        ("s", "v", "x", "w", "t"): forged[0],
+        ("s", "v", "y", "w", "t"): forged[1],
+    }
+    naive = rebuild(plan, held, 96)
+    assert naive.false == (("s", "v", "z", "t"),)  # what the attack is for
+    careful = rebuild(plan, held, 96, may_name=lambda kme_name: withstands(plan.below(kme_name), 1))
+    assert careful.secret == secret
+    assert careful.false == ()
+    assert [dispute.route for dispute in careful.disputed] == [("s", "v")]
+
+
+# --- something fails -------------------------------------------------------------------------------
+
+
+def test_what_fails_without_any_message_costs_no_message(monkeypatch):
+    network = Network()
+    loop, store = network.loops["kme-2"], network.stores["kme-2"]
+    body = sealed_by(
+        network, "kme-1", "kme-2", ("kme-1", "kme-2"), Plan("kme-2", "kme-5", {"kme-2": Hop(("kme-5",), 1)}), b"x"
+    )
+    network.on_link("kme-1", "kme-2", body)
+    with monkeypatch.context() as broken:
+        broken.setattr(network.service("kme-2")._links, "resume", lambda *_: 1 / 0)
+        for _ in range(5):
+            with pytest.raises(ZeroDivisionError):
+                loop.step(0.0)
+        assert store.backlog.total() == (0, 0)
+    network.settle()
+    assert network.dead_letters() == []
+    assert [share.routing_key for share in network.sealed if share.routing_key == "link.kme-2.kme-5"]
+
+
+def test_a_disk_that_takes_nothing_draws_no_key(monkeypatch):
+    network = Network()
+    links = network.service("kme-1")._links._links
+    before = {peer: link.outgoing.available() for peer, link in links.items()}
+    store = network.stores["kme-1"]
+    number = store.next_number
+
+    def until_the_end(stream, step=1):
+        if stream == "reports":  # by then the shares are sealed
+            raise StoreError("no space left")
+        return number(stream, step)
+
+    network.stop("kme-1")
+    relay_id = network.relay("kme-1", "kme-8").relay_id
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "next_number", until_the_end)
+        for _ in range(20):
+            with pytest.raises(StoreError):
+                network.loops["kme-1"].step(0.0)
+    assert {peer: link.outgoing.available() for peer, link in links.items()} == before
+    network.resume("kme-1")
+    assert network.show(relay_id).state == "confirmed"
+    assert all(len(messages) == 1 for messages in network.slots().values())
+
+
+def test_secrets_that_a_killed_kme_left_in_its_log_are_wiped_at_its_next_start(tmp_path, monkeypatch):
+    network = Network(folder=tmp_path)
+    network.stop("kme-6")
+    relay_id = network.relay("kme-1", "kme-8").relay_id
+    keys = network.stores["kme-1"].relay(relay_id).payload.keys
+    monkeypatch.setattr(type(network.stores["kme-1"]), "scrub", lambda _self: False)
+    assert network.wait(relay_id).state == "failed"
+
+    def on_disk(folder):
+        return any(keys in path.read_bytes() for path in (tmp_path / folder).iterdir())
+
+    assert on_disk("kme-1")
+    monkeypatch.undo()
+    # What a kill leaves: the files as they are, nothing closed.
+    shutil.copytree(tmp_path / "kme-1", tmp_path / "killed")
+    old = network.service("kme-1")
+    store = KmeStore(tmp_path / "killed" / "kme.sqlite", "kme-1")
+    assert on_disk("killed")
+    again = Loop(KmeService(old._me, store, old._links._links, old._key), network.hub.connect("kme-1"))
+    again.step(0.0)
+    assert not on_disk("killed")
+
+
+def test_a_decision_that_overtakes_what_it_decides_on_is_told_again():
+    network = Network()
+    held = []
+    publish = network.hub.publish
+
+    def slow(user, publication):
+        if user == "coordinator" and publication.routing_key == "kme.kme-1.control" and not held:
+            held.append(publication)
+            return None
+        return publish(user, publication)
+
+    network.hub.publish = slow
+    view = network.relay("kme-1", "kme-8", timeout_s=5.0)
+    network.later(5.1)
+    assert network.show(view.relay_id).state == "failed"
+    network.loops["kme-1"]._clock = lambda: network.clock() - 4  # within what is allowed
+    with network.hub.lock:
+        publish("coordinator", held[0])
+    network.settle()
+    for _ in range(30):
+        network.later(10)
+    assert network.stores["kme-1"].relay(view.relay_id).state == "failed"
+    assert network.stores["kme-1"].pending() == 0
+
+
+def test_relays_with_a_kme_that_left_the_network_are_failed_and_the_coordinator_goes_on(tmp_path):
+    network = Network(folder=tmp_path)
+    network.stop("kme-8")
+    relay_id = network.ask(request("kme-1", "kme-8")).relay_id
+    service = network.service("coordinator")
+    keys = dict(service._keys)
+    del keys["kme-8"]
+    service._keys = keys
+    network.later(31)
+    assert network.show(relay_id).state == "failed"
+    assert network.relay("kme-1", "kme-6").state == "confirmed"
+
+
+@pytest.mark.parametrize("step_s", [-3600.0, 3600.0])
+def test_a_clock_that_is_stepped_keeps_nobody_from_saying_hello(step_s):
+    network = Network()
+    network.later(step_s)
+    network.later(11)
+    assert all(at >= network.clock() - 11 for at, _ in network.service("coordinator")._heard.values())
+
+
+def test_hellos_that_waited_for_the_coordinator_are_no_alarm(capsys):
+    network = Network()
+    network.stop("coordinator")
+    for _ in range(10):
+        network.later(10)
+    network.resume("coordinator")
+    assert "clock.skewed" not in capsys.readouterr().out
+
+
+def test_a_clock_that_is_off_is_an_alarm(capsys):
+    network = Network()
+    network.loops["kme-3"]._clock = lambda: network.clock() - 60
+    network.later(11)
+    network.later(11)
+    assert "clock.skewed" in capsys.readouterr().out
+
+
+def test_a_key_level_is_taken_off_when_it_is_committed():
+    clock = Clock()
+    key = SimulatedLinkKey(bytes(32), "a", "b", rate_bps=8, buffer_bytes=1000, clock=clock)
+    assert key.capacity() == key.available() == 1000
+    key.draw(400)
+    assert (key.capacity(), key.available()) == (1000, 600)
