@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Final, Protocol, cast
 from uuid import UUID, uuid4
 
 from coordinator.adversary import Adversary
@@ -37,10 +37,11 @@ from qkdrelay.messages import (
     Terms,
     check_key_amount,
 )
-from qkdrelay.network.analysis import withstands
-from qkdrelay.network.planner import recursive_plan
+from qkdrelay.network.candidates import POLICIES, Candidate, Policy, Withstand, choose
 from qkdrelay.network.topology import Topology
 
+DEFAULT_POLICY: Final[Policy] = "recursive"
+"""The kind of plan taken for a relay that asks for none."""
 UNDECIDED_MAX = 10_000
 LAB_HINT = "start the stack with the lab switched on (make up LAB=1)"
 
@@ -114,28 +115,63 @@ class Desk:
         self._audience.follow(request, wanted.relay_id, now)
 
     def _planned(self, wanted: RelayRequest, now: float) -> Relay:
-        plan = recursive_plan(self._topology, wanted.source, wanted.target)
         if wrong := check_key_amount(wanted.key_count, wanted.key_size_bits):
             raise RequestRefusedError(wrong, hint="ask for fewer or other keys (--keys, --key-size)")
         if not TIMEOUT_S_MIN <= wanted.timeout_s <= TIMEOUT_S_MAX:
             text = f"timeout {wanted.timeout_s:g} s; it must be from {TIMEOUT_S_MIN:g} to {TIMEOUT_S_MAX:g} s"
             raise RequestRefusedError(text, hint="a relay over idle links takes well under a second (--timeout)")
-        protected = withstands(plan, 1)
+        candidate = self._chosen(wanted)
+        # In a network of two there is nobody to withstand.
+        protected = candidate.withstands.compromised >= min(1, len(self._topology.kmes) - 2)
         if not protected and not wanted.allow_unprotected:
             raise RequestRefusedError(
-                f"one compromised KME could learn keys relayed from {plan.source} to {plan.target}",
+                f"one compromised KME could learn keys relayed from {wanted.source} to {wanted.target}",
                 hint="--allow-unprotected relays them all the same, if the settings of both ends allow it, too",
             )
         if self._store.undecided_count() >= UNDECIDED_MAX:
             raise RequestRefusedError(f"{UNDECIDED_MAX} relays are under way", hint="try again later")
         terms = Terms(
             relay_id=wanted.relay_id,
-            plan=encode_plan(plan),
+            plan=encode_plan(candidate.plan),
             key_count=wanted.key_count,
             key_size_bits=wanted.key_size_bits,
             deadline=now + wanted.timeout_s,
         )
-        return Relay(terms=terms, policy="recursive", protected=protected, created_at=now)
+        return Relay(terms=terms, policy=candidate.policy, protected=protected, created_at=now)
+
+    def _chosen(self, wanted: RelayRequest) -> Candidate:
+        """Return the plan to take; or refuse with the reason, and with what another policy could do."""
+        asked = wanted.withstand
+        wish = Withstand(asked.compromised, asked.failed, asked.tampering) if asked else Withstand()
+        policy = cast(Policy, wanted.policy or DEFAULT_POLICY)
+
+        def chosen(policy: Policy | None, *, allow_unprotected: bool) -> Candidate:
+            return choose(
+                self._topology,
+                wanted.source,
+                wanted.target,
+                wish,
+                policy,
+                allow_unprotected=allow_unprotected,
+                key_count=wanted.key_count,
+                key_size_bits=wanted.key_size_bits,
+            )
+
+        try:
+            return chosen(policy, allow_unprotected=wanted.allow_unprotected)
+        except RequestRefusedError as error:
+            if policy not in POLICIES:
+                raise
+            other = chosen(None, allow_unprotected=True)
+            if other.meets_wish:
+                hint = f"--policy {other.policy} does, with {other.messages} share messages"
+            elif other.relies_on:
+                trusted = ", ".join(other.relies_on)
+                hint = f"--policy {other.policy} --allow-unprotected does, if {trusted} can be trusted"
+            else:
+                chosen(None if wanted.policy is None else policy, allow_unprotected=False)  # says why, and what can be
+                raise
+            raise RequestRefusedError(str(error), hint=hint) from None
 
     def _find(self, name: str) -> Relay:
         digits = name.replace("-", "").lower()

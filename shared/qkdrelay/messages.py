@@ -20,6 +20,7 @@ TIMEOUT_S_MIN, TIMEOUT_S_MAX = 1.0, 3_600.0
 
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,32}\Z")]
 Number = Annotated[int, Meta(ge=0, le=2**62)]
+KmeCount = Annotated[int, Meta(ge=0, le=1_000)]
 Epoch = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Tag = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Mac = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -325,6 +326,15 @@ class Leak(Message, frozen=True):
 # --- between the command line and the coordinator --------------------------------------------------
 
 
+class Wish(Message, frozen=True):
+    """How many KMEs may be compromised, fail and tamper at the same time; see `network.candidates.Withstand`."""
+
+    compromised: KmeCount
+    failed: KmeCount | None
+    """None: one if the network allows it."""
+    tampering: KmeCount
+
+
 class RelayRequest(Message, frozen=True, tag="relay", tag_field="type"):
     """Start a relay, or follow it if it is known; its id is the asker's choice."""
 
@@ -334,6 +344,10 @@ class RelayRequest(Message, frozen=True, tag="relay", tag_field="type"):
     key_count: int
     key_size_bits: int
     timeout_s: float
+    policy: Text | None
+    """None: the coordinator's default."""
+    withstand: Wish | None
+    """None: one compromised KME, and one failed one if the network allows it."""
     allow_unprotected: bool
 
 

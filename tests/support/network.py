@@ -172,6 +172,6 @@ def of(kmes, links):
 def ask(network, source, target):
     """Ask for a relay and let nothing happen yet; return its id."""
     wishes = {"key_count": 1, "key_size_bits": 256, "timeout_s": 30.0, "allow_unprotected": True}
-    body = RelayRequest(relay_id=uuid4(), source=source, target=target, **wishes)
+    body = RelayRequest(relay_id=uuid4(), source=source, target=target, policy=None, withstand=None, **wishes)
     network.as_cli(codec.encode(Request(request_id=uuid4(), reply_to="cli.q.0", body=body)))
     return body.relay_id

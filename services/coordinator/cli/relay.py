@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 
 import typer
 
+from coordinator.cli.options import PolicyOption, WithstandOption, parsed_wish
 from coordinator.cli.screen import JsonOption, note, print_json
 from qkdrelay.errors import BrokerUnreachableError, RequestRefusedError
 from qkdrelay.terminal import EXIT_FAILED, console
@@ -31,6 +32,8 @@ def relay(
     keys: Annotated[int, typer.Option(metavar="N", help="How many keys.")] = 1,
     key_size: Annotated[int, typer.Option(metavar="BITS", help="Size of each key, a multiple of 8.")] = 256,
     timeout: Annotated[float, typer.Option(metavar="S", help="Seconds until the relay fails.")] = 30.0,
+    policy: PolicyOption = None,
+    withstand: WithstandOption = None,
     allow_unprotected: Annotated[
         bool, typer.Option("--allow-unprotected", help="Even if one compromised KME could learn the keys.")
     ] = False,
@@ -46,6 +49,9 @@ def relay(
 ) -> None:
     """Relay fresh keys from one KME to another.
 
+    Takes a plan of policy recursive, or of the one named, that withstands one compromised KME, or what --withstand
+    says; is refused if there is none. `coordinator plan` lists the plans there are.
+
     Waits until both ends have confirmed them, or for the timeout, and tells how their shares travelled.
 
     Exit status: 0 confirmed by both ends, 1 failed, 2 wrong use or refused, 3 broker or coordinator cannot be reached.
@@ -53,10 +59,11 @@ def relay(
     Example: coordinator relay kme-1 kme-8 --keys 10
     """
     from coordinator.cli import session
-    from qkdrelay.messages import RelayRequest, check_key_amount
+    from qkdrelay.messages import RelayRequest, Wish, check_key_amount
 
     if wrong := check_key_amount(keys, key_size):
         raise RequestRefusedError(wrong, hint="ask for fewer or other keys (--keys, --key-size)")
+    wish = parsed_wish(withstand)
     request = RelayRequest(
         relay_id=relay_id or uuid4(),
         source=session.check_name(source),
@@ -64,6 +71,8 @@ def relay(
         key_count=keys,
         key_size_bits=key_size,
         timeout_s=timeout,
+        policy=policy,
+        withstand=Wish(compromised=wish.compromised, failed=wish.failed, tampering=wish.tampering),
         allow_unprotected=allow_unprotected,
     )
     with session.opened() as talk, _afterwards(request.relay_id):

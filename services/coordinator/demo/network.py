@@ -109,9 +109,16 @@ class EmbeddedNetwork:
     def relay(self, source: str, target: str, **wishes: Any) -> RelayView:
         """Start a relay and return it as it is once nothing moves any more.
 
-        ``wishes``: key_count, key_size_bits, timeout_s, allow_unprotected.
+        ``wishes``: key_count, key_size_bits, timeout_s, policy, withstand, allow_unprotected.
         """
-        defaults = {"key_count": 1, "key_size_bits": 256, "timeout_s": 30.0, "allow_unprotected": False}
+        defaults = {
+            "key_count": 1,
+            "key_size_bits": 256,
+            "timeout_s": 30.0,
+            "policy": None,
+            "withstand": None,
+            "allow_unprotected": False,
+        }
         relay_id = uuid4()
         self.ask(RelayRequest(relay_id=relay_id, source=source, target=target, **{**defaults, **wishes}))
         return self.show(relay_id)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
 
+from coordinator.cli import analyse as analyse_module
+from coordinator.requests import DEFAULT_POLICY
 from qkdrelay.network import chance
 
 TOPOLOGIES = Path(__file__).parents[3] / "infra" / "topologies"
@@ -193,3 +196,7 @@ def test_wrong_use(run, arguments, error):
 def test_a_probability_beyond_1_is_wrong_use(run):
     result = run("analyse", "kme-1", "kme-8", *REFERENCE, "--kme-leak", "1.5")
     assert (result.code, result.out) == (2, "")
+
+
+def test_the_policy_analysed_by_default_is_the_one_a_relay_takes():
+    assert inspect.signature(analyse_module.analyse).parameters["policy"].default == DEFAULT_POLICY

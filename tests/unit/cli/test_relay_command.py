@@ -66,6 +66,22 @@ def test_json_has_the_whole_outcome(here):
     assert data["shares"]["kme-6>kme-8"] == 3
 
 
+def test_the_policy_and_what_is_to_be_withstood_are_the_askers_choice(here):
+    data = here.run("relay", "kme-1", "kme-8", "--policy", "best", "--withstand", "failed=1", "--json").data
+    assert (data["state"], data["policy"], data["planned_share_messages"]) == ("confirmed", "best", 9)
+    assert here.run("relay", "kme-1", "kme-8", "--withstand", "compromised=1", "--json").data["policy"] == "recursive"
+
+
+def test_a_wish_that_cannot_be_met_is_refused_with_an_alternative(here):
+    result = here.run("relay", "kme-1", "kme-8", "--withstand", "failed=1")
+    assert (result.code, result.out) == (2, "")
+    assert result.err == (
+        "error: no recursive plan from kme-1 to kme-8 withstands compromised=1,failed=1\n"
+        "hint: --policy best does, with 9 share messages\n"
+    )
+    assert here.run("relays", "--json").data["total"] == 0
+
+
 def test_a_broken_link_is_named_and_does_not_stop_the_relay(here):
     assert here.run("link", "down", "kme-7", "kme-8").out == "the QKD link kme-7 - kme-8 is down\n"
     result = here.run("relay", "kme-1", "kme-8")

@@ -53,7 +53,7 @@ def test_a_relay_that_one_kme_could_learn(place):
     chain = Topology("chain", ("a", "b", "c"), (("a", "b"), ("b", "c")))
     here = place(topology=chain)
     error, hint = refused(here.run("relay", "a", "c"))
-    assert error == "one compromised KME could learn keys relayed from a to c"
+    assert error == "no plan withstands compromised=1,failed=0: 1 path joins a and c, and that takes 2"
     assert "--allow-unprotected" in hint
 
 

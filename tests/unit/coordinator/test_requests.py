@@ -18,7 +18,9 @@ from qkdrelay.messages import (
     Reply,
     Request,
     ShowRequest,
+    Wish,
 )
+from qkdrelay.network.topology import Topology
 from support.network import DIAMOND, Network, of
 
 ISLANDS = of(["a", "b", "c", "d"], [("a", "b"), ("c", "d")])
@@ -46,6 +48,8 @@ def relay(**changed):
         "key_count": 1,
         "key_size_bits": 256,
         "timeout_s": 30.0,
+        "policy": None,
+        "withstand": None,
         "allow_unprotected": False,
     }
     return RelayRequest(**{**fields, **changed})
@@ -89,7 +93,7 @@ def test_where_there_is_no_path_there_is_no_relay():
 def test_a_relay_that_one_kme_could_read_is_refused_unless_it_is_allowed_and_then_shown_as_such():
     network = Network(LINE, withstand_compromised=0)
     text, hint = refused(network, relay(source="a", target="c"))
-    assert "one compromised KME could learn keys relayed from a to c" in text
+    assert text == "no plan withstands compromised=1,failed=0: 1 path joins a and c, and that takes 2"
     assert "--allow-unprotected" in hint
     view = network.relay("a", "c", allow_unprotected=True)
     assert (view.state, view.protected) == ("confirmed", False)
@@ -213,3 +217,78 @@ def test_a_clock_that_is_off_by_more_than_five_seconds_raises_an_alarm(capsys):
     assert len(said) == 1
     assert "kme-2" in said[0]
     assert "+5.5 s" in said[0]
+
+
+# --- the plan of a relay ----------------------------------------------------------------------------
+
+
+REFERENCE_PAIR = {"source": "kme-1", "target": "kme-8"}
+WAIST = Topology(
+    "waist",
+    tuple("sabxcdt"),
+    tuple((a, b) for a, b in ("sa", "sb", "ax", "bx", "xc", "xd", "ct", "dt")),
+    {},
+    {"x": "trusted"},
+)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return Network()
+
+
+def wish(compromised=1, failed=0, tampering=0):
+    return Wish(compromised=compromised, failed=failed, tampering=tampering)
+
+
+@pytest.mark.parametrize(("policy", "messages"), [(None, 17), ("recursive", 17), ("disjoint", 9), ("best", 9)])
+def test_a_relay_takes_the_plan_of_its_policy(reference, policy, messages):
+    view = reference.ask(relay(policy=policy, **REFERENCE_PAIR))
+    assert view.policy == (policy or module.DEFAULT_POLICY)
+    assert (view.planned_share_messages, view.protected) == (messages, True)
+
+
+def test_best_takes_as_few_paths_as_the_wish_takes(reference):
+    view = reference.ask(relay(policy="best", withstand=wish(1, 0), **REFERENCE_PAIR))
+    assert (view.state, view.planned_share_messages) == ("confirmed", 6)
+
+
+def test_what_the_default_policy_cannot_another_is_named_for(reference):
+    text, hint = refused(reference, relay(withstand=wish(1, 1), **REFERENCE_PAIR))
+    assert text == "no recursive plan from kme-1 to kme-8 withstands compromised=1,failed=1"
+    assert hint == "--policy best does, with 9 share messages"
+
+
+def test_what_no_plan_can_is_refused_with_the_bound_and_the_best_there_is(reference):
+    text, hint = refused(reference, relay(withstand=wish(2, 1), **REFERENCE_PAIR))
+    assert text.endswith("3 disjoint paths join kme-1 and kme-8, and that takes 4")
+    assert hint == "possible with policy best: --withstand compromised=2,failed=0"
+    text, hint = refused(reference, relay(withstand=wish(2, 1), policy="recursive", **REFERENCE_PAIR))
+    assert text == "no recursive plan from kme-1 to kme-8 withstands compromised=2,failed=1"
+    assert hint == "possible with policy recursive: --withstand compromised=1,failed=0"
+
+
+def test_an_unknown_policy_is_refused(reference):
+    text, hint = refused(reference, relay(policy="clever", **REFERENCE_PAIR))
+    assert text == "there is no policy 'clever'"
+    assert hint == "known: best, disjoint, recursive, trusted"
+
+
+def test_trust_in_a_kme_is_asked_for_by_name_and_shown():
+    network = Network(WAIST, withstand_compromised=0)
+    _, hint = refused(network, relay(source="s", target="t"))
+    assert hint == "--policy trusted --allow-unprotected does, if x can be trusted"
+    view = network.ask(relay(source="s", target="t", policy="trusted", allow_unprotected=True))
+    assert (view.state, view.policy, view.protected) == ("confirmed", "trusted", False)
+
+
+def test_to_ask_for_no_protection_is_not_to_allow_none():
+    network = Network(LINE, withstand_compromised=0)
+    text, hint = refused(network, relay(source="a", target="c", withstand=wish(0, 0)))
+    assert text == "one compromised KME could learn keys relayed from a to c"
+    assert hint.startswith("--allow-unprotected")
+
+
+def test_where_there_is_nobody_else_a_relay_is_protected():
+    view = Network(of(["a", "b"], [("a", "b")])).ask(relay(source="a", target="b"))
+    assert (view.state, view.protected) == ("confirmed", True)

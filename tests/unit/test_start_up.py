@@ -1,0 +1,36 @@
+"""What starts is light: no solver in a KME, and no waiting for `--help`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("numpy", "scipy", "networkx")
+
+
+def loaded(code):
+    """The heavy packages among the modules that a fresh interpreter has after running ``code``."""
+    script = f"import sys\n{code}\nprint(*sorted({{name.split('.')[0] for name in sys.modules}} & {set(HEAVY)}))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout.splitlines()[-1].split()
+
+
+@pytest.mark.parametrize("module", ["kme.__main__", "kme.worker", "coordinator.__main__", "coordinator.service"])
+def test_starting_loads_no_solver(module):
+    assert loaded(f"import {module}") == []
+
+
+def test_help_loads_no_solver():
+    code = (
+        "import coordinator.__main__ as it\n"
+        "for arguments in (['--help'], ['plan', '--help'], ['analyse', '--help']):\n"
+        "    sys.argv = ['coordinator', *arguments]\n"
+        "    try:\n        it.main()\n    except SystemExit as ended:\n        assert ended.code == 0"
+    )
+    assert loaded(code) == []
+
+
+def test_the_check_finds_what_it_looks_for():
+    assert loaded("import numpy") == ["numpy"]
