@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from typing import Annotated
+from uuid import UUID
 
 import typer
 from rich.table import Table
@@ -17,6 +18,7 @@ from kme.store import KmeStore
 from kme.worker import KmeService
 from qkdrelay.broker.names import kme_queues
 from qkdrelay.broker.rabbitmq import RabbitMqBroker
+from qkdrelay.errors import RequestRefusedError
 from qkdrelay.link.key import SimulatedLinkKey
 from qkdrelay.observability import set_up_logging
 from qkdrelay.service import Loop, stop_on_signal
@@ -73,7 +75,7 @@ def keys(
     Example: docker compose exec kme-8 kme keys --json
     """
     settings = load(StoreSettings)
-    found = listed(KmeStore(settings.store, settings.kme, read_only=True), reveal=reveal, limit=limit)
+    found = listed(KmeStore(settings.store, settings.kme, access="read"), reveal=reveal, limit=limit)
     if as_json:
         typer.echo(json.dumps({"kme": settings.kme, "keys": found}, indent=2))
         return
@@ -82,6 +84,22 @@ def keys(
         row = [key["key_id"], str(key["size_bits"]), key["peer"], key["state"], key["relay_id"][:8]]
         table.add_row(*row, *([key.get("key", "")] if reveal else []))
     console().print(table if found else "no keys yet")
+
+
+@app.command()
+def forget(relay: Annotated[UUID, typer.Argument(metavar="RELAY", help="The relay's whole id.")]) -> None:
+    """Delete the delivered keys of one relay here, for good; the KME may be running.
+
+    Example: docker compose exec kme-8 kme forget 34224f85-5280-4774-9b84-8554e90983ce
+    """
+    settings = load(StoreSettings)
+    store = KmeStore(settings.store, settings.kme, access="beside")
+    with store.transaction():
+        gone = store.forget_relay(relay)
+    if not gone:
+        raise RequestRefusedError(f"no keys of relay {relay} are delivered here", hint="`kme keys --json` has the ids")
+    store.scrub()
+    typer.echo(f"the keys of relay {relay} are deleted")
 
 
 def main() -> None:

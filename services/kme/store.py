@@ -12,7 +12,7 @@ from kme.effects import EndRelay, EndState, KeepShare, Role, SendShare
 from kme.node import LATE_S
 from qkdrelay import codec
 from qkdrelay.confirmation import Payload
-from qkdrelay.journal import Journal
+from qkdrelay.journal import Access, Journal
 from qkdrelay.messages import Findings, LabMode
 from qkdrelay.network.plan import Route
 
@@ -55,9 +55,9 @@ class WaitingShare:
 class KmeStore(Journal):
     """The durable memory of one KME; also the `kme.node.Memory` its decisions read."""
 
-    def __init__(self, path: Path | None, name: str, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path | None, name: str, *, access: Access = "own") -> None:
         """Open or create the store of the KME called ``name`` (see `Journal`)."""
-        super().__init__(path, f"kme {name}", _SCHEMA, read_only=read_only)
+        super().__init__(path, f"kme {name}", _SCHEMA, access=access)
 
     # --- what a decision may ask (kme.node.Memory) -------------------------------------------------
 

@@ -41,6 +41,10 @@ CREATE TABLE finished (heard INTEGER NOT NULL, number INTEGER NOT NULL, tag BLOB
 """
 
 
+Access = Literal["own", "read", "beside"]
+"""As the one service that holds the store; to look into it; or to change a little beside the running service."""
+
+
 class Backlog:
     """What is in the outbox and not confirmed, by routing key: a queue that nobody reads must stop nobody else."""
 
@@ -80,17 +84,17 @@ class Journal:
     belongs to another service, or is in use by another process.
     """
 
-    def __init__(self, path: Path | None, name: str, schema: str, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path | None, name: str, schema: str, *, access: Access = "own") -> None:
         """Open or create the store at ``path``, owner-only; ``None`` keeps it in memory (the demo and tests)."""
         self._path = path
         self._lock: int | None = None
         self._fresh: list[Publication] = []
         self.backlog = Backlog()
-        if path is not None and not read_only:
+        if path is not None and access == "own":
             self._prepare(path)
-        self._db = self._open(path, read_only)
+        self._db = self._open(path, access)
         try:
-            self._set_up(name, schema, read_only)
+            self._set_up(name, schema, access)
         except sqlite3.Error as error:
             self.close()
             raise StoreError(f"the store {path} cannot be used: {error}") from None
@@ -118,15 +122,15 @@ class Journal:
                 hint="one service holds a store; stop the other one",
             ) from None
 
-    def _open(self, path: Path | None, read_only: bool) -> sqlite3.Connection:
-        where = ":memory:" if path is None else f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}"
+    def _open(self, path: Path | None, access: Access) -> sqlite3.Connection:
+        where = ":memory:" if path is None else f"{path.absolute().as_uri()}?mode={'ro' if access == 'read' else 'rw'}"
         try:
             return sqlite3.connect(where, uri=path is not None, isolation_level=None, timeout=_BUSY_TIMEOUT_S)
         except sqlite3.Error:
             raise StoreError(f"there is no store at {path}", hint="has the service been started here?") from None
 
-    def _set_up(self, name: str, schema: str, read_only: bool) -> None:
-        if not read_only:
+    def _set_up(self, name: str, schema: str, access: Access) -> None:
+        if access != "read":
             # FULL, not NORMAL: a power cut must not undo a commit, or link key would be used again.
             for pragma in (
                 "journal_mode=WAL",
@@ -136,7 +140,7 @@ class Journal:
             ):
                 self._db.execute(f"PRAGMA {pragma}")
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0 and not read_only:
+        if version == 0 and access == "own":
             # All or nothing, or a store that was half made would belong to nobody.
             mine = f"INSERT INTO meta VALUES ('name', x'{name.encode().hex()}'), ('epoch', x'{secrets.token_hex(16)}')"
             version_set = f"PRAGMA user_version={_SCHEMA_VERSION}"

@@ -67,7 +67,7 @@ sys.stdin.read()
 def test_a_reader_may_look_in_beside_the_process_that_holds_it(journal, path):
     with journal.transaction():
         journal.set_meta("seen", b"yes")
-    reader = opened(path, read_only=True)
+    reader = opened(path, access="read")
     assert reader.get_meta("seen") == b"yes"
     with pytest.raises(StoreError), reader.transaction():
         reader.set_meta("seen", b"no")
@@ -76,7 +76,7 @@ def test_a_reader_may_look_in_beside_the_process_that_holds_it(journal, path):
 
 def test_a_reader_makes_no_store(tmp_path):
     with pytest.raises(StoreError, match="there is no store"):
-        opened(tmp_path / "none.sqlite", read_only=True)
+        opened(tmp_path / "none.sqlite", access="read")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -117,7 +117,7 @@ def test_a_path_is_taken_as_it_is_written(tmp_path, name):
     store = opened(path)
     with store.transaction():
         store.set_meta("here", b"1")
-    reader = opened(path, read_only=True)
+    reader = opened(path, access="read")
     assert reader.get_meta("here") == b"1"
     reader.close()
     store.close()

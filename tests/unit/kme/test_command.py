@@ -1,0 +1,64 @@
+"""The command `kme`: what the person at a KME sees, and deletes, of its keys."""
+
+import base64
+import json
+import sys
+
+import pytest
+
+from coordinator.demo.network import EmbeddedNetwork
+from kme.__main__ import main
+from qkdrelay.messages import key_id
+from qkdrelay.network.topology import reference_topology
+
+
+@pytest.fixture(scope="module")
+def delivered(tmp_path_factory):
+    """A network that goes on running, and a relay of two keys over it."""
+    folder = tmp_path_factory.mktemp("stores")
+    network = EmbeddedNetwork(reference_topology(), folder=folder)
+    relay_id = network.relay("kme-1", "kme-8", key_count=2).relay_id
+    return network, folder / "kme-8" / "kme.sqlite", relay_id
+
+
+def kme(monkeypatch, capsys, store, *arguments):
+    monkeypatch.setenv("QKDRELAY_KME", "kme-8")
+    monkeypatch.setenv("QKDRELAY_STORE", str(store))
+    monkeypatch.setattr(sys, "argv", ["kme", *arguments])
+    capsys.readouterr()  # what the network logged
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr()
+    return ended.value.code or 0, said.out, said.err
+
+
+def test_the_bytes_are_shown_only_to_who_asks_for_them(delivered, monkeypatch, capsys):
+    network, store, relay_id = delivered
+    code, out, _ = kme(monkeypatch, capsys, store, "keys", "--json")
+    keys = json.loads(out)["keys"]
+    assert code == 0
+    assert [key["key_id"] for key in keys] == [str(key_id(relay_id, i)) for i in range(2)]
+    assert {key["state"] for key in keys} == {"delivered"}
+    assert not any("key" in key for key in keys)
+    revealed = json.loads(kme(monkeypatch, capsys, store, "keys", "--json", "--reveal")[1])["keys"]
+    assert b"".join(base64.b64decode(key["key"]) for key in revealed) == network.keys("kme-8", relay_id)
+
+
+def test_keys_are_deleted_beside_the_running_kme_and_only_these(delivered, monkeypatch, capsys):
+    network, store, relay_id = delivered
+    other = network.relay("kme-1", "kme-8").relay_id
+    before = network.keys("kme-8", other)
+    code, out, _ = kme(monkeypatch, capsys, store, "forget", str(other))
+    assert (code, out) == (0, f"the keys of relay {other} are deleted\n")
+    assert not any(before in path.read_bytes() for path in store.parent.iterdir())
+    assert network.keys("kme-8", relay_id) is not None
+    assert network.relay("kme-1", "kme-8").state == "confirmed"
+    code, out, err = kme(monkeypatch, capsys, store, "forget", str(other))
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: no keys of relay {other} are delivered here\nhint: ")
+
+
+def test_no_store_is_one_line(tmp_path, monkeypatch, capsys):
+    code, out, err = kme(monkeypatch, capsys, tmp_path / "none.sqlite", "keys")
+    assert (code, out) == (2, "")
+    assert err == f"error: there is no store at {tmp_path / 'none.sqlite'}\nhint: has the service been started here?\n"
