@@ -32,15 +32,19 @@ def kme(monkeypatch, capsys, store, *arguments):
     return ended.value.code or 0, said.out, said.err
 
 
+def of(relay_id, out):
+    return [key for key in json.loads(out)["keys"] if key["relay_id"] == str(relay_id)]
+
+
 def test_the_bytes_are_shown_only_to_who_asks_for_them(delivered, monkeypatch, capsys):
     network, store, relay_id = delivered
     code, out, _ = kme(monkeypatch, capsys, store, "keys", "--json")
-    keys = json.loads(out)["keys"]
+    keys = of(relay_id, out)
     assert code == 0
     assert [key["key_id"] for key in keys] == [str(key_id(relay_id, i)) for i in range(2)]
     assert {key["state"] for key in keys} == {"delivered"}
     assert not any("key" in key for key in keys)
-    revealed = json.loads(kme(monkeypatch, capsys, store, "keys", "--json", "--reveal")[1])["keys"]
+    revealed = of(relay_id, kme(monkeypatch, capsys, store, "keys", "--json", "--reveal")[1])
     assert b"".join(base64.b64decode(key["key"]) for key in revealed) == network.keys("kme-8", relay_id)
 
 
