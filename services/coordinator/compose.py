@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Final
 
 from qkdrelay.broker import names
@@ -155,6 +156,11 @@ def link_secret_variable(a: str, b: str) -> str:
     return f"LINK_SECRET_{_upper(first)}__{_upper(second)}"
 
 
+def link_settings(topology: Topology, a: str, b: str) -> dict[str, str | int]:
+    """Return what the topology says of a link, as both its KMEs are told it; what it leaves open is not there."""
+    return {name: value for name, value in asdict(topology.note(a, b)).items() if value is not None}
+
+
 def _coordinator(topology: Topology) -> str:
     keys = {kme: _secret(control_key_variable(kme)) for kme in topology.kmes}
     return _COORDINATOR.format(
@@ -166,7 +172,10 @@ def _coordinator(topology: Topology) -> str:
 
 
 def _kme(topology: Topology, kme: str) -> str:
-    links = {near: {"secret": _secret(link_secret_variable(kme, near))} for near in topology.neighbours[kme]}
+    links = {
+        near: {"secret": _secret(link_secret_variable(kme, near)), **link_settings(topology, kme, near)}
+        for near in topology.neighbours[kme]
+    }
     return _KME.format(
         kme=_plain(kme),
         password=_secret(password_variable(kme)),

@@ -21,6 +21,7 @@ from coordinator.compose import (
     compose_file,
     control_key_variable,
     link_secret_variable,
+    link_settings,
     password_variable,
 )
 from qkdrelay.broker import names
@@ -178,8 +179,14 @@ def _topology_file(topology: Topology) -> str:
     def text(value: object) -> str:
         return json.dumps(value, ensure_ascii=False)
 
-    links = "".join(f"  {text(list(link))},\n" for link in topology.links)
-    return f"name = {text(topology.name)}\nkmes = {text(list(topology.kmes))}\nlinks = [\n{links}]\n"
+    def link(a: str, b: str) -> str:
+        notes = ", ".join(f"{name} = {text(value)}" for name, value in link_settings(topology, a, b).items())
+        return f"[{text(a)}, {text(b)}, {{ {notes} }}]" if notes else text([a, b])
+
+    links = "".join(f"  {link(a, b)},\n" for a, b in topology.links)
+    trust = "".join(f"{text(kme)} = {text(note)}\n" for kme, note in topology.trust.items())
+    network = f"name = {text(topology.name)}\nkmes = {text(list(topology.kmes))}\nlinks = [\n{links}]\n"
+    return f"{network}\n[trust]\n{trust}" if trust else network
 
 
 def _read_dotenv(path: Path) -> dict[str, str]:

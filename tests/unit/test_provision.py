@@ -5,6 +5,7 @@ import os
 import re
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from coordinator.compose import (
     password_variable,
 )
 from coordinator.provision import provision
+from kme.settings import LinkSettings
 from qkdrelay.broker import names
 from qkdrelay.errors import SettingsError, TopologyError
 from qkdrelay.network.topology import Topology, parse_topology, reference_topology
@@ -81,14 +83,46 @@ def test_the_broker_gets_no_secret(topology: Topology) -> None:
     assert not got & secret_variables(topology)
 
 
-def test_a_kmes_links_are_the_json_that_the_kme_reads(topology: Topology) -> None:
-    block = service(compose_file(topology), "kme-2")
-    folded = re.search(r"QKDRELAY_LINKS: >-\n((?:        .*\n)+)", block)
+def links_of(text: str, kme: str) -> dict[str, dict[str, Any]]:
+    folded = re.search(r"QKDRELAY_LINKS: >-\n((?:        .*\n)+)", service(text, kme))
     assert folded
-    links = json.loads(" ".join(line.strip() for line in folded[1].splitlines()))
+    links: dict[str, dict[str, Any]] = json.loads(" ".join(line.strip() for line in folded[1].splitlines()))
+    return links
+
+
+def test_a_kmes_links_are_the_json_that_the_kme_reads(topology: Topology) -> None:
+    links = links_of(compose_file(topology), "kme-2")
     assert {near: list(setting) for near, setting in links.items()} == {
         near: ["secret"] for near in ("kme-1", "kme-5", "kme-6")
     }
+
+
+NOTED = """
+name = "noted"
+kmes = ["kme-1", "kme-2", "kme-3"]
+links = [["kme-2", "kme-1", { suite = "aes-256-gcm", rate_bps = 4000, buffer_bytes = 65536 }], ["kme-2", "kme-3"]]
+[trust]
+kme-3 = "never"
+kme-1 = "trusted"
+"""
+
+
+def test_both_kmes_of_a_link_are_told_what_the_topology_notes_of_it() -> None:
+    text = compose_file(parse_topology(NOTED, "noted"))
+    for kme, near in (("kme-1", "kme-2"), ("kme-2", "kme-1")):
+        setting = links_of(text, kme)[near]
+        settings = LinkSettings(**{**setting, "secret": "00" * 32})
+        assert (settings.suite, settings.rate_bps, settings.buffer_bytes) == ("aes-256-gcm", 4000, 65536)
+    assert set(links_of(text, "kme-2")["kme-3"]) == {"secret"}
+
+
+def test_the_topology_file_keeps_all_notes(tmp_path: Path) -> None:
+    noted = parse_topology(NOTED, "noted")
+    provision(noted, tmp_path, lab=False, environment=NO_ENVIRONMENT)
+    kept = parse_topology((tmp_path / "deploy/topology.toml").read_text(encoding="utf-8"), "it")
+    assert kept == noted
+    assert kept.trust == {"kme-3": "never", "kme-1": "trusted"}
+    assert kept.note("kme-1", "kme-2").rate_bps == 4000
 
 
 def test_every_variable_without_a_default_is_in_dotenv(topology: Topology, tmp_path: Path) -> None:
