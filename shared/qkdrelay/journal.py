@@ -10,6 +10,7 @@ import fcntl
 import os
 import secrets
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,8 +23,10 @@ from qkdrelay.errors import ForgedMessageError, NumberReusedError, StoreError
 WINDOW_BACK = 32_768
 """How far behind the highest finished number of a stream a late message may still be."""
 WINDOW_AHEAD = 1_048_576
+WINDOW_ENDED = 4_096
+"""The same for a stream whose sender has begun a new epoch since."""
 EPOCHS_MAX = 64
-"""Epochs of one stream that are remembered: a peer starts one each time it loses its store."""
+"""Epochs of one stream that are remembered: a peer begins one at each start. Older ones are refused."""
 _SCHEMA_VERSION = 1
 _OUR_MISTAKES = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.NotSupportedError)
 """Errors of SQLite's that no disk is to blame for."""
@@ -35,7 +38,7 @@ CREATE TABLE outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, exchange TEXT NOT NUL
                      routing_key TEXT NOT NULL, body BLOB NOT NULL, expires REAL);
 CREATE TABLE given (stream TEXT PRIMARY KEY, next INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE heard (id INTEGER PRIMARY KEY, stream TEXT NOT NULL, epoch BLOB NOT NULL,
-                    highest INTEGER NOT NULL, UNIQUE (stream, epoch));
+                    highest INTEGER NOT NULL, below INTEGER NOT NULL, UNIQUE (stream, epoch));
 CREATE TABLE finished (heard INTEGER NOT NULL, number INTEGER NOT NULL, tag BLOB NOT NULL,
                        PRIMARY KEY (heard, number)) WITHOUT ROWID;
 """
@@ -101,7 +104,11 @@ class Journal:
         except StoreError:
             self.close()
             raise
-        self.epoch = self._meta("epoch")
+        self.epoch = _new_epoch()
+        """Of this start: numbers, and link key, are never those of an earlier one.
+
+        So a store that was restored from an old copy, or lost, draws no key again that was drawn before.
+        """
 
     def _prepare(self, path: Path) -> None:
         """Make the file and its folder owner-only, and take the lock that one worker holds."""
@@ -142,7 +149,7 @@ class Journal:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version == 0 and access == "own":
             # All or nothing, or a store that was half made would belong to nobody.
-            mine = f"INSERT INTO meta VALUES ('name', x'{name.encode().hex()}'), ('epoch', x'{secrets.token_hex(16)}')"
+            mine = f"INSERT INTO meta VALUES ('name', x'{name.encode().hex()}')"
             version_set = f"PRAGMA user_version={_SCHEMA_VERSION}"
             self._db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}{schema};{mine};{version_set};COMMIT")
         elif version != _SCHEMA_VERSION:
@@ -255,16 +262,17 @@ class Journal:
         another tag, and for an epoch too many.
         """
         row = self._db.execute(
-            "SELECT id, highest FROM heard WHERE stream = ? AND epoch = ?", (stream, epoch)
+            "SELECT id, highest, below FROM heard WHERE stream = ? AND epoch = ?", (stream, epoch)
         ).fetchone()
         if row is None:
-            epochs = self._db.execute("SELECT count(*) FROM heard WHERE stream = ?", (stream,)).fetchone()[0]
-            if epochs >= EPOCHS_MAX:
-                raise ForgedMessageError(f"{stream} has used {epochs} epochs; no more are accepted")
+            query = "SELECT count(*), min(epoch) FROM heard WHERE stream = ?"
+            epochs, oldest = self._db.execute(query, (stream,)).fetchone()
+            if epochs >= EPOCHS_MAX and epoch < oldest:
+                raise ForgedMessageError(f"the epoch is older than the {epochs} of {stream} that are remembered")
             # Wherever it begins: this store may be younger than the peer's.
             return "new"
-        heard, highest = row
-        if number > highest + WINDOW_AHEAD or number <= highest - WINDOW_BACK:
+        heard, highest, below = row
+        if number > highest + WINDOW_AHEAD or number <= max(below, highest - WINDOW_BACK):
             raise ForgedMessageError(f"number {number} is out of the window around {highest} of {stream}")
         done = self._db.execute("SELECT tag FROM finished WHERE heard = ? AND number = ?", (heard, number)).fetchone()
         if done is None:
@@ -275,11 +283,32 @@ class Journal:
 
     def finish_number(self, stream: str, epoch: bytes, number: int, tag: bytes) -> None:
         """Remember that ``number`` was handled, with its tag."""
-        heard, highest = self._db.execute(
-            "INSERT INTO heard (stream, epoch, highest) VALUES (?, ?, ?)"
-            " ON CONFLICT DO UPDATE SET highest = max(highest, excluded.highest) RETURNING id, highest",
-            (stream, epoch, number),
+        row = self._db.execute(
+            "UPDATE heard SET highest = max(highest, ?) WHERE stream = ? AND epoch = ? RETURNING id, highest",
+            (number, stream, epoch),
         ).fetchone()
+        heard, highest = row or (self._begin(stream, epoch, number), number)
         self._db.execute("INSERT INTO finished VALUES (?, ?, ?)", (heard, number, tag))
         # Each time, not now and then: the numbers are the sender's choice, and it could avoid the occasion.
         self._db.execute("DELETE FROM finished WHERE heard = ? AND number <= ?", (heard, highest - WINDOW_BACK))
+
+    def _begin(self, stream: str, epoch: bytes, number: int) -> int:
+        """Remember a new epoch of a stream; of the others little is still to come, and the oldest are forgotten."""
+        others = "SELECT id FROM heard WHERE stream = ?"
+        self._db.execute("UPDATE heard SET below = max(below, highest - ?) WHERE stream = ?", (WINDOW_ENDED, stream))
+        self._db.execute(
+            f"DELETE FROM finished WHERE heard IN ({others})"
+            " AND number <= (SELECT below FROM heard WHERE id = finished.heard)",
+            (stream,),
+        )
+        surplus = f"{others} ORDER BY epoch DESC LIMIT -1 OFFSET ?"
+        for table, column in (("finished", "heard"), ("heard", "id")):
+            self._db.execute(f"DELETE FROM {table} WHERE {column} IN ({surplus})", (stream, EPOCHS_MAX - 1))
+        values = (stream, epoch, number, -1)
+        cursor = self._db.execute("INSERT INTO heard (stream, epoch, highest, below) VALUES (?, ?, ?, ?)", values)
+        return cursor.lastrowid or 0
+
+
+def _new_epoch() -> bytes:
+    """Return 16 bytes that no other start has, and that sort by time: milliseconds, then chance."""
+    return (time.time_ns() // 1_000_000).to_bytes(6, "big") + secrets.token_bytes(10)

@@ -245,6 +245,29 @@ def test_secrets_that_a_killed_kme_left_in_its_log_are_wiped_at_its_next_start(t
     assert not on_disk("killed")
 
 
+def test_a_store_that_was_restored_from_an_old_copy_uses_no_key_again(tmp_path):
+    network = Network(folder=tmp_path)
+    network.relay("kme-1", "kme-8")
+    old = {path.name: path.read_bytes() for path in (tmp_path / "kme-1").iterdir()}
+    for _ in range(3):
+        network.relay("kme-1", "kme-8")
+    network.loops["kme-1"]._broker.close(0.0)
+    network.stores["kme-1"].close()
+    for path in (tmp_path / "kme-1").iterdir():
+        path.unlink()
+    for name, data in old.items():
+        (tmp_path / "kme-1" / name).write_bytes(data)
+    network.restart("kme-1")
+    network.settle()
+    view = network.relay("kme-1", "kme-8")
+    assert (view.state, view.missing) == ("confirmed", ())
+    assert network.keys("kme-1", view.relay_id)
+    assert network.keys("kme-1", view.relay_id) == network.keys("kme-8", view.relay_id)
+    assert all(len(messages) == 1 for messages in network.slots().values())
+    pads = network.pads()
+    assert len(pads) == len(set(pads))
+
+
 def test_a_decision_that_overtakes_what_it_decides_on_is_told_again():
     network = Network()
     held = []

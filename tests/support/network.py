@@ -155,6 +155,16 @@ class Network(EmbeddedNetwork):
         """(KME, queue, reason) of each, oldest first."""
         return [letter[1:] for letter in self.coordinator_store.dead_letters()][::-1]
 
+    def pads(self):
+        """Every byte of pad that was used: (link, epoch, offset), as often as messages were sealed with it."""
+        used = []
+        for body in {publication.body for publication in self.sealed}:
+            message = codec.decode(body, SealedMessage)
+            header = codec.decode(message.header, ShareHeader)
+            offsets = range(header.pad_offset, header.pad_offset + len(message.ciphertext))
+            used += [(header.link, header.epoch, offset) for offset in offsets]
+        return used
+
     def slots(self):
         """The messages that were sealed under each slot: (link, epoch, number) -> set of bytes."""
         used = {}

@@ -5,13 +5,15 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import time
 
 import pytest
 
 from qkdrelay import journal as module
 from qkdrelay.broker.port import Publication
 from qkdrelay.errors import ForgedMessageError, StoreError
-from qkdrelay.journal import EPOCHS_MAX, WINDOW_AHEAD, WINDOW_BACK, Journal
+from qkdrelay.journal import EPOCHS_MAX, WINDOW_AHEAD, WINDOW_BACK, WINDOW_ENDED, Journal
+from support.waiting import eventually
 
 SCHEMA = "CREATE TABLE things (id INTEGER PRIMARY KEY, value BLOB NOT NULL);"
 EPOCH, TAG, OTHER_TAG = bytes(16), b"t" * 16, b"u" * 16
@@ -81,12 +83,13 @@ def test_a_reader_makes_no_store(tmp_path):
 
 
 def test_anothers_store_is_refused_by_name_and_left_as_it_was(journal, path):
-    epoch = journal.epoch
+    with journal.transaction():
+        journal.set_meta("kept", b"this")
     journal.close()
     with pytest.raises(StoreError, match="belongs to kme kme-1, not to kme kme-2"):
         opened(path, "kme kme-2")
     again = opened(path)
-    assert again.epoch == epoch
+    assert again.get_meta("kept") == b"this"
     again.close()
 
 
@@ -154,16 +157,17 @@ def test_commits_survive_a_power_cut_by_setting(journal):
     assert settings == {"journal_mode": "wal", "synchronous": 2, "secure_delete": 1}
 
 
-def test_the_epoch_is_kept_and_every_store_has_its_own(journal, path, tmp_path):
-    epoch = journal.epoch
+def test_each_start_begins_an_epoch_of_its_own_that_sorts_after_those_before(journal, path):
+    epochs = [journal.epoch]
     journal.close()
-    again = opened(path)
-    assert again.epoch == epoch
-    again.close()
-    other = opened(tmp_path / "other.sqlite")
-    assert len(other.epoch) == 16
-    assert other.epoch != epoch
-    other.close()
+    for _ in range(3):
+        start = time.time_ns() // 1_000_000
+        eventually(lambda start=start: time.time_ns() // 1_000_000 > start)
+        again = opened(path)
+        epochs.append(again.epoch)
+        again.close()
+    assert [len(epoch) for epoch in epochs] == [16] * 4
+    assert epochs == sorted(set(epochs))
 
 
 # --- transactions and the outbox -------------------------------------------------------------------
@@ -322,14 +326,34 @@ def test_a_late_number_does_not_move_the_window_back(journal):
         journal.check_number("s", EPOCH, 10_000 - WINDOW_BACK, TAG)
 
 
-def test_the_epochs_of_a_stream_are_bounded(journal):
+def test_of_many_epochs_the_latest_are_remembered_and_older_ones_refused(journal):
+    epochs = [n.to_bytes(16, "big") for n in range(10, 10 + EPOCHS_MAX + 5)]
     with journal.transaction():
-        for n in range(EPOCHS_MAX):
-            journal.finish_number("s", n.to_bytes(16, "big"), 0, TAG)
-    with pytest.raises(ForgedMessageError, match="epochs"):
-        journal.check_number("s", b"x" * 16, 0, TAG)
-    assert journal.check_number("s", bytes(16), 0, TAG) == "finished"
-    assert journal.check_number("other", b"x" * 16, 0, TAG) == "new"
+        for epoch in epochs:
+            assert journal.check_number("s", epoch, 7, TAG) == "new"
+            journal.finish_number("s", epoch, 7, TAG)
+    for epoch in epochs[5:]:
+        assert journal.check_number("s", epoch, 7, TAG) == "finished"
+    for epoch in (*epochs[:5], bytes(16)):
+        with pytest.raises(ForgedMessageError, match="older than the 64"):
+            journal.check_number("s", epoch, 7, TAG)
+    assert journal.check_number("s", b"x" * 16, 7, TAG) == "new"
+    assert journal.check_number("other", epochs[0], 7, TAG) == "new"
+    assert journal._db.execute("SELECT count(*) FROM finished").fetchone()[0] == EPOCHS_MAX
+
+
+def test_once_a_new_epoch_has_begun_less_is_remembered_of_the_old_and_the_rest_refused(journal):
+    with journal.transaction():
+        for n in range(2 * WINDOW_ENDED):
+            journal.finish_number("s", EPOCH, n, TAG)
+        journal.finish_number("s", b"x" * 16, 0, TAG)
+    kept = journal._db.execute("SELECT count(*) FROM finished").fetchone()[0]
+    assert kept == WINDOW_ENDED + 1
+    for number in (0, WINDOW_ENDED - 1):
+        with pytest.raises(ForgedMessageError, match="window"):
+            journal.check_number("s", EPOCH, number, TAG)
+    assert journal.check_number("s", EPOCH, WINDOW_ENDED, TAG) == "finished"
+    assert journal.check_number("s", EPOCH, 2 * WINDOW_ENDED, TAG) == "new"
 
 
 @pytest.mark.parametrize("step", [1, 2, 255, 257], ids="every {}. number".format)

@@ -122,8 +122,9 @@ def rebuild(
     adversary's view is evaluated: a payload at v is held if v is in it, or if k of v's children are held.
     ``payload_length`` is the secret's, in bytes. What is on no route of the plan or has the wrong length is
     ignored. ``may_name`` says of a KME that splits whether those below it who may be compromised hold fewer
-    shares than it takes to learn what it split; only then can false shares be named there (2k-2 rests on it),
-    or the route to it be named, and not disputed. Nothing is interpolated unless enough is there to reach the secret. Never raises on data.
+    shares than it takes to learn what it split: the rule of 2k-2 rests on it, so only then are false shares of
+    that split named, or the route to it, and not disputed. Nothing is interpolated unless enough is there to
+    reach the secret. Never raises on data.
     """
     tree = unfold(graph, held, payload_length)
     root = (graph.source,)
@@ -133,7 +134,7 @@ def rebuild(
     payloads, found, exhausted = _inwards(tree, reach, attempts)
     secrets = payloads.get(root, ())
     secret = secrets[0] if len(secrets) == 1 else None
-    false, disputed = _outwards(tree, root, secret, payloads, found, may_name)
+    false, disputed = _outwards(tree, root, secret, payloads, found, may_name=may_name)
     short = _short(tree, payloads)
     return Rebuilt(secret, short, tree.missing, len(secrets) > 1, exhausted, false, disputed)
 
@@ -172,6 +173,7 @@ def _outwards(
     secret: bytes | None,
     payloads: _Payloads,
     found: _Found,
+    *,
     may_name: Callable[[str], bool],
 ) -> tuple[tuple[Route, ...], tuple[Dispute, ...]]:
     """Say, from the source outwards, which shares are false and which splits are disputed."""
