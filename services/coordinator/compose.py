@@ -38,7 +38,8 @@ x-service: &service
       PYTHON_IMAGE: ${{PYTHON_IMAGE:-python:3.11-slim}}
   user: "10001:10001"
   tmpfs: ["/tmp:size=16m", "/run/qkdrelay:size=1m,mode=0700,uid=10001,gid=10001"]
-  mem_limit: 256m
+  # Messages taken in and not handled yet may be 64 of 1 MiB for each link.
+  mem_limit: 512m
   pids_limit: 64
   stop_grace_period: 20s
   depends_on:

@@ -308,7 +308,7 @@ class DeadLetter(Message, frozen=True):
     """As it came; cut to `DEAD_LETTER_BODY_MAX`."""
 
 
-DEAD_LETTER_BODY_MAX = 900_000
+DEAD_LETTER_BODY_MAX = 65_536
 
 
 class Leak(Message, frozen=True):

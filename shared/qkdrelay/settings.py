@@ -63,7 +63,7 @@ class ServiceSettings(BrokerSettings):
     log_format: LogFormat = "auto"
     log_level: LogLevel = "info"
     health_file: Path | None = None
-    prefetch: Annotated[int, Field(ge=1, le=2_000)] = 200
+    prefetch: Annotated[int, Field(ge=1, le=2_000)] = 64
 
     def rabbitmq(self, name: str, queues: tuple[str, ...]) -> RabbitMqSettings:
         """Return the way to the broker of the service called ``name``, consuming ``queues``."""

@@ -81,12 +81,16 @@ class Stack:
             channel.confirm_delivery()
             channel.basic_publish(exchange, routing_key, body, mandatory=True)
 
-    def keys(self, kme: str, relay_id: str, *, reveal: bool = True) -> list[dict[str, Any]]:
-        """Return the keys of a relay as the person at ``kme`` sees them."""
-        flags = ["--reveal"] if reveal else []
-        result = self.containers[kme].exec_run(["kme", "keys", "--json", "--limit", "20000", *flags])
+    def all_keys(self, kme: str) -> list[dict[str, Any]]:
+        """Return the keys at ``kme`` as the person there sees them, delivered ones with their bytes."""
+        result = self.containers[kme].exec_run(["kme", "keys", "--json", "--limit", "20000", "--reveal"])
         assert result.exit_code == 0, result.output
-        return [key for key in json.loads(result.output)["keys"] if key["relay_id"] == relay_id]
+        keys: list[dict[str, Any]] = json.loads(result.output)["keys"]
+        return keys
+
+    def keys(self, kme: str, relay_id: str) -> list[dict[str, Any]]:
+        """Return those of one relay."""
+        return [key for key in self.all_keys(kme) if key["relay_id"] == relay_id]
 
     def delivered(self, kme: str, relay_id: str) -> list[dict[str, Any]]:
         """Wait until ``kme`` has released a relay's keys, and return them with their bytes."""
