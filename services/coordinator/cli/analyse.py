@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coordinator.cli.options import PolicyName, TopologyOption, WithstandOption, network_of, parsed_wish
+from coordinator.cli.options import (
+    CompromisedOption,
+    CutOption,
+    PolicyName,
+    TopologyOption,
+    WithstandOption,
+    named_kmes,
+    named_links,
+    network_of,
+    parsed_wish,
+)
 from coordinator.cli.screen import JsonOption, print_json
 from qkdrelay.errors import InvalidPlanError, RequestRefusedError
 from qkdrelay.terminal import console
@@ -26,9 +36,7 @@ if TYPE_CHECKING:
 SHOWN = 12
 """Sets of each kind that people are shown unless they ask for another number."""
 
-CompromisedOption = Annotated[str | None, typer.Option(metavar="A,B", help="KMEs that read along.")]
 FailedOption = Annotated[str | None, typer.Option(metavar="C", help="KMEs that are down.")]
-CutOption = Annotated[str | None, typer.Option(metavar="D:E", help="Links that do not carry, each written KME:KME.")]
 
 
 def analyse(
@@ -80,7 +88,7 @@ def analyse(
     plan = the_plan(network, source, target, policy, wish)
     found = look_at(
         plan,
-        Situation(_kmes(compromised, network), _kmes(failed, network), _links(cut, network)),
+        Situation(named_kmes(compromised, network), named_kmes(failed, network), named_links(cut, network)),
         Chances(kme_leak, kme_loss, link_loss),
         limit or (None if as_json else SHOWN),
     )
@@ -198,19 +206,3 @@ def _probability(found: Probability | None) -> dict[str, Any] | None:
     if found is None:
         return None
     return {"low": found.low, "high": found.high, "exact": found.exact, "confidence": found.confidence}
-
-
-def _kmes(text: str | None, network: Topology) -> tuple[str, ...]:
-    """Read KMEs written A,B; raise TopologyError for one that is not there."""
-    return tuple(dict.fromkeys(network.require(name) for name in text.split(","))) if text is not None else ()
-
-
-def _links(text: str | None, network: Topology) -> tuple[Link, ...]:
-    """Read links written D:E,F:G; raise RequestRefusedError or TopologyError for what is none."""
-    links: dict[Link, None] = {}
-    for part in text.split(",") if text is not None else ():
-        ends = part.split(":")
-        if len(ends) != 2:
-            raise RequestRefusedError(f"{part!r} is no link", hint="such as --cut kme-6:kme-8")
-        links[network.link(*ends)] = None
-    return tuple(links)

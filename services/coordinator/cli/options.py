@@ -14,6 +14,7 @@ from qkdrelay.errors import RequestRefusedError
 
 if TYPE_CHECKING:
     from qkdrelay.network.candidates import Withstand
+    from qkdrelay.network.circuit import Link
     from qkdrelay.network.topology import Topology
 
 PolicyName = Literal["best", "disjoint", "recursive", "trusted"]
@@ -39,6 +40,8 @@ AllowUnprotectedOption = Annotated[
     bool,
     typer.Option("--allow-unprotected", help="Take the best plan there is, even if KMEs on the way must be trusted."),
 ]
+CompromisedOption = Annotated[str | None, typer.Option(metavar="A,B", help="KMEs that read along.")]
+CutOption = Annotated[str | None, typer.Option(metavar="D:E", help="Links that do not carry, each written KME:KME.")]
 _PART = re.compile(r"(compromised|failed|tampering)=([0-9]{1,3})")
 
 
@@ -75,3 +78,19 @@ def network_of(file: Path | None) -> Topology:
         kind: type[QkdRelayError] = type(error)
         raise kind(str(error), hint=hint) from None
     return Topology(view.name, tuple(kme.name for kme in view.kmes), view.links)
+
+
+def named_kmes(text: str | None, network: Topology) -> tuple[str, ...]:
+    """Read KMEs written A,B; raise TopologyError for one that is not there."""
+    return tuple(dict.fromkeys(network.require(name) for name in text.split(","))) if text is not None else ()
+
+
+def named_links(text: str | None, network: Topology) -> tuple[Link, ...]:
+    """Read links written D:E,F:G; raise RequestRefusedError or TopologyError for what is none."""
+    links: dict[Link, None] = {}
+    for part in text.split(",") if text is not None else ():
+        ends = part.split(":")
+        if len(ends) != 2:
+            raise RequestRefusedError(f"{part!r} is no link", hint="such as --cut kme-6:kme-8")
+        links[network.link(*ends)] = None
+    return tuple(links)

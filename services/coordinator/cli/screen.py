@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from qkdrelay.errors import RequestRefusedError
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -14,6 +17,14 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def print_json(data: Any, *, indent: int | None = 2) -> None:
     """Print data as JSON."""
     typer.echo(json.dumps(data, indent=indent, ensure_ascii=False))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that was asked for; raise RequestRefusedError if it cannot be written."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RequestRefusedError(f"{path}: cannot be written: {error.strerror}", hint="name another file") from None
 
 
 def note(text: str) -> None:
