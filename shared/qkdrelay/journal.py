@@ -11,12 +11,12 @@ import os
 import secrets
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
+from qkdrelay.backlog import Backlog
 from qkdrelay.broker.port import Publication
 from qkdrelay.errors import ForgedMessageError, NumberReusedError, StoreError
 
@@ -46,38 +46,6 @@ CREATE TABLE finished (heard INTEGER NOT NULL, number INTEGER NOT NULL, tag BLOB
 
 Access = Literal["own", "read", "beside"]
 """As the one service that holds the store; to look into it; or to change a little beside the running service."""
-
-
-class Backlog:
-    """What is in the outbox and not confirmed, by routing key: a queue that nobody reads must stop nobody else."""
-
-    def __init__(self) -> None:
-        self._keys: dict[int, tuple[str, int]] = {}
-        self._counts: Counter[str] = Counter()
-        self._bytes: Counter[str] = Counter()
-
-    def add(self, publications: Iterable[Publication]) -> None:
-        """Count what was handed to the broker."""
-        for publication in publications:
-            if publication.id is not None:
-                self._keys[publication.id] = publication.routing_key, len(publication.body)
-                self._counts[publication.routing_key] += 1
-                self._bytes[publication.routing_key] += len(publication.body)
-
-    def confirmed(self, ids: Iterable[int]) -> None:
-        """Take off what the broker has taken over."""
-        for number in ids:
-            key, size = self._keys.pop(number, ("", 0))
-            self._counts[key] -= 1
-            self._bytes[key] -= size
-
-    def of(self, routing_key: str) -> tuple[int, int]:
-        """Return how many messages with this routing key are not confirmed, and their bytes."""
-        return self._counts[routing_key], self._bytes[routing_key]
-
-    def total(self) -> tuple[int, int]:
-        """Return how many messages are not confirmed, and their bytes."""
-        return len(self._keys), sum(self._bytes.values())
 
 
 class Journal:
