@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache, partial
 from typing import Final, Protocol, cast
 from uuid import UUID, uuid4
 
@@ -43,6 +44,7 @@ from qkdrelay.network.topology import Topology
 DEFAULT_POLICY: Final[Policy] = "recursive"
 """The kind of plan taken for a relay that asks for none."""
 UNDECIDED_MAX = 10_000
+PLANS_KEPT = 256
 LAB_HINT = "start the stack with the lab switched on (make up LAB=1)"
 
 
@@ -75,6 +77,8 @@ class Desk:
         """``heard`` has the time and text of each KME's last hello."""
         self._topology, self._orders, self._store, self._audience = topology, orders, store, audience
         self._adversary, self._heard, self._lab = adversary, heard, lab
+        # What is asked again and again is planned once: the network does not change while it is served.
+        self._choose = lru_cache(maxsize=PLANS_KEPT)(partial(choose, topology))
 
     def answer(self, request: Request, now: float) -> ReplyBody | None:
         """Return the answer, or None if it comes later."""
@@ -146,8 +150,7 @@ class Desk:
         policy = cast(Policy, wanted.policy or DEFAULT_POLICY)
 
         def chosen(policy: Policy | None, *, allow_unprotected: bool) -> Candidate:
-            return choose(
-                self._topology,
+            return self._choose(
                 wanted.source,
                 wanted.target,
                 wish,
