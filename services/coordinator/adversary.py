@@ -8,7 +8,8 @@ from uuid import UUID
 
 from coordinator.progress import Relay
 from qkdrelay.confirmation import Context, Payload
-from qkdrelay.messages import AttackView, Leak, ShortSplit
+from qkdrelay.inquiries import AttackView, ShortSplit
+from qkdrelay.messages import Leak
 from qkdrelay.network.plan import Route
 from qkdrelay.sharing.tree import rebuild
 

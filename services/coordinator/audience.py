@@ -10,7 +10,8 @@ from coordinator.views import view
 from qkdrelay import codec
 from qkdrelay.broker.names import REPLIES_EXCHANGE
 from qkdrelay.errors import MalformedMessageError
-from qkdrelay.messages import TERMINAL, Acknowledged, Done, Refusal, RelayView, Reply, ReplyBody, Request
+from qkdrelay.inquiries import Acknowledged, Refusal, RelayView, Reply, ReplyBody, Request
+from qkdrelay.messages import TERMINAL, Done
 
 COMMAND_WAIT_S = 5.0
 """How long a KME may take to carry out a command before the caller is told that it did not."""

@@ -15,12 +15,8 @@ from coordinator.store import CoordinatorStore
 from coordinator.views import summary, view
 from qkdrelay.codec import encode_plan
 from qkdrelay.errors import QkdRelayError, RequestRefusedError
-from qkdrelay.messages import (
-    TIMEOUT_S_MAX,
-    TIMEOUT_S_MIN,
+from qkdrelay.inquiries import (
     AttackRequest,
-    Command,
-    Hello,
     KmeView,
     LabRequest,
     LinkRequest,
@@ -32,12 +28,9 @@ from qkdrelay.messages import (
     RelaysView,
     ReplyBody,
     Request,
-    SetLab,
-    SetLink,
     ShowRequest,
-    Terms,
-    check_key_amount,
 )
+from qkdrelay.messages import TIMEOUT_S_MAX, TIMEOUT_S_MIN, Command, Hello, SetLab, SetLink, Terms, check_key_amount
 from qkdrelay.network.candidates import POLICIES, Candidate, Policy, Withstand, choose
 from qkdrelay.network.topology import Topology
 

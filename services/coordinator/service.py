@@ -25,6 +25,7 @@ from qkdrelay.broker.names import (
 )
 from qkdrelay.broker.port import Delivery
 from qkdrelay.errors import ForgedMessageError, QkdRelayError
+from qkdrelay.inquiries import Request
 from qkdrelay.journal import Journal
 from qkdrelay.messages import (
     TERMINAL,
@@ -40,7 +41,6 @@ from qkdrelay.messages import (
     Rejected,
     Report,
     Reports,
-    Request,
     SignedMessage,
     Split,
     Waiting,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from coordinator.progress import Relay
 from coordinator.store import Flow
-from qkdrelay.messages import TERMINAL, RelaySummary, RelayView, ShortSplit, Stuck
+from qkdrelay.inquiries import RelaySummary, RelayView, ShortSplit, Stuck
+from qkdrelay.messages import TERMINAL
 from qkdrelay.network.analysis import shortfall
 
 

@@ -8,7 +8,7 @@ from coordinator.requests import Desk
 from kme.ends import Ends
 from kme.node import Node
 from qkdrelay import codec
-from qkdrelay.messages import NetworkRequest, Request
+from qkdrelay.inquiries import NetworkRequest, Request
 from support.network import DIAMOND, Killed, Network, ask, of
 
 SERVICES = ("kme-1", "kme-2", "kme-4", "coordinator")

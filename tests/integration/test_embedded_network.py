@@ -6,7 +6,7 @@ from itertools import permutations
 import pytest
 
 from qkdrelay.codec import decode_plan
-from qkdrelay.messages import AttackRequest, RelayRequest
+from qkdrelay.inquiries import AttackRequest, RelayRequest
 from qkdrelay.network.analysis import delivers, shortfall
 from qkdrelay.network.planner import recursive_plan
 from support.network import DIAMOND, REFERENCE, Network

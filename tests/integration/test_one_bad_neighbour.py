@@ -14,9 +14,10 @@ from kme.worker import KmeService
 from qkdrelay import codec
 from qkdrelay.broker import names
 from qkdrelay.errors import StoreError
+from qkdrelay.inquiries import RelayRequest
 from qkdrelay.link.envelope import seal
 from qkdrelay.link.key import SimulatedLinkKey
-from qkdrelay.messages import RelayRequest, ShareHeader
+from qkdrelay.messages import ShareHeader
 from qkdrelay.network.analysis import withstands
 from qkdrelay.network.plan import Hop, Plan
 from qkdrelay.service import Loop

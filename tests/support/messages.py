@@ -6,7 +6,7 @@ import typing
 import msgspec
 from hypothesis import strategies as st
 
-from qkdrelay import messages
+from qkdrelay import inquiries, messages
 
 KINDS = (
     messages.SealedMessage,
@@ -17,8 +17,8 @@ KINDS = (
     messages.Reports,
     messages.DeadLetter,
     messages.Leak,
-    messages.Request,
-    messages.Reply,
+    inquiries.Request,
+    inquiries.Reply,
 )
 """Every kind that is decoded by itself."""
 

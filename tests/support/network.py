@@ -23,8 +23,9 @@ from qkdrelay.broker.names import (
     results_queue,
 )
 from qkdrelay.broker.port import Publication
+from qkdrelay.inquiries import LabRequest, LinkRequest, RelayRequest, Request
 from qkdrelay.link.key import SimulatedLinkKey
-from qkdrelay.messages import LabRequest, LinkRequest, RelayRequest, Request, SealedMessage, ShareHeader
+from qkdrelay.messages import SealedMessage, ShareHeader
 from qkdrelay.network.topology import Topology, parse_topology
 from qkdrelay.service import Loop
 from support.clock import Clock

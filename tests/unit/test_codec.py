@@ -4,15 +4,14 @@ import pytest
 
 from qkdrelay import codec
 from qkdrelay.errors import InvalidPlanError, MalformedMessageError
+from qkdrelay.inquiries import Reply, Request
 from qkdrelay.messages import (
     KEY_BYTES_MAX,
     KEY_COUNT_MAX,
     Commands,
     Expected,
     Leak,
-    Reply,
     Reports,
-    Request,
     SealedMessage,
     SignedMessage,
     Terms,

@@ -7,14 +7,14 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from qkdrelay import codec, confirmation, control, messages
+from qkdrelay import codec, confirmation, control, inquiries, messages
 from qkdrelay.link.envelope import one_time_tag, one_time_tag_is_valid, seal, unseal
 from qkdrelay.link.key import SimulatedLinkKey
 from support import wire_slow as slow
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "wire.json").read_text())
 CASES = VECTORS["messages"]
-KINDS = {**vars(messages), "Context": confirmation.Context}
+KINDS = {**vars(messages), **vars(inquiries), "Context": confirmation.Context}
 
 
 def fields(message):

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from qkdrelay.codec import decode_plan
-from qkdrelay.messages import RelayView
+from qkdrelay.inquiries import RelayView
 from qkdrelay.network.plan import Plan, Route
 
 _WHY_STUCK = {"link.down": "the QKD link to {} is down", "link.key_exhausted": "the QKD link to {} has no key left"}

@@ -12,7 +12,7 @@ from coordinator.cli.screen import JsonOption, counted, print_json
 from qkdrelay.terminal import app_with
 
 if TYPE_CHECKING:
-    from qkdrelay.messages import AttackView
+    from qkdrelay.inquiries import AttackView
 
 ATTACK_S = 30.0
 """Rebuilding from many false shares takes a while."""
@@ -69,7 +69,7 @@ def attack(
     Example: coordinator lab attack 3f2a --kme kme-4 --kme kme-6
     """
     from coordinator.cli import session
-    from qkdrelay.messages import AttackRequest, AttackView
+    from qkdrelay.inquiries import AttackRequest, AttackView
 
     kmes = tuple(session.check_name(name) for name in kme or ())
     view = session.ask(AttackRequest(relay=session.check_name(relay), kmes=kmes), AttackView, ATTACK_S)
@@ -81,7 +81,7 @@ def attack(
 
 def _set(kme: str, mode: Literal["leak", "tamper", "withhold"] | None, *, as_json: bool) -> None:
     from coordinator.cli import session
-    from qkdrelay.messages import Acknowledged, LabRequest
+    from qkdrelay.inquiries import Acknowledged, LabRequest
 
     request = LabRequest(kme=session.check_name(kme), mode=mode)
     done = session.ask(request, Acknowledged, session.COMMAND_S)

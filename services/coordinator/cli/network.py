@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
 
-    from qkdrelay.messages import KmeView, LinkReport, NetworkView
+    from qkdrelay.inquiries import KmeView, NetworkView
+    from qkdrelay.messages import LinkReport
 
 SILENT_S = 30.0
 """KMEs say hello every 10 s; one that missed a few has a problem."""
@@ -34,7 +35,7 @@ def network(*, as_json: JsonOption = False) -> None:
     Example: coordinator network
     """
     from coordinator.cli import session
-    from qkdrelay.messages import NetworkRequest, NetworkView
+    from qkdrelay.inquiries import NetworkRequest, NetworkView
 
     view = session.ask(NetworkRequest(), NetworkView)
     if as_json:
@@ -67,7 +68,7 @@ def up(a: A, b: B, *, as_json: JsonOption = False) -> None:
 
 def _turn(a: str, b: str, *, up: bool, as_json: bool) -> None:
     from coordinator.cli import session
-    from qkdrelay.messages import Acknowledged, LinkRequest
+    from qkdrelay.inquiries import Acknowledged, LinkRequest
 
     request = LinkRequest(a=session.check_name(a), b=session.check_name(b), up=up)
     done = session.ask(request, Acknowledged, session.COMMAND_S)

@@ -69,7 +69,7 @@ def network_of(file: Path | None) -> Topology:
 
     from coordinator.cli import session
     from qkdrelay.errors import BrokerUnreachableError, QkdRelayError, SettingsError
-    from qkdrelay.messages import NetworkRequest, NetworkView
+    from qkdrelay.inquiries import NetworkRequest, NetworkView
 
     try:
         view = session.ask(NetworkRequest(), NetworkView)

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from coordinator.cli.flow import Flow, Load
 from coordinator.cli.screen import clean, counted, duration
-from qkdrelay.messages import TERMINAL, Dispute, RelaySummary, RelayView, key_id
+from qkdrelay.inquiries import RelaySummary, RelayView
+from qkdrelay.messages import TERMINAL, Dispute, key_id
 from qkdrelay.network.plan import Route
 from qkdrelay.observability import link_name, route_name
 from qkdrelay.terminal import PIPE_WIDTH

@@ -20,7 +20,7 @@ from qkdrelay.terminal import EXIT_FAILED, console
 
 if TYPE_CHECKING:
     from coordinator.cli.session import Following
-    from qkdrelay.messages import RelayView
+    from qkdrelay.inquiries import RelayView
 
 LINGER_S_MAX = 3_600.0
 
@@ -59,7 +59,8 @@ def relay(
     Example: coordinator relay kme-1 kme-8 --keys 10
     """
     from coordinator.cli import session
-    from qkdrelay.messages import RelayRequest, Wish, check_key_amount
+    from qkdrelay.inquiries import RelayRequest, Wish
+    from qkdrelay.messages import check_key_amount
 
     if wrong := check_key_amount(keys, key_size):
         raise RequestRefusedError(wrong, hint="ask for fewer or other keys (--keys, --key-size)")

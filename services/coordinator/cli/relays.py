@@ -12,7 +12,7 @@ from coordinator.cli.screen import JsonOption, note, print_json
 from qkdrelay.terminal import console
 
 if TYPE_CHECKING:
-    from qkdrelay.messages import RelayView
+    from qkdrelay.inquiries import RelayView
 
 RELAYS_SHOWN_MAX = 1_000
 
@@ -35,7 +35,7 @@ def relays(
     from coordinator.cli import session
     from coordinator.cli.outcome import STYLES, summary_as_data
     from coordinator.cli.screen import clean, duration, moment
-    from qkdrelay.messages import RelaysRequest, RelaysView
+    from qkdrelay.inquiries import RelaysRequest, RelaysView
 
     view = session.ask(RelaysRequest(limit=limit), RelaysView)
     if as_json:
@@ -90,6 +90,6 @@ def trace(relay: RelayArgument, *, as_json: JsonOption = False) -> None:
 
 def _ask(relay: str) -> RelayView:
     from coordinator.cli import session
-    from qkdrelay.messages import RelayView, ShowRequest
+    from qkdrelay.inquiries import RelayView, ShowRequest
 
     return session.ask(ShowRequest(relay=session.check_name(relay), follow=False), RelayView)

@@ -14,17 +14,8 @@ from uuid import UUID, uuid4
 from qkdrelay import codec
 from qkdrelay.broker.port import Client
 from qkdrelay.errors import BrokerUnreachableError, MalformedMessageError, RequestRefusedError, SettingsError
-from qkdrelay.messages import (
-    TERMINAL,
-    Refusal,
-    RelayRequest,
-    RelayView,
-    Reply,
-    ReplyBody,
-    Request,
-    RequestBody,
-    ShowRequest,
-)
+from qkdrelay.inquiries import Refusal, RelayRequest, RelayView, Reply, ReplyBody, Request, RequestBody, ShowRequest
+from qkdrelay.messages import TERMINAL
 
 ANSWER_S = 5.0
 """How long the coordinator may be silent; it answers at once when it runs."""

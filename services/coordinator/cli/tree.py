@@ -10,7 +10,7 @@ from rich.tree import Tree
 from coordinator.cli.flow import Flow
 from coordinator.cli.outcome import STYLES
 from coordinator.cli.screen import clean
-from qkdrelay.messages import RelayView
+from qkdrelay.inquiries import RelayView
 from qkdrelay.network.plan import Route
 
 

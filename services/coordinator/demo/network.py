@@ -26,9 +26,9 @@ from qkdrelay.broker.names import (
     kme_queues,
 )
 from qkdrelay.errors import RequestRefusedError
+from qkdrelay.inquiries import Refusal, RelayRequest, RelayView, Reply, ReplyBody, Request, RequestBody, ShowRequest
 from qkdrelay.link.envelope import Suite
 from qkdrelay.link.key import SimulatedLinkKey
-from qkdrelay.messages import Refusal, RelayRequest, RelayView, Reply, ReplyBody, Request, RequestBody, ShowRequest
 from qkdrelay.network.topology import Topology
 from qkdrelay.service import Loop
 

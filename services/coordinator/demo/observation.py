@@ -14,7 +14,8 @@ from typing import Any
 from uuid import UUID
 
 from qkdrelay.codec import decode_plan
-from qkdrelay.messages import RelayView, ShortSplit, key_id
+from qkdrelay.inquiries import RelayView, ShortSplit
+from qkdrelay.messages import key_id
 from qkdrelay.network.plan import Plan, Route
 from qkdrelay.observability import link_name
 

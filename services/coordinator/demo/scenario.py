@@ -8,21 +8,16 @@ from dataclasses import dataclass
 from coordinator.demo.network import EmbeddedNetwork
 from coordinator.demo.observation import Attack, Observation
 from coordinator.demo.observer import Observer
-from qkdrelay.messages import (
+from qkdrelay.inquiries import (
     AttackRequest,
     AttackView,
-    Collected,
-    Decided,
-    Forwarded,
     LabRequest,
     LinkRequest,
     NetworkRequest,
     NetworkView,
-    Rebuilt,
     RelayView,
-    Split,
-    Verified,
 )
+from qkdrelay.messages import Collected, Decided, Forwarded, Rebuilt, Split, Verified
 from qkdrelay.network.topology import Topology, reference_topology
 
 

@@ -7,7 +7,7 @@ import pytest
 from coordinator import requests as module
 from qkdrelay import codec
 from qkdrelay.errors import RequestRefusedError
-from qkdrelay.messages import (
+from qkdrelay.inquiries import (
     Acknowledged,
     AttackRequest,
     LabRequest,

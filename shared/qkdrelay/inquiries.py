@@ -1,0 +1,231 @@
+"""What the command line asks the coordinator, and what it answers: typed, frozen, versioned."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from msgspec import Meta
+
+from qkdrelay.messages import (
+    Dispute,
+    LabMode,
+    LinkReport,
+    Message,
+    Name,
+    Number,
+    PlanBytes,
+    RelayState,
+    Routes,
+    Seconds,
+    Text,
+    WireRoute,
+)
+
+KmeCount = Annotated[int, Meta(ge=0, le=1_000)]
+
+
+class Wish(Message, frozen=True):
+    """How many KMEs may be compromised, fail and tamper at the same time; see `network.candidates.Withstand`."""
+
+    compromised: KmeCount
+    failed: KmeCount | None
+    """None: one if the network allows it."""
+    tampering: KmeCount
+
+
+class RelayRequest(Message, frozen=True, tag="relay", tag_field="type"):
+    """Start a relay, or follow it if it is known; its id is the asker's choice."""
+
+    relay_id: UUID
+    source: Text
+    target: Text
+    key_count: int
+    key_size_bits: int
+    timeout_s: float
+    policy: Text | None
+    """None: the coordinator's default."""
+    withstand: Wish | None
+    """None: one compromised KME, and one failed one if the network allows it."""
+    allow_unprotected: bool
+
+
+class RelaysRequest(Message, frozen=True, tag="relays", tag_field="type"):
+    """List the latest relays."""
+
+    limit: Annotated[int, Meta(ge=1, le=1_000)]
+
+
+class ShowRequest(Message, frozen=True, tag="show", tag_field="type"):
+    """Show one relay, named by its id or by the beginning of it."""
+
+    relay: Text
+    follow: bool
+    """Send the relay again whenever it changes, until it is complete."""
+
+
+class NetworkRequest(Message, frozen=True, tag="network", tag_field="type"):
+    """Show the network as it is now."""
+
+
+class LinkRequest(Message, frozen=True, tag="link", tag_field="type"):
+    """Make the QKD link between ``a`` and ``b`` stop or resume carrying."""
+
+    a: Text
+    b: Text
+    up: bool
+
+
+class LabRequest(Message, frozen=True, tag="lab", tag_field="type"):
+    """Compromise a KME, or restore it."""
+
+    kme: Text
+    mode: LabMode | None
+
+
+class AttackRequest(Message, frozen=True, tag="attack", tag_field="type"):
+    """Let the adversary try to rebuild a relay's secret from all it has seen."""
+
+    relay: Text
+    kmes: Annotated[tuple[Text, ...], Meta(max_length=512)]
+    """Use only what these KMEs leaked; empty for all."""
+
+
+RequestBody = RelayRequest | RelaysRequest | ShowRequest | NetworkRequest | LinkRequest | LabRequest | AttackRequest
+
+
+class Request(Message, frozen=True):
+    """One request of the command line; the answer goes to its queue."""
+
+    request_id: UUID
+    reply_to: Annotated[str, Meta(pattern=r"^cli\.q\.[0-9a-f-]{1,64}\Z")]
+    body: RequestBody
+
+
+class ShortSplit(Message, frozen=True):
+    """A split that has fewer shares than it needs."""
+
+    split: WireRoute
+    present: Number
+    needed: Number
+
+
+class Stuck(Message, frozen=True):
+    """A share that waits for its link."""
+
+    route: WireRoute
+    reason: Text
+
+
+class RelayView(Message, frozen=True, tag="relay", tag_field="type"):
+    """A relay as the coordinator knows it."""
+
+    relay_id: UUID
+    source: Name
+    target: Name
+    state: RelayState
+    reason: str
+    policy: Text
+    protected: bool
+    plan: PlanBytes
+    key_count: Number
+    key_size_bits: Number
+    created_at: Seconds
+    deadline: Seconds
+    elapsed_s: Seconds
+    """From the request to the decision, or to now."""
+    planned_share_messages: Number
+    split: Routes
+    """Shares, by the route to their holder, that were split there."""
+    forwarded: Routes
+    collected: Routes
+    """Shares that reached the target."""
+    missing: Routes
+    """Planned routes whose share has not reached the target."""
+    stuck: tuple[Stuck, ...]
+    short_splits: tuple[ShortSplit, ...]
+    false_shares: Routes
+    disputed: tuple[Dispute, ...]
+    equivocating: Routes
+    released_at: tuple[Name, ...]
+    """The ends that have carried the decision out."""
+    final: bool
+    """Nothing about this relay is expected to change any more."""
+
+
+class RelaySummary(Message, frozen=True):
+    """One line of a list of relays."""
+
+    relay_id: UUID
+    source: Name
+    target: Name
+    state: RelayState
+    key_count: Number
+    key_size_bits: Number
+    created_at: Seconds
+    elapsed_s: Seconds
+    reason: str
+
+
+class RelaysView(Message, frozen=True, tag="relays", tag_field="type"):
+    """The latest relays, newest first."""
+
+    relays: tuple[RelaySummary, ...]
+    total: Number
+
+
+class KmeView(Message, frozen=True):
+    """A KME as its last `Hello` described it."""
+
+    name: Name
+    heard_s_ago: Seconds | None
+    lab: bool
+    lab_mode: LabMode | None
+    pending: Number
+    links: tuple[LinkReport, ...]
+
+
+class NetworkView(Message, frozen=True, tag="network", tag_field="type"):
+    """The network as the coordinator knows it."""
+
+    name: Text
+    lab: bool
+    kmes: tuple[KmeView, ...]
+    links: tuple[tuple[Name, Name], ...]
+    down: tuple[tuple[Name, Name], ...]
+
+
+class AttackView(Message, frozen=True, tag="attack", tag_field="type"):
+    """What the pooled knowledge of all compromised KMEs came to; never the secret itself."""
+
+    relay_id: UUID
+    kmes: tuple[Name, ...]
+    """The KMEs whose leaks were used."""
+    shares_held: Number
+    learned: bool
+    short_splits: tuple[ShortSplit, ...]
+
+
+class Acknowledged(Message, frozen=True, tag="acknowledged", tag_field="type"):
+    """The request was carried out."""
+
+    text: Text
+
+
+class Refusal(Message, frozen=True, tag="refusal", tag_field="type"):
+    """The request cannot be carried out: one line, and what would be right."""
+
+    text: str
+    hint: str | None
+    unanswered: bool
+    """It was passed on, and a KME has not answered; not refused by anybody."""
+
+
+ReplyBody = RelayView | RelaysView | NetworkView | AttackView | Acknowledged | Refusal
+
+
+class Reply(Message, frozen=True):
+    """The coordinator's answer to one request; some requests are answered more than once."""
+
+    request_id: UUID
+    body: ReplyBody
