@@ -20,6 +20,9 @@ say() { echo "base image $image: $*" >&2; }
 need_root() { [ "$(id -u)" = 0 ] || { say "$1 needs root; run this as root once"; exit 1; }; }
 
 command -v apt-get >/dev/null || { say "only Debian's packages can be built from; this is no Debian"; exit 1; }
+# apt serves one at a time, and several images may be built at once.
+exec 9>"${TMPDIR:-/tmp}/qkdrelay-apt.lock"
+flock 9
 if ! command -v mmdebstrap >/dev/null; then
   need_root "installing mmdebstrap"
   say "installing mmdebstrap"
@@ -41,6 +44,7 @@ release=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
   targets 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $(REPO_URI) $(RELEASE) $(COMPONENT)' |
     sed "s/\b$release\b/$suite/g" >"$work/sources.list"
 }
+flock -u 9
 [ -s "$work/sources.list" ] || { say "apt knows no Debian mirror on this host"; exit 1; }
 
 # A proxy's certificate authority that this host trusts, the image has to trust too.
