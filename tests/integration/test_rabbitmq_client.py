@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -66,6 +67,23 @@ def test_a_broker_that_does_not_answer(silent_port: int) -> None:
     address = f"127.0.0.1:{silent_port}"
     error = refusal(RabbitMqSettings(addresses=address, user=CLI, password=SECRET, connect_timeout_s=0.5))
     assert str(error) == f"no answer from {address} within 0.5 s"
+
+
+def test_a_port_that_hangs_up_because_the_broker_behind_it_is_still_starting() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = f"127.0.0.1:{listener.getsockname()[1]}"
+
+        def hang_up() -> None:
+            connection, _ = listener.accept()
+            connection.recv(8)
+            connection.close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        error = refusal(RabbitMqSettings(addresses=address, user=CLI, password=SECRET))
+        thread.join(timeout=5)
+    assert str(error) == f"what answers at {address} is no AMQP broker, or none that is ready"
+    assert "still starting" in (error.hint or "")
 
 
 def test_wrong_password(settings: RabbitMqSettings) -> None:

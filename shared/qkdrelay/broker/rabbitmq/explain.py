@@ -35,7 +35,9 @@ def explain(error: BaseException, settings: RabbitMqSettings, address: tuple[str
             message = f"the broker at {where} does not let user {settings.user!r} into {settings.vhost!r}"
             hint = HINT_PROVISION
         case IncompatibleProtocolError():
-            message, hint = f"what answers at {where} is not an AMQP broker", "AMQP's usual port is 5672"
+            # A published port of a container accepts, and hangs up, before the broker inside is ready.
+            message = f"what answers at {where} is no AMQP broker, or none that is ready"
+            hint = "is the broker still starting? AMQP's usual port is 5672"
         case socket.gaierror():
             message, hint = f"the broker's host {address[0]!r} is unknown", "check the address"
         case ConnectionRefusedError():
