@@ -28,7 +28,6 @@ from qkdrelay.errors import ForgedMessageError, QkdRelayError
 from qkdrelay.inquiries import Request
 from qkdrelay.journal import Journal
 from qkdrelay.messages import (
-    TERMINAL,
     Alarm,
     Collected,
     Command,
@@ -202,8 +201,7 @@ class CoordinatorService:
         for kme, command in now_outstanding:
             if (kme, command) not in told:
                 self.command(kme, command)
-        waits = bool(now_outstanding) or after.state not in TERMINAL
-        self._store.keep(after, now, told={kme for kme, _ in now_outstanding}, settled=not waits)
+        self._store.keep(after, now, told={kme for kme, _ in now_outstanding})
         self._audience.changed(after.relay_id)
         if before is None or before.state != after.state:
             source, target = after.ends

@@ -24,7 +24,7 @@ CREATE TABLE relays (relay_id BLOB PRIMARY KEY, terms BLOB NOT NULL, policy TEXT
                      created_at REAL NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL, ended_at REAL,
                      expected INTEGER NOT NULL, source_proof BLOB, target_proof BLOB, source_verified INTEGER NOT NULL,
                      target_verified INTEGER NOT NULL, released TEXT NOT NULL, findings BLOB,
-                     source TEXT NOT NULL, target TEXT NOT NULL, deadline REAL NOT NULL, settled INTEGER NOT NULL,
+                     source TEXT NOT NULL, target TEXT NOT NULL, deadline REAL NOT NULL,
                      source_due REAL, target_due REAL, source_wait_s REAL NOT NULL, target_wait_s REAL NOT NULL);
 CREATE INDEX relays_undecided ON relays (deadline) WHERE ended_at IS NULL;
 CREATE INDEX relays_by_source_due ON relays (source, source_due) WHERE source_due IS NOT NULL;
@@ -112,15 +112,14 @@ class CoordinatorStore(Journal):
             )
         return found
 
-    def keep(self, relay: Relay, now: float, *, told: Collection[str], settled: bool) -> None:
+    def keep(self, relay: Relay, now: float, *, told: Collection[str]) -> None:
         """Keep a relay as it is now.
 
-        ``told`` are the ends that were told something and have not answered; ``settled``: nobody has to be
-        told anything any more.
+        ``told`` are the ends that were told something and have not answered.
         """
         source, target = relay.ends
         self._db.execute(
-            "INSERT OR REPLACE INTO relays VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            "INSERT OR REPLACE INTO relays VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 relay.relay_id.bytes,
                 codec.encode(relay.terms),
@@ -140,7 +139,6 @@ class CoordinatorStore(Journal):
                 source,
                 target,
                 relay.terms.deadline,
-                settled,
                 now + _TELL_AGAIN_S if source in told else None,
                 now + _TELL_AGAIN_S if target in told else None,
                 _TELL_AGAIN_S,
@@ -149,10 +147,11 @@ class CoordinatorStore(Journal):
         )
 
     def purge(self) -> None:
-        """Forget the oldest ended relays beyond the limit."""
+        """Forget the oldest ended relays beyond the limit, but none that an end still has to be told of."""
         surplus = self.relay_count() - RELAYS_MAX
         if surplus > 0:
-            old = "SELECT relay_id FROM relays WHERE ended_at IS NOT NULL AND settled ORDER BY created_at LIMIT ?"
+            settled = "ended_at IS NOT NULL AND source_due IS NULL AND target_due IS NULL"
+            old = f"SELECT relay_id FROM relays WHERE {settled} ORDER BY created_at LIMIT ?"
             for table in ("flow", "stuck", "relays"):
                 self._db.execute(f"DELETE FROM {table} WHERE relay_id IN ({old})", (surplus,))
 

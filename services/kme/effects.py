@@ -10,6 +10,7 @@ from qkdrelay.codec import encode_plan
 from qkdrelay.confirmation import Context, Payload
 from qkdrelay.messages import Findings, LabMode, Report
 from qkdrelay.network.plan import Plan, Route
+from qkdrelay.observability import LogLevel
 
 Role = Literal["source", "target"]
 EndState = Literal["expecting", "pending", "delivered", "failed"]
@@ -109,7 +110,7 @@ class Note:
     """Log only."""
 
     event: str
-    level: Literal["debug", "info", "warning", "error"]
+    level: LogLevel
     fields: dict[str, object]
 
 

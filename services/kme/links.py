@@ -84,10 +84,10 @@ class Links:
         """Take off each link what was drawn."""
         for peer, length in self._drawn.items():
             self._links[peer].outgoing.draw(length)
-        self.rolled_back()
+        self.forget()
 
-    def rolled_back(self) -> None:
-        """Forget what this transaction has read, drawn and sealed."""
+    def forget(self) -> None:
+        """Forget what this transaction has read, drawn and sealed: it is over, or was undone."""
         self._down = self._waiting = None
         self._drawn.clear()
         self._sealed.clear()

@@ -51,8 +51,8 @@ from qkdrelay.messages import (
     SignedMessage,
     Waiting,
 )
-from qkdrelay.observability import link_name
-from qkdrelay.telling import Level, event_of, fields_of, level_of
+from qkdrelay.observability import LogLevel, link_name
+from qkdrelay.telling import event_of, fields_of, level_of
 
 HELLO_EVERY_S = 10.0
 HELLO_SOONER_S = 1.0
@@ -217,7 +217,7 @@ class KmeService:
         self._reports.append(report)
         self._notes.append(Note(event_of(report), level_of(report), fields_of(report)))
 
-    def _note(self, event: str, level: Level, **fields: object) -> None:
+    def _note(self, event: str, level: LogLevel, **fields: object) -> None:
         self._notes.append(Note(event, level, fields))
 
     # --- the batch as a whole ----------------------------------------------------------------------
@@ -288,4 +288,4 @@ class KmeService:
         self._reports.clear()
         self._notes.clear()
         self._settle.clear()
-        self._links.rolled_back()
+        self._links.forget()

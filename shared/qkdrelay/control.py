@@ -16,7 +16,6 @@ from qkdrelay import codec
 from qkdrelay.errors import ForgedMessageError, MalformedMessageError
 from qkdrelay.messages import Commands, Reports, SignedMessage
 
-CONTROL_KEY_BYTES = 32
 COORDINATOR = "coordinator"
 _UNSIGNED = bytes(32)
 

@@ -122,7 +122,7 @@ class Journal:
             self._db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}{schema};{mine};{version_set};COMMIT")
         elif version != _SCHEMA_VERSION:
             raise StoreError(f"the store {self._path} has format {version}; this version reads {_SCHEMA_VERSION}")
-        owner = self._meta("name").decode()
+        owner = (self.get_meta("name") or b"").decode()
         if owner != name:
             raise StoreError(f"the store {self._path} belongs to {owner}, not to {name}")
 
@@ -161,9 +161,6 @@ class Journal:
             return False
         finally:
             self._db.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_S * 1000:.0f}")
-
-    def _meta(self, key: str) -> bytes:
-        return self.get_meta(key) or b""
 
     def get_meta(self, key: str) -> bytes | None:
         """Return a setting kept in the store."""

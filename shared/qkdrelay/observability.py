@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Literal
+from typing import Literal, TextIO
 
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
@@ -14,9 +14,10 @@ LogFormat = Literal["auto", "json", "console"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
-def set_up_logging(form: LogFormat, level: LogLevel, **context: str) -> None:
-    """Log to stdout: JSON lines, or colours on a terminal; ``context`` (such as kme=...) goes into every line."""
-    readable = form == "console" or (form == "auto" and sys.stdout.isatty())
+def set_up_logging(form: LogFormat, level: LogLevel, stream: TextIO | None = None) -> None:
+    """Log to ``stream`` (stdout): JSON lines, or colours on a terminal."""
+    out = stream or sys.stdout
+    readable = form == "console" or (form == "auto" and out.isatty())
     # Tracebacks without local variables: those of this program hold keys.
     rendering: list[Processor] = (
         [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
@@ -28,7 +29,6 @@ def set_up_logging(form: LogFormat, level: LogLevel, **context: str) -> None:
     )
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _plain_values,
@@ -36,10 +36,9 @@ def set_up_logging(form: LogFormat, level: LogLevel, **context: str) -> None:
             *rendering,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stdout),
+        logger_factory=structlog.PrintLoggerFactory(out),
         cache_logger_on_first_use=False,
     )
-    structlog.contextvars.bind_contextvars(**context)
     logging.basicConfig(level=logging.CRITICAL, stream=sys.stderr)
 
 

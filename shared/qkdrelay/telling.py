@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import msgspec
 
 from qkdrelay.messages import (
@@ -24,7 +22,7 @@ from qkdrelay.messages import (
     Verified,
     Waiting,
 )
-from qkdrelay.observability import link_name
+from qkdrelay.observability import LogLevel, link_name
 
 _EVENTS: dict[type, str] = {
     Collected: "share.collected",
@@ -41,7 +39,6 @@ _EVENTS: dict[type, str] = {
     Verified: "relay.verified",
     Waiting: "share.waiting",
 }
-Level = Literal["debug", "info", "warning", "error"]
 _WARNINGS = (Refused, Rejected, Waiting, Findings)
 
 
@@ -54,7 +51,7 @@ def event_of(report: Report) -> str:
     return _EVENTS[type(report)]
 
 
-def level_of(report: Report) -> Level:
+def level_of(report: Report) -> LogLevel:
     """Return how loud the log line is."""
     if isinstance(report, Alarm) or (isinstance(report, Verified) and not report.valid):
         return "error"

@@ -46,9 +46,6 @@ def demo(
 
 def _log_to_stderr(logs: bool) -> None:
     """Stdout is for the story, or for JSON alone."""
-    import structlog  # noqa: PLC0415
-
     from qkdrelay.observability import set_up_logging  # noqa: PLC0415
 
-    set_up_logging("console" if sys.stderr.isatty() else "json", "info" if logs else "error")
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    set_up_logging("auto", "info" if logs else "error", sys.stderr)

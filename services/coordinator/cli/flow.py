@@ -9,7 +9,11 @@ from qkdrelay.codec import decode_plan
 from qkdrelay.inquiries import RelayView
 from qkdrelay.network.plan import Plan, Route
 
-_WHY_STUCK = {"link.down": "the QKD link to {} is down", "link.key_exhausted": "the QKD link to {} has no key left"}
+_WHY_STUCK = {
+    "link.down": "the QKD link to {} is down",
+    "link.key_exhausted": "the QKD link to {} has no key left",
+    "link.backlog": "{} does not take in what was sent before",
+}
 
 
 @dataclass(frozen=True, slots=True)

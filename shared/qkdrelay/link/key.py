@@ -13,7 +13,6 @@ from typing import Protocol
 from qkdrelay.errors import SettingsError
 
 SLOT_BYTES = 32
-EPOCH_BYTES = 16
 LINK_SECRET_BYTES = 32
 _PAD_BLOCK_BYTES = 1024
 _SLOT_STREAM, _PAD_STREAM = 0, 1

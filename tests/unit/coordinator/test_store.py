@@ -35,10 +35,10 @@ def store():
     kept.close()
 
 
-def keep(store, *relays, told=(), settled=False, now=NOW):
+def keep(store, *relays, told=(), now=NOW):
     with store.transaction():
         for each in relays:
-            store.keep(each, now, told=told, settled=settled)
+            store.keep(each, now, told=told)
 
 
 def due(store, kme, now):
@@ -115,7 +115,7 @@ def test_what_is_overdue_are_undecided_relays_past_their_deadline(store):
 def test_settled_relays_beyond_the_bound_are_forgotten_oldest_first_with_their_flow(store, monkeypatch):
     monkeypatch.setattr(module, "RELAYS_MAX", 3)
     relays = [relay(created_at=NOW + n, ended_at=NOW + n) for n in range(6)]
-    keep(store, *relays, settled=True)
+    keep(store, *relays)
     with store.transaction():
         for each in relays:
             store.add_step(each.relay_id, ROUTE, "collected")
@@ -129,8 +129,9 @@ def test_settled_relays_beyond_the_bound_are_forgotten_oldest_first_with_their_f
 def test_relays_under_way_or_not_carried_out_are_never_forgotten(store, monkeypatch):
     monkeypatch.setattr(module, "RELAYS_MAX", 1)
     under_way, untold, done = relay(), relay(ended_at=NOW), relay(ended_at=NOW, created_at=NOW + 5)
-    keep(store, under_way, untold)
-    keep(store, done, settled=True)
+    keep(store, under_way)
+    keep(store, untold, told=("kme-8",))
+    keep(store, done)
     with store.transaction():
         store.purge()
     assert {each.relay_id for each in store.latest(9)} == {under_way.relay_id, untold.relay_id}
