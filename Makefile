@@ -14,7 +14,7 @@ COMPOSE := infra/docker/compose.sh
 WITH_IMAGES := infra/docker/with-images.sh
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test up down logs lint lock wheelhouse clean
+.PHONY: help demo test bench up down logs lint lock wheelhouse clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ down: ## stop the containers; volumes and secrets stay
 
 logs: ## follow the containers' logs
 	@$(COMPOSE) logs --follow --tail 200
+
+bench: $(INSTALLED) ## the full stack against the bare broker, as ratios of one run
+	$(WITH_IMAGES) bash -c 'QKDRELAY_RABBITMQ_IMAGE=$$RABBITMQ_IMAGE PYTHONPATH=tests:. $(BIN)/python -m bench'
 
 lint: $(INSTALLED) ## style, types, import rules
 	$(BIN)/ruff check .

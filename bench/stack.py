@@ -1,0 +1,182 @@
+"""The full stack: `kme run` for each KME and `coordinator serve` as plain processes, and a client of theirs."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pika
+
+from bench.peer import Peer
+from qkdrelay import codec
+from qkdrelay.broker.names import CLI, CLI_EXCHANGE, CLIENT_QUEUE_PREFIX, REPLIES_EXCHANGE, REQUESTS_KEY
+from qkdrelay.errors import MalformedMessageError
+from qkdrelay.inquiries import NetworkRequest, NetworkView, RelayRequest, RelayView, Reply, Request, RequestBody
+from qkdrelay.messages import TERMINAL
+from qkdrelay.network.topology import Topology
+
+ROOT = Path(__file__).parents[1]
+UP_WITHIN_S = 60.0
+RELAYS_WITHIN_S = 120.0
+_KEY_FOR_ALL = {"rate_bps": 10**12, "buffer_bytes": 1 << 34}
+"""The benchmark asks what the software can do, not what a QKD link can."""
+
+
+class Stack:
+    """A running network, seen from a command line's place."""
+
+    def __init__(self, parameters: pika.ConnectionParameters, topology: Topology) -> None:
+        self._topology = topology
+        self._address = f"{CLIENT_QUEUE_PREFIX}{uuid4()}"
+        self._changed = threading.Condition()
+        self._begun: dict[UUID, float] = {}
+        self._ended: dict[UUID, float] = {}
+        self._heard: set[str] = set()
+        self._peer = Peer(parameters, [], lambda _peer, _queue, body: self._take(body))
+        self._peer.on_ready = lambda: self._peer.declare_own_queue(self._address, REPLIES_EXCHANGE)
+        self._thread = threading.Thread(target=self._peer.run, daemon=True)
+        self._thread.start()
+
+    def relay(self, relays: int, per_second: float | None = None, *, key_count: int = 1) -> list[tuple[float, float]]:
+        """Ask for ``relays`` relays, all at once or so many per second; return (asked, confirmed) of each."""
+        first = time.monotonic()
+        ids = [uuid4() for _ in range(relays)]
+        for number, relay_id in enumerate(ids):
+            if per_second is not None:
+                time.sleep(max(0.0, first + number / per_second - time.monotonic()))
+            self._begun[relay_id] = time.monotonic()
+            self._ask(_request(relay_id, self._topology, key_count))
+        with self._changed:
+            if not self._changed.wait_for(lambda: all(i in self._ended for i in ids), RELAYS_WITHIN_S):
+                raise RuntimeError(f"{sum(i not in self._ended for i in ids)} relays are not decided yet")
+        return [(self._begun.pop(i), self._ended.pop(i)) for i in ids]
+
+    def wait_until_heard(self) -> None:
+        """Wait until the coordinator has heard of every KME."""
+        deadline = time.monotonic() + UP_WITHIN_S
+        while self._heard != set(self._topology.kmes):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"only {sorted(self._heard)} are up; see the logs")
+            self._ask(NetworkRequest())
+            with self._changed:
+                self._changed.wait(0.5)
+
+    def close(self) -> None:
+        """Leave the broker."""
+        self._peer.loop.add_callback_threadsafe(self._peer.loop.stop)
+        self._thread.join(10)
+
+    def _ask(self, body: RequestBody) -> None:
+        encoded = codec.encode(Request(request_id=uuid4(), reply_to=self._address, body=body))
+        self._peer.loop.add_callback_threadsafe(lambda: self._peer.publish(CLI_EXCHANGE, REQUESTS_KEY, encoded))
+
+    def _take(self, data: bytes) -> None:
+        at = time.monotonic()
+        try:
+            body = codec.decode(data, Reply).body
+        except MalformedMessageError as error:
+            raise RuntimeError(f"the coordinator's answer cannot be read: {error}") from error
+        with self._changed:
+            match body:
+                case RelayView(state="confirmed"):
+                    self._ended.setdefault(body.relay_id, at)
+                case RelayView() if body.state in TERMINAL:
+                    raise RuntimeError(f"a relay failed: {body.reason}")
+                case NetworkView(kmes=kmes):
+                    self._heard = {kme.name for kme in kmes if kme.heard_s_ago is not None}
+            self._changed.notify()
+
+
+def _request(relay_id: UUID, topology: Topology, key_count: int) -> RelayRequest:
+    return RelayRequest(
+        relay_id=relay_id,
+        source=topology.kmes[0],
+        target=topology.kmes[-1],
+        key_count=key_count,
+        key_size_bits=256,
+        timeout_s=300.0,
+        policy=None,
+        withstand=None,
+        allow_unprotected=False,
+    )
+
+
+@contextmanager
+def running(host: Any, topology: Topology, path: Path, folder: Path, **environment: str) -> Iterator[Stack]:
+    """Run the services on a virtual host, with stores and logs in ``folder``; ``path`` is the topology's file.
+
+    With ``environment`` PROFILE=name1,name2 the services of these names are profiled (`bench.profiled`).
+    """
+    profiled = environment.pop("PROFILE", "").split(",")
+    processes = []
+    for name, own in _environments(host, topology, path, folder).items():
+        command = ["-m", *(("coordinator", "serve") if name == "coordinator" else ("kme", "run"))]
+        if name in profiled:
+            command = ["-m", "bench.profiled", str(folder / f"{name}.prof"), *command[1:]]
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("QKDRELAY_")}
+        with (folder / f"{name}.log").open("wb") as log:
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, *command],
+                    stdout=log,
+                    stderr=log,
+                    env={**inherited, "PYTHONPATH": str(ROOT), **own, **environment},
+                    cwd=folder,
+                )
+            )
+    try:
+        credentials = pika.PlainCredentials(CLI, host.passwords[CLI])
+        stack = Stack(
+            pika.ConnectionParameters(host.server.host, host.server.amqp_port, host.vhost, credentials), topology
+        )
+        stack.wait_until_heard()
+        yield stack
+        stack.close()
+    finally:
+        for process in processes:
+            process.send_signal(signal.SIGTERM)
+        for process in processes:
+            process.wait(20)
+
+
+def _environments(host: Any, topology: Topology, path: Path, folder: Path) -> dict[str, dict[str, str]]:
+    control = {kme: secrets.token_hex(32) for kme in topology.kmes}
+    link = {frozenset(pair): secrets.token_hex(32) for pair in topology.links}
+
+    def common(name: str) -> dict[str, str]:
+        return {
+            "QKDRELAY_BROKER": host.addresses,
+            "QKDRELAY_BROKER_VHOST": host.vhost,
+            "QKDRELAY_BROKER_PASSWORD": host.passwords[name],
+            "QKDRELAY_STORE": str(folder / f"{name}.sqlite"),
+            "QKDRELAY_LOG_FORMAT": "json",
+        }
+
+    environments = {
+        kme: {
+            **common(kme),
+            "QKDRELAY_KME": kme,
+            "QKDRELAY_CONTROL_KEY": control[kme],
+            "QKDRELAY_LINKS": json.dumps(
+                {peer: {"secret": link[frozenset((kme, peer))], **_KEY_FOR_ALL} for peer in topology.neighbours[kme]}
+            ),
+        }
+        for kme in topology.kmes
+    }
+    environments["coordinator"] = {
+        **common("coordinator"),
+        "QKDRELAY_TOPOLOGY": str(path),
+        "QKDRELAY_CONTROL_KEYS": json.dumps(control),
+    }
+    return environments
