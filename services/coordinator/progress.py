@@ -41,6 +41,8 @@ class Relay:
     protected: bool
     """Whether the plan withstands one compromised KME."""
     created_at: float
+    relies_on: tuple[str, ...] = ()
+    """Trusted KMEs on whose honesty the protection asked for rests."""
     state: RelayState = "planned"
     reason: str = ""
     ended_at: float | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache, partial
-from typing import Final, Protocol, cast
+from typing import Protocol, cast
 from uuid import UUID, uuid4
 
 from coordinator.adversary import Adversary
@@ -31,13 +31,14 @@ from qkdrelay.inquiries import (
     ShowRequest,
 )
 from qkdrelay.messages import TIMEOUT_S_MAX, TIMEOUT_S_MIN, Command, Hello, SetLab, SetLink, Terms, check_key_amount
-from qkdrelay.network.candidates import POLICIES, Candidate, Policy, Withstand, choose
+from qkdrelay.network.candidates import Candidate, Policy, Withstand, choose
+from qkdrelay.network.circuit import Link
 from qkdrelay.network.topology import Topology
 
-DEFAULT_POLICY: Final[Policy] = "recursive"
-"""The kind of plan taken for a relay that asks for none."""
 UNDECIDED_MAX = 10_000
 PLANS_KEPT = 256
+_LOAD_STEPS = 4
+"""How finely plans look at how much of a link's key is drawn: coarse, so that they are not made anew all the time."""
 LAB_HINT = "start the stack with the lab switched on (make up LAB=1)"
 
 
@@ -134,40 +135,36 @@ class Desk:
             key_size_bits=wanted.key_size_bits,
             deadline=now + wanted.timeout_s,
         )
-        return Relay(terms=terms, policy=candidate.policy, protected=protected, created_at=now)
+        return Relay(
+            terms=terms,
+            policy=candidate.policy,
+            protected=protected,
+            relies_on=candidate.relies_on,
+            created_at=now,
+        )
 
     def _chosen(self, wanted: RelayRequest) -> Candidate:
-        """Return the plan to take; or refuse with the reason, and with what another policy could do."""
         asked = wanted.withstand
-        wish = Withstand(asked.compromised, asked.failed, asked.tampering) if asked else Withstand()
-        policy = cast(Policy, wanted.policy or DEFAULT_POLICY)
+        return self._choose(
+            wanted.source,
+            wanted.target,
+            Withstand(asked.compromised, asked.failed, asked.tampering) if asked else Withstand(),
+            cast("Policy | None", wanted.policy),
+            load=self._load(),
+            allow_unprotected=wanted.allow_unprotected,
+            key_count=wanted.key_count,
+            key_size_bits=wanted.key_size_bits,
+        )
 
-        def chosen(policy: Policy | None, *, allow_unprotected: bool) -> Candidate:
-            return self._choose(
-                wanted.source,
-                wanted.target,
-                wish,
-                policy,
-                allow_unprotected=allow_unprotected,
-                key_count=wanted.key_count,
-                key_size_bits=wanted.key_size_bits,
-            )
-
-        try:
-            return chosen(policy, allow_unprotected=wanted.allow_unprotected)
-        except RequestRefusedError as error:
-            if policy not in POLICIES:
-                raise
-            other = chosen(None, allow_unprotected=True)
-            if other.meets_wish:
-                hint = f"--policy {other.policy} does, with {other.messages} share messages"
-            elif other.relies_on:
-                trusted = ", ".join(other.relies_on)
-                hint = f"--policy {other.policy} --allow-unprotected does, if {trusted} can be trusted"
-            else:
-                chosen(None if wanted.policy is None else policy, allow_unprotected=False)  # says why, and what can be
-                raise
-            raise RequestRefusedError(str(error), hint=hint) from None
+    def _load(self) -> frozenset[tuple[Link, int]]:
+        """Return how much of each link's key is drawn, in steps; a link that is full is left out."""
+        drawn = {
+            (kme, link.peer): round(_LOAD_STEPS * (1 - link.available_bytes / link.buffer_bytes))
+            for kme, (_, hello) in self._heard.items()
+            for link in hello.links
+            if link.available_bytes < link.buffer_bytes
+        }
+        return frozenset((link, steps) for link, steps in drawn.items() if steps)
 
     def _find(self, name: str) -> Relay:
         digits = name.replace("-", "").lower()

@@ -21,10 +21,10 @@ Step = Literal["split", "forwarded", "collected"]
 
 _SCHEMA = """
 CREATE TABLE relays (relay_id BLOB PRIMARY KEY, terms BLOB NOT NULL, policy TEXT NOT NULL, protected INTEGER NOT NULL,
-                     created_at REAL NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL, ended_at REAL,
-                     expected INTEGER NOT NULL, source_proof BLOB, target_proof BLOB, source_verified INTEGER NOT NULL,
-                     target_verified INTEGER NOT NULL, released TEXT NOT NULL, findings BLOB,
-                     source TEXT NOT NULL, target TEXT NOT NULL, deadline REAL NOT NULL,
+                     relies_on TEXT NOT NULL, created_at REAL NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL,
+                     ended_at REAL, expected INTEGER NOT NULL, source_proof BLOB, target_proof BLOB,
+                     source_verified INTEGER NOT NULL, target_verified INTEGER NOT NULL, released TEXT NOT NULL,
+                     findings BLOB, source TEXT NOT NULL, target TEXT NOT NULL, deadline REAL NOT NULL,
                      source_due REAL, target_due REAL, source_wait_s REAL NOT NULL, target_wait_s REAL NOT NULL);
 CREATE INDEX relays_undecided ON relays (deadline) WHERE ended_at IS NULL;
 CREATE INDEX relays_by_source_due ON relays (source, source_due) WHERE source_due IS NOT NULL;
@@ -39,8 +39,8 @@ CREATE TABLE dead_letters (id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NUL
                            queue TEXT NOT NULL, reason TEXT NOT NULL, body BLOB NOT NULL);
 """
 _RELAY = (
-    "SELECT terms, policy, protected, created_at, state, reason, ended_at, expected, source_proof, target_proof,"
-    " source_verified, target_verified, released, findings FROM relays"
+    "SELECT terms, policy, protected, relies_on, created_at, state, reason, ended_at, expected, source_proof,"
+    " target_proof, source_verified, target_verified, released, findings FROM relays"
 )
 _HOP = ">"
 _TELL_AGAIN_S, _TELL_AGAIN_MAX_S = 5.0, 300.0
@@ -119,12 +119,13 @@ class CoordinatorStore(Journal):
         """
         source, target = relay.ends
         self._db.execute(
-            "INSERT OR REPLACE INTO relays VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            "INSERT OR REPLACE INTO relays VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (
                 relay.relay_id.bytes,
                 codec.encode(relay.terms),
                 relay.policy,
                 relay.protected,
+                " ".join(relay.relies_on),
                 relay.created_at,
                 relay.state,
                 relay.reason,
@@ -209,15 +210,16 @@ def _relay(row: tuple[object, ...]) -> Relay:
         terms=codec.decode(cast(bytes, row[0]), Terms),
         policy=cast(str, row[1]),
         protected=bool(row[2]),
-        created_at=cast(float, row[3]),
-        state=cast(RelayState, row[4]),
-        reason=cast(str, row[5]),
-        ended_at=cast("float | None", row[6]),
-        expected=bool(row[7]),
-        source_proof=cast("bytes | None", row[8]),
-        target_proof=cast("bytes | None", row[9]),
-        source_verified=bool(row[10]),
-        target_verified=bool(row[11]),
-        released=tuple(cast(str, row[12]).split()),
-        findings=None if row[13] is None else codec.decode(cast(bytes, row[13]), Findings),
+        relies_on=tuple(cast(str, row[3]).split()),
+        created_at=cast(float, row[4]),
+        state=cast(RelayState, row[5]),
+        reason=cast(str, row[6]),
+        ended_at=cast("float | None", row[7]),
+        expected=bool(row[8]),
+        source_proof=cast("bytes | None", row[9]),
+        target_proof=cast("bytes | None", row[10]),
+        source_verified=bool(row[11]),
+        target_verified=bool(row[12]),
+        released=tuple(cast(str, row[13]).split()),
+        findings=None if row[14] is None else codec.decode(cast(bytes, row[14]), Findings),
     )

@@ -40,6 +40,7 @@ def view(relay: Relay, flow: Flow, now: float) -> RelayView:
         reason=relay.reason,
         policy=relay.policy,
         protected=relay.protected,
+        relies_on=relay.relies_on,
         plan=relay.terms.plan,
         key_count=relay.terms.key_count,
         key_size_bits=relay.terms.key_size_bits,

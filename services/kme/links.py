@@ -181,6 +181,7 @@ class Links:
                 peer=peer,
                 up=peer not in down,
                 available_bytes=link.outgoing.available(),
+                buffer_bytes=link.outgoing.capacity(),
                 waiting=waiting.get(peer, 0),
             )
             for peer, link in self._links.items()

@@ -127,6 +127,7 @@ class RelayView(Message, frozen=True, tag="relay", tag_field="type"):
     reason: str
     policy: Text
     protected: bool
+    relies_on: tuple[Name, ...]
     plan: PlanBytes
     key_count: Number
     key_size_bits: Number

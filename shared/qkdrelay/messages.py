@@ -143,6 +143,7 @@ class LinkReport(Message, frozen=True):
     peer: Name
     up: bool
     available_bytes: Number
+    buffer_bytes: Annotated[int, Meta(ge=1, le=1 << 34)]
     waiting: Number
 
 

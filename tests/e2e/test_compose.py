@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from support import rabbitmq, stack
+from support.plans import REFERENCE_RELAY
 from support.waiting import eventually
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(400)]
@@ -82,7 +83,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
 
 
 def test_ten_keys_are_relayed_and_each_end_has_them(deployment: Deployment) -> None:
-    answer = deployment.coordinator("relay", "kme-1", "kme-8", "--keys", "10", "--linger", "5", "--json")
+    answer = deployment.coordinator(*REFERENCE_RELAY, "--keys", "10", "--linger", "5", "--json")
     assert answer.code == 0, answer.err
     outcome = answer.json()
     assert outcome["state"] == "confirmed"
@@ -104,7 +105,7 @@ def _delivered(deployment: Deployment, kme: str, relay_id: str) -> dict[str, str
 
 
 def test_the_logs_of_compose_alone_show_a_share_on_its_whole_way(deployment: Deployment) -> None:
-    answer = deployment.coordinator("relay", "kme-1", "kme-8", "--linger", "5", "--json")
+    answer = deployment.coordinator(*REFERENCE_RELAY, "--linger", "5", "--json")
     relay_id = answer.json()["relay_id"]
     logs = deployment.compose("logs", "--no-color").out
     lines = [json.loads(line[line.index("{") :]) for line in logs.splitlines() if f'"{relay_id}"' in line]

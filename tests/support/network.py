@@ -59,6 +59,10 @@ class Network(EmbeddedNetwork):
 
         self.hub.publish = recorded
 
+    def relay(self, source, target, policy="recursive", **wishes):
+        """As the embedded network's, but by the reference rule unless told otherwise."""
+        return super().relay(source, target, policy=policy, **wishes)
+
     def service(self, name):
         return self.loops[name]._service
 
@@ -183,6 +187,6 @@ def of(kmes, links):
 def ask(network, source, target):
     """Ask for a relay and let nothing happen yet; return its id."""
     wishes = {"key_count": 1, "key_size_bits": 256, "timeout_s": 30.0, "allow_unprotected": True}
-    body = RelayRequest(relay_id=uuid4(), source=source, target=target, policy=None, withstand=None, **wishes)
+    body = RelayRequest(relay_id=uuid4(), source=source, target=target, policy="recursive", withstand=None, **wishes)
     network.as_cli(codec.encode(Request(request_id=uuid4(), reply_to="cli.q.0", body=body)))
     return body.relay_id

@@ -9,6 +9,8 @@ from qkdrelay.network.plan import Hop, Plan, majority
 from qkdrelay.sharing import tree
 
 TOPOLOGIES = Path(__file__).parents[2] / "infra" / "topologies"
+REFERENCE_RELAY = ("relay", "kme-1", "kme-8", "--policy", "recursive")
+"""On the command line: a relay as in the reference scenario."""
 
 
 def closer(topology, source, target):

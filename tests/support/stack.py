@@ -63,9 +63,9 @@ class Stack:
             **environment,
         )
 
-    def relay(self, *arguments: str) -> dict[str, Any]:
+    def relay(self, *arguments: str, policy: str = "recursive") -> dict[str, Any]:
         """Relay and return the outcome, confirmed or failed."""
-        answer = self.coordinator("relay", *arguments, "--json")
+        answer = self.coordinator("relay", *arguments, "--policy", policy, "--json")
         assert answer.code in (0, 1), answer.err
         outcome: dict[str, Any] = answer.json()
         assert (outcome["state"] == "confirmed") == (answer.code == 0)

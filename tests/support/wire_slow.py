@@ -170,7 +170,7 @@ HEADER = {
     "deadline": 1700000030.5,
 }
 DISPUTE = {"split": ["kme-1"], "sets": [[["kme-1", "kme-2", "kme-4"]], [["kme-1", "kme-3", "kme-4"]]]}
-LINK = {"peer": "kme-2", "up": True, "available_bytes": 16_777_216, "waiting": 0}
+LINK = {"peer": "kme-2", "up": True, "available_bytes": 16_777_216, "buffer_bytes": 33_554_432, "waiting": 0}
 SHORT = {"split": ["kme-1"], "present": 1, "needed": 2}
 COMMANDS = [
     {"type": "expect", "terms": TERMS},
@@ -258,6 +258,7 @@ REPLIES = [
         "reason": "too few shares in time",
         "policy": "recursive",
         "protected": True,
+        "relies_on": ["kme-3"],
         "plan": DIAMOND,
         "key_count": 3,
         "key_size_bits": 256,

@@ -12,7 +12,7 @@ import typer
 from coordinator.cli.options import (
     CompromisedOption,
     CutOption,
-    PolicyName,
+    PolicyOption,
     TopologyOption,
     WithstandOption,
     named_kmes,
@@ -21,17 +21,15 @@ from coordinator.cli.options import (
     parsed_wish,
 )
 from coordinator.cli.screen import JsonOption, print_json
-from qkdrelay.errors import InvalidPlanError, RequestRefusedError
+from qkdrelay.errors import RequestRefusedError
 from qkdrelay.terminal import console
 
 if TYPE_CHECKING:
-    from qkdrelay.network.candidates import Withstand
     from qkdrelay.network.case import Case
     from qkdrelay.network.chance import Probability
     from qkdrelay.network.circuit import Element, Link
     from qkdrelay.network.minimal import MinimalSets
     from qkdrelay.network.plan import Plan
-    from qkdrelay.network.topology import Topology
 
 SHOWN = 12
 """Sets of each kind that people are shown unless they ask for another number."""
@@ -44,7 +42,7 @@ def analyse(
     target: Annotated[str | None, typer.Argument(help="KME that is to have them, too.", show_default=False)] = None,
     *,
     topology: TopologyOption = None,
-    policy: Annotated[PolicyName, typer.Option(help="The kind of plan to analyse.")] = "recursive",
+    policy: PolicyOption = None,
     withstand: WithstandOption = None,
     compromised: CompromisedOption = None,
     failed: FailedOption = None,
@@ -71,7 +69,8 @@ def analyse(
 ) -> None:
     """Say what a relay withstands: who could learn the keys, what could block them, how likely that is.
 
-    Exact. With KMEs compromised or failed, or links cut, it also says what becomes of that very case, and why.
+    Exact, for the plan that `coordinator relay` takes with the same options. With KMEs compromised or failed, or links
+    cut, it also says what becomes of that very case, and why.
 
     Example: coordinator analyse kme-1 kme-8 --failed kme-6 --topology infra/topologies/eight-kmes.toml
     """
@@ -81,24 +80,26 @@ def analyse(
             raise RequestRefusedError("--all-pairs takes no pair and no case", hint="leave out one or the other")
         from coordinator.cli import pairs
 
-        pairs.tell(network, policy, wish, as_json=as_json)
+        pairs.tell(network, policy or "best", wish, as_json=as_json)
         return
     if source is None or target is None:
         raise RequestRefusedError("source and target are missing", hint="name two KMEs, or take --all-pairs")
-    plan = the_plan(network, source, target, policy, wish)
+    from qkdrelay.network.candidates import choose
+
+    chosen = choose(network, source, target, wish, policy, allow_unprotected=True)
     found = look_at(
-        plan,
+        chosen.plan,
         Situation(named_kmes(compromised, network), named_kmes(failed, network), named_links(cut, network)),
         Chances(kme_leak, kme_loss, link_loss),
         limit or (None if as_json else SHOWN),
     )
     if as_json:
-        print_json({"source": source, "target": target, "policy": policy, **as_data(found)})
+        print_json({"source": source, "target": target, "policy": chosen.policy, **as_data(found)})
         return
     from coordinator.cli.findings import in_words
 
     screen = console()
-    for line in in_words(found, f"{source} to {target} in {network.name}, policy {policy}"):
+    for line in in_words(found, f"{source} to {target} in {network.name}, policy {chosen.policy}"):
         screen.print(line, soft_wrap=True)
 
 
@@ -132,18 +133,6 @@ class Analysis:
     cuts: MinimalSets[Link]
     leak: Probability | None
     loss: Probability | None
-
-
-def the_plan(network: Topology, source: str, target: str, policy: PolicyName, wish: Withstand) -> Plan:
-    """Return the plan of this kind; raise InvalidPlanError if there is none."""
-    from qkdrelay.network.candidates import plans
-
-    found = plans(network, source, target, wish, policy)
-    if not found:
-        raise InvalidPlanError(
-            f"there is no {policy} plan from {source} to {target}", hint="take --policy best, or note KMEs as trusted"
-        )
-    return found[0].plan
 
 
 def look_at(plan: Plan, situation: Situation, chances: Chances, limit: int | None) -> Analysis:

@@ -34,6 +34,7 @@ def as_data(view: RelayView) -> dict[str, Any]:
         "reason": view.reason,
         "policy": view.policy,
         "protected": view.protected,
+        "relies_on": list(view.relies_on),
         "key_count": view.key_count,
         "key_size_bits": view.key_size_bits,
         "key_ids": [str(key_id(view.relay_id, i)) for i in range(view.key_count)] if view.state == "confirmed" else [],
@@ -93,7 +94,9 @@ def outcome(view: RelayView, width: int | None) -> Iterator[Text]:
     yield from _block("relay", [Text(str(view.relay_id), "bold")])
     if view.state == "confirmed":
         yield from _block("key ids", _keys(view))
-    if not view.protected:
+    if view.relies_on:
+        yield from _block("relies on", [Text(f"the honesty of {', '.join(view.relies_on)}", "yellow")])
+    elif not view.protected:
         yield from _block("protection", [Text("none: one compromised KME on the way could learn the keys", "red")])
     yield from _block("shares", _shares(flow, (width or 80) - _INDENT))
     if view.missing:

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from qkdrelay.network.plan import Plan
 
 _WIDTH = 80
+_LEGEND = """\
+In the worst case. Compromised and failed KMEs are withstood at the same time; a
+tampering one counts as one of each."""
 
 
 def plan(
@@ -101,7 +104,7 @@ def plan(
         print_json({"source": source, "target": target, "plans": [as_data(candidate) for candidate in found]})
     elif found:
         more = ", and failed=1 if the network allows it" if wish.failed is None else ""
-        _show(found, f"{source} to {target} in {clean(network.name)}, to withstand {wish}{more}")
+        _show(found, f"{source} to {target} in {clean(network.name)}", f"to withstand {wish}{more}")
     if refusal is not None:
         raise refusal
 
@@ -131,13 +134,15 @@ def as_data(candidate: Candidate) -> dict[str, Any]:
     }
 
 
-def _show(found: Sequence[Candidate], title: str) -> None:
+def _show(found: Sequence[Candidate], title: str, wish: str) -> None:
     from rich.text import Text
 
     screen = console()
     screen.print(Text(title, "bold"), soft_wrap=True)
+    screen.print(wish, soft_wrap=True)
     screen.print()
     screen.print(_table(found))
+    screen.print(Text(_LEGEND, "dim"), soft_wrap=True)
     shown = next((candidate for candidate in found if candidate.chosen), None)
     if shown is None:
         return

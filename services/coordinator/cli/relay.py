@@ -49,8 +49,8 @@ def relay(
 ) -> None:
     """Relay fresh keys from one KME to another.
 
-    Takes a plan of policy recursive, or of the one named, that withstands one compromised KME, or what --withstand
-    says; is refused if there is none. `coordinator plan` lists the plans there are.
+    Takes the best plan that withstands one compromised KME and, if the network allows it, one failed one as well; or
+    what --withstand says. Is refused if there is none. `coordinator plan` lists the plans there are.
 
     Waits until both ends have confirmed them, or for the timeout, and tells how their shares travelled.
 

@@ -27,6 +27,7 @@ class Scenario:
 
     source: str = "kme-1"
     target: str = "kme-8"
+    policy: str = "recursive"
     key_count: int = 3
     key_size_bits: int = 256
     cut_links: tuple[tuple[str, str], ...] = (("kme-7", "kme-8"),)
@@ -80,7 +81,11 @@ def play(scenario: Scenario = REFERENCE) -> Observation:
 
 def _relay(network: EmbeddedNetwork, scenario: Scenario) -> RelayView:
     return network.relay(
-        scenario.source, scenario.target, key_count=scenario.key_count, key_size_bits=scenario.key_size_bits
+        scenario.source,
+        scenario.target,
+        key_count=scenario.key_count,
+        key_size_bits=scenario.key_size_bits,
+        policy=scenario.policy,
     )
 
 

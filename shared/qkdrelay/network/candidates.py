@@ -16,6 +16,8 @@ from qkdrelay.network.topology import Topology
 
 Policy = Literal["best", "disjoint", "recursive", "trusted"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
+Load = frozenset[tuple[Link, float]]
+"""How much of the key of a link, from sender to receiver, is spoken for, in any unit; of others nothing is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,8 @@ class Withstand:
 
     def __str__(self) -> str:
         tampering = f",tampering={self.tampering}" if self.tampering else ""
-        return f"compromised={self.compromised},failed={self.failed or 0}{tampering}"
+        failed = f",failed={self.failed}" if self.failed is not None else ""
+        return f"compromised={self.compromised}{failed}{tampering}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +85,14 @@ def plans(
     *,
     key_count: int = 1,
     key_size_bits: int = 256,
-    load: Mapping[Link, float] | None = None,
+    load: Load = frozenset(),
     budget: int = SHARE_MESSAGES_MAX,
 ) -> list[Candidate]:
     """Return the candidate plans, the chosen one marked if any meets the wish; of all policies or of one.
 
     Chosen is, of those that meet the wish (and of these, if ``failed`` is left open, those that withstand one), the
-    one with the fewest KMEs to avoid, then the fewest messages, then the least link key. ``load`` says how much of
-    each link's key is spoken for: among equally short paths those with less are taken.
+    one with the fewest KMEs to avoid, then the fewest messages, then the least link key. Among equally short
+    paths those with less ``load`` are taken.
 
     Raises TopologyError for an unknown KME; InvalidPlanError if there is no path, or if the one policy asked for has no
     plan within the budget; RequestRefusedError for an unknown policy.
@@ -129,7 +132,7 @@ def choose(
     allow_unprotected: bool = False,
     key_count: int = 1,
     key_size_bits: int = 256,
-    load: Mapping[Link, float] | None = None,
+    load: Load = frozenset(),
     budget: int = SHARE_MESSAGES_MAX,
 ) -> Candidate:
     """Return the plan to take; parameters as for `plans`.
@@ -139,24 +142,28 @@ def choose(
     candidate's ``meets_wish`` and ``relies_on`` say what it is, wherever it shows.
     """
     wish = wish or Withstand()
-    found = plans(
-        topology,
-        source,
-        target,
-        wish,
-        policy,
-        key_count=key_count,
-        key_size_bits=key_size_bits,
-        load=load,
-        budget=budget,
-    )
+
+    def of(policy: Policy | None) -> list[Candidate]:
+        cost = {"key_count": key_count, "key_size_bits": key_size_bits, "budget": budget}
+        return plans(topology, source, target, wish, policy, load=load, **cost)
+
+    # No plan that meets the wish takes fewer messages than the best one (`qkdrelay.network.planner`), so that what the
+    # others withstand, which can take long to find, is not asked unless it fails.
+    found = of(policy or "best")
+    if policy is None and not found[0].chosen:
+        found = of(None)
     for candidate in found:
         if candidate.chosen:
             return candidate
     best = min(found, key=lambda c: _regret(c, wish)) if found else None
     if best is not None and allow_unprotected:
         return replace(best, chosen=True)
-    raise RequestRefusedError(_reason(topology, source, target, wish, policy), hint=_hint(best, wish))
+    hint = _hint(best, wish)
+    if policy is not None:
+        other = next((candidate for candidate in of(None) if candidate.chosen), None)
+        if other is not None:
+            hint = f"--policy {other.policy} does, with {other.messages} share messages"
+    raise RequestRefusedError(_reason(topology, source, target, wish, policy), hint=hint)
 
 
 def _regret(candidate: Candidate, wish: Withstand) -> tuple[bool, int, int, int, bool]:
@@ -202,7 +209,7 @@ class _Pair:
         target: str,
         *,
         wish: Withstand,
-        load: Mapping[Link, float] | None,
+        load: Load,
         budget: int,
     ) -> None:
         topology.require(source)
@@ -212,7 +219,7 @@ class _Pair:
         self._topology, self._source, self._target = topology, source, target
         self._budget, self._wish = budget, wish
         self._others = len(topology.kmes) - 2
-        self._routes = Routes(topology, source, target, load)
+        self._routes = Routes(topology, source, target, dict(load))
         self._disjoint = self._routes.disjoint()[:SUCCESSORS_MAX]
         if not self._disjoint:
             raise no_path(topology, source, target)

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
 
-from coordinator.cli import analyse as analyse_module
-from coordinator.requests import DEFAULT_POLICY
 from qkdrelay.network import chance
 
 TOPOLOGIES = Path(__file__).parents[3] / "infra" / "topologies"
 REFERENCE = ("--topology", str(TOPOLOGIES / "eight-kmes.toml"))
+RECURSIVE = ("--policy", "recursive")
 NSFNET = ("--topology", str(TOPOLOGIES / "nsfnet.toml"))
 
 
 @pytest.fixture
 def analyse(run):
     def analyse(*arguments):
-        result = run("analyse", "kme-1", "kme-8", *REFERENCE, "--json", *arguments)
+        result = run("analyse", "kme-1", "kme-8", *REFERENCE, *RECURSIVE, "--json", *arguments)
         assert (result.code, result.err) == (0, "")
         return result.data
 
@@ -85,7 +83,7 @@ def test_layers_leak_as_the_formula_says(run, tmp_path, layers, leak):
     file.write_text(
         f'name = "layers"\nkmes = {json.dumps([kme for row in rows for kme in row])}\nlinks = {json.dumps(links)}\n'
     )
-    data = run("analyse", "s", "t", "--topology", str(file), "--kme-leak", "0.1", "--json").data
+    data = run("analyse", "s", "t", "--topology", str(file), *RECURSIVE, "--kme-leak", "0.1", "--json").data
     assert data["leak_probability"]["exact"] is True
     assert data["leak_probability"]["low"] == pytest.approx(leak, abs=5e-5)
     assert data["loss_probability"] is None
@@ -105,7 +103,7 @@ def test_loss_counts_kmes_and_links(analyse):
 
 
 def test_people_are_told_in_80_columns(run):
-    result = run("analyse", "kme-1", "kme-8", *REFERENCE, "--failed", "kme-6", "--kme-leak", "0.1")
+    result = run("analyse", "kme-1", "kme-8", *REFERENCE, *RECURSIVE, "--failed", "kme-6", "--kme-leak", "0.1")
     assert result.code == 0
     lines = result.out.splitlines()
     assert max(map(len, lines)) <= 80
@@ -125,7 +123,7 @@ def test_people_are_told_in_80_columns(run):
 def test_an_interval_is_told_as_one(run, monkeypatch):
     interval = chance.Probability(0.04, 0.05, exact=False, confidence=0.999)
     monkeypatch.setattr(chance, "leak", lambda *_: interval)
-    result = run("analyse", "kme-1", "kme-8", *REFERENCE, "--kme-leak", "0.1")
+    result = run("analyse", "kme-1", "kme-8", *REFERENCE, *RECURSIVE, "--kme-leak", "0.1")
     assert result.out.endswith("leak        probability between 0.04 and 0.05, with confidence 0.999\n")
 
 
@@ -136,7 +134,7 @@ def test_nobody_is_between_neighbours(run):
 
 
 def test_all_pairs_in_json(run):
-    data = run("analyse", "--all-pairs", *REFERENCE, "--json").data
+    data = run("analyse", "--all-pairs", *REFERENCE, *RECURSIVE, "--json").data
     pairs = {(p["source"], p["target"]): p for p in data["pairs"]}
     assert len(pairs) == 8 * 7
     assert pairs["kme-1", "kme-8"]["withstands"] == {
@@ -149,7 +147,7 @@ def test_all_pairs_in_json(run):
 
 
 def test_all_pairs_of_nsfnet_on_one_screen(run):
-    result = run("analyse", "--all-pairs", *NSFNET)
+    result = run("analyse", "--all-pairs", *NSFNET, *RECURSIVE)
     lines = result.out.splitlines()
     assert lines[0] == "nsfnet, policy recursive: 140 pairs (source, target) that are not neighbours"
     assert lines[3].split() == ["0", "0", "0", "0", "108", "77", "%", "2", "to", "9"]
@@ -182,7 +180,7 @@ def test_a_pair_without_a_path_is_no_reason_to_stop(run, tmp_path):
         (("kme-1", "kme-8", "--failed", "kme-0"), "there is no KME 'kme-0'"),
         (("kme-1", "kme-8", "--cut", "kme-1"), "'kme-1' is no link"),
         (("kme-1", "kme-8", "--cut", "kme-1:kme-8"), "there is no QKD link between kme-1 and kme-8"),
-        (("kme-1", "kme-8", "--policy", "trusted"), "there is no trusted plan from kme-1 to kme-8"),
+        (("kme-1", "kme-8", "--policy", "trusted"), "no trusted plan from kme-1 to kme-8 withstands"),
     ],
 )
 def test_wrong_use(run, arguments, error):
@@ -198,5 +196,14 @@ def test_a_probability_beyond_1_is_wrong_use(run):
     assert (result.code, result.out) == (2, "")
 
 
-def test_the_policy_analysed_by_default_is_the_one_a_relay_takes():
-    assert inspect.signature(analyse_module.analyse).parameters["policy"].default == DEFAULT_POLICY
+def test_what_is_analysed_by_default_is_what_a_relay_takes(run):
+    data = run("analyse", "kme-1", "kme-8", *REFERENCE, "--json").data
+    assert (data["policy"], data["messages"]) == ("best", 9)
+    assert data["smallest"]["minimal_learning_coalitions"] == data["smallest"]["minimal_blocking_kmes"] == 2
+    data = run("analyse", "kme-1", "kme-8", *REFERENCE, "--withstand", "compromised=2", "--json").data
+    assert data["smallest"]["minimal_learning_coalitions"] == 3
+
+
+def test_what_nothing_withstands_is_analysed_all_the_same(run):
+    data = run("analyse", "kme-1", "kme-8", *REFERENCE, "--withstand", "compromised=5", "--json").data
+    assert data["smallest"]["minimal_learning_coalitions"] == 3

@@ -14,6 +14,7 @@ from rich.console import Console
 from coordinator.cli import app, outcome, tree, watch
 from qkdrelay.messages import Alarm, Rejected
 from qkdrelay.network.topology import Topology
+from support.plans import REFERENCE_RELAY
 
 
 def lines_of(here, view, width=80):
@@ -31,9 +32,9 @@ def tree_of(view, width=80):
 
 
 def test_relays_are_listed_newest_first(here):
-    first = here.run("relay", "kme-1", "kme-8", "--json").data["relay_id"]
+    first = here.run(*REFERENCE_RELAY, "--json").data["relay_id"]
     here.stop("kme-1")
-    second = here.run("relay", "kme-1", "kme-8", "--no-wait").out.strip()
+    second = here.run(*REFERENCE_RELAY, "--no-wait").out.strip()
     data = here.run("relays", "--json").data
     assert data["total"] == 2
     assert [relay["relay_id"] for relay in data["relays"]] == [second, first]
@@ -47,7 +48,7 @@ def test_relays_are_listed_newest_first(here):
 def test_a_long_reason_is_not_cut_in_a_pipe(here):
     here.stop("kme-6")
     here.run("link", "down", "kme-7", "kme-8")
-    reason = here.run("relay", "kme-1", "kme-8", "--timeout", "3", "--json").data["reason"]
+    reason = here.run(*REFERENCE_RELAY, "--timeout", "3", "--json").data["reason"]
     assert len(reason) > 60
     assert reason in here.run("relays").out
     assert reason in here.run("show", here.run("relays").out.splitlines()[1][:8]).out
@@ -60,14 +61,14 @@ def test_without_relays_the_list_is_empty_and_says_how_to_make_one(here):
 
 
 def test_a_relay_is_shown_by_the_beginning_of_its_id(here):
-    data = here.run("relay", "kme-1", "kme-8", "--json").data
+    data = here.run(*REFERENCE_RELAY, "--json").data
     assert here.run("show", data["relay_id"][:6], "--json").data == data
     assert f"relay       {data['relay_id']}\n" in here.run("show", data["relay_id"][:4]).out
 
 
 def test_a_relay_that_failed_can_be_shown_well(here):
     here.stop("kme-8")
-    relay_id = here.run("relay", "kme-1", "kme-8", "--timeout", "2", "--json").data["relay_id"]
+    relay_id = here.run(*REFERENCE_RELAY, "--timeout", "2", "--json").data["relay_id"]
     result = here.run("show", relay_id)
     assert result.code == 0
     assert result.out.startswith("failed")
@@ -76,7 +77,7 @@ def test_a_relay_that_failed_can_be_shown_well(here):
 def test_the_outcome_fits_80_columns(lab):
     lab.run("lab", "compromise", "kme-5", "--mode", "tamper")
     lab.run("link", "down", "kme-7", "kme-8")
-    data = lab.run("relay", "kme-1", "kme-8", "--timeout", "2", "--keys", "100", "--json").data
+    data = lab.run(*REFERENCE_RELAY, "--timeout", "2", "--keys", "100", "--json").data
     view = lab.network.show(UUID(data["relay_id"]))
     assert view.reason
     assert max(map(len, lines_of(lab, view))) <= 80
@@ -101,7 +102,7 @@ def test_an_end_that_insists_on_protection_fails_the_relay(place):
 
 def test_the_trace_of_the_reference_scenario(here):
     here.run("link", "down", "kme-7", "kme-8")
-    relay_id = here.run("relay", "kme-1", "kme-8", "--json").data["relay_id"]
+    relay_id = here.run(*REFERENCE_RELAY, "--json").data["relay_id"]
     assert tree_of(here.network.show(UUID(relay_id))) == [
         f"{relay_id}  confirmed",
         "kme-1  split, 2 of 3 needed",
@@ -127,7 +128,7 @@ def test_the_trace_of_the_reference_scenario(here):
 
 def test_the_trace_ends_where_the_news_ends(here):
     here.stop("kme-3", "kme-6")
-    relay_id = here.run("relay", "kme-1", "kme-8", "--timeout", "2", "--json").data["relay_id"]
+    relay_id = here.run(*REFERENCE_RELAY, "--timeout", "2", "--json").data["relay_id"]
     shown = tree_of(here.network.show(UUID(relay_id)))
     assert "├── kme-3  no news of it (3 routes end here)" in shown
     assert "│   └── kme-6  no news of it" in shown
@@ -135,7 +136,7 @@ def test_the_trace_ends_where_the_news_ends(here):
 
 def test_a_source_that_sent_nothing_is_named(here):
     here.stop("kme-1")
-    data = here.run("relay", "kme-1", "kme-8", "--timeout", "2", "--json").data
+    data = here.run(*REFERENCE_RELAY, "--timeout", "2", "--json").data
     assert data["share_messages"] == 0
     assert "missing     kme-1 has not sent it\n" in here.run("show", data["relay_id"]).out
     assert "\nkme-1  has sent nothing\n" in here.run("trace", data["relay_id"]).out
@@ -143,10 +144,10 @@ def test_a_source_that_sent_nothing_is_named(here):
 
 def test_the_trace_marks_false_and_disputed_shares(lab):
     lab.run("lab", "compromise", "kme-2", "--mode", "tamper")
-    false = lab.run("relay", "kme-1", "kme-8", "--json").data["relay_id"]
+    false = lab.run(*REFERENCE_RELAY, "--json").data["relay_id"]
     assert "├── kme-2  split, 2 of 2 needed  FALSE" in lab.run("trace", false).out
     lab.run("link", "down", "kme-7", "kme-8")
-    disputed = lab.run("relay", "kme-1", "kme-8", "--timeout", "2", "--json").data["relay_id"]
+    disputed = lab.run(*REFERENCE_RELAY, "--timeout", "2", "--json").data["relay_id"]
     shown = lab.run("trace", disputed).out
     assert "├── kme-2  split, 2 of 2 needed  disputed" in shown
     assert "├── kme-3  split, 2 of 3 needed  disputed" in shown
@@ -154,7 +155,7 @@ def test_the_trace_marks_false_and_disputed_shares(lab):
 
 def test_the_trace_in_json_is_the_same_tree(here):
     here.run("link", "down", "kme-7", "kme-8")
-    relay_id = here.run("relay", "kme-1", "kme-8", "--json").data["relay_id"]
+    relay_id = here.run(*REFERENCE_RELAY, "--json").data["relay_id"]
     data = here.run("trace", relay_id, "--json").data
     root = data["flow"]
     assert (root["kme"], root["state"], root["threshold"], root["shares"]) == ("kme-1", "split", 2, 3)
@@ -175,7 +176,7 @@ def test_the_trace_in_json_is_the_same_tree(here):
 def test_the_network_in_json(lab):
     lab.run("lab", "compromise", "kme-4", "--mode", "withhold")
     lab.run("link", "down", "kme-7", "kme-8")
-    lab.run("relay", "kme-1", "kme-8")
+    lab.run(*REFERENCE_RELAY)
     data = lab.run("network", "--json").data
     assert (data["name"], data["lab"]) == ("eight-kmes", True)
     modes = {kme["name"]: kme["lab_mode"] for kme in data["kmes"]}
@@ -204,7 +205,7 @@ def test_the_network_for_people(lab):
 def test_an_attack_tells_whether_it_worked_and_exits_0(lab, leaking, learned):
     for kme in leaking:
         assert f"{kme} is compromised: it will leak" in lab.run("lab", "compromise", kme, "--mode", "leak").out
-    relay_id = lab.run("relay", "kme-1", "kme-8", "--json").data["relay_id"]
+    relay_id = lab.run(*REFERENCE_RELAY, "--json").data["relay_id"]
     as_json = lab.run("lab", "attack", relay_id, "--json")
     assert as_json.code == 0
     assert as_json.data["learned"] is learned
@@ -218,7 +219,7 @@ def test_an_attack_tells_whether_it_worked_and_exits_0(lab, leaking, learned):
 def test_an_attack_can_be_limited_to_some_of_the_leaks(lab):
     for kme in ("kme-5", "kme-6"):
         lab.run("lab", "compromise", kme, "--mode", "leak")
-    relay_id = lab.run("relay", "kme-1", "kme-8", "--json").data["relay_id"]
+    relay_id = lab.run(*REFERENCE_RELAY, "--json").data["relay_id"]
     data = lab.run("lab", "attack", relay_id, "--kme", "kme-5", "--json").data
     assert (data["kmes"], data["learned"]) == (["kme-5"], False)
 
@@ -226,7 +227,7 @@ def test_an_attack_can_be_limited_to_some_of_the_leaks(lab):
 def test_a_restored_kme_leaks_no_more(lab):
     lab.run("lab", "compromise", "kme-6", "--mode", "leak")
     assert lab.run("lab", "restore", "kme-6").out == "kme-6 is honest again\n"
-    relay_id = lab.run("relay", "kme-1", "kme-8", "--json").data["relay_id"]
+    relay_id = lab.run(*REFERENCE_RELAY, "--json").data["relay_id"]
     assert "no KME has leaked a share" in lab.run("lab", "attack", relay_id).out
 
 
@@ -236,7 +237,7 @@ def watched(here, *arguments):
     def interrupt():
         raise KeyboardInterrupt
 
-    here.after(1, lambda: here.network.relay("kme-1", "kme-8"))
+    here.after(1, lambda: here.network.relay("kme-1", "kme-8", policy="recursive"))
     here.after(3, interrupt)
     return here.run("watch", *arguments)
 
@@ -292,4 +293,4 @@ def test_help_does_not_wait_for_what_it_does_not_need():
 
 def test_results_are_not_coloured_in_a_pipe(here):
     here.run("link", "down", "kme-7", "kme-8")
-    assert "\x1b" not in here.run("relay", "kme-1", "kme-8").out + here.run("network").out
+    assert "\x1b" not in here.run(*REFERENCE_RELAY).out + here.run("network").out

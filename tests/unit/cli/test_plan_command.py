@@ -60,12 +60,15 @@ def test_people_see_all_plans_and_how_the_chosen_one_goes(run):
     result = run("plan", "kme-1", "kme-8", *REFERENCE)
     assert result.code == 0
     assert result.out == (
-        "kme-1 to kme-8 in eight-kmes, to withstand compromised=1,failed=0, and failed=1 if the network allows it\n"
+        "kme-1 to kme-8 in eight-kmes\n"
+        "to withstand compromised=1, and failed=1 if the network allows it\n"
         "\n"
         "   policy     compromised  failed  links  tampering  messages  link key\n"
         "*  best                 1       1      1          1         9   1,440 B\n"
         "   disjoint             1       1      1          1         9   1,440 B\n"
         "   recursive            1       0      0          0        17   3,168 B\n"
+        "In the worst case. Compromised and failed KMEs are withstood at the same time; a\n"
+        "tampering one counts as one of each.\n"
         "\n"
         "kme-1  splits, any 2 of 3: kme-2>kme-5>kme-8, kme-3>kme-6>kme-8,\n"
         "       kme-4>kme-7>kme-8\n"

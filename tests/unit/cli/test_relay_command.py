@@ -7,13 +7,15 @@ from uuid import UUID, uuid4
 from qkdrelay.broker.names import COORDINATOR
 from qkdrelay.errors import BrokerUnreachableError
 from qkdrelay.messages import key_id
+from qkdrelay.network.topology import Topology
+from support.plans import REFERENCE_RELAY, TOPOLOGIES
 
 PLANNED_7_8 = ["kme-1>kme-3>kme-7>kme-8", "kme-1>kme-4>kme-7>kme-8"]
 
 
 def test_a_confirmed_relay_is_told_in_few_lines(here):
     relay_id = str(uuid4())
-    result = here.run("relay", "kme-1", "kme-8", "--keys", "10", "--id", relay_id)
+    result = here.run(*REFERENCE_RELAY, "--keys", "10", "--id", relay_id)
     assert result.code == 0
     assert result.err == ""
     lines = result.out.splitlines()
@@ -26,7 +28,7 @@ def test_a_confirmed_relay_is_told_in_few_lines(here):
 
 
 def test_the_keys_of_both_ends_have_the_ids_it_prints(here):
-    data = here.run("relay", "kme-1", "kme-8", "--keys", "5", "--key-size", "128", "--json").data
+    data = here.run(*REFERENCE_RELAY, "--keys", "5", "--key-size", "128", "--json").data
     relay_id = UUID(data["relay_id"])
     assert data["key_ids"] == [str(key_id(relay_id, i)) for i in range(5)]
     keys = here.network.keys("kme-1", relay_id)
@@ -35,7 +37,7 @@ def test_the_keys_of_both_ends_have_the_ids_it_prints(here):
 
 
 def test_json_has_the_whole_outcome(here):
-    data = here.run("relay", "kme-1", "kme-8", "--json").data
+    data = here.run(*REFERENCE_RELAY, "--json").data
     assert data["elapsed_s"] >= 0
     assert {
         name: data[name]
@@ -47,6 +49,7 @@ def test_json_has_the_whole_outcome(here):
         "reason": "",
         "policy": "recursive",
         "protected": True,
+        "relies_on": [],
         "key_count": 1,
         "key_size_bits": 256,
         "share_messages": 17,
@@ -66,14 +69,26 @@ def test_json_has_the_whole_outcome(here):
     assert data["shares"]["kme-6>kme-8"] == 3
 
 
-def test_the_policy_and_what_is_to_be_withstood_are_the_askers_choice(here):
-    data = here.run("relay", "kme-1", "kme-8", "--policy", "best", "--withstand", "failed=1", "--json").data
+def test_by_default_the_best_plan_is_taken_as_the_list_of_plans_says(here, run):
+    data = here.run("relay", "kme-1", "kme-8", "--json").data
     assert (data["state"], data["policy"], data["planned_share_messages"]) == ("confirmed", "best", 9)
-    assert here.run("relay", "kme-1", "kme-8", "--withstand", "compromised=1", "--json").data["policy"] == "recursive"
+    topology = str(TOPOLOGIES / "eight-kmes.toml")
+    listed = run("plan", "kme-1", "kme-8", "--topology", topology, "--json").data["plans"]
+    [chosen] = [plan for plan in listed if plan["chosen"]]
+    assert chosen["policy"] == "best"
+    assert (chosen["withstands"]["compromised"], chosen["withstands"]["failed"]) == (1, 1)
+    used = {f"{kme}>{after}" for kme, successors in chosen["successors"].items() for after in successors}
+    assert used == set(data["shares"])
+
+
+def test_the_policy_and_what_is_to_be_withstood_are_the_askers_choice(here):
+    data = here.run("relay", "kme-1", "kme-8", "--withstand", "compromised=2,failed=0", "--json").data
+    assert (data["state"], data["policy"], data["planned_share_messages"]) == ("confirmed", "best", 9)
+    assert here.run("relay", "kme-1", "kme-8", "--policy", "recursive", "--json").data["policy"] == "recursive"
 
 
 def test_a_wish_that_cannot_be_met_is_refused_with_an_alternative(here):
-    result = here.run("relay", "kme-1", "kme-8", "--withstand", "failed=1")
+    result = here.run(*REFERENCE_RELAY, "--withstand", "failed=1")
     assert (result.code, result.out) == (2, "")
     assert result.err == (
         "error: no recursive plan from kme-1 to kme-8 withstands compromised=1,failed=1\n"
@@ -82,9 +97,22 @@ def test_a_wish_that_cannot_be_met_is_refused_with_an_alternative(here):
     assert here.run("relays", "--json").data["total"] == 0
 
 
+def test_a_relay_that_relies_on_trusted_kmes_is_labelled_so(place):
+    ends = tuple((a, b) for a, b in ("sa", "sb", "ax", "bx", "xc", "xd", "ct", "dt"))
+    here = place(topology=Topology("waist", tuple("sabxcdt"), ends, {}, {"x": "trusted"}), withstand_compromised=0)
+    refused = here.run("relay", "s", "t")
+    assert (refused.code, refused.out) == (2, "")
+    assert "if x can be trusted, as the topology says, is taken with --allow-unprotected" in refused.err
+    told = here.run("relay", "s", "t", "--allow-unprotected")
+    assert told.code == 0
+    assert "relies on   the honesty of x\n" in told.out
+    data = here.run("relay", "s", "t", "--allow-unprotected", "--json").data
+    assert (data["policy"], data["protected"], data["relies_on"]) == ("trusted", False, ["x"])
+
+
 def test_a_broken_link_is_named_and_does_not_stop_the_relay(here):
     assert here.run("link", "down", "kme-7", "kme-8").out == "the QKD link kme-7 - kme-8 is down\n"
-    result = here.run("relay", "kme-1", "kme-8")
+    result = here.run(*REFERENCE_RELAY)
     assert result.code == 0
     assert "15 of 17 crossed their links; 5 of 7 reached kme-8" in result.out
     at = result.out.index("missing     waits at kme-7: the QKD link to kme-8 is down")
@@ -93,7 +121,7 @@ def test_a_broken_link_is_named_and_does_not_stop_the_relay(here):
 
 def test_a_broken_link_in_json(here):
     here.run("link", "down", "kme-8", "kme-7")
-    data = here.run("relay", "kme-1", "kme-8", "--json").data
+    data = here.run(*REFERENCE_RELAY, "--json").data
     assert data["state"] == "confirmed"
     assert (data["share_messages"], data["planned_share_messages"]) == (15, 17)
     assert data["shares"]["kme-7>kme-8"] == 0
@@ -104,13 +132,13 @@ def test_a_broken_link_in_json(here):
 def test_a_link_that_is_up_again_carries(here):
     here.run("link", "down", "kme-7", "kme-8")
     assert here.run("link", "up", "kme-7", "kme-8").code == 0
-    assert here.run("relay", "kme-1", "kme-8", "--json").data["shares"]["kme-7>kme-8"] == 2
+    assert here.run(*REFERENCE_RELAY, "--json").data["shares"]["kme-7>kme-8"] == 2
 
 
 def test_a_failed_relay_exits_1_and_says_what_was_missing(here):
     here.stop("kme-6")
     here.run("link", "down", "kme-7", "kme-8")
-    result = here.run("relay", "kme-1", "kme-8", "--timeout", "5")
+    result = here.run(*REFERENCE_RELAY, "--timeout", "5")
     assert result.code == 1
     assert result.out.startswith("failed  kme-1 to kme-8")
     assert "missing     no news from kme-6\n              kme-1>kme-2>kme-6>kme-8\n" in result.out
@@ -120,7 +148,7 @@ def test_a_failed_relay_exits_1_and_says_what_was_missing(here):
 
 def test_a_failed_relay_has_no_keys_in_json(here):
     here.stop("kme-8")
-    result = here.run("relay", "kme-1", "kme-8", "--timeout", "2", "--json")
+    result = here.run(*REFERENCE_RELAY, "--timeout", "2", "--json")
     assert result.code == 1
     assert result.data["state"] == "failed"
     assert result.data["key_ids"] == []
@@ -129,19 +157,19 @@ def test_a_failed_relay_has_no_keys_in_json(here):
 
 def test_a_false_share_is_named_by_its_route(lab):
     assert lab.run("lab", "compromise", "kme-2", "--mode", "tamper").code == 0
-    result = lab.run("relay", "kme-1", "kme-8")
+    result = lab.run(*REFERENCE_RELAY)
     assert result.code == 0
     assert (
         "false       a KME on the route, the splitter included, altered the share\n            kme-1>kme-2\n"
         in result.out
     )
-    assert lab.run("relay", "kme-1", "kme-8", "--json").data["false_shares"] == [["kme-1", "kme-2"]]
+    assert lab.run(*REFERENCE_RELAY, "--json").data["false_shares"] == [["kme-1", "kme-2"]]
 
 
 def test_disputed_shares_are_listed_by_the_sets_that_disagree(lab):
     lab.run("lab", "compromise", "kme-5", "--mode", "tamper")
     lab.run("link", "down", "kme-7", "kme-8")
-    result = lab.run("relay", "kme-1", "kme-8", "--timeout", "2")
+    result = lab.run(*REFERENCE_RELAY, "--timeout", "2")
     assert result.code == 1
     assert (
         "disputed    the shares of the split on kme-1>kme-2 do not fit together:\n"
@@ -154,7 +182,7 @@ def test_late_shares_are_waited_for_as_long_as_asked(here):
     here.stop("kme-5")
     here.after(3, here.stop)
     begun = here.clock.now
-    data = here.run("relay", "kme-1", "kme-8", "--linger", "10", "--json").data
+    data = here.run(*REFERENCE_RELAY, "--linger", "10", "--json").data
     assert data["share_messages"] == 17
     assert data["final"]
     assert here.clock.now - begun < 4
@@ -163,7 +191,7 @@ def test_late_shares_are_waited_for_as_long_as_asked(here):
 def test_without_lingering_late_shares_are_not_waited_for(here):
     here.stop("kme-5")
     begun = here.clock.now
-    data = here.run("relay", "kme-1", "kme-8", "--linger", "0", "--json").data
+    data = here.run(*REFERENCE_RELAY, "--linger", "0", "--json").data
     assert data["state"] == "confirmed"
     assert data["share_messages"] < 17
     assert here.clock.now - begun < 1
@@ -175,7 +203,7 @@ def test_a_broker_lost_after_the_decision_does_not_change_it(here):
 
     here.stop("kme-5")
     here.after(2, lose)
-    result = here.run("relay", "kme-1", "kme-8", "--linger", "5")
+    result = here.run(*REFERENCE_RELAY, "--linger", "5")
     assert (result.code, result.err) == (0, "")
     assert result.out.startswith("confirmed")
 
@@ -183,7 +211,7 @@ def test_a_broker_lost_after_the_decision_does_not_change_it(here):
 def test_no_wait_prints_the_id_of_a_relay_the_coordinator_knows(here):
     here.stop("kme-1")
     begun = here.clock.now
-    result = here.run("relay", "kme-1", "kme-8", "--no-wait")
+    result = here.run(*REFERENCE_RELAY, "--no-wait")
     assert result.code == 0
     assert here.clock.now - begun < 1
     assert here.network.show(UUID(result.out.strip())).state == "planned"
@@ -191,8 +219,8 @@ def test_no_wait_prints_the_id_of_a_relay_the_coordinator_knows(here):
 
 def test_asking_twice_with_one_id_starts_one_relay(here):
     relay_id = str(uuid4())
-    first = here.run("relay", "kme-1", "kme-8", "--id", relay_id, "--json").data
-    again = here.run("relay", "kme-1", "kme-8", "--id", relay_id, "--json").data
+    first = here.run(*REFERENCE_RELAY, "--id", relay_id, "--json").data
+    again = here.run(*REFERENCE_RELAY, "--id", relay_id, "--json").data
     assert first == again
     assert len(here.run("relays", "--json").data["relays"]) == 1
 
@@ -201,7 +229,7 @@ def test_a_silent_coordinator_is_no_failure_of_the_relay(here):
     here.stop(COORDINATOR)
     begun = here.clock.now
     relay_id = str(uuid4())
-    result = here.run("relay", "kme-1", "kme-8", "--id", relay_id)
+    result = here.run(*REFERENCE_RELAY, "--id", relay_id)
     assert (result.code, result.out) == (3, "")
     assert here.clock.now - begun < 6
     error, hint = result.err.splitlines()
@@ -219,7 +247,7 @@ def test_a_restarted_coordinator_is_found_again(here):
     here.stop("kme-1")
     here.after(1, lambda: here.stop("kme-1", COORDINATOR))
     here.after(9, lambda: (forget_followers(here), here.stop()))
-    result = here.run("relay", "kme-1", "kme-8", "--timeout", "30")
+    result = here.run(*REFERENCE_RELAY, "--timeout", "30")
     assert result.code == 0
     assert result.out.startswith("confirmed")
     assert result.err == "the coordinator has become silent; waiting for it\n"
@@ -229,7 +257,7 @@ def test_a_coordinator_that_stays_away_is_given_up_after_the_deadline(here):
     here.stop("kme-1")
     here.after(1, lambda: here.stop("kme-1", COORDINATOR))
     begun = here.clock.now
-    result = here.run("relay", "kme-1", "kme-8", "--timeout", "8")
+    result = here.run(*REFERENCE_RELAY, "--timeout", "8")
     assert result.code == 3
     assert "has not said in time how the relay ended; last it was planned" in result.err
     assert 8 < here.clock.now - begun < 25
@@ -237,7 +265,7 @@ def test_a_coordinator_that_stays_away_is_given_up_after_the_deadline(here):
 
 def test_while_it_waits_it_asks_again_but_is_answered_once(here):
     here.stop("kme-1")
-    result = here.run("relay", "kme-1", "kme-8", "--timeout", "10")
+    result = here.run(*REFERENCE_RELAY, "--timeout", "10")
     assert result.code == 1
     assert here.sent > 3
     assert len(here.network.loops[COORDINATOR]._service._audience._followers) <= 1

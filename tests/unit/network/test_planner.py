@@ -68,6 +68,20 @@ def test_the_default_withstands_one_compromised_and_if_it_can_one_failed(file):
             assert got.failed >= (paths >= 3)
 
 
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_what_is_taken_at_once_is_what_comparing_all_plans_comes_to(file):
+    topology = load_topology(file)
+    pairs = list(combinations(topology.kmes, 2))
+    for source, target in pairs[:: max(1, len(pairs) // 40)]:
+        for wish in (Withstand(), Withstand(1, 1), Withstand(2, 0)):
+            compared = [c for c in plans(topology, source, target, wish) if c.chosen]
+            try:
+                taken = [choose(topology, source, target, wish)]
+            except RequestRefusedError:
+                taken = []
+            assert taken == compared
+
+
 def test_the_reference_pair_goes_over_three_disjoint_paths():
     best, disjoint, recursive = plans(REFERENCE, "kme-1", "kme-8")
     assert [c.policy for c in (best, disjoint, recursive)] == ["best", "disjoint", "recursive"]
