@@ -37,7 +37,7 @@ x-service: &service
     args:
       PYTHON_IMAGE: ${{PYTHON_IMAGE:-python:3.11-slim}}
   user: "10001:10001"
-  tmpfs: ["/tmp:size=16m", "/run/qkdrelay:size=1m,mode=0700,uid=10001,gid=10001"]
+  tmpfs: ["/tmp:size=16m"]
   # Messages taken in and not handled yet may be 64 of 1 MiB for each link.
   mem_limit: 512m
   pids_limit: 64
@@ -45,8 +45,14 @@ x-service: &service
   depends_on:
     rabbitmq: {{condition: service_healthy}}
   healthcheck:
-    # A service touches this file every 2 s while it is connected and its loop runs.
-    test: [CMD-SHELL, "find /run/qkdrelay/healthy -newermt '15 seconds ago' | grep -q ."]
+    # Ready, or the reason why not; by bash, because starting Python every few seconds costs more than relaying.
+    test:
+      - CMD
+      - bash
+      - -c
+      - >-
+        exec 3<>/dev/tcp/127.0.0.1/9464 && printf 'GET /readyz HTTP/1.0\\r\\n\\r\\n' >&3 &&
+        read -r _ status _ <&3 && tail -n 1 <&3 && [ $$status = 200 ]
     interval: 10s
     timeout: 5s
     retries: 3
@@ -58,7 +64,8 @@ x-environment: &environment
   QKDRELAY_LAB: ${{QKDRELAY_LAB:-false}}
   QKDRELAY_LOG_FORMAT: ${{QKDRELAY_LOG_FORMAT:-json}}
   QKDRELAY_LOG_LEVEL: ${{QKDRELAY_LOG_LEVEL:-info}}
-  QKDRELAY_HEALTH_FILE: /run/qkdrelay/healthy
+  # Health and metrics, for the other containers only: no port is published.
+  QKDRELAY_HTTP: 0.0.0.0:9464
 
 services:
   rabbitmq:

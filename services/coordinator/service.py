@@ -10,6 +10,7 @@ import structlog
 
 from coordinator.adversary import Adversary
 from coordinator.audience import Audience
+from coordinator.metrics import BROKER, CoordinatorMetrics
 from coordinator.progress import Relay, advance, expire, outstanding
 from coordinator.requests import Desk
 from coordinator.store import CoordinatorStore
@@ -44,6 +45,7 @@ from qkdrelay.messages import (
     Split,
     Waiting,
 )
+from qkdrelay.metrics import refusal
 from qkdrelay.network.topology import Topology
 
 SKEW_MAX_S = 5.0
@@ -64,6 +66,7 @@ class CoordinatorService:
         self.journal: Journal = store
         self._store, self._keys, self._lab = store, control_keys, lab
         self._log = structlog.get_logger().bind(service=control.COORDINATOR)
+        self.metrics = CoordinatorMetrics(topology.kmes)
         self._adversary = Adversary()
         self._heard: dict[str, tuple[float, Hello]] = {}
         self._hellos: dict[str, Hello] = {}
@@ -73,6 +76,7 @@ class CoordinatorService:
         self._audience = Audience(store)
         self._desk = Desk(topology, self, store, self._audience, adversary=self._adversary, heard=self._heard, lab=lab)
         self._notes: list[tuple[str, str, dict[str, object]]] = []
+        self._refused: list[str] = []
         self._housekeeping_at = 0.0
 
     # --- one delivery ------------------------------------------------------------------------------
@@ -89,7 +93,7 @@ class CoordinatorService:
             else:
                 self._handle_reports(delivery, now)
         except QkdRelayError as error:
-            self._reject(delivery, str(error), now)
+            self._reject(delivery, error, now)
 
     def _handle_request(self, delivery: Delivery, now: float) -> None:
         if delivery.exchange != CLI_EXCHANGE:
@@ -124,17 +128,20 @@ class CoordinatorService:
             kme, queue, body = "", delivery.routing_key, delivery.body
             reason = "the broker gave up delivering it"
         self._store.add_dead_letter(now, kme, queue, reason, body)
-        self.note("message.dead_lettered", "warning", kme=kme or "broker", queue=queue, reason=reason)
+        self.note("message.dead_lettered", "warning", kme=kme or BROKER, queue=queue, reason=reason)
 
-    def _reject(self, delivery: Delivery, reason: str, now: float) -> None:
+    def _reject(self, delivery: Delivery, error: Exception, now: float) -> None:
+        foreseen = isinstance(error, QkdRelayError)
+        reason = str(error) if foreseen else f"could not be handled ({type(error).__name__})"
         # What leaks is secret, also when it is no message: it is not kept.
         body = b"" if delivery.queue == LEAKS_QUEUE else delivery.body
         self._store.add_dead_letter(now, control.COORDINATOR, delivery.queue, reason, body)
+        self._refused.append(refusal(error))
         self.note("message.rejected", "warning", queue=delivery.queue, reason=reason)
 
     def give_up(self, delivery: Delivery, error: Exception, now: float) -> None:
         """Dead-letter a message that this program failed on."""
-        self._reject(delivery, f"could not be handled ({type(error).__name__})", now)
+        self._reject(delivery, error, now)
 
     # --- reports -----------------------------------------------------------------------------------
 
@@ -145,7 +152,8 @@ class CoordinatorService:
             case Done():
                 self._audience.done(report)
             case Alarm():
-                self.note(report.event, "error", kme=sender, text=report.text)
+                # Under a name of its own: a KME must not write the coordinator's events.
+                self.note("kme.alarm", "error", kme=sender, alarm=report.event, text=report.text)
             case Rejected():
                 self.note("share.rejected", "warning", kme=sender, link=">".join(report.link), reason=report.reason)
             case _:
@@ -212,6 +220,7 @@ class CoordinatorService:
                 source=source,
                 target=target,
                 keys=after.terms.key_count,
+                **({"seconds": round(after.ended_at - after.created_at, 6)} if after.ended_at else {}),
                 **({"reason": after.reason} if after.reason else {}),
             )
 
@@ -263,10 +272,20 @@ class CoordinatorService:
         """Log what happened."""
         for event, level, fields in self._notes:
             getattr(self._log, level)(event, **fields)
+            self.metrics.happened(event, fields)
         self._notes.clear()
+        for reason in self._refused:
+            self.metrics.refused(reason)
+        self._refused.clear()
 
     def rolled_back(self) -> None:
         """Nothing of this batch happened."""
         self._hellos.clear()
         self._notes.clear()
+        self._refused.clear()
         self._commands.clear()
+
+    def measure(self) -> None:
+        """Set the gauges of the coordinator."""
+        store = self._store
+        self.metrics.measured_here(store.undecided_count(), store.dead_letter_count(), self._heard)

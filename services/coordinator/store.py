@@ -200,6 +200,10 @@ class CoordinatorStore(Journal):
         cursor = self._db.execute("INSERT INTO dead_letters VALUES (NULL, ?, ?, ?, ?, ?)", row)
         self._db.execute("DELETE FROM dead_letters WHERE id <= ?", ((cursor.lastrowid or 0) - DEAD_LETTERS_MAX,))
 
+    def dead_letter_count(self) -> int:
+        """Return how many dead letters are kept."""
+        return int(self._db.execute("SELECT count(*) FROM dead_letters").fetchone()[0])
+
     def dead_letters(self) -> Iterator[tuple[float, str, str, str]]:
         """Yield (time, KME, queue, reason) of each, newest first."""
         yield from self._db.execute("SELECT at, kme, queue, reason FROM dead_letters ORDER BY id DESC")

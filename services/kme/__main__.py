@@ -20,6 +20,7 @@ from qkdrelay.broker.names import kme_queues
 from qkdrelay.broker.rabbitmq import RabbitMqBroker
 from qkdrelay.errors import RequestRefusedError
 from qkdrelay.link.key import SimulatedLinkKey
+from qkdrelay.monitor import served
 from qkdrelay.observability import set_up_logging
 from qkdrelay.service import Loop, stop_on_signal
 from qkdrelay.settings import key_bytes, load
@@ -60,7 +61,9 @@ def run() -> None:
     service = KmeService(node, store, links, key_bytes(settings.control_key))
     queues = kme_queues(name, [(name, peer) for peer in links])
     broker = RabbitMqBroker(settings.rabbitmq(name, queues))
-    Loop(service, broker).run(stop_on_signal(), settings.health_file)
+    loop = Loop(service, broker)
+    with served(settings.http, service.metrics.registry, loop.health):
+        loop.run(stop_on_signal())
 
 
 @app.command()

@@ -80,11 +80,13 @@ class Links:
         payload = unseal(link.suite, header, sealed, link.incoming)
         return Opened(sender, header, payload, sealed.tag)
 
-    def committed(self) -> None:
-        """Take off each link what was drawn."""
-        for peer, length in self._drawn.items():
+    def committed(self) -> dict[str, int]:
+        """Take off each link what was drawn, and return it in bytes."""
+        drawn = dict(self._drawn)
+        for peer, length in drawn.items():
             self._links[peer].outgoing.draw(length)
         self.forget()
+        return drawn
 
     def forget(self) -> None:
         """Forget what this transaction has read, drawn and sealed: it is over, or was undone."""

@@ -24,6 +24,7 @@ from kme.effects import (
 )
 from kme.ends import Ends
 from kme.links import Link, Links
+from kme.metrics import KmeMetrics
 from kme.node import LATE_S, Node, NodeSettings, RejectedShareError
 from kme.store import KmeStore
 from qkdrelay import codec, control
@@ -36,7 +37,7 @@ from qkdrelay.broker.names import (
     results_queue,
 )
 from qkdrelay.broker.port import Delivery
-from qkdrelay.errors import ForgedMessageError, MalformedMessageError, NumberReusedError
+from qkdrelay.errors import ForgedMessageError, MalformedMessageError, NumberReusedError, QkdRelayError
 from qkdrelay.journal import Journal
 from qkdrelay.messages import (
     DEAD_LETTER_BODY_MAX,
@@ -51,6 +52,7 @@ from qkdrelay.messages import (
     SignedMessage,
     Waiting,
 )
+from qkdrelay.metrics import refusal
 from qkdrelay.observability import LogLevel, link_name
 from qkdrelay.telling import event_of, fields_of, level_of
 
@@ -78,8 +80,10 @@ class KmeService:
         self._log = structlog.get_logger().bind(kme=settings.name)
         self._links = Links(settings.name, links, store)
         self._node, self._ends = Node(settings, random), Ends(settings, random)
+        self.metrics = KmeMetrics(settings.name, links)
         self._reports: list[Report] = []
         self._notes: list[Note] = []
+        self._refused: list[str] = []
         self._settle: dict[UUID, None] = {}
         self._destroyed = True
         """The write-ahead log may hold secrets that were deleted; what was left undone is done at start."""
@@ -106,16 +110,16 @@ class KmeService:
                 return
         except NumberReusedError as error:
             self._tell(Alarm(event="link.number_reused", text=f"link {sender}>{self._me.name}: {error}"[:500]))
-            self._reject(delivery, str(error), None, now)
+            self._reject(delivery, error, None, now)
             return
         except (MalformedMessageError, ForgedMessageError) as error:
-            self._reject(delivery, str(error), None, now)
+            self._reject(delivery, error, None, now)
             return
         self._store.finish_number(*place)
         try:
             self._carry_out(self._node.on_share(sender, message.header, message.payload, self._store, now))
         except RejectedShareError as error:
-            self._reject(delivery, str(error), message.header.relay_id, now)
+            self._reject(delivery, error, message.header.relay_id, now)
 
     def _handle_control(self, delivery: Delivery, now: float) -> None:
         try:
@@ -126,14 +130,17 @@ class KmeService:
                 return
             commands = codec.decode(message.body, Commands)
         except (MalformedMessageError, ForgedMessageError) as error:
-            self._reject(delivery, str(error), None, now)
+            self._reject(delivery, error, None, now)
             return
         self._store.finish_number(*place)
         for command in commands.items:
             self._carry_out(self._ends.on_command(command, self._store, now))
 
-    def _reject(self, delivery: Delivery, reason: str, relay_id: UUID | None, now: float) -> None:
+    def _reject(self, delivery: Delivery, error: Exception, relay_id: UUID | None, now: float) -> None:
         """Dead-letter a message with its reason, in the transaction that lets it be acknowledged."""
+        foreseen = isinstance(error, QkdRelayError)
+        reason = str(error) if foreseen else f"could not be handled ({type(error).__name__})"
+        self._refused.append(refusal(error))
         letter = DeadLetter(
             kme=self._me.name,
             queue=delivery.queue,
@@ -149,7 +156,7 @@ class KmeService:
 
     def give_up(self, delivery: Delivery, error: Exception, now: float) -> None:
         """Dead-letter a message that this program failed on."""
-        self._reject(delivery, f"could not be handled ({type(error).__name__})", None, now)
+        self._reject(delivery, error, None, now)
         self._send_reports()
 
     # --- effects -----------------------------------------------------------------------------------
@@ -278,8 +285,13 @@ class KmeService:
         """Log what happened; wipe what destroyed keys left behind on disk."""
         for note in self._notes:
             getattr(self._log, note.level)(note.event, **note.fields)
+            self.metrics.happened(note.event)
         self._notes.clear()
-        self._links.committed()
+        for reason in self._refused:
+            self.metrics.refused(reason)
+        self._refused.clear()
+        for peer, length in self._links.committed().items():
+            self.metrics.drew(peer, length)
         if self._destroyed:
             self._destroyed = not self._store.scrub()
 
@@ -287,5 +299,10 @@ class KmeService:
         """Nothing of this batch happened."""
         self._reports.clear()
         self._notes.clear()
+        self._refused.clear()
         self._settle.clear()
         self._links.forget()
+
+    def measure(self) -> None:
+        """Set the gauges of this KME."""
+        self.metrics.measured_here(self._store.pending(), self._links.report())

@@ -35,6 +35,10 @@ class Backlog:
         """Return how many messages with this routing key are not confirmed, and their bytes."""
         return self._counts[routing_key], self._bytes[routing_key]
 
+    def by_queue(self) -> dict[str, tuple[int, int]]:
+        """Return `of` each routing key that was ever counted."""
+        return {key: (count, self._bytes[key]) for key, count in self._counts.items() if key}
+
     def total(self) -> tuple[int, int]:
         """Return how many messages are not confirmed, and their bytes."""
         return len(self._keys), sum(self._bytes.values())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
@@ -161,6 +162,18 @@ class Journal:
             return False
         finally:
             self._db.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_S * 1000:.0f}")
+
+    def probe(self) -> None:
+        """Write something, whatever else this transaction does: its commit then proves that the disk takes it."""
+        self.set_meta("probe", secrets.token_bytes(8))
+
+    def free_bytes(self) -> int | None:
+        """Return the free space where the store is; None for one in memory."""
+        return None if self._path is None else shutil.disk_usage(self._path.parent).free
+
+    def epochs(self) -> dict[str, int]:
+        """Return how many epochs of each stream are remembered."""
+        return dict(self._db.execute("SELECT stream, count(*) FROM heard GROUP BY stream").fetchall())
 
     def get_meta(self, key: str) -> bytes | None:
         """Return a setting kept in the store."""

@@ -10,7 +10,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Protocol
 
 import structlog
@@ -18,6 +17,8 @@ import structlog
 from qkdrelay.broker.port import Broker, Delivery
 from qkdrelay.errors import BrokerUnreachableError, StoreError
 from qkdrelay.journal import Journal
+from qkdrelay.metrics import Metrics
+from qkdrelay.monitor import Health
 
 BATCH_MAX = 200
 """Deliveries handled in one transaction."""
@@ -29,7 +30,7 @@ The services keep each queue's part of it far below, so that one that nobody rea
 _CONFIRMS_MAX = 500
 _CONFIRM_AGE_S = 1.0
 _RETRY_S = 1.0
-_HEALTH_EVERY_S = 2.0
+_MEASURE_EVERY_S = 5.0
 _CLOSE_TIMEOUT_S = 8.0
 
 log = structlog.get_logger()
@@ -39,6 +40,11 @@ class Service(Protocol):
     """What differs between services. `handle`, `tick` and `give_up` run inside the transaction."""
 
     journal: Journal
+
+    @property
+    def metrics(self) -> Metrics:
+        """What it counts and measures."""
+        ...
 
     def handle(self, delivery: Delivery, now: float) -> None:
         """Carry one delivery out; every effect goes to the journal."""
@@ -60,6 +66,10 @@ class Service(Protocol):
         """Forget what was to be said."""
         ...
 
+    def measure(self) -> None:
+        """Set the gauges: what waits, what is left; called now and then, outside the transaction."""
+        ...
+
 
 class Loop:
     """Runs a service on a broker; one thread calls it."""
@@ -69,6 +79,8 @@ class Loop:
         self._service, self._journal, self._broker, self._clock = service, service.journal, broker, clock
         self._generation = 0
         self._connected = False
+        self._store_failed = False
+        self.health = Health()
         self._confirmed: list[int] = []
         self._confirmed_since = 0.0
         self._again: list[Delivery] = []
@@ -89,6 +101,7 @@ class Loop:
         self._commit(deliveries, now, reconnected)
         self._again = []
         if reconnected:
+            self._service.metrics.reconnects.inc(received.generation - max(1, self._generation))
             self._generation = received.generation
         self._broker.acknowledge(deliveries)
         return bool(deliveries or received.confirmed or reconnected)
@@ -132,6 +145,8 @@ class Loop:
         lazy = len(confirmed) < _CONFIRMS_MAX and abs(now - self._confirmed_since) < _CONFIRM_AGE_S
         try:
             with self._journal.transaction():
+                if self._store_failed:
+                    self._journal.probe()
                 # Forgetting a confirmed message can wait for the next batch: at worst it is sent again, and recognized.
                 if confirmed and (deliveries or not lazy):
                     self._journal.forget(confirmed)
@@ -141,6 +156,7 @@ class Loop:
         except BaseException:
             self._service.rolled_back()
             raise
+        self._store_failed = False
         if confirmed and (deliveries or not lazy):
             self._confirmed = []
         self._publish()
@@ -151,32 +167,46 @@ class Loop:
             self._broker.publish(fresh)
         self._service.committed()
 
-    def run(self, stop: threading.Event, health_file: Path | None = None) -> None:
+    def run(self, stop: threading.Event) -> None:
         """Step until ``stop`` is set, then finish what is in hand and give the rest back."""
-        healthy_at = 0.0
+        measured_at = -_MEASURE_EVERY_S
         while not stop.is_set():
-            try:
-                self.step(0.2)
-            except StoreError as error:
-                # A full disk passes: nothing is acknowledged meanwhile, so nothing is lost.
-                log.error("store.failed", reason=str(error))  # noqa: TRY400 - the reason is the whole story
-                stop.wait(_RETRY_S)
-                continue
-            except BrokerUnreachableError:
-                raise
-            except Exception:
+            failure = self._guard(lambda: self.step(0.2))
+            if not failure and time.monotonic() - measured_at >= _MEASURE_EVERY_S:
+                measured_at = time.monotonic()
+                failure = self._guard(self.measure)
+            self.health.turned(connected=self._connected, failure=failure)
+            if failure:
                 # Nothing is acknowledged, nothing is lost; the same again, but not as fast as possible.
-                log.exception("service.failed")
                 stop.wait(_RETRY_S)
-                continue
-            if health_file is not None and time.monotonic() - healthy_at >= _HEALTH_EVERY_S and self.connected():
-                health_file.touch()
-                healthy_at = time.monotonic()
         self.close()
 
-    def connected(self) -> bool:
-        """Whether the broker is there in both directions."""
-        return self._connected
+    def _guard(self, work: Callable[[], object]) -> str:
+        """Do ``work``; log and return what went wrong, or nothing."""
+        try:
+            work()
+        except StoreError as error:
+            # A full disk passes.
+            self._store_failed = True
+            self._service.metrics.store_failures.inc()
+            log.error("store.failed", reason=str(error))  # noqa: TRY400 - the reason is the whole story
+            return str(error)
+        except BrokerUnreachableError:
+            raise
+        except Exception as error:
+            log.exception("service.failed")
+            return f"a batch could not be handled ({type(error).__name__}); the log says more"
+        return ""
+
+    def measure(self) -> None:
+        """Set all gauges as things are now."""
+        self._service.metrics.measured(
+            connected=self._connected,
+            free=self._journal.free_bytes(),
+            outbox=self._journal.backlog.by_queue(),
+            epochs=self._journal.epochs(),
+        )
+        self._service.measure()
 
     def close(self) -> None:
         """Flush acknowledgements and confirms, then close broker and journal."""

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from qkdrelay.broker.names import VHOST
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
@@ -15,6 +15,7 @@ from qkdrelay.errors import SettingsError
 from qkdrelay.observability import LogFormat, LogLevel
 
 PREFIX = "QKDRELAY_"
+_HTTP = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([a-zA-Z0-9.-]+)):([0-9]{1,5})")
 _HEX_KEY = re.compile(r"[0-9a-fA-F]{64}")
 
 
@@ -32,6 +33,14 @@ def _addresses(value: str) -> str:
     return value
 
 
+def _http_address(value: object) -> tuple[str, int]:
+    found = _HTTP.fullmatch(value) if isinstance(value, str) else None
+    if found is None or int(found[3]) > 65535:
+        raise ValueError("must be host:port, such as 0.0.0.0:9464")
+    return found[1] or found[2], int(found[3])
+
+
+HttpAddress = Annotated[tuple[str, int], BeforeValidator(_http_address), NoDecode]
 HexKey = Annotated[SecretStr, AfterValidator(_hex_key)]
 """32 secret bytes in hexadecimal digits."""
 Addresses = Annotated[str, AfterValidator(_addresses)]
@@ -62,7 +71,8 @@ class ServiceSettings(BrokerSettings):
     lab: bool = False
     log_format: LogFormat = "auto"
     log_level: LogLevel = "info"
-    health_file: Path | None = None
+    http: HttpAddress | None = None
+    """Where health and metrics are served; nowhere unless set."""
     prefetch: Annotated[int, Field(ge=1, le=2_000)] = 64
 
     def rabbitmq(self, name: str, queues: tuple[str, ...]) -> RabbitMqSettings:

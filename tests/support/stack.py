@@ -24,6 +24,7 @@ IMAGE = os.environ.get("QKDRELAY_IMAGE", "qkdrelay:local")
 ROOT = Path(__file__).parents[2]
 TOPOLOGIES = ROOT / "infra" / "topologies"
 STORE = "/var/lib/qkdrelay"
+HTTP_PORT = 9464
 UP_WITHIN_S = 90
 
 
@@ -164,7 +165,6 @@ def _container(service: str, environment: dict[str, str], volume: str, topology:
     container.with_volume_mapping(volume, STORE, "rw")
     container.with_volume_mapping(str(topology), "/etc/qkdrelay/topology.toml", "ro")
     container.tmpfs["/tmp"] = "size=16m"
-    container.tmpfs["/run/qkdrelay"] = "size=1m,mode=0700,uid=10001,gid=10001"
     return container.with_kwargs(read_only=True, cap_drop=["ALL"])
 
 
@@ -176,7 +176,7 @@ def _environments(topology: Topology, passwords: dict[str, str], *, lab: bool) -
         "QKDRELAY_BROKER": "rabbitmq:5672",
         "QKDRELAY_LAB": str(lab).lower(),
         "QKDRELAY_LOG_FORMAT": "json",
-        "QKDRELAY_HEALTH_FILE": "/run/qkdrelay/healthy",
+        "QKDRELAY_HTTP": f"0.0.0.0:{HTTP_PORT}",
     }
     environments = {
         kme: {

@@ -44,6 +44,15 @@ def test_a_kme_with_the_least_settings_is_honest_and_asks_for_protection(environ
     assert settings.links["kme-3"].suite == "aes-256-gcm"
 
 
+@pytest.mark.parametrize(
+    ("value", "address"), [("0.0.0.0:9464", ("0.0.0.0", 9464)), ("[::1]:80", ("::1", 80)), ("a-b.c:1", ("a-b.c", 1))]
+)
+def test_health_and_metrics_are_served_where_it_says_or_nowhere(environment, value, address):
+    assert load(KmeSettings).http is None
+    environment.setenv("QKDRELAY_HTTP", value)
+    assert load(KmeSettings).http == address
+
+
 @pytest.mark.parametrize("variable", KME)
 def test_a_setting_that_is_missing_is_named(environment, variable):
     environment.delenv(variable)
@@ -77,6 +86,9 @@ def links(**changed):
         ("QKDRELAY_BROKER", "", "QKDRELAY_BROKER: "),
         ("QKDRELAY_BROKER", "a:1,b:99999", "QKDRELAY_BROKER: "),
         ("QKDRELAY_LAB", "maybe", "QKDRELAY_LAB: "),
+        ("QKDRELAY_HTTP", "", "QKDRELAY_HTTP: must be host:port, such as 0.0.0.0:9464"),
+        ("QKDRELAY_HTTP", "9464", "QKDRELAY_HTTP: must be host:port, such as 0.0.0.0:9464"),
+        ("QKDRELAY_HTTP", "localhost:65536", "QKDRELAY_HTTP: must be host:port, such as 0.0.0.0:9464"),
         ("QKDRELAY_LOG_LEVEL", "loud", "QKDRELAY_LOG_LEVEL: "),
         ("QKDRELAY_LOG_FORMAT", "xml", "QKDRELAY_LOG_FORMAT: "),
         ("QKDRELAY_PREFETCH", "0", "QKDRELAY_PREFETCH: "),

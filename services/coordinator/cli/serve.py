@@ -16,6 +16,7 @@ def serve() -> None:
     from qkdrelay.broker.names import COORDINATOR, coordinator_queues
     from qkdrelay.broker.rabbitmq import RabbitMqBroker
     from qkdrelay.errors import SettingsError
+    from qkdrelay.monitor import served
     from qkdrelay.network.topology import load_topology
     from qkdrelay.observability import set_up_logging
     from qkdrelay.service import Loop, stop_on_signal
@@ -32,4 +33,6 @@ def serve() -> None:
     keys = {kme: key_bytes(key) for kme, key in settings.control_keys.items()}
     service = CoordinatorService(topology, CoordinatorStore(settings.store), keys, lab=settings.lab)
     broker = RabbitMqBroker(settings.rabbitmq(COORDINATOR, coordinator_queues(topology.kmes, lab=settings.lab)))
-    Loop(service, broker).run(stop_on_signal(), settings.health_file)
+    loop = Loop(service, broker)
+    with served(settings.http, service.metrics.registry, loop.health):
+        loop.run(stop_on_signal())

@@ -1,0 +1,73 @@
+"""What the coordinator counts and measures."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from prometheus_client import Histogram
+
+from qkdrelay.control import COORDINATOR
+from qkdrelay.messages import TERMINAL, Hello
+from qkdrelay.metrics import Metrics, counters
+
+RELAY_STATES: Final = ("planned", "started", "reconstructed", "confirmed", "failed")
+DECISION_BUCKETS_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300)
+BROKER: Final = "broker"
+"""Who gave a message up that no service rejected."""
+
+
+class CoordinatorMetrics(Metrics):
+    """The metrics of the coordinator of a network of ``kmes``."""
+
+    def __init__(self, kmes: Collection[str]) -> None:
+        super().__init__()
+        relays = self.counter("qkdrelay_coordinator_relays_total", "Relays by state reached.", "state")
+        self._relays = counters(relays, RELAY_STATES)
+        self._undecided = self.gauge("qkdrelay_coordinator_relays_undecided", "Relays under way.")
+        self._decision = Histogram(
+            "qkdrelay_coordinator_decision_seconds",
+            "Time from a relay's acceptance to its decision.",
+            ["state"],
+            buckets=DECISION_BUCKETS_S,
+            registry=self.registry,
+        )
+        for state in TERMINAL:
+            self._decision.labels(state)
+        letters = self.counter(
+            "qkdrelay_coordinator_dead_letters_total", "Messages nobody accepted, by who gave them up.", "kme"
+        )
+        self._letters = counters(letters, (*kmes, COORDINATOR, BROKER))
+        self._letters_kept = self.gauge("qkdrelay_coordinator_dead_letters_kept", "Dead letters kept.")
+        alarms = self.counter("qkdrelay_coordinator_alarms_total", "Alarms that KMEs raised.", "kme")
+        self._alarms = counters(alarms, kmes)
+        self._heard = self.gauge(
+            "qkdrelay_coordinator_kme_heard_timestamp_seconds", "When a KME last said hello; 0 for not yet.", "kme"
+        )
+        self._skew = self.gauge(
+            "qkdrelay_coordinator_kme_clock_skew_seconds", "How far a KME's clock is ahead of the coordinator's.", "kme"
+        )
+        for kme in kmes:
+            self._heard.labels(kme).set(0)
+
+    def happened(self, event: str, fields: Mapping[str, object]) -> None:
+        """Count what was logged, if it is one of a few events."""
+        kind, _, what = event.partition(".")
+        if kind == "relay" and what in self._relays:
+            self._relays[what].inc()
+            if isinstance(seconds := fields.get("seconds"), float):
+                self._decision.labels(what).observe(seconds)
+        elif event == "message.rejected":
+            self._letters[COORDINATOR].inc()
+        elif event == "message.dead_lettered":
+            self._letters.get(str(fields["kme"]), self._letters[BROKER]).inc()
+        elif event == "kme.alarm":
+            self._alarms[str(fields["kme"])].inc()
+
+    def measured_here(self, undecided: int, letters: int, heard: Mapping[str, tuple[float, Hello]]) -> None:
+        """Set the gauges; ``heard`` has the time and text of each KME's last hello."""
+        self._undecided.set(undecided)
+        self._letters_kept.set(letters)
+        for kme, (at, hello) in heard.items():
+            self._heard.labels(kme).set(at)
+            self._skew.labels(kme).set(hello.clock - at)

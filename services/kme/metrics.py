@@ -1,0 +1,59 @@
+"""What a KME counts and measures."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Final
+
+from qkdrelay.messages import LinkReport
+from qkdrelay.metrics import Metrics, counters
+from qkdrelay.observability import link_name
+
+SHARE_OUTCOMES: Final = (
+    "split",
+    "forwarded",
+    "sent",
+    "collected",
+    "waiting",
+    "redelivered",
+    "rejected",
+    "dropped",
+    "expired",
+)
+RELAY_STATES: Final = ("expected", "started", "rebuilt", "confirmed", "failed", "refused")
+
+
+class KmeMetrics(Metrics):
+    """The metrics of the KME called ``name`` with links to ``peers``; a link's label is its direction, ``a>b``."""
+
+    def __init__(self, name: str, peers: Collection[str]) -> None:
+        super().__init__()
+        self._name = name
+        shares = self.counter("qkdrelay_kme_shares_total", "Shares by what became of them here.", "outcome")
+        relays = self.counter("qkdrelay_kme_relays_total", "Relays that start or end here, by state reached.", "state")
+        self._events = {f"share.{key}": child for key, child in counters(shares, SHARE_OUTCOMES).items()}
+        self._events |= {f"relay.{key}": child for key, child in counters(relays, RELAY_STATES).items()}
+        self._pending = self.gauge("qkdrelay_kme_relays_pending", "Relays that start or end here and are undecided.")
+        drawn = self.counter("qkdrelay_link_key_drawn_bytes_total", "Link key used for sealing.", "link")
+        self._drawn = {peer: drawn.labels(link_name(name, peer)) for peer in peers}
+        self._key_left = self.gauge("qkdrelay_link_key_available_bytes", "Link key that can be used now.", "link")
+        self._up = self.gauge("qkdrelay_link_up", "Whether the QKD link carries (1) or was told not to (0).", "link")
+        self._waiting = self.gauge("qkdrelay_link_shares_waiting", "Shares that wait for their link.", "link")
+
+    def happened(self, event: str) -> None:
+        """Count what was logged, if it is the outcome of a share or a relay's state."""
+        if (counter := self._events.get(event)) is not None:
+            counter.inc()
+
+    def drew(self, peer: str, length: int) -> None:
+        """Count link key used."""
+        self._drawn[peer].inc(length)
+
+    def measured_here(self, pending: int, links: Iterable[LinkReport]) -> None:
+        """Set the gauges."""
+        self._pending.set(pending)
+        for link in links:
+            name = link_name(self._name, link.peer)
+            self._key_left.labels(name).set(link.available_bytes)
+            self._up.labels(name).set(link.up)
+            self._waiting.labels(name).set(link.waiting)

@@ -1,0 +1,93 @@
+"""What every service counts and measures, in Prometheus' terms.
+
+Labels name KMEs, links, queues and outcomes, all bounded in number; never a relay, never a secret. Counters grow
+where the logs are written: after the commit, so that what was rolled back is not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
+
+from qkdrelay.errors import ForgedMessageError, MalformedMessageError, NumberReusedError, QkdRelayError
+
+# When a counter began would double the page, and who scrapes sees it start at 0.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+REFUSALS: Final = ("malformed", "forged", "number_reused", "unfit", "failed")
+
+
+class Metrics:
+    """The metrics of one service, in a registry of their own: several services may run in one process."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.connected = self.gauge(
+            "qkdrelay_broker_connected", "Whether the broker is there in both directions (1) or not (0)."
+        )
+        self.reconnects = self.counter(
+            "qkdrelay_broker_reconnects_total", "Times the connection to the broker was made anew."
+        )
+        self.store_failures = self.counter(
+            "qkdrelay_store_failures_total", "Batches that the store did not take, on a full disk for example."
+        )
+        self._store_free = self.gauge("qkdrelay_store_free_bytes", "Free space where the store is.")
+        self._refused = counters(
+            self.counter("qkdrelay_messages_refused_total", "Messages that were not accepted, by reason.", "reason"),
+            REFUSALS,
+        )
+        self._outbox_messages = self.gauge(
+            "qkdrelay_outbox_messages", "Messages stored and not yet taken over by the broker, by queue.", "queue"
+        )
+        self._outbox_bytes = self.gauge(
+            "qkdrelay_outbox_bytes", "Bytes stored and not yet taken over by the broker, by queue.", "queue"
+        )
+        self._epochs = self.gauge(
+            "qkdrelay_stream_epochs", "Epochs remembered of who sends here: one a start, at most 64.", "stream"
+        )
+
+    def counter(self, name: str, text: str, *labels: str) -> Counter:
+        """Return a new counter."""
+        return Counter(name, text, labels, registry=self.registry)
+
+    def gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        """Return a new gauge."""
+        return Gauge(name, text, labels, registry=self.registry)
+
+    def refused(self, reason: str) -> None:
+        """Count a message that was not accepted; ``reason`` is one of `REFUSALS`."""
+        self._refused[reason].inc()
+
+    def measured(
+        self, *, connected: bool, free: int | None, outbox: Mapping[str, tuple[int, int]], epochs: Mapping[str, int]
+    ) -> None:
+        """Set what every service has: free bytes, (messages, bytes) by queue, epochs by stream."""
+        self.connected.set(connected)
+        if free is not None:
+            self._store_free.set(free)
+        for queue, (messages, size) in outbox.items():
+            self._outbox_messages.labels(queue).set(messages)
+            self._outbox_bytes.labels(queue).set(size)
+        for stream, number in epochs.items():
+            self._epochs.labels(stream).set(number)
+
+
+def counters(counter: Counter, values: Iterable[str]) -> dict[str, Counter]:
+    """Return the counter of each of its one label's values, all from 0: a rate needs a beginning."""
+    return {value: counter.labels(value) for value in values}
+
+
+def refusal(error: Exception) -> str:
+    """Return which of `REFUSALS` an error is."""
+    match error:
+        case NumberReusedError():
+            return "number_reused"
+        case ForgedMessageError():
+            return "forged"
+        case MalformedMessageError():
+            return "malformed"
+        case QkdRelayError():
+            return "unfit"
+    return "failed"

@@ -1,0 +1,136 @@
+"""A service's health and metrics over HTTP: ``/healthz``, ``/readyz``, ``/metrics``."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from socketserver import ThreadingMixIn
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from wsgiref.types import StartResponse, WSGIEnvironment
+
+from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
+
+from qkdrelay.errors import SettingsError
+
+ALIVE_S = 30.0
+"""A loop that has not turned for longer is stuck; its longest batches take a few seconds."""
+CONNECTIONS_MAX = 8
+REQUEST_S = 5.0
+"""How long one request may take, from its connection to its end."""
+
+
+class Health:
+    """How a service is: its loop writes, whoever asks reads, from another thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """``clock`` returns seconds and never steps back."""
+        self._clock = clock
+        self._last = (clock(), False, "")
+
+    def turned(self, *, connected: bool, failure: str) -> None:
+        """Note that the loop has turned; ``failure`` says what went wrong, empty for nothing."""
+        self._last = (self._clock(), connected, failure)
+
+    def ailment(self) -> str:
+        """Return why the service is not alive, or nothing."""
+        since = self._clock() - self._last[0]
+        return f"the loop has not turned for {since:.0f} s" if since > ALIVE_S else ""
+
+    def obstacle(self) -> str:
+        """Return why the service is not ready, or nothing."""
+        _, connected, failure = self._last
+        return self.ailment() or failure or ("" if connected else "not connected to the broker")
+
+
+@contextmanager
+def served(address: tuple[str, int] | None, registry: CollectorRegistry, health: Health) -> Iterator[int]:
+    """Serve at ``address`` while in the ``with``; yield the port. None serves nothing.
+
+    Raises SettingsError if the address cannot be bound.
+    """
+    if address is None:
+        yield 0
+        return
+    host, port = address
+    server_class = _Server6 if ":" in host else _Server
+    try:
+        server = make_server(host, port, _application(registry, health), server_class, _Handler)
+    except OSError as error:
+        raise SettingsError(f"QKDRELAY_HTTP: {host}:{port} cannot be served: {error.strerror or error}") from None
+    ProcessCollector(registry=registry)
+    thread = threading.Thread(target=server.serve_forever, name="http", daemon=True)
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _application(registry: CollectorRegistry, health: Health) -> Any:
+    metrics = make_wsgi_app(registry)
+
+    def answer(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path == "/metrics":
+            page: Iterable[bytes] = metrics(environ, start)
+            return page
+        if path not in ("/healthz", "/readyz"):
+            start("404 Not Found", [("Content-Type", "text/plain")])
+            return [b"there are /healthz, /readyz and /metrics\n"]
+        wrong = health.ailment() if path == "/healthz" else health.obstacle()
+        start("503 Service Unavailable" if wrong else "200 OK", [("Content-Type", "text/plain; charset=utf-8")])
+        return [f"{wrong or 'ok'}\n".encode()]
+
+    return answer
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = REQUEST_S
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
+        """Say nothing: the log tells what happens to shares and relays."""
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """A thread for each request, few at a time, none for long."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 32
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._since: dict[Any, float] = {}
+        super().__init__(*args, **options)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve one connection, unless there are enough."""
+        if len(self._since) >= CONNECTIONS_MAX:
+            self.shutdown_request(request)
+            return
+        self._since[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def service_actions(self) -> None:
+        """Cut what takes too long; called twice a second."""
+        for request, since in self._since.copy().items():
+            if time.monotonic() - since > REQUEST_S:
+                with suppress(OSError):
+                    request.shutdown(socket.SHUT_RDWR)
+
+    def shutdown_request(self, request: Any) -> None:
+        """End a connection."""
+        self._since.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: whoever asked has gone."""
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6

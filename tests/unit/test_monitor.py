@@ -1,0 +1,268 @@
+"""Health and metrics over HTTP: true answers, and bounded whatever is asked."""
+
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+
+from qkdrelay import monitor
+from qkdrelay.broker.port import Received
+from qkdrelay.errors import SettingsError
+from qkdrelay.journal import Journal
+from qkdrelay.metrics import Metrics
+from qkdrelay.monitor import Health, served
+from qkdrelay.service import Loop
+from support.clock import Clock
+from support.waiting import eventually
+
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def get(port, path, host="127.0.0.1"):
+    try:
+        with OPENER.open(f"http://{host}:{port}{path}", timeout=20) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+@pytest.fixture
+def health():
+    return Health(Clock())
+
+
+@pytest.fixture
+def port(health):
+    registry = CollectorRegistry()
+    Counter("something", "It happens.", registry=registry).inc()
+    with served(("127.0.0.1", 0), registry, health) as port:
+        yield port
+
+
+def test_a_service_that_has_just_started_is_alive_and_not_ready(port):
+    assert get(port, "/healthz") == (200, "ok\n")
+    assert get(port, "/readyz") == (503, "not connected to the broker\n")
+
+
+def test_a_connected_service_whose_store_takes_commits_is_ready(health, port):
+    health.turned(connected=True, failure="")
+    assert get(port, "/readyz") == (200, "ok\n")
+    health.turned(connected=True, failure="the store is full")
+    assert get(port, "/readyz") == (503, "the store is full\n")
+    assert get(port, "/healthz") == (200, "ok\n")
+    health.turned(connected=False, failure="")
+    assert get(port, "/readyz") == (503, "not connected to the broker\n")
+
+
+def test_a_loop_that_is_stuck_is_neither_alive_nor_ready_until_it_turns(health, port):
+    health.turned(connected=True, failure="")
+    health._clock.forward(monitor.ALIVE_S)
+    assert get(port, "/healthz") == (200, "ok\n")
+    health._clock.forward(1)
+    for path in ("/healthz", "/readyz"):
+        assert get(port, path) == (503, "the loop has not turned for 31 s\n")
+    health.turned(connected=True, failure="")
+    assert get(port, "/healthz") == get(port, "/readyz") == (200, "ok\n")
+
+
+def test_metrics_are_served_with_those_of_the_process(port):
+    status, text = get(port, "/metrics")
+    assert status == 200
+    assert "something_total 1.0" in text
+    assert "process_resident_memory_bytes" in text
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics/", "/healthz/x", "/../etc/passwd", "/" + "x" * 60_000])
+def test_nothing_else_is_there(port, path):
+    assert get(port, path)[0] == 404
+
+
+def connect(port, data=b""):
+    connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+    connection.sendall(data)
+    return connection
+
+
+@pytest.mark.parametrize("data", [b"", b"GET /readyz HTTP/1.0\r\n", b"G" * 70_000, b"\x00\xff\r\n\r\n"])
+def test_who_asks_half_a_question_is_cut_off_in_time(monkeypatch, port, data):
+    monkeypatch.setattr(monitor, "REQUEST_S", 0.3)
+    with connect(port, data) as connection:
+        while connection.recv(65536):
+            pass
+    assert get(port, "/healthz")[0] == 200
+
+
+def test_who_dribbles_is_cut_off_too(monkeypatch, port):
+    monkeypatch.setattr(monitor, "REQUEST_S", 0.3)
+    with connect(port, b"GET /readyz HTTP/1.0\r\n") as connection:
+
+        def dribble():
+            connection.sendall(b"a")
+            connection.settimeout(0.01)
+            try:
+                return connection.recv(1) == b""
+            except TimeoutError:
+                return False
+            except OSError:
+                return True
+
+        def cut():
+            try:
+                return dribble()
+            except OSError:
+                return True
+
+        eventually(cut, what="the connection to be cut")
+
+
+def test_a_crowd_takes_no_more_threads_than_there_are_and_goes_away(monkeypatch, port):
+    idle = [connect(port) for _ in range(3 * monitor.CONNECTIONS_MAX)]
+    eventually(lambda: [c for c in idle[monitor.CONNECTIONS_MAX :] if c.recv(1) == b""] != [])
+    serving = [thread for thread in threading.enumerate() if "process_request_thread" in thread.name]
+    assert 1 <= len(serving) <= monitor.CONNECTIONS_MAX
+    for connection in idle:
+        connection.close()
+    eventually(lambda: get_or_none(port, "/healthz"), what="room for the next")
+
+
+def get_or_none(port, path):
+    try:
+        return get(port, path)
+    except OSError:
+        return None
+
+
+def test_an_address_in_use_is_refused_by_name(port):
+    refused = pytest.raises(SettingsError, match=rf"QKDRELAY_HTTP: 127\.0\.0\.1:{port} cannot be served: ")
+    with refused, served(("127.0.0.1", port), CollectorRegistry(), Health()):
+        pass
+
+
+def test_without_an_address_nothing_is_served():
+    before = threading.active_count()
+    with served(None, CollectorRegistry(), Health()):
+        assert threading.active_count() == before
+
+
+# --- the loop --------------------------------------------------------------------------------------
+
+
+class Broker:
+    """A broker that is there, and has nothing, unless a test says so."""
+
+    connected, holds = True, False
+
+    def __init__(self):
+        self.go_on = threading.Event()
+
+    def receive(self, limit, timeout_s):
+        if self.connected == "hangs":
+            self.holds = True
+            self.go_on.wait(60)
+            self.connected = True
+        time.sleep(0.001)
+        return Received([], [], self.connected, 1)
+
+    def acknowledge(self, deliveries): ...
+    def publish(self, publications): ...
+    def close(self, timeout_s): ...
+
+
+class Idle:
+    """A service that does nothing but say that it does."""
+
+    def __init__(self, path):
+        self.journal, self.metrics = Journal(path, "idle", ""), Metrics()
+
+    def tick(self, now, *, connected, reconnected):
+        self.journal.next_number("ticks")
+
+    def committed(self): ...
+    def rolled_back(self): ...
+    def measure(self): ...
+
+
+@pytest.fixture
+def running(tmp_path, monkeypatch):
+    monkeypatch.setattr("qkdrelay.service._RETRY_S", 0.05)
+    broker, stop, made = Broker(), threading.Event(), []
+
+    def run():
+        # SQLite wants to be used by the thread that opened it.
+        made.append(Loop(Idle(tmp_path / "store.sqlite"), broker))
+        made[0].run(stop)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    loop = eventually(lambda: made and made[0])
+    with served(("127.0.0.1", 0), loop._service.metrics.registry, loop.health) as port:
+        yield loop, broker, lambda path="/readyz": get(port, path)
+        broker.go_on.set()
+        stop.set()
+        thread.join(20)
+
+
+def test_a_service_that_loses_its_broker_is_not_ready_until_it_is_back(running):
+    _, broker, asked = running
+    eventually(lambda: asked() == (200, "ok\n"))
+    broker.connected = False
+    eventually(lambda: asked() == (503, "not connected to the broker\n"))
+    broker.connected = True
+    eventually(lambda: asked() == (200, "ok\n"))
+
+
+def test_a_loop_that_hangs_is_not_alive(running):
+    loop, broker, asked = running
+    eventually(lambda: asked()[0] == 200)
+    broker.connected = "hangs"
+    eventually(lambda: broker.holds)
+    loop.health._clock = lambda: time.monotonic() + 2 * monitor.ALIVE_S
+    status, reason = asked("/healthz")
+    assert status == 503
+    assert "the loop has not turned for" in reason
+    broker.go_on.set()
+    eventually(lambda: asked("/healthz")[0] == 200)
+
+
+def test_a_full_disk_makes_a_service_unready_until_a_write_succeeds(running, tmp_path):
+    loop, _, asked = running
+    eventually(lambda: asked()[0] == 200)
+    ticks = loop._service.tick
+    # No room for one page more, as SQLite sees it, and then nothing to write but the probe.
+    loop._service.tick = lambda *args, **options: loop._journal.set_meta("filler", bytes(200_000))
+    limit = "PRAGMA max_page_count"
+    loop._journal.transaction, transaction = limited(loop._journal, f"{limit}=1"), loop._journal.transaction
+    status, reason = eventually(lambda: (found := asked())[0] == 503 and found)
+    assert status == 503
+    assert "does not take a commit" in reason
+    assert "full" in reason
+    assert loop._service.metrics.store_failures._value.get() >= 1
+    loop._service.tick = ticks
+    loop._journal.transaction = limited(loop._journal, f"{limit}=100000", transaction)
+    eventually(lambda: asked() == (200, "ok\n"))
+
+
+def limited(journal, pragma, transaction=None):
+    """The journal's transaction, with a limit set before each by the thread that uses it."""
+    of = transaction or journal.transaction
+
+    def limited_transaction():
+        journal._db.execute(pragma)
+        return of()
+
+    return limited_transaction
+
+
+def test_what_fails_again_and_again_is_not_ready_and_says_so(running):
+    loop, _, asked = running
+    eventually(lambda: asked()[0] == 200)
+
+    def failing(*arguments, **options):
+        raise ZeroDivisionError
+
+    loop._service.tick = failing
+    eventually(lambda: asked() == (503, "a batch could not be handled (ZeroDivisionError); the log says more\n"))
