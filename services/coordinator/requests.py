@@ -22,6 +22,7 @@ from qkdrelay.inquiries import (
     LinkRequest,
     NetworkRequest,
     NetworkView,
+    NotedLink,
     Refusal,
     RelayRequest,
     RelaysRequest,
@@ -185,6 +186,7 @@ class Desk:
             kmes.append(
                 KmeView(
                     name=kme,
+                    trust=self._topology.trust.get(kme),
                     heard_s_ago=None if at is None else max(0.0, now - at),
                     lab=hello.lab if hello else False,
                     lab_mode=hello.lab_mode if hello else None,
@@ -197,6 +199,10 @@ class Desk:
             lab=self._lab,
             kmes=tuple(kmes),
             links=self._topology.links,
+            noted=tuple(
+                NotedLink(a=a, b=b, suite=note.suite, rate_bps=note.rate_bps, buffer_bytes=note.buffer_bytes)
+                for (a, b), note in self._topology.link_notes.items()
+            ),
             down=self._store.links_down(),
         )
 

@@ -21,6 +21,7 @@ from qkdrelay.messages import (
     Text,
     WireRoute,
 )
+from qkdrelay.network.topology import Trust
 
 KmeCount = Annotated[int, Meta(ge=0, le=1_000)]
 
@@ -179,11 +180,23 @@ class KmeView(Message, frozen=True):
     """A KME as its last `Hello` described it."""
 
     name: Name
+    trust: Trust | None
+    """What the topology notes of it."""
     heard_s_ago: Seconds | None
     lab: bool
     lab_mode: LabMode | None
     pending: Number
     links: tuple[LinkReport, ...]
+
+
+class NotedLink(Message, frozen=True):
+    """What the topology says of the link between ``a`` and ``b`` (see `qkdrelay.network.topology.LinkNote`)."""
+
+    a: Name
+    b: Name
+    suite: Text | None
+    rate_bps: Number | None
+    buffer_bytes: Number | None
 
 
 class NetworkView(Message, frozen=True, tag="network", tag_field="type"):
@@ -193,6 +206,7 @@ class NetworkView(Message, frozen=True, tag="network", tag_field="type"):
     lab: bool
     kmes: tuple[KmeView, ...]
     links: tuple[tuple[Name, Name], ...]
+    noted: tuple[NotedLink, ...]
     down: tuple[tuple[Name, Name], ...]
 
 

@@ -87,6 +87,7 @@ def as_data(view: NetworkView) -> dict[str, Any]:
         "kmes": [
             {
                 "name": kme.name,
+                "trust": kme.trust,
                 "heard_s_ago": kme.heard_s_ago,
                 "lab": kme.lab,
                 "lab_mode": kme.lab_mode,
@@ -111,6 +112,7 @@ def _direction(sender: str, receiver: str, report: LinkReport | None) -> dict[st
         "to": receiver,
         "up": report.up if report else None,
         "available_bytes": report.available_bytes if report else None,
+        "buffer_bytes": report.buffer_bytes if report else None,
         "waiting": report.waiting if report else None,
     }
 
@@ -127,9 +129,11 @@ def as_tables(view: NetworkView) -> Group:
 def _kmes(view: NetworkView) -> Table:
     from rich.table import Table
 
-    table = Table("KME", "heard", "relays pending", "lab", box=None, pad_edge=False)
+    table = Table("KME", "heard", "relays pending", "lab", "noted", box=None, pad_edge=False)
     for kme in view.kmes:
-        table.add_row(kme.name, _heard(kme), str(kme.pending) if kme.heard_s_ago is not None else "?", _lab(kme))
+        pending = str(kme.pending) if kme.heard_s_ago is not None else "?"
+        table.add_row(kme.name, _heard(kme), pending, _lab(kme), kme.trust or "")
+    table.columns[-1].header = "noted" if any(kme.trust for kme in view.kmes) else ""
     return table
 
 

@@ -32,8 +32,7 @@ TopologyOption = Annotated[
     typer.Option(
         "--topology",
         metavar="FILE",
-        help="Topology file. Without one: the running network's, as far as the coordinator tells; "
-        "no notes on trust and links.",
+        help="Topology file. Without one: that of the running network.",
     ),
 ]
 AllowUnprotectedOption = Annotated[
@@ -62,7 +61,7 @@ def parsed_wish(text: str | None) -> Withstand:
 
 def network_of(file: Path | None) -> Topology:
     """Return the network of a file; without one, the network that the running coordinator knows."""
-    from qkdrelay.network.topology import Topology, load_topology
+    from qkdrelay.network.topology import LinkNote, Topology, load_topology
 
     if file is not None:
         return load_topology(file)
@@ -77,7 +76,13 @@ def network_of(file: Path | None) -> Topology:
         hint = f"{error.hint}; or name a topology file (--topology)" if error.hint else "--topology takes a file"
         kind: type[QkdRelayError] = type(error)
         raise kind(str(error), hint=hint) from None
-    return Topology(view.name, tuple(kme.name for kme in view.kmes), view.links)
+    return Topology(
+        view.name,
+        tuple(kme.name for kme in view.kmes),
+        view.links,
+        {(link.a, link.b): LinkNote(link.suite, link.rate_bps, link.buffer_bytes) for link in view.noted},
+        {kme.name: kme.trust for kme in view.kmes if kme.trust},
+    )
 
 
 def named_kmes(text: str | None, network: Topology) -> tuple[str, ...]:

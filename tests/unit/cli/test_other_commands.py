@@ -13,7 +13,7 @@ from rich.console import Console
 
 from coordinator.cli import app, outcome, tree, watch
 from qkdrelay.messages import Alarm, Rejected
-from qkdrelay.network.topology import Topology
+from qkdrelay.network.topology import LinkNote, Topology
 from support.plans import REFERENCE_RELAY
 
 
@@ -199,6 +199,19 @@ def test_the_network_for_people(lab):
     broken = next(line for line in result.out.splitlines() if line.startswith("kme-7>kme-8"))
     assert broken.split().count("down") == 3
     assert max(len(line.rstrip()) for line in result.out.splitlines()) <= 80
+
+
+def test_plans_are_those_of_the_running_network_with_all_that_is_noted_of_it(place):
+    ends = tuple((a, b) for a, b in ("sa", "sb", "sc", "at", "bt", "ct"))
+    notes = {("s", "a"): LinkNote("aes-256-gcm", None, 65_536)}
+    here = place(topology=Topology("three", tuple("sabct"), ends, notes, {"b": "never", "c": "avoid"}))
+    [best, *_] = here.run("plan", "s", "t", "--withstand", "failed=0", "--json").data["plans"]
+    assert set(best["successors"]) == {"s", "a", "c"}
+    assert best["link_key"]["s>a"] != best["link_key"]["a>t"]
+    assert {kme["name"]: kme["trust"] for kme in here.run("network", "--json").data["kmes"]}["b"] == "never"
+    shown = here.run("network").out
+    assert "noted" in shown
+    assert next(line for line in shown.splitlines() if line.startswith("c ")).split()[-1] == "avoid"
 
 
 @pytest.mark.parametrize(("leaking", "learned"), [(("kme-4", "kme-6"), False), (("kme-5", "kme-6"), True)])
