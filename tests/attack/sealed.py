@@ -1,0 +1,152 @@
+"""Relays on the whole stack in one process: real services, stores, seals and signatures, on the in-process broker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from random import Random
+from uuid import UUID, uuid4
+
+from attack.case import Case
+from attack.coalition import Coalition
+from attack.coordinator import Dishonest
+from attack.outcome import Outcome
+from kme.effects import Effect, SendShare
+from qkdrelay import control
+from qkdrelay.broker.names import COORDINATOR
+from qkdrelay.codec import decode_plan, encode_plan
+from qkdrelay.inquiries import RelayRequest
+from qkdrelay.messages import Commands, Rebuilt, ShareHeader, Started, Terms
+from qkdrelay.network.plan import Route
+from support.network import Network
+
+TIMEOUT_S = 30.0
+
+
+class Compromised:
+    """In place of a member's `kme.node.Node`: what the coalition decides; its store, seals and numbers are the real ones."""
+
+    def __init__(self, coalition: Coalition, member: str) -> None:
+        self._coalition, self._member = coalition, member
+
+    def on_share(self, sender: str, header: ShareHeader, payload: bytes, memory: object, now: float) -> list[Effect]:
+        """Decide on a share."""
+        return sendable(self._coalition, self._member, self._coalition.act(self._member, header, payload))
+
+
+def sendable(coalition: Coalition, member: str, shares: list[SendShare]) -> list[Effect]:
+    """Those for a KME it has a link with."""
+    return [share for share in shares if share.route and share.route[-1] in coalition.neighbours[member]]
+
+
+class Sealed:
+    """A network of a case; it can carry several relays, each under attack."""
+
+    def __init__(self, case: Case, rng: Random) -> None:
+        self.case, self.rng = case, rng
+        self.network = Network(case.topology, withstand_compromised=case.demanded, random=rng.randbytes)
+        self.past: list[bytes] = []
+        self.sent: dict[tuple[UUID, Route], bytes] = {}
+        self.number, self.epoch = 0, rng.randbytes(16)
+        self.signed: list[tuple[str, bytes]] = []
+        for name, service in self.services():
+            if name not in case.coalition:
+                service._links.send = self.recorded(service._links.send)
+        for a, b in map(sorted, case.cut):
+            self.network.cut(a, b)
+
+    def services(self) -> Iterator[tuple[str, object]]:
+        return ((kme, self.network.service(kme)) for kme in self.case.kmes)
+
+    def recorded(self, send):
+        def sent(share: SendShare) -> bool:
+            self.sent.setdefault((share.relay_id, share.route), share.payload)
+            return send(share)
+
+        return sent
+
+    def relay(self) -> Outcome:
+        """Carry one relay to its end, and on until nobody sends any more."""
+        case, network = self.case, self.network
+        coalition = Coalition(self.rng, case.coalition, case.plan, case.neighbours, case.tricks, self.past)
+        for member in case.coalition:
+            network.service(member)._node = Compromised(coalition, member)
+        outcome, before = Outcome(case), len(network.dead_letters())
+        network.stop(*case.silent)
+        if case.dishonest:
+            relay_id = self.misled(outcome)
+        else:
+            relay_id = uuid4()
+            wishes = {"key_count": 2, "key_size_bits": 128, "timeout_s": TIMEOUT_S, "allow_unprotected": True}
+            ends = {"source": case.plan.source, "target": case.plan.target}
+            network.ask(RelayRequest(relay_id=relay_id, policy=case.policy, withstand=None, **ends, **wishes))
+            outcome.case = replace(case, plan=decode_plan(network.coordinator_store.relay(relay_id).terms.plan))
+        for step_s in (0.0, 0.0, TIMEOUT_S + 1.0, 11.0):
+            self.look(outcome, relay_id)
+            network.later(step_s)
+            self.release(coalition)
+        self.look(outcome, relay_id)
+        network.resume(*case.silent)
+        self.past = coalition.past
+        outcome.rejected = len(network.dead_letters()) - before
+        return outcome
+
+    def release(self, coalition: Coalition) -> None:
+        """Let the members send what they kept back."""
+        for member, shares in coalition.later():
+            loop, service = self.network.loops[member], self.network.service(member)
+            with service.journal.transaction():
+                service._carry_out(sendable(coalition, member, shares))
+            loop._publish()
+        self.network.settle()
+
+    def look(self, outcome: Outcome, relay_id: UUID) -> None:
+        """Take note of everything there is to see of a relay now."""
+        plan = outcome.case.plan
+        for end in (plan.source, plan.target):
+            outcome.note(end, self.network.stores[end].relay(relay_id))
+        shares = self.network.stores[plan.target].shares(relay_id)
+        if shares:
+            outcome.arrived = set(shares)
+            outcome.altered = {r for r, payload in shares.items() if self.sent.get((relay_id, r[:2])) != payload}
+        kept = self.network.coordinator_store.relay(relay_id)
+        if kept is not None:
+            outcome.confirmed, outcome.reason, outcome.findings = kept.state == "confirmed", kept.reason, kept.findings
+
+    def misled(self, outcome: Outcome) -> UUID:
+        """Have a coordinator of the coalition's say what it likes, and now and then repeat an old signed message."""
+        network, rng, plan = self.network, self.rng, self.case.plan
+        network.stop(COORDINATOR)
+        keys = network.service(COORDINATOR)._keys
+        terms = Terms(
+            relay_id=uuid4(),
+            plan=encode_plan(plan),
+            key_count=2,
+            key_size_bits=128,
+            deadline=network.clock() + TIMEOUT_S,
+        )
+        dishonest = Dishonest(rng, self.case, terms)
+        while dishonest.left:
+            kme, command = dishonest.next()
+            body = Commands(items=(command,))
+            message = control.sign(keys[kme], COORDINATOR, kme, epoch=self.epoch, number=self.number, body=body)
+            self.number += 1
+            self.signed.append((kme, message))
+            network.as_coordinator(kme, message)
+            if rng.random() < 0.2:
+                network.as_coordinator(*rng.choice(self.signed))
+            network.settle()
+            for end in (plan.source, plan.target):
+                kept = network.stores[end].relay(terms.relay_id)
+                outcome.note(end, kept)
+                if kept is not None and kept.payload is not None and kept.state == "pending":
+                    proof = kept.payload.source_proof if kept.role == "source" else kept.payload.target_proof
+                    report = Started if kept.role == "source" else Rebuilt
+                    dishonest.hear(end, report(relay_id=terms.relay_id, proof=proof(kept.context)))
+        network.resume(COORDINATOR)
+        return terms.relay_id
+
+    def reused(self) -> int:
+        """Count numbers that sealed two messages, and pad bytes drawn twice, from what went over the links."""
+        pads = self.network.pads()
+        return sum(len(bodies) - 1 for bodies in self.network.slots().values()) + len(pads) - len(set(pads))
