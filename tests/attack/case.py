@@ -26,6 +26,8 @@ class Case:
     topology: Topology
     plan: Plan
     policy: str
+    demanded: int
+    """From how many compromised KMEs both ends demand that a plan keeps the secret (their own settings)."""
     coalition: frozenset[str]
     tricks: tuple[str, ...]
     silent: frozenset[str] = frozenset()
@@ -45,11 +47,6 @@ class Case:
     def expected(self) -> oracle.Expected:
         """What must come of it."""
         return oracle.expected(self.plan, self.coalition, self.silent, self.cut)
-
-    @property
-    def demanded(self) -> int:
-        """What both ends demand of a plan (their own settings): what this one withstands, up to 3."""
-        return min(self.expected.withstood, 3)
 
     def __str__(self) -> str:
         hops = ", ".join(f"{k} -> {hop.threshold} of {'+'.join(hop.successors)}" for k, hop in self.plan.hops.items())
@@ -76,18 +73,20 @@ def draw(rng: Random) -> Case:
     between = sorted(set(plan.hops) - {source})
     bystanders = sorted(set(topology.kmes) - set(plan.hops) - {target})
     # As many as are withstood, as often as not, and any number else.
-    size = oracle.withstood(plan) if rng.random() < 0.5 else rng.randrange(4)
-    members = set(rng.sample(between, min(size or 1, len(between), 3)))
+    demanded = min(oracle.withstood(plan), 3)
+    size = demanded if rng.random() < 0.5 else rng.randrange(4)
+    members = set(rng.sample(between, min(size or 1, len(between))))
     if rng.random() < 0.3:
         members.update(rng.sample(bystanders, min(len(bystanders), 1)))
     tricks = tuple(rng.sample(TRICKS, rng.choice((1, 1, 2, 3, len(TRICKS)))))
     coalition, dishonest = frozenset(members), rng.random() < 0.2
     if len(members) > 1 or rng.random() < 0.7:
-        return Case(topology, plan, policy, coalition, tricks, dishonest=dishonest)
+        return Case(topology, plan, policy, demanded, coalition, tricks, dishonest=dishonest)
     honest = [kme for kme in between if kme not in members]
     silent = rng.sample(honest, min(len(honest), rng.randrange(2)))
     cut = rng.sample(plan.links, min(len(plan.links), rng.randrange(3)))
-    return Case(topology, plan, policy, coalition, tricks, frozenset(silent), frozenset(map(frozenset, cut)), dishonest)
+    lost = frozenset(silent), frozenset(map(frozenset, cut))
+    return Case(topology, plan, policy, demanded, coalition, tricks, *lost, dishonest)
 
 
 def reconverging(rng: Random) -> Case:
@@ -105,9 +104,8 @@ def reconverging(rng: Random) -> Case:
     }
     plan = Plan.checked("s", "t", hops)
     topology = Topology("reconverging", (*plan.order,), tuple(sorted(plan.links)))
-    return Case(
-        topology, plan, "any", frozenset({"w", *rng.sample(below, rng.randrange(2))}), (rng.choice(TRICKS), "gather")
-    )
+    coalition = frozenset({"w", *rng.sample(below, rng.randrange(2))})
+    return Case(topology, plan, "any", min(oracle.withstood(plan), 3), coalition, (rng.choice(TRICKS), "gather"))
 
 
 def random_topology(rng: Random, kmes_max: int = 9) -> Topology:

@@ -99,7 +99,7 @@ class Coalition:
             case "swap" | "foreign":
                 return self._on(one, self._other(trick, one) or self._flipped(payload))
             case "length":
-                return self._on(one, payload[: rng.randrange(1, len(payload))] if rng.random() < 0.5 else payload * 2)
+                return self._on(one, payload[: -(-len(payload) // 2)] if rng.random() < 0.5 else payload * 2)
             case "late":
                 self.held.append(one)
             case "flood":
@@ -150,7 +150,8 @@ class Coalition:
         for share in self._on(one, one.payload) + self._on(one, self._flipped(one.payload)):
             names = [kme for kme in self.plan.order if kme not in share.route[-2:]]
             size = self.rng.randrange(len(names) + 1)
-            for prefix in [*permutations(names[:4], min(size, 3))][:6] + [tuple(self.rng.sample(names, size))]:
+            prefixes = [*permutations(names[:4], min(size, 3))][:6]
+            for prefix in (*prefixes, self.rng.sample(names, size)):
                 found.append(_replace(share, route=(*prefix, *share.route[-2:])))
             peer = share.route[-1]
             others = [way[: way.index(peer) + 1] for way in ways if peer in way and one.member not in way]

@@ -6,7 +6,7 @@ A plan here is (source, target, {kme: (successors, threshold)}).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import NamedTuple
 
 from qkdrelay.network.plan import Plan, Route
@@ -20,8 +20,6 @@ class Expected(NamedTuple):
     """The coalition satisfies the learning condition: it may know the secret, and nothing is promised."""
     must_confirm: bool
     may_confirm: bool
-    withstood: int
-    """From how many compromised KMEs, whichever, the plan keeps the secret."""
 
 
 def prefixes(plan: Plan) -> Iterator[Route]:
@@ -41,7 +39,7 @@ def arrivals(plan: Plan, without: Collection[str] = (), cut: Collection[frozense
         for route in prefixes(plan)
         if route[-1] == plan.target
         and not set(without) & set(route)
-        and not any(frozenset(pair) in cut for pair in zip(route, route[1:], strict=False))
+        and not any(frozenset(pair) in cut for pair in pairwise(route))
     }
 
 
@@ -71,4 +69,4 @@ def expected(
     """What a relay must come to if the coalition may do anything, ``silent`` KMEs do nothing, and links are cut."""
     learned = learns(plan, coalition)
     must = suffices(plan, arrivals(plan, {*coalition, *silent}, cut)) and not learned
-    return Expected(learned, must, learned or suffices(plan, arrivals(plan, silent, cut)), withstood(plan))
+    return Expected(learned, must, learned or suffices(plan, arrivals(plan, silent, cut)))

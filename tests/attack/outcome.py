@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from attack import oracle
 from attack.case import Case
 from kme.effects import EndRelay
 from qkdrelay.messages import Findings
@@ -68,7 +69,7 @@ class Outcome:
             return
         if len(self.released) not in ((2,) if self.confirmed else (0,)):
             yield f"{'confirmed' if self.confirmed else 'failed'}, and keys were released at {sorted(self.released)}"
-        if must.must_confirm and not self.confirmed:
+        if must.must_confirm and not self.confirmed and oracle.withstood(case.plan) >= case.demanded:
             yield f"enough good shares were left, and it failed: {self.reason}"
         if self.confirmed and not must.may_confirm:
             yield "it was confirmed with too few shares"

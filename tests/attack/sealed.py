@@ -24,7 +24,7 @@ TIMEOUT_S = 30.0
 
 
 class Compromised:
-    """In place of a member's `kme.node.Node`: what the coalition decides; its store, seals and numbers are the real ones."""
+    """In place of a member's `kme.node.Node`; the member's store, seals and numbers are the real ones."""
 
     def __init__(self, coalition: Coalition, member: str) -> None:
         self._coalition, self._member = coalition, member
@@ -80,7 +80,9 @@ class Sealed:
             wishes = {"key_count": 2, "key_size_bits": 128, "timeout_s": TIMEOUT_S, "allow_unprotected": True}
             ends = {"source": case.plan.source, "target": case.plan.target}
             network.ask(RelayRequest(relay_id=relay_id, policy=case.policy, withstand=None, **ends, **wishes))
-            outcome.case = replace(case, plan=decode_plan(network.coordinator_store.relay(relay_id).terms.plan))
+            # The coordinator's own plan, which spreads the load: another one, perhaps, than the first of its policy.
+            plan = decode_plan(network.coordinator_store.relay(relay_id).terms.plan)
+            outcome.case = replace(case, plan=plan)
         for step_s in (0.0, 0.0, TIMEOUT_S + 1.0, 11.0):
             self.look(outcome, relay_id)
             network.later(step_s)
