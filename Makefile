@@ -7,7 +7,7 @@ SHELL := bash
 PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
-TOPOLOGY ?= infra/topologies/eight-kmes.toml
+TOPOLOGY ?= eight-kmes
 LAB ?=
 PYTEST_ARGS ?=
 COMPOSE := infra/docker/compose.sh
@@ -25,10 +25,8 @@ demo: $(INSTALLED) ## the whole network in one process: the reference scenario, 
 test: $(INSTALLED) ## all tests; installs and starts a Docker engine if there is none
 	$(WITH_IMAGES) --oldest infra/test.sh $(BIN)/pytest $(PYTEST_ARGS)
 
-up: $(INSTALLED) ## RabbitMQ, the KMEs and the coordinator in containers (LAB=1 switches the lab on)
+up: $(INSTALLED) ## RabbitMQ, KMEs, coordinator in containers (LAB=1: with the lab; TOPOLOGY=nsfnet, or a file)
 	@$(WITH_IMAGES) infra/docker/up.sh $(BIN)/python $(TOPOLOGY) $(if $(filter-out 0 false no,$(LAB)),--lab)
-	@echo
-	@echo "The network is up. Try:  $(BIN)/coordinator relay kme-1 kme-8 --keys 10"
 
 down: ## stop the containers; volumes and secrets stay
 	@if [ -f .env ]; then $(COMPOSE) down --remove-orphans; else echo "there is no .env: nothing was brought up here"; fi

@@ -19,3 +19,9 @@ comm -23 <(echo "$present") <(echo "$wanted") | while read -r user; do
   echo "removing the broker's user $user, who is not of this network" >&2
   rabbitmqctl delete_user "$user"
 done
+
+read -r source target < <("$python" -c 'import sys, tomllib
+kmes = tomllib.load(sys.stdin.buffer)["kmes"]
+print(kmes[0], kmes[-1])' <deploy/topology.toml)
+echo
+echo "The network is up. Try:  $(dirname "$python")/coordinator relay $source $target --keys 10"

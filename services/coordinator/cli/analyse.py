@@ -72,7 +72,7 @@ def analyse(
     Exact, for the plan that `coordinator relay` takes with the same options. With KMEs compromised or failed, or links
     cut, it also says what becomes of that very case, and why.
 
-    Example: coordinator analyse kme-1 kme-8 --failed kme-6 --topology infra/topologies/eight-kmes.toml
+    Example: coordinator analyse kme-1 kme-8 --failed kme-6 --topology eight-kmes
     """
     wish, network = parsed_wish(withstand), network_of(topology)
     if all_pairs:

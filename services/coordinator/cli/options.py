@@ -31,8 +31,8 @@ TopologyOption = Annotated[
     Path | None,
     typer.Option(
         "--topology",
-        metavar="FILE",
-        help="Topology file. Without one: that of the running network.",
+        metavar="TOPOLOGY",
+        help="Topology file, or a name such as nsfnet. Without one: that of the running network.",
     ),
 ]
 AllowUnprotectedOption = Annotated[
@@ -59,12 +59,12 @@ def parsed_wish(text: str | None) -> Withstand:
     return Withstand(**numbers)
 
 
-def network_of(file: Path | None) -> Topology:
-    """Return the network of a file; without one, the network that the running coordinator knows."""
+def network_of(which: Path | None) -> Topology:
+    """Return the network of a file or name; without one, the network that the running coordinator knows."""
     from qkdrelay.network.topology import LinkNote, Topology, load_topology
 
-    if file is not None:
-        return load_topology(file)
+    if which is not None:
+        return load_topology(which)
 
     from coordinator.cli import session
     from qkdrelay.errors import BrokerUnreachableError, QkdRelayError, SettingsError

@@ -65,7 +65,7 @@ def plan(
 
     Exit status 2 if no plan withstands what is asked for; the plans there are are printed all the same.
 
-    Example: coordinator plan kme-1 kme-8 --topology infra/topologies/eight-kmes.toml
+    Example: coordinator plan kme-1 kme-8 --topology eight-kmes
     """
     from qkdrelay.messages import check_key_amount
     from qkdrelay.network.candidates import choose, plans

@@ -11,7 +11,9 @@ import typer
 
 
 def provision(
-    topology: Annotated[Path, typer.Argument(metavar="TOPOLOGY", help="Topology file (TOML).")],
+    topology: Annotated[
+        Path, typer.Argument(metavar="TOPOLOGY", help="Topology file (TOML), or a name such as nsfnet.")
+    ],
     *,
     to: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write.")] = Path(),
     lab: Annotated[bool, typer.Option("--lab", help="Let KMEs be compromised on purpose.")] = False,
@@ -21,7 +23,7 @@ def provision(
     The compose file, the secrets (.env) and the broker's configuration; prints their paths.
     Secrets that .env already has are kept, so doing it twice changes nothing.
 
-    Example: coordinator provision infra/topologies/eight-kmes.toml --out .
+    Example: coordinator provision nsfnet --out .
     """
     from coordinator import provision as deployment
     from qkdrelay.network.topology import load_topology

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 import tomllib
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -98,12 +97,22 @@ class Topology:
         return hops
 
 
-def load_topology(path: Path) -> Topology:
-    """Read a topology file; raise TopologyError naming file, entry and what would be right."""
+def load_topology(which: Path) -> Topology:
+    """Read a topology: a file, or by its bare name, such as ``nsfnet``, one of those that come with this package.
+
+    Raises TopologyError naming file, line, entry and what would be right.
+    """
+    bare = KME_NAME.fullmatch(str(which)) is not None
+    shipped = _topologies() / f"{which}.toml"
+    path = shipped if bare and shipped.is_file() else which
     try:
         if path.stat().st_size > TOPOLOGY_BYTES_MAX:
             raise TopologyError(f"{path}: larger than {TOPOLOGY_BYTES_MAX} bytes")
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        what = f"there is no topology {str(which)!r}" if bare else f"{path}: there is no such file"
+        names = ", ".join(sorted(file.stem for file in _topologies().glob("*.toml")))
+        raise TopologyError(what, hint=f"known: {names}; or a file, such as mine.toml") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise TopologyError(f"{path}: cannot be read: {reason}") from None
@@ -111,7 +120,7 @@ def load_topology(path: Path) -> Topology:
 
 
 def parse_topology(text: str, where: str) -> Topology:
-    """Parse a topology's TOML; ``where`` names its origin in errors (TopologyError), with the line if it is known.
+    """Parse a topology's TOML; ``where`` names its origin in errors (TopologyError), with the line.
 
     ``name``, ``kmes`` and ``links`` must be there. A link is a pair of KMEs; a third entry may say more of it, as in
     ``["kme-1", "kme-2", { rate_bps = 4000, buffer_bytes = 65536, suite = "aes-256-gcm" }]``. A table ``[trust]``
@@ -128,40 +137,65 @@ def parse_topology(text: str, where: str) -> Topology:
             raise TopologyError(f"{file.at(key)}: unknown entry {key!r}", hint=hint)
     name, kmes, links, trust = data.get("name"), data.get("kmes"), data.get("links"), data.get("trust", {})
     if not isinstance(name, str) or not name:
-        raise TopologyError(f"{where}: 'name' must be a text", hint='name = "my-network"')
+        raise TopologyError(f"{file.at('name')}: 'name' must be a text", hint='name = "my-network"')
     if not isinstance(kmes, list) or not 2 <= len(kmes) <= KMES_MAX:
-        raise TopologyError(f"{where}: 'kmes' must be a list of 2 to {KMES_MAX} names")
+        raise TopologyError(f"{file.at('kmes')}: 'kmes' must be a list of 2 to {KMES_MAX} names", hint=_KMES_EXAMPLE)
     if not isinstance(links, list):
-        raise TopologyError(f"{where}: 'links' must be a list of pairs", hint='links = [["kme-1", "kme-2"]]')
+        raise TopologyError(f"{file.at('links')}: 'links' must be a list of pairs", hint=_LINKS_EXAMPLE)
     if not isinstance(trust, dict):
-        raise TopologyError(f"{where}: 'trust' must be a table of KMEs", hint='[trust], below it kme-5 = "never"')
+        hint = '[trust], below it kme-5 = "never"'
+        raise TopologyError(f"{file.at('trust')}: 'trust' must be a table of KMEs", hint=hint)
     names = _names(kmes, file)
     noted = _links(links, names, file)
     said = {link: note for link, note in noted.items() if note != NOTHING_NOTED}
     return Topology(name, names, tuple(noted), said, _trust(trust, names, file))
 
 
+_KMES_EXAMPLE, _LINKS_EXAMPLE = 'kmes = ["kme-1", "kme-2"]', 'links = [["kme-1", "kme-2"]]'
+_TOKEN = re.compile(r"""#[^\n]*|\"{3}.*?\"{3}|'{3}.*?'{3}|"(?:\\.|[^"\\])*"|'[^']*'|\S""", re.DOTALL)
+"""A comment, a text or a sign: enough to count the elements of lists."""
+
+
 @dataclass(frozen=True, slots=True)
 class _File:
+    """The text of a file that is valid TOML, to tell where in it something stands: the parser does not say."""
+
     where: str
     text: str
 
-    def at(self, *names: str) -> str:
-        """Return where the names stand: the last line that has them all (an entry given twice is wrong there)."""
-        for number, line in reversed(list(enumerate(self.text.splitlines(), 1))):
-            if set(names) <= set(re.findall(r"[\w-]+", line.split("#")[0])):
-                return f"{self.where}:{number}"
-        return self.where
+    def at(self, entry: str) -> str:
+        """Return where the last entry or table of this name stands."""
+        name = re.escape(entry)
+        written = rf"""^[ \t]*\[[ \t]*["']?{name}["']?[ \t]*\]|^[^#]*?(?<![\w-]){name}["']?[ \t]*="""
+        lines = [number for number, line in enumerate(self.text.splitlines(), 1) if re.search(written, line)]
+        return f"{self.where}:{lines[-1]}" if lines else self.where
+
+    def elements(self, entry: str, count: int) -> list[str]:
+        """Return where each of the ``count`` elements of a list stands."""
+        opening = re.search(rf"(?m)^[^#\n]*?(?<![\w-]){entry}[\"']?[ \t]*=[ \t]*\[", self.text)
+        places, line, seen, depth, between = [], 1, 0, 1, True
+        for token in _TOKEN.finditer(self.text, opening.end()) if opening else ():
+            text = token[0]
+            if text.startswith("#"):
+                continue
+            if depth == 1 and text in (",", "]"):
+                between = True
+            elif between:
+                line, seen, between = line + self.text.count("\n", seen, token.start()), token.start(), False
+                places.append(f"{self.where}:{line}")
+            depth += (text in ("[", "{")) - (text in ("]", "}"))
+            if depth == 0:
+                break
+        return places if len(places) == count else [self.at(entry)] * count
 
 
 def _names(kmes: list[object], file: _File) -> tuple[str, ...]:
     names: dict[str, None] = {}
-    for kme in kmes:
-        at = file.at(kme) if isinstance(kme, str) else file.where
+    for kme, at in zip(kmes, file.elements("kmes", len(kmes)), strict=True):
         if not isinstance(kme, str) or not KME_NAME.fullmatch(kme):
             raise TopologyError(f"{at}: {kme!r} is no KME name", hint="1 to 32 of a-z, 0-9 and '-'")
         if kme in names:
-            raise TopologyError(f"{file.where}: KME {kme!r} is named twice")
+            raise TopologyError(f"{at}: KME {kme!r} is named twice")
         if kme in RESERVED_NAMES:
             raise TopologyError(f"{at}: {kme!r} is reserved for the broker's own users", hint="choose another name")
         names[kme] = None
@@ -173,11 +207,12 @@ RESERVED_NAMES = frozenset({"coordinator", "cli", "operator"})
 
 def _links(links: list[object], kmes: tuple[str, ...], file: _File) -> dict[tuple[str, str], LinkNote]:
     notes: dict[tuple[str, str], LinkNote] = {}
-    for number, link in enumerate(links, 1):
+    for number, (link, at) in enumerate(zip(links, file.elements("links", len(links)), strict=True), 1):
         if not isinstance(link, list) or len(link) not in (2, 3) or not all(isinstance(end, str) for end in link[:2]):
-            raise TopologyError(f"{file.where}: link {number} ({link!r}) is not a pair of KME names")
+            raise TopologyError(
+                f"{at}: link {number} ({reprlib.repr(link)}) is not a pair of KME names", hint=_LINKS_EXAMPLE
+            )
         a, b = link[:2]
-        at = file.at(a, b)
         for end in (a, b):
             if end not in kmes:
                 hint = _did_you_mean(end, kmes)
@@ -232,11 +267,10 @@ def _did_you_mean(name: str, names: tuple[str, ...] | list[str]) -> str:
 
 def reference_topology() -> Topology:
     """Return the eight-KME reference network."""
-    where = _topologies() / f"{REFERENCE}.toml"
-    return parse_topology(where.read_text(encoding="utf-8"), str(where))
+    return load_topology(Path(REFERENCE))
 
 
-def _topologies() -> Traversable:
+def _topologies() -> Path:
     """Return the folder of topology files: inside the installed package, or infra/ in a source tree."""
-    packaged = resources.files("qkdrelay.network") / "topologies"
+    packaged = Path(__file__).parent / "topologies"
     return packaged if packaged.is_dir() else Path(__file__).parents[3] / "infra" / "topologies"

@@ -229,7 +229,9 @@ def test_ctrl_c_ends_watching_well(here, monkeypatch):
 def test_a_topology_file_that_is_not_there(run):
     result = run("provision", "nowhere.toml")
     assert (result.code, result.out) == (2, "")
-    assert result.err == "error: nowhere.toml: cannot be read: No such file or directory\n"
+    error, hint = result.err.splitlines()
+    assert error == "error: nowhere.toml: there is no such file"
+    assert "nsfnet" in hint
 
 
 @pytest.mark.parametrize(

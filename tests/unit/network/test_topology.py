@@ -1,9 +1,15 @@
 """Topology files: what may be said of links and KMEs, and how a mistake is told."""
 
+from itertools import combinations
+from pathlib import Path
+
 import pytest
 
 from qkdrelay.errors import TopologyError
-from qkdrelay.network.topology import NOTHING_NOTED, LinkNote, parse_topology, reference_topology
+from qkdrelay.network import topology
+from qkdrelay.network.topology import NOTHING_NOTED, LinkNote, load_topology, parse_topology, reference_topology
+
+FILES = sorted((Path(__file__).parents[3] / "infra" / "topologies").glob("*.toml"))
 
 NOTED = """\
 name = "noted"
@@ -20,18 +26,18 @@ kme-3 = "trusted"
 
 
 def test_a_link_and_a_kme_may_have_a_note():
-    topology = parse_topology(NOTED, "noted.toml")
-    assert topology.links == (("kme-1", "kme-2"), ("kme-2", "kme-3"))
-    assert topology.note("kme-3", "kme-2") == LinkNote("aes-256-gcm", 4_000, 65_536)
-    assert topology.note("kme-1", "kme-2") == NOTHING_NOTED
-    assert topology.trust == {"kme-2": "avoid", "kme-3": "trusted"}
-    assert topology.noted("trusted") == {"kme-3"}
+    network = parse_topology(NOTED, "noted.toml")
+    assert network.links == (("kme-1", "kme-2"), ("kme-2", "kme-3"))
+    assert network.note("kme-3", "kme-2") == LinkNote("aes-256-gcm", 4_000, 65_536)
+    assert network.note("kme-1", "kme-2") == NOTHING_NOTED
+    assert network.trust == {"kme-2": "avoid", "kme-3": "trusted"}
+    assert network.noted("trusted") == {"kme-3"}
 
 
 def test_a_file_without_notes_means_what_it_did():
-    topology = reference_topology()
-    assert (topology.link_notes, topology.trust) == ({}, {})
-    assert hash(topology) == hash(reference_topology())
+    network = reference_topology()
+    assert (network.link_notes, network.trust) == ({}, {})
+    assert hash(network) == hash(reference_topology())
 
 
 @pytest.mark.parametrize(
@@ -46,8 +52,22 @@ def test_a_file_without_notes_means_what_it_did():
         ("kme-3 =", "kme-33 =", "noted.toml:10: 'trust' names 'kme-33', which is not in 'kmes'", "kme-3"),
         ('  ["kme-1", "kme-2"],', '  ["kme-1", "kme-9"],', "noted.toml:4: link 1 ends in 'kme-9'", "did you mean"),
         ('  ["kme-1", "kme-2"],', '  ["kme-3", "kme-2"],', "noted.toml:5: the link between 'kme-2'", None),
+        ('  ["kme-1", "kme-2"],', '  ["kme-1"],', "noted.toml:4: link 1 (['kme-1']) is not a pair", "links = [["),
+        ('  ["kme-1", "kme-2"],', '  # [ "a", \n 3,', "noted.toml:5: link 1 (3) is not a pair", "links = [["),
+        ('  ["kme-1", "kme-2"],', '  ["kme-2", "kme-2"],', "noted.toml:4: link 1 joins 'kme-2' to itself", None),
+        ('"kme-2", "kme-3"]\nl', '"kme-2",\n "kme-2"]\nl', "noted.toml:3: KME 'kme-2' is named twice", None),
+        ('"kme-2", "kme-3"]\nl', '"kme-2", "KME"]\nl', "noted.toml:2: 'KME' is no KME name", "a-z, 0-9 and '-'"),
+        ('"kme-2", "kme-3"]\nl', '"kme-2", "cli"]\nl', "noted.toml:2: 'cli' is reserved", "another name"),
+        ('name = "noted"', "name = 3", "noted.toml:1: 'name' must be a text", "my-network"),
+        ('kmes = ["kme-1", "kme-2", "kme-3"]', 'kmes = ["a"]', "noted.toml:2: 'kmes' must be a list of 2", "kmes = ["),
+        ("links = [", 'links = "none"\nx = [', "noted.toml:4: unknown entry 'x'", "known: name"),
         ("[trust]", "[turst]", "noted.toml:8: unknown entry 'turst'", "did you mean 'trust'?"),
-        ("[trust]", "[trust", "noted.toml: not valid TOML", None),
+        (
+            "[trust]",
+            "[trust",
+            "noted.toml: not valid TOML: Expected ']' at the end of a table declaration (at line 8",
+            None,
+        ),
         ('{ rate_bps = 4_000, buffer_bytes = 65_536, suite = "aes-256-gcm" }', "4", "must be a table", "rate_bps ="),
     ],
 )
@@ -59,6 +79,54 @@ def test_a_mistake_is_told_with_line_and_name(old, new, error, hint):
     assert hint is None or hint in caught.value.hint
 
 
-def test_trust_must_be_a_table():
-    with pytest.raises(TopologyError, match="'trust' must be a table"):
-        parse_topology('name = "n"\ntrust = 3\nkmes = ["a", "b"]\nlinks = []\n', "n.toml")
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ('name = "n"\ntrust = 3\nkmes = ["a", "b"]\nlinks = []\n', "n.toml:2: 'trust' must be a table"),
+        ('name = "n"\nkmes = ["a", "b"]\nlinks = "ab"\n', "n.toml:3: 'links' must be a list"),
+        ('name = "n"\nkmes = ["a", "b"]\n', "n.toml: 'links' must be a list"),
+        ('name = "n" # ["\n"kmes" = [ # "a"\n \'a\', # ] ,\n "x\\"]"\n]\nlinks=[]', "n.toml:4: 'x\"]' is no KME name"),
+        ('name = "n"\nkmes = ["""\na""", "b"]\nlinks = [["a", "b"], ["b",\n"a"]]', "n.toml:4: the link between"),
+    ],
+)
+def test_lines_are_counted_in_whatever_way_the_file_is_written(text, error):
+    with pytest.raises(TopologyError) as caught:
+        parse_topology(text, "n.toml")
+    assert str(caught.value).startswith(error)
+
+
+def test_a_large_file_is_read_quickly_enough_to_be_refused_for_its_last_line(monkeypatch):
+    """Lines are counted once for all links, not anew for each."""
+    scans = []
+    elements = topology._File.elements
+    monkeypatch.setattr(topology._File, "elements", lambda *these: scans.append(these) or elements(*these))
+    names = [f"k{i}" for i in range(200)]
+    links = [[a, b] for a, b in combinations(names, 2)]
+    text = f'name = "n"\nkmes = {names}\nlinks = [\n' + "".join(f"{link},\n" for link in [*links, ["k1", "k1"]]) + "]"
+    with pytest.raises(TopologyError, match=r"n\.toml:19904: link 19901 joins 'k1' to itself"):
+        parse_topology(text, "n.toml")
+    assert len(scans) == 2
+
+
+# --- by name ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_a_bare_name_means_the_topology_that_comes_with_the_package(file, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert load_topology(Path(file.stem)) == load_topology(file)
+
+
+def test_a_file_is_meant_where_no_topology_has_the_name(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").write_text(NOTED)
+    (tmp_path / "nsfnet.toml").write_text(NOTED)
+    assert load_topology(Path("mine")).name == load_topology(Path("nsfnet.toml")).name == "noted"
+
+
+@pytest.mark.parametrize("name", ["nsfnett", "nowhere.toml", "some/where"])
+def test_a_name_that_is_not_there_is_refused_with_those_that_are(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TopologyError, match=f"there is no.*{name}|{name}.*there is no") as caught:
+        load_topology(Path(name))
+    assert all(file.stem in caught.value.hint for file in FILES)
