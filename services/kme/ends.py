@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
+from functools import cache
 from uuid import UUID
 
 import msgspec
@@ -49,6 +50,7 @@ from qkdrelay.messages import (
     check_key_amount,
 )
 from qkdrelay.network.analysis import withstands
+from qkdrelay.network.coalitions import STEPS_MAX
 from qkdrelay.network.plan import Plan, Route
 from qkdrelay.sharing.tree import ATTEMPTS_MAX, rebuild, start
 from qkdrelay.sharing.tree import Rebuilt as Rebuild
@@ -124,7 +126,8 @@ class Ends:
             fitting,
             relay.payload_length,
             attempts=max(ATTEMPTS_MIN, min(ATTEMPTS_MAX, ATTEMPT_BYTES_MAX // relay.payload_length)),
-            may_name=lambda kme: self._keeps(plan.below(kme)),
+            # However many parts a plan has, looking at all of them takes no more than one check of a plan may.
+            may_name=cache(lambda kme: self._keeps(plan.below(kme), STEPS_MAX // len(plan.hops))),
         )
         effects: list[Effect] = []
         if relay.state == "expecting" and result.secret is not None:
@@ -142,10 +145,10 @@ class Ends:
             effects.insert(0, KeepRelay(relay))
         return effects
 
-    def _keeps(self, part: Plan) -> bool:
+    def _keeps(self, part: Plan, steps_max: int) -> bool:
         """Whether as many compromised KMEs as are reckoned with cannot learn what ``part`` splits."""
         try:
-            return withstands(part, self._me.withstand_compromised)
+            return withstands(part, self._me.withstand_compromised, steps_max)
         except InvalidPlanError:  # too large to tell
             return False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
+from itertools import permutations
 
 import pytest
 
@@ -133,6 +134,37 @@ def test_a_thousand_keys_in_one_relay(network: stack.Stack) -> None:
     source, target = (network.delivered(kme, outcome["relay_id"]) for kme in ("kme-1", "kme-8"))
     assert [key["key"] for key in source] == [key["key"] for key in target]
     assert len({key["key"] for key in source}) == 1000
+
+
+def test_relays_between_all_56_ordered_pairs_of_kmes_run_at_once(network: stack.Stack) -> None:
+    kmes = network.topology.kmes
+    relays = {str(uuid.uuid4()): pair for pair in permutations(kmes, 2)}
+    # Nobody answers until all are asked for: then they all run at the same time.
+    for kme in kmes:
+        network.containers[kme].pause()
+    with network.talk() as ask:
+        for relay_id, pair in relays.items():
+            assert ask(stack.relay_request(uuid.UUID(relay_id), *pair, "best", 120.0)).state == "planned"
+    for kme in kmes:
+        network.containers[kme].unpause()
+
+    def states() -> dict[str, str]:
+        listed = network.coordinator("relays", "--limit", "1000", "--json").json()["relays"]
+        return {relay["relay_id"]: relay["state"] for relay in listed if relay["relay_id"] in relays}
+
+    eventually(lambda: states() == dict.fromkeys(relays, "confirmed"), timeout_s=120, what="all to be confirmed")
+    held = {kme: eventually(lambda kme=kme: _released(network, kme, relays), what=f"{kme}'s keys") for kme in kmes}
+    for relay_id, (source, target) in relays.items():
+        assert held[source][relay_id] == held[target][relay_id]
+        assert [kme for kme in kmes if relay_id in held[kme]] == [kme for kme in kmes if kme in (source, target)]
+    assert len({key for keys in held.values() for key in keys.values()}) == len(relays) == 56
+
+
+def _released(network: stack.Stack, kme: str, relays: dict[str, tuple[str, str]]) -> dict[str, str] | None:
+    """Return the key of each of ``relays`` that ``kme`` is an end of, once it has released them all."""
+    found = {key["relay_id"]: key for key in network.all_keys(kme) if key["relay_id"] in relays}
+    released = {relay_id: key["key"] for relay_id, key in found.items() if key["state"] == "delivered"}
+    return released if len(released) == 2 * (len(network.topology.kmes) - 1) else None
 
 
 def test_the_coordinator_finishes_what_was_under_way_when_it_was_killed(network: stack.Stack) -> None:

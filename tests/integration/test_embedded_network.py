@@ -9,7 +9,7 @@ from qkdrelay.codec import decode_plan
 from qkdrelay.inquiries import AttackRequest, RelayRequest
 from qkdrelay.network.analysis import delivers, shortfall
 from qkdrelay.network.planner import recursive_plan
-from support.network import DIAMOND, REFERENCE, Network
+from support.network import DIAMOND, REFERENCE, Network, ask, topology
 
 PLAN = recursive_plan(REFERENCE, "kme-1", "kme-8")
 BETWEEN = [f"kme-{n}" for n in range(2, 8)]
@@ -46,6 +46,30 @@ def test_every_kme_can_relay_to_every_other(suite):
         assert (view.source, view.target, view.state, view.final) == (source, target, "confirmed", True)
         assert same_keys(network, view)
         assert (view.missing, view.false_shares, view.disputed, view.stuck) == ((), (), (), ())
+    assert network.dead_letters() == []
+    assert all(len(messages) == 1 for messages in network.slots().values())
+
+
+@pytest.mark.parametrize("name", ["eight-kmes", "nsfnet"])
+def test_relays_between_all_ordered_pairs_of_kmes_run_at_once(name):
+    network = Network(topology(name))
+    kmes = network.topology.kmes
+    # Nobody answers until all are asked for: then they all run at the same time.
+    network.stop(*kmes)
+    relays = {pair: ask(network, *pair, policy="best") for pair in permutations(kmes, 2)}
+    network.settle()
+    assert {network.show(relay_id).state for relay_id in relays.values()} == {"planned"}
+    network.resume(*kmes)
+    keys = {}
+    for (source, target), relay_id in relays.items():
+        view = network.show(relay_id)
+        assert (view.source, view.target, view.state, view.final) == (source, target, "confirmed", True)
+        assert (view.missing, view.false_shares, view.disputed, view.stuck) == ((), (), (), ())
+        held = {kme: found for kme in kmes if (found := network.keys(kme, relay_id)) is not None}
+        assert held.keys() == {source, target}
+        assert held[source] == held[target]
+        keys[relay_id] = held[source]
+    assert len(set(keys.values())) == len(kmes) * (len(kmes) - 1)
     assert network.dead_letters() == []
     assert all(len(messages) == 1 for messages in network.slots().values())
 

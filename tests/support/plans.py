@@ -1,10 +1,12 @@
 """Plans to share over: the reference network, small ones, random ones; and a whole relay carried by hand."""
 
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 from hypothesis import strategies as st
 
+from qkdrelay.network.circuit import Circuit
 from qkdrelay.network.plan import Hop, Plan, majority
 from qkdrelay.sharing import tree
 
@@ -45,6 +47,43 @@ def fan(n, k):
     """s splits k of n among KMEs that forward to t."""
     middle = tuple(f"m{i}" for i in range(1, n + 1))
     return Plan.checked("s", "t", {"s": Hop(middle, k), **{kme: Hop(("t",), 1) for kme in middle}})
+
+
+def ladder(n):
+    """Four ways side by side, on which each of ``n`` KMEs splits: it keeps a share from the KMEs after it."""
+    hops = {"s": Hop(("k0", "k1", "k2", "k3"), 4)}
+    for i in range(n):
+        on = (f"k{i + 4}", "t") if i + 4 < n else ("t",)
+        hops[f"k{i}"] = Hop(on, len(on))
+    return Plan.checked("s", "t", hops)
+
+
+def chain(n):
+    """One way on which each of ``n`` KMEs splits, all that are left below it, beside three on which one forwards."""
+    hops = {"s": Hop(("k0", "m1", "m2", "m3"), 4), **{f"m{i}": Hop(("t",), 1) for i in (1, 2, 3)}}
+    hops |= {f"k{i}": Hop((f"k{i + 1}", "t"), 2) for i in range(n - 1)}
+    return Plan.checked("s", "t", {**hops, f"k{n - 1}": Hop(("t",), 1)})
+
+
+def layers(width, depth):
+    """``depth`` layers of ``width`` KMEs, each of which sends to all of the next: so many messages."""
+    kmes = [("s",), *(tuple(f"l{layer}-{i}" for i in range(width)) for layer in range(depth)), ("t",)]
+    hops = {kme: Hop(after, majority(len(after))) for here, after in pairwise(kmes) for kme in here}
+    return Plan.checked("s", "t", hops)
+
+
+def counted_steps(monkeypatch):
+    """Have every check of a plan count instead of looking: (steps, as `coalitions` counts them; sets at once)."""
+    steps, sets = [], []
+
+    def evaluate(circuit, masks, full):
+        edges = sum(1 + len(gate.children) for gate in circuit.gates)
+        sets.append(full.bit_length())
+        steps.append(edges * -(-full.bit_length() // 8192))
+        return 0
+
+    monkeypatch.setattr(Circuit, "evaluate", evaluate)
+    return steps, sets
 
 
 def written(hops, source, target):

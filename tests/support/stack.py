@@ -7,15 +7,25 @@ import os
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
+from uuid import UUID
 
 import pika
 
-from qkdrelay.broker.names import SERVICE_USERS, definitions
+from coordinator.__main__ import main
+from coordinator.cli.session import Session
+from coordinator.compose import link_settings
+from qkdrelay.broker.names import CLI, SERVICE_USERS, definitions
+from qkdrelay.broker.rabbitmq.client import RabbitMqClient
+from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
+from qkdrelay.inquiries import NetworkRequest, RelayRequest, ReplyBody, RequestBody
 from qkdrelay.network.topology import Topology, load_topology
 from support import rabbitmq
 from support.waiting import eventually
@@ -26,6 +36,7 @@ TOPOLOGIES = ROOT / "infra" / "topologies"
 STORE = "/var/lib/qkdrelay"
 HTTP_PORT = 9464
 UP_WITHIN_S = 90
+ANSWER_WITHIN_S = 30
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,28 @@ class Stack:
             QKDRELAY_CLI_PASSWORD=self.passwords["cli"],
             **environment,
         )
+
+    @contextmanager
+    def talk(self) -> Iterator[Callable[[RequestBody], Any]]:
+        """Give a function that asks the coordinator as its command line does, with no process for each question."""
+        password, addresses = self.passwords[CLI], self.server.addresses
+        settings = RabbitMqSettings(addresses=addresses, user=CLI, password=password, vhost=self.vhost)
+        with RabbitMqClient(settings) as client:
+            session = Session(client)
+
+            def ask(body: RequestBody) -> ReplyBody:
+                answer = session.receive(session.send(body), time.monotonic() + ANSWER_WITHIN_S)
+                assert answer is not None, f"no answer to {type(body).__name__} within {ANSWER_WITHIN_S} s"
+                return answer
+
+            yield ask
+
+    def back(self, kmes: tuple[str, ...], since: float) -> bool:
+        """Whether each of ``kmes`` has said hello after the time ``since`` (monotonic, in seconds)."""
+        with self.talk() as ask:
+            silent_s = {kme.name: kme.heard_s_ago for kme in ask(NetworkRequest()).kmes}
+        ago = time.monotonic() - since
+        return all(silent_s[kme] is not None and silent_s[kme] < ago for kme in kmes)
 
     def relay(self, *arguments: str, policy: str = "recursive") -> dict[str, Any]:
         """Relay and return the outcome, confirmed or failed."""
@@ -130,6 +163,32 @@ def command(name: str, *arguments: str, timeout_s: float = 60, **environment: st
     return Answer(result.returncode, result.stdout, result.stderr)
 
 
+def relay_request(relay_id: UUID, source: str, target: str, policy: str, timeout_s: float) -> RelayRequest:
+    """Ask for one key of 256 bits."""
+    return RelayRequest(
+        relay_id=relay_id,
+        source=source,
+        target=target,
+        key_count=1,
+        key_size_bits=256,
+        timeout_s=timeout_s,
+        policy=policy,
+        withstand=None,
+        allow_unprotected=False,
+    )
+
+
+def command_here(*arguments: str) -> Answer:
+    """Run `coordinator` in this process: for what is asked often, and asks nobody else."""
+    out, err = StringIO(), StringIO()
+    with patch.object(sys, "argv", ["coordinator", *arguments]), redirect_stdout(out), redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as ended:
+            return Answer(int(ended.code or 0), out.getvalue(), err.getvalue())
+    raise AssertionError("a command ends by exiting")
+
+
 @contextmanager
 def running(topology_name: str = "eight-kmes", *, lab: bool) -> Iterator[Stack]:
     """Start everything, wait until all KMEs are heard, and take it down at the end."""
@@ -186,7 +245,10 @@ def _environments(topology: Topology, passwords: dict[str, str], *, lab: bool) -
             "QKDRELAY_STORE": f"{STORE}/kme.sqlite",
             "QKDRELAY_CONTROL_KEY": control[kme],
             "QKDRELAY_LINKS": json.dumps(
-                {peer: {"secret": link[frozenset((kme, peer))]} for peer in topology.neighbours[kme]}
+                {
+                    peer: {"secret": link[frozenset((kme, peer))], **link_settings(topology, kme, peer)}
+                    for peer in topology.neighbours[kme]
+                }
             ),
         }
         for kme in topology.kmes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from qkdrelay.network.circuit import learning
-from qkdrelay.network.coalitions import any_of_size
+from qkdrelay.network.coalitions import STEPS_MAX, any_of_size
 from qkdrelay.network.plan import Plan, Route
 
 
@@ -33,13 +33,13 @@ def delivers(plan: Plan, failed: Collection[str] = (), cut: Collection[tuple[str
     return rebuilt[plan.source]
 
 
-def withstands(plan: Plan, compromised: int) -> bool:
+def withstands(plan: Plan, compromised: int, steps_max: int = STEPS_MAX) -> bool:
     """Whether no coalition of ``compromised`` KMEs between the two ends learns the secret.
 
     Exact. This is a KME's own check of a plan it is given, so it needs no solver and its work is bounded: for a
     plan of 500 KMEs a size of 3 is within the bound. Raises InvalidPlanError if it is not (`coalitions`).
     """
-    return not any_of_size(learning(plan), compromised)
+    return not any_of_size(learning(plan), compromised, steps_max)
 
 
 def shortfall(plan: Plan, collected: Collection[Route]) -> list[tuple[Route, int, int]]:

@@ -18,7 +18,7 @@ STEPS_MAX = 1 << 25
 """Bound on the work of one check: a step is an edge of the circuit for up to 8,192 sets. Some seconds in all."""
 
 
-def any_of_size(circuit: Circuit, size: int) -> bool:
+def any_of_size(circuit: Circuit, size: int, steps_max: int = STEPS_MAX) -> bool:
     """Whether a set of at most ``size`` elements makes the circuit true.
 
     Raises InvalidPlanError, having done nothing, if the check would exceed its bound on work.
@@ -31,7 +31,7 @@ def any_of_size(circuit: Circuit, size: int) -> bool:
     inner = next(t for t in range(size, 0, -1) if t == 1 or comb(n, t) <= SETS_AT_ONCE_MAX)
     edges = sum(1 + len(gate.children) for gate in small.gates)
     steps = edges * (comb(n, size - inner) + (comb(n, size) >> 13))
-    if steps > STEPS_MAX:
+    if steps > steps_max:
         raise InvalidPlanError(
             f"the {comb(n, size)} coalitions of {size} KMEs are more than a KME checks a plan against",
             hint=f"use a plan with fewer KMEs that split, or demand less than {size}",

@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from kme import ends
 from kme.effects import DropShares, KeepRelay, Note, SendShare, Settle, TurnLab, TurnLink
 from kme.node import LATE_S
 from qkdrelay.codec import encode_plan
@@ -29,6 +30,7 @@ from qkdrelay.messages import (
     Started,
     Verified,
 )
+from qkdrelay.network.coalitions import STEPS_MAX
 from qkdrelay.sharing import tree
 from support import plans
 from support.kme import NOW, RELAY, Kme, only, terms, told
@@ -268,6 +270,24 @@ def test_a_late_false_share_is_found_after_the_rebuild():
     assert findings.false == (route,)
     assert target.relay.state == "pending"
     assert target.settle() == []
+
+
+def test_however_many_splits_may_be_named_the_work_is_that_of_one_check_of_a_plan(monkeypatch):
+    plan, asked = plans.chain(490), []
+    steps, _ = plans.counted_steps(monkeypatch)
+
+    def ask_for_each_route(plan, held, length, *, attempts, may_name):
+        asked.extend(may_name(kme) for kme in [*plan.hops] * 3)
+        return tree.Rebuilt(None, (), ())
+
+    monkeypatch.setattr(ends, "rebuild", ask_for_each_route)
+    target = Kme("t", plan, withstand_compromised=3)
+    target.command(Expect(terms=terms(plan)))
+    steps.clear()
+    target.settle()
+    assert len(asked) == 3 * len(plan.hops)
+    assert {True, False} == set(asked)
+    assert 0 < sum(steps) <= 2 * STEPS_MAX
 
 
 def test_equivocation_is_among_the_findings():
