@@ -20,8 +20,9 @@ comm -23 <(echo "$present") <(echo "$wanted") | while read -r user; do
   rabbitmqctl delete_user "$user"
 done
 
-read -r source target < <("$python" -c 'import sys, tomllib
-kmes = tomllib.load(sys.stdin.buffer)["kmes"]
-print(kmes[0], kmes[-1])' <deploy/topology.toml)
+read -r source target name < <("$python" -c 'import sys, tomllib
+network = tomllib.load(sys.stdin.buffer)
+print(network["kmes"][0], network["kmes"][-1], network["name"])' <deploy/topology.toml)
 echo
 echo "The network is up. Try:  $(dirname "$python")/coordinator relay $source $target --keys 10"
+[ "$name" = eight-kmes ] || echo "docker-compose.yml is now that of $name; \`make up\` alone goes back to the reference network."

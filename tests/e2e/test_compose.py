@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,11 +57,10 @@ def free_port() -> str:
         return str(listener.getsockname()[1])
 
 
-@pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+@contextmanager
+def brought_up(folder: Path, topology: str) -> Iterator[Deployment]:
+    """Bring a network up in a folder of its own, so that one that the developer has up stays as it is."""
     rabbitmq.require_containers(stack.IMAGE)
-    # A folder of its own, so that a network the developer has up stays as it is.
-    folder = tmp_path_factory.mktemp("deployment")
     shutil.copytree(stack.ROOT / "infra", folder / "infra")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("QKDRELAY_")}
     environment |= {
@@ -72,7 +72,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
     }
     running = Deployment(folder, environment)
     try:
-        up = running.run("infra/docker/up.sh", sys.executable, "infra/topologies/eight-kmes.toml", timeout_s=300)
+        up = running.run("infra/docker/up.sh", sys.executable, topology, timeout_s=300)
         assert up.code == 0, up.err
         # The command line must find everything in .env.
         for name in ("QKDRELAY_IMAGE", "QKDRELAY_AMQP_PORT", "QKDRELAY_MANAGEMENT_PORT"):
@@ -80,6 +80,20 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         yield running
     finally:
         running.compose("down", "--volumes", "--remove-orphans", "--timeout", "5")
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    with brought_up(tmp_path_factory.mktemp("deployment"), "eight-kmes") as running:
+        yield running
+
+
+def test_another_network_is_brought_up_by_its_name(tmp_path: Path) -> None:
+    with brought_up(tmp_path, "diamond") as diamond:
+        outcome = diamond.coordinator("relay", "kme-1", "kme-4", "--policy", "best", "--json").json()
+        assert outcome["state"] == "confirmed"
+        ends = [eventually(lambda kme=kme: _delivered(diamond, kme, outcome["relay_id"])) for kme in ("kme-1", "kme-4")]
+        assert ends[0] == ends[1]
 
 
 def test_ten_keys_are_relayed_and_each_end_has_them(deployment: Deployment) -> None:
