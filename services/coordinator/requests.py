@@ -10,6 +10,7 @@ from uuid import UUID, uuid4
 
 from coordinator.adversary import Adversary
 from coordinator.audience import Audience
+from coordinator.letters import Letters
 from coordinator.progress import Relay
 from coordinator.store import CoordinatorStore
 from coordinator.views import summary, view
@@ -17,6 +18,9 @@ from qkdrelay.codec import encode_plan
 from qkdrelay.errors import QkdRelayError, RequestRefusedError
 from qkdrelay.inquiries import (
     AttackRequest,
+    DeadLetterRequest,
+    DeadLettersRequest,
+    DropRequest,
     KmeView,
     LabRequest,
     LinkRequest,
@@ -29,6 +33,7 @@ from qkdrelay.inquiries import (
     RelaysView,
     ReplyBody,
     Request,
+    RequeueRequest,
     ShowRequest,
 )
 from qkdrelay.messages import TIMEOUT_S_MAX, TIMEOUT_S_MIN, Command, Hello, SetLab, SetLink, Terms, check_key_amount
@@ -54,6 +59,10 @@ class Orders(Protocol):
         """Tell a KME something."""
         ...
 
+    def note(self, event: str, level: str, **fields: object) -> None:
+        """Log after the commit."""
+        ...
+
 
 class Desk:
     """Takes one request at a time; what it cannot do it refuses with a reason and a hint."""
@@ -72,6 +81,7 @@ class Desk:
         """``heard`` has the time and text of each KME's last hello."""
         self._topology, self._orders, self._store, self._audience = topology, orders, store, audience
         self._adversary, self._heard, self._lab = adversary, heard, lab
+        self._letters = Letters(topology, store, orders.note)
         # What is asked again and again is planned once: the network does not change while it is served.
         self._choose = lru_cache(maxsize=PLANS_KEPT)(partial(choose, topology))
 
@@ -106,6 +116,8 @@ class Desk:
                 for kme in kmes:
                     self._topology.require(kme)
                 return self._adversary.attack(self._find(name), kmes)
+            case DeadLettersRequest() | DeadLetterRequest() | RequeueRequest() | DropRequest():
+                return self._letters.answer(request.body, now)
         return None
 
     def _relay(self, request: Request, wanted: RelayRequest, now: float) -> None:

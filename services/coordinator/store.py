@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
 from uuid import UUID
@@ -11,7 +11,7 @@ from uuid import UUID
 from coordinator.progress import Relay
 from qkdrelay import codec
 from qkdrelay.journal import Journal
-from qkdrelay.messages import Findings, RelayState, Terms
+from qkdrelay.messages import DEAD_LETTER_BODY_MAX, Findings, RelayState, Terms
 from qkdrelay.network.plan import Route
 
 RELAYS_MAX = 100_000
@@ -42,6 +42,7 @@ _RELAY = (
     "SELECT terms, policy, protected, relies_on, created_at, state, reason, ended_at, expected, source_proof,"
     " target_proof, source_verified, target_verified, released, findings FROM relays"
 )
+_LETTER = "SELECT id, at, kme, queue, reason, body FROM dead_letters"
 _HOP = ">"
 _TELL_AGAIN_S, _TELL_AGAIN_MAX_S = 5.0, 300.0
 _TELL_AGAIN_AT_ONCE = 1_000
@@ -55,6 +56,26 @@ class Flow:
     forwarded: tuple[Route, ...] = ()
     collected: tuple[Route, ...] = ()
     stuck: tuple[tuple[Route, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message that nobody accepted."""
+
+    id: int
+    at: float
+    """When the coordinator got it, in seconds since the epoch."""
+    kme: str
+    """Who gave it up: a KME, the coordinator; empty for the broker."""
+    queue: str
+    reason: str
+    body: bytes = field(repr=False)
+    """Cut at `DEAD_LETTER_BODY_MAX`; one of just that length counts as cut."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing was cut off."""
+        return len(self.body) < DEAD_LETTER_BODY_MAX
 
 
 class CoordinatorStore(Journal):
@@ -195,8 +216,8 @@ class CoordinatorStore(Journal):
         self._db.execute(query, link)
 
     def add_dead_letter(self, at: float, kme: str, queue: str, reason: str, body: bytes) -> None:
-        """Keep a message that somebody did not accept; the oldest beyond the limit go."""
-        row = (at, kme, queue, reason, body)
+        """Keep a message that somebody did not accept, cut if it is long; the oldest beyond the limit go."""
+        row = (at, kme, queue, reason, body[:DEAD_LETTER_BODY_MAX])
         cursor = self._db.execute("INSERT INTO dead_letters VALUES (NULL, ?, ?, ?, ?, ?)", row)
         self._db.execute("DELETE FROM dead_letters WHERE id <= ?", ((cursor.lastrowid or 0) - DEAD_LETTERS_MAX,))
 
@@ -204,9 +225,21 @@ class CoordinatorStore(Journal):
         """Return how many dead letters are kept."""
         return int(self._db.execute("SELECT count(*) FROM dead_letters").fetchone()[0])
 
-    def dead_letters(self) -> Iterator[tuple[float, str, str, str]]:
-        """Yield (time, KME, queue, reason) of each, newest first."""
-        yield from self._db.execute("SELECT at, kme, queue, reason FROM dead_letters ORDER BY id DESC")
+    def dead_letters(self, limit: int = DEAD_LETTERS_MAX) -> list[Letter]:
+        """Return the latest, newest first."""
+        return [Letter(*row) for row in self._db.execute(f"{_LETTER} ORDER BY id DESC LIMIT ?", (limit,))]
+
+    def dead_letter(self, letter_id: int) -> Letter | None:
+        """Return one dead letter."""
+        row = self._db.execute(f"{_LETTER} WHERE id = ?", (letter_id,)).fetchone()
+        return None if row is None else Letter(*row)
+
+    def drop_dead_letters(self, ids: Iterable[int] | None) -> None:
+        """Delete these dead letters; None: all."""
+        if ids is None:
+            self._db.execute("DELETE FROM dead_letters")
+        else:
+            self._db.executemany("DELETE FROM dead_letters WHERE id = ?", ((i,) for i in ids))
 
 
 def _relay(row: tuple[object, ...]) -> Relay:

@@ -92,7 +92,43 @@ class AttackRequest(Message, frozen=True, tag="attack", tag_field="type"):
     """Use only what these KMEs leaked; empty for all."""
 
 
-RequestBody = RelayRequest | RelaysRequest | ShowRequest | NetworkRequest | LinkRequest | LabRequest | AttackRequest
+class DeadLettersRequest(Message, frozen=True, tag="dead-letters", tag_field="type"):
+    """List the latest messages that nobody accepted."""
+
+    limit: Annotated[int, Meta(ge=1, le=1_000)]
+
+
+class DeadLetterRequest(Message, frozen=True, tag="dead-letter", tag_field="type"):
+    """Show one of them."""
+
+    letter: Number
+
+
+class RequeueRequest(Message, frozen=True, tag="requeue", tag_field="type"):
+    """Put dead letters back into the queues they came from: all of these or none."""
+
+    letters: Annotated[tuple[Number, ...], Meta(min_length=1, max_length=100)]
+
+
+class DropRequest(Message, frozen=True, tag="drop", tag_field="type"):
+    """Delete dead letters: all of these or none; None: whatever there is."""
+
+    letters: Annotated[tuple[Number, ...], Meta(min_length=1, max_length=1_000)] | None
+
+
+RequestBody = (
+    RelayRequest
+    | RelaysRequest
+    | ShowRequest
+    | NetworkRequest
+    | LinkRequest
+    | LabRequest
+    | AttackRequest
+    | DeadLettersRequest
+    | DeadLetterRequest
+    | RequeueRequest
+    | DropRequest
+)
 
 
 class Request(Message, frozen=True):
@@ -221,6 +257,37 @@ class AttackView(Message, frozen=True, tag="attack", tag_field="type"):
     short_splits: tuple[ShortSplit, ...]
 
 
+class DeadLetterSummary(Message, frozen=True):
+    """One line of a list of dead letters."""
+
+    letter: Number
+    at: Seconds
+    age_s: Seconds
+    queue: Annotated[str, Meta(max_length=200)]
+    """Where it came from, as far as who gave it up tells."""
+    sender: Text
+    """Who may write that queue; empty if the queue does not tell."""
+    given_up_by: Text
+    size: Number
+    whole: bool
+    """False: it was longer, and was cut."""
+    reason: Text
+
+
+class DeadLettersView(Message, frozen=True, tag="dead-letters", tag_field="type"):
+    """The latest dead letters, newest first."""
+
+    letters: tuple[DeadLetterSummary, ...]
+    total: Number
+
+
+class DeadLetterView(Message, frozen=True, tag="dead-letter", tag_field="type"):
+    """One dead letter; its bytes are sealed, signed, or anything at all."""
+
+    letter: DeadLetterSummary
+    body: bytes
+
+
 class Acknowledged(Message, frozen=True, tag="acknowledged", tag_field="type"):
     """The request was carried out."""
 
@@ -236,7 +303,9 @@ class Refusal(Message, frozen=True, tag="refusal", tag_field="type"):
     """It was passed on, and a KME has not answered; not refused by anybody."""
 
 
-ReplyBody = RelayView | RelaysView | NetworkView | AttackView | Acknowledged | Refusal
+ReplyBody = (
+    RelayView | RelaysView | NetworkView | AttackView | DeadLettersView | DeadLetterView | Acknowledged | Refusal
+)
 
 
 class Reply(Message, frozen=True):

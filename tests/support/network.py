@@ -158,7 +158,8 @@ class Network(EmbeddedNetwork):
 
     def dead_letters(self):
         """(KME, queue, reason) of each, oldest first."""
-        return [letter[1:] for letter in self.coordinator_store.dead_letters()][::-1]
+        letters = self.coordinator_store.dead_letters()
+        return [(letter.kme, letter.queue, letter.reason) for letter in reversed(letters)]
 
     def pads(self):
         """Every byte of pad that was used: (link, epoch, offset), as often as messages were sealed with it."""

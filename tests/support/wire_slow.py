@@ -236,6 +236,11 @@ REQUESTS = [
     {"type": "link", "a": "kme-1", "b": "kme-2", "up": False},
     {"type": "lab", "kme": "kme-2", "mode": "withhold"},
     {"type": "attack", "relay": "0011", "kmes": ["kme-2", "kme-3"]},
+    {"type": "dead-letters", "limit": 20},
+    {"type": "dead-letter", "letter": 17},
+    {"type": "requeue", "letters": [17, 18]},
+    {"type": "drop", "letters": None},
+    {"type": "drop", "letters": [17]},
 ]
 SUMMARY = {
     "relay_id": RELAY,
@@ -247,6 +252,17 @@ SUMMARY = {
     "created_at": 1700000000.5,
     "elapsed_s": 30.0,
     "reason": "too few shares in time",
+}
+LETTER = {
+    "letter": 17,
+    "at": 1700000000.5,
+    "age_s": 12.5,
+    "queue": "link.kme-1.kme-2",
+    "sender": "kme-1",
+    "given_up_by": "kme-2",
+    "size": 5,
+    "whole": True,
+    "reason": "not a MessagePack message",
 }
 REPLIES = [
     {
@@ -315,6 +331,8 @@ REPLIES = [
         "learned": False,
         "short_splits": [SHORT],
     },
+    {"type": "dead-letters", "letters": [LETTER], "total": 1},
+    {"type": "dead-letter", "letter": LETTER, "body": b"noise"},
     {"type": "acknowledged", "text": "kme-2 is compromised: it will leak"},
     {"type": "refusal", "text": "the lab is off", "hint": "switch it on", "unanswered": False},
     {"type": "refusal", "text": "no", "hint": None, "unanswered": True},

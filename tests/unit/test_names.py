@@ -82,7 +82,8 @@ def test_every_link_has_a_queue_for_each_direction() -> None:
         "link.kme-2.kme-1",
         "link.kme-2.kme-10",
     ]
-    assert ("kme.kme-1", "link.kme-1.kme-2", "queue", "link.kme-1.kme-2") in bindings(document)
+    for source in ("kme.kme-1", "coord"):
+        assert (source, "link.kme-1.kme-2", "queue", "link.kme-1.kme-2") in bindings(document)
 
 
 def test_bindings_of_control_reports_and_events() -> None:

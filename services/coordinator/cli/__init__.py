@@ -5,7 +5,7 @@ Modules import what they need within their commands, so that `--help` is quick.
 
 from __future__ import annotations
 
-from coordinator.cli import analyse, demo, lab, network, plan, provision, relay, relays, serve, watch
+from coordinator.cli import analyse, demo, lab, letters, network, plan, provision, relay, relays, serve, watch
 from qkdrelay.terminal import app_with
 
 app = app_with("Relay keys through a QKD network, and watch how.")
@@ -18,6 +18,7 @@ app.command()(plan.plan)
 app.command()(analyse.analyse)
 app.command()(network.network)
 app.add_typer(network.link_app, name="link")
+app.add_typer(letters.app, name="dead-letters")
 app.add_typer(lab.app, name="lab")
 app.command()(provision.provision)
 app.command()(serve.serve)

@@ -21,8 +21,13 @@ def print_json(data: Any, *, indent: int | None = 2) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file that was asked for; raise RequestRefusedError if it cannot be written."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Do the same with bytes."""
     try:
-        path.write_text(text, encoding="utf-8")
+        path.write_bytes(data)
     except OSError as error:
         raise RequestRefusedError(f"{path}: cannot be written: {error.strerror}", hint="name another file") from None
 

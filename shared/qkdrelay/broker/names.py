@@ -277,6 +277,8 @@ def _bindings(kmes: Sequence[str], links: Iterable[tuple[str, str]], lab: bool) 
     """Yield (source exchange, key, kind of the destination, destination)."""
     for u, v in _directions(links):
         yield kme_exchange(u), link_queue(u, v), "queue", link_queue(u, v)
+        # The coordinator puts dead letters back. What it could write besides does not pass the seal.
+        yield COORD_EXCHANGE, link_queue(u, v), "queue", link_queue(u, v)
     for kme in kmes:
         own = kme_exchange(kme)
         yield COORD_EXCHANGE, control_queue(kme), "queue", control_queue(kme)

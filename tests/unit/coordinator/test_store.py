@@ -164,7 +164,7 @@ def test_dead_letters_are_bounded_the_newest_stay(store, monkeypatch):
     with store.transaction():
         for n in range(10):
             store.add_dead_letter(NOW, "kme-1", "queue", f"reason {n}", b"body")
-    assert [letter[3] for letter in store.dead_letters()] == ["reason 9", "reason 8", "reason 7"]
+    assert [letter.reason for letter in store.dead_letters()] == ["reason 9", "reason 8", "reason 7"]
 
 
 def test_relays_are_found_by_the_beginning_of_their_id(store):

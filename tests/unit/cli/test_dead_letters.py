@@ -1,0 +1,231 @@
+"""Dead letters: what nobody accepted is listed with its reason, shown, put back and deleted."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from kme.links import Link
+from qkdrelay import codec
+from qkdrelay.broker.names import dead_key, kme_exchange, link_queue, results_queue
+from qkdrelay.broker.port import Publication
+from qkdrelay.link.key import SimulatedLinkKey
+from qkdrelay.messages import DEAD_LETTER_BODY_MAX, DeadLetter, SealedMessage
+
+QUEUE = link_queue("kme-3", "kme-5")
+FORGED = b"\x81\xa1v\x01"
+
+
+def publish(here, user, exchange, key, body):
+    """As one would who has that user's password."""
+    with here.network.hub.lock:
+        assert here.network.hub.publish(user, Publication(None, exchange, key, body)) is None
+    here.network.settle()
+
+
+def forge(here, body=FORGED):
+    publish(here, "kme-3", kme_exchange("kme-3"), QUEUE, body)
+
+
+def letters(here, *options):
+    return here.run("dead-letters", "list", "--json", *options).data["dead_letters"]
+
+
+def claim(here, kme, queue, body=b"body", reason="because"):
+    """Have ``kme`` say that it gave a message up."""
+    letter = DeadLetter(kme=kme, queue=queue, reason=reason, at=1.0, body=body)
+    publish(here, kme, kme_exchange(kme), dead_key(kme), codec.encode(letter))
+
+
+def refused(result):
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("error: ")
+    return result.err
+
+
+def test_a_forged_message_is_listed_shown_requeued_refused_again_and_dropped(here):
+    forge(here)
+    (letter,) = letters(here)
+    assert letter["reason"] == "not a valid message: Object missing required field `header`"
+    assert (letter["queue"], letter["sender"], letter["given_up_by"]) == (QUEUE, "kme-3", "kme-5")
+    assert (letter["size"], letter["whole"]) == (len(FORGED), True)
+    number = str(letter["letter"])
+    for listed in here.run("dead-letters", "list").out, here.run("dead-letters", "show", number).out:
+        assert letter["reason"] in listed
+        assert QUEUE in listed
+    done = here.run("dead-letters", "requeue", number)
+    assert (done.code, done.out) == (0, f"requeued: {number} to {QUEUE}\n")
+    (again,) = letters(here)
+    assert again["letter"] > letter["letter"]
+    assert again["reason"] == letter["reason"]
+    assert here.run("dead-letters", "drop", str(again["letter"])).out == "dropped 1 dead letter\n"
+    assert letters(here) == []
+    assert "no dead letters" in here.run("dead-letters", "list").err
+
+
+def with_secret(here, secret):
+    """Give kme-5's side of the link with kme-3 another secret; return what it had."""
+    links = here.network.loops["kme-5"]._service._links._links
+    before = links["kme-3"]
+    limits = {"rate_bps": 1_000_000, "buffer_bytes": 1 << 20, "clock": time.monotonic}
+    links["kme-3"] = Link("otp", before.outgoing, SimulatedLinkKey(secret, "kme-3", "kme-5", **limits))
+    return lambda: links.update({"kme-3": before})
+
+
+def test_shares_refused_for_a_mistake_that_was_mended_arrive_when_requeued(here):
+    mend = with_secret(here, bytes(32))
+    data = here.run("relay", "kme-1", "kme-8", "--policy", "recursive", "--json").data
+    assert data["missing"] == [["kme-1", "kme-3", "kme-5", "kme-8"]]
+    (letter,) = letters(here)
+    assert letter["reason"] == "the seal does not verify"
+    mend()
+    assert here.run("dead-letters", "requeue", str(letter["letter"])).code == 0
+    assert here.run("show", data["relay_id"], "--json").data["missing"] == []
+    assert letters(here) == []
+
+
+def test_a_message_that_was_handled_before_changes_nothing_when_requeued(here):
+    sealed, publish_in_hub = [], here.network.hub.publish
+
+    def recorded(user, publication):
+        sealed.append(publication)
+        return publish_in_hub(user, publication)
+
+    here.network.hub.publish = recorded
+    before = here.run("relay", "kme-1", "kme-8", "--policy", "recursive", "--json").data
+    body = next(p.body for p in sealed if p.routing_key == QUEUE)
+    with here.network.coordinator_store.transaction():
+        here.network.coordinator_store.add_dead_letter(here.clock(), "", QUEUE, "the broker gave up", body)
+    (letter,) = letters(here)
+    assert letter["given_up_by"] == "broker"
+    sealed.clear()
+    assert here.run("dead-letters", "requeue", str(letter["letter"])).code == 0
+    assert [p.routing_key for p in sealed if p.routing_key.startswith("link.")] == [QUEUE]
+    assert letters(here) == []
+    assert here.run("show", before["relay_id"], "--json").data == before
+
+
+def test_what_is_shown_of_a_share_is_its_clear_part_only(here):
+    mend = with_secret(here, bytes(32))
+    relay_id = here.run("relay", "kme-1", "kme-8", "--policy", "recursive", "--json").data["relay_id"]
+    mend()
+    number = str(letters(here)[0]["letter"])
+    raw = here.run("dead-letters", "show", number, "--raw", "letter", "--json")
+    message = raw.data["message"]
+    assert (message["kind"], message["link"], message["relay"]) == ("share", "kme-3>kme-5", relay_id)
+    assert message["route"] == "kme-1>kme-3>kme-5"
+    body = Path("letter").read_bytes()
+    assert len(body) == raw.data["size"]
+    ciphertext = codec.decode(body, SealedMessage).ciphertext
+    shown = here.run("dead-letters", "show", number).out
+    assert ciphertext.hex()[:16] not in raw.out + shown
+    assert f"ciphertext   {len(ciphertext)} bytes\n" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("queue", "body", "kind"),
+    [
+        ("coordinator.requests", b"noise", "unreadable: "),
+        (results_queue("kme-3"), b"noise", "unreadable: "),
+        (QUEUE, b"", "unreadable: "),
+    ],
+)
+def test_what_cannot_be_read_is_shown_too(here, queue, body, kind):
+    claim(here, "kme-3", queue, body)
+    message = here.run("dead-letters", "show", str(letters(here)[0]["letter"]), "--json").data["message"]
+    assert message["kind"].startswith(kind)
+
+
+def test_a_command_and_a_request_are_shown_by_what_they_say_in_clear(here):
+    bodies = []
+    publish_in_hub = here.network.hub.publish
+    here.network.hub.publish = lambda user, p: bodies.append(p) or publish_in_hub(user, p)
+    here.run("link", "down", "kme-1", "kme-2")
+    for key, queue in (("requests", "coordinator.requests"), ("kme.kme-1.control", "kme.kme-1.control")):
+        claim(here, "kme-1", queue, next(p.body for p in bodies if p.routing_key == key))
+    command, request = (here.run("dead-letters", "show", str(each["letter"]), "--json").data for each in letters(here))
+    assert request["message"] == {"kind": "request", "asks": "LinkRequest"}
+    assert (command["message"]["kind"], command["message"]["from"], command["message"]["to"]) == (
+        "signed",
+        "coordinator",
+        "kme-1",
+    )
+
+
+@pytest.mark.parametrize(
+    ("kme", "queue", "body", "reason"),
+    [
+        ("kme-5", results_queue("kme-5"), b"x", "is no queue that a KME of this network reads"),
+        ("kme-5", "coordinator.requests", b"x", "is no queue that a KME of this network reads"),
+        ("kme-5", "link.kme-3.kme-99", b"x", "is no queue that a KME of this network reads"),
+        ("kme-2", QUEUE, b"x", "kme-2 gave it up, and does not read link.kme-3.kme-5"),
+        ("kme-5", QUEUE, bytes(DEAD_LETTER_BODY_MAX), "it was longer than 65536 bytes, and was cut"),
+    ],
+)
+def test_what_cannot_go_back_is_refused_and_nothing_of_the_request_is_done(here, kme, queue, body, reason):
+    claim(here, "kme-5", QUEUE)
+    claim(here, kme, queue, body)
+    before = letters(here)
+    said = refused(here.run("dead-letters", "requeue", *(str(letter["letter"]) for letter in before)))
+    assert reason in said
+    assert [letter["letter"] for letter in letters(here)] == [letter["letter"] for letter in before]
+
+
+def test_a_message_that_is_too_long_to_keep_is_cut_and_says_so(here):
+    forge(here, bytes(DEAD_LETTER_BODY_MAX + 5))
+    publish(here, "cli", "cli", "requests", bytes(DEAD_LETTER_BODY_MAX + 5))
+    assert [(letter["size"], letter["whole"]) for letter in letters(here)] == [(DEAD_LETTER_BODY_MAX, False)] * 2
+    assert ">=65,536" in here.run("dead-letters", "list").out
+    shown = here.run("dead-letters", "show", str(letters(here)[0]["letter"])).out
+    assert "the rest was cut off, so it cannot be requeued" in shown
+
+
+@pytest.mark.parametrize("command", [["show", "77"], ["requeue", "77"], ["drop", "77"]])
+def test_a_letter_that_is_not_there_is_named(here, command):
+    assert "there is no dead letter 77" in refused(here.run("dead-letters", *command))
+
+
+@pytest.mark.parametrize("command", [["requeue"], ["requeue", *map(str, range(101))], ["drop"], ["drop", "1", "--all"]])
+def test_how_many_must_be_said(here, command):
+    refused(here.run("dead-letters", *command))
+
+
+@pytest.mark.parametrize("number", ["-1", "x", str(2**63)])
+def test_a_number_that_can_be_none_is_refused_here(here, number):
+    assert here.run("dead-letters", "show", "--", number).code == 2
+    assert here.sent == 0
+
+
+def test_all_are_dropped_only_by_who_means_it(here, monkeypatch):
+    for _ in range(3):
+        forge(here)
+    for answer, left in ((False, 3), (True, 0)):
+        monkeypatch.setattr("typer.confirm", lambda *_, answer=answer, **__: answer)
+        result = here.run("dead-letters", "drop", "--all")
+        assert result.code == (0 if answer else 1)
+        assert len(letters(here)) == left
+    assert result.out == "dropped 3 dead letters\n"
+    forge(here)
+    assert json.loads(here.run("dead-letters", "drop", "--all", "--yes", "--json").out) == {"dropped": "all"}
+    assert letters(here) == []
+
+
+def test_the_latest_come_first_and_the_rest_is_mentioned(here):
+    for _ in range(3):
+        forge(here)
+    numbers = [letter["letter"] for letter in letters(here)]
+    assert numbers == sorted(numbers, reverse=True)
+    result = here.run("dead-letters", "list", "--limit", "2")
+    assert len(result.out.splitlines()) == 3
+    assert result.err == "2 of 3; --limit shows more\n"
+
+
+def test_what_a_kme_writes_into_its_letter_does_not_steer_the_terminal(here):
+    claim(here, "kme-5", "link.\x1b[31mx", reason="\x1b]0;title\x07[red]oops[/red]")
+    number = str(letters(here)[0]["letter"])
+    for shown in here.run("dead-letters", "list").out, here.run("dead-letters", "show", number).out:
+        assert "\x1b" not in shown
+        assert "\x07" not in shown
+        assert "[red]oops[/red]" in shown
