@@ -93,12 +93,14 @@ def keys(
 def forget(relay: Annotated[UUID, typer.Argument(metavar="RELAY", help="The relay's whole id.")]) -> None:
     """Delete the delivered keys of one relay here, for good; the KME may be running.
 
+    Also what is here of a relay that nobody has decided an hour after its deadline.
+
     Example: docker compose exec kme-8 kme forget 34224f85-5280-4774-9b84-8554e90983ce
     """
     settings = load(StoreSettings)
     store = KmeStore(settings.store, settings.kme, access="beside")
     with store.transaction():
-        gone = store.forget_relay(relay)
+        gone = store.forget_relay(relay, time.time())
     if not gone:
         raise RequestRefusedError(f"no keys of relay {relay} are delivered here", hint="`kme keys --json` has the ids")
     store.scrub()

@@ -143,10 +143,17 @@ class KmeStore(Journal):
         self._db.execute("DELETE FROM shares WHERE relay_id = ?", (relay_id.bytes,))
         self._db.execute("DELETE FROM waiting WHERE relay_id = ?", (relay_id.bytes,))
 
-    def forget_relay(self, relay_id: UUID) -> bool:
-        """Delete a relay's delivered keys for good; return whether there were any."""
-        query = "DELETE FROM relays WHERE relay_id = ? AND state = 'delivered'"
-        return self._db.execute(query, (relay_id.bytes,)).rowcount > 0
+    def forget_relay(self, relay_id: UUID, now: float) -> bool:
+        """Delete a relay's delivered keys for good; return whether there were any.
+
+        Or those of one that is undecided an hour after its deadline: nobody will decide it any more.
+        """
+        may_go = "state = 'delivered' OR (state IN ('expecting', 'pending') AND deadline < ?)"
+        query = f"DELETE FROM relays WHERE relay_id = ? AND ({may_go})"
+        gone = self._db.execute(query, (relay_id.bytes, now - TOMBSTONE_S)).rowcount > 0
+        if gone:
+            self.drop_shares(relay_id)
+        return gone
 
     def set_lab_mode(self, mode: LabMode | None) -> None:
         """Keep how this KME behaves in the lab."""

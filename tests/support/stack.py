@@ -140,6 +140,21 @@ class Stack:
         lines = self.containers[service].logs().decode().splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
 
+    def get(self, service: str, path: str) -> tuple[int, str]:
+        """Ask a service over HTTP, from within its container as its health check does: status and body."""
+        ask = f"exec 3<>/dev/tcp/127.0.0.1/{HTTP_PORT}; printf 'GET {path} HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
+        result = self.containers[service].exec_run(["bash", "-c", ask])
+        assert result.exit_code == 0, result.output
+        head, _, body = result.output.decode().partition("\r\n\r\n")
+        return int(head.split()[1]), body
+
+    def metrics(self, service: str) -> dict[str, float]:
+        """Return a service's metrics: name with labels, value."""
+        status, page = self.get(service, "/metrics")
+        assert status == 200
+        lines = [line.rpartition(" ") for line in page.splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, _, value in lines}
+
     def heard(self) -> set[str]:
         """Return the KMEs the coordinator has heard of in the last seconds."""
         answer = self.coordinator("network", "--json")
@@ -190,8 +205,11 @@ def command_here(*arguments: str) -> Answer:
 
 
 @contextmanager
-def running(topology_name: str = "eight-kmes", *, lab: bool) -> Iterator[Stack]:
-    """Start everything, wait until all KMEs are heard, and take it down at the end."""
+def running(topology_name: str = "eight-kmes", *, lab: bool, disk: str | None = None) -> Iterator[Stack]:
+    """Start everything, wait until all KMEs are heard, and take it down at the end.
+
+    ``disk`` gives each service a disk of its own in memory, of that size, instead of a volume.
+    """
     import docker  # noqa: PLC0415 - slow, and only these tests need it
     from testcontainers.core.network import Network  # noqa: PLC0415
 
@@ -205,23 +223,26 @@ def running(topology_name: str = "eight-kmes", *, lab: bool) -> Iterator[Stack]:
         server.call("POST", "definitions", definitions(topology.kmes, topology.links, passwords, lab=lab))
         stack = Stack(topology, server, "qkdrelay", passwords)
         for service, environment in _environments(topology, passwords, lab=lab).items():
-            volume = client.volumes.create()
-            cleanup.callback(volume.remove, force=True)
-            container = _container(service, environment, volume.name, path).with_network(network)
+            container = _container(service, environment, path).with_network(network)
+            if disk is None:
+                volume = client.volumes.create()
+                cleanup.callback(volume.remove, force=True)
+                container.with_volume_mapping(volume.name, STORE, "rw")
+            else:
+                container.tmpfs[STORE] = f"size={disk},mode=0700,uid=10001,gid=10001"
             cleanup.enter_context(container)
             stack.containers[service] = container.get_wrapped_container()
         eventually(lambda: stack.heard() == set(topology.kmes), timeout_s=UP_WITHIN_S, what="all KMEs to be heard")
         yield stack
 
 
-def _container(service: str, environment: dict[str, str], volume: str, topology: Path) -> Any:
+def _container(service: str, environment: dict[str, str], topology: Path) -> Any:
     """Return a container as the compose file would run it."""
     from testcontainers.core.container import DockerContainer  # noqa: PLC0415
 
     container = DockerContainer(IMAGE)
     container.with_command(["coordinator", "serve"] if service == "coordinator" else ["kme", "run"])
     container.with_envs(**environment)
-    container.with_volume_mapping(volume, STORE, "rw")
     container.with_volume_mapping(str(topology), "/etc/qkdrelay/topology.toml", "ro")
     container.tmpfs["/tmp"] = "size=16m"
     return container.with_kwargs(read_only=True, cap_drop=["ALL"])

@@ -93,8 +93,7 @@ def requeue(letters: LettersArgument = None, *, as_json: JsonOption = False) -> 
     """Put dead letters back into the queues they came from.
 
     At most 100 at once, all of these or none. Who reads them checks them anew. What was handled before is
-    recognized and changes nothing; what is
-    still wrong comes back as a new dead letter; a share whose deadline has passed is dropped.
+    recognized and changes nothing; what is still wrong, or too late by now, comes back as a new dead letter.
 
     Example: coordinator dead-letters requeue 17 18
     """

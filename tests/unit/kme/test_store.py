@@ -102,11 +102,24 @@ def test_a_failed_relay_leaves_a_tombstone_for_an_hour_and_others_stay(store):
 
 def test_delivered_keys_can_be_forgotten_and_others_cannot(store):
     keep(store, PENDING)
-    assert not store.forget_relay(RELAY)
+    assert not store.forget_relay(RELAY, NOW)
     keep(store, replace(PENDING, state="delivered"))
-    assert store.forget_relay(RELAY)
+    assert store.forget_relay(RELAY, NOW)
     assert store.relay(RELAY) is None
-    assert not store.forget_relay(RELAY)
+    assert not store.forget_relay(RELAY, NOW)
+
+
+@pytest.mark.parametrize(
+    ("relay", "can_be"), [(PENDING, True), (EXPECTING, True), (replace(EXPECTING, state="failed"), False)]
+)
+def test_what_nobody_has_decided_an_hour_after_its_deadline_can_be_forgotten(store, relay, can_be):
+    keep(store, relay)
+    share = KeepShare(RELAY, ("kme-1", "kme-8"), b"share", relay.deadline)
+    with store.transaction():
+        store.keep_share(share)
+    assert not store.forget_relay(RELAY, relay.deadline + TOMBSTONE_S)
+    assert store.forget_relay(RELAY, relay.deadline + TOMBSTONE_S + 1) == can_be
+    assert (store.shares(RELAY) == {}) == can_be
 
 
 def test_waiting_shares_come_back_in_order_until_they_are_sent_or_expire(store):

@@ -1,0 +1,174 @@
+"""What an operator does to a network, and what becomes of the relays: link secrets renewed, stores restored."""
+
+import os
+import shutil
+import time
+
+import pytest
+
+from kme.links import Link
+from kme.node import LATE_S
+from kme.store import TOMBSTONE_S
+from qkdrelay.broker.names import COORDINATOR
+from qkdrelay.link.key import SimulatedLinkKey
+from support.network import Network
+
+
+def renew(network, a, b):
+    """Give both ends of a link a new secret and start them anew, as `make up` does after the old one was deleted."""
+    secret = os.urandom(32)
+
+    def key(sender, receiver):
+        return SimulatedLinkKey(
+            secret, sender, receiver, rate_bps=1_000_000, buffer_bytes=1 << 20, clock=time.monotonic
+        )
+
+    for me, peer in ((a, b), (b, a)):
+        network.service(me)._links._links[peer] = Link("otp", key(me, peer), key(peer, me))
+        network.restart(me)
+    network.settle()
+
+
+def stop(network, name):
+    network.loops[name]._broker.close(0.0)
+    network.loops[name]._journal.close()
+
+
+def restore(network, name, folder, copy):
+    """Stop a service, put an old copy of its store in place, start it."""
+    stop(network, name)
+    shutil.rmtree(folder)
+    shutil.copytree(copy, folder)
+    network.restart(name)
+    network.settle()
+
+
+def copied(folder):
+    return shutil.copytree(folder, folder.with_name(f"{folder.name} of before"))
+
+
+# --- renewing a link secret ------------------------------------------------------------------------
+
+
+def test_shares_that_wait_for_a_link_are_sealed_with_the_secret_it_gets_meanwhile(tmp_path):
+    network = Network(folder=tmp_path)
+    network.cut("kme-3", "kme-5")
+    view = network.relay("kme-1", "kme-8")
+    assert {route[1:3] for route in view.missing} == {("kme-3", "kme-5")}
+    renew(network, "kme-3", "kme-5")
+    network.mend("kme-3", "kme-5")
+    assert network.show(view.relay_id).missing == ()
+    assert network.dead_letters() == []
+
+
+def test_shares_on_their_way_when_a_secret_is_renewed_become_dead_letters_and_the_next_arrive(tmp_path):
+    network = Network(folder=tmp_path)
+    network.stop("kme-5")
+    view = network.relay("kme-1", "kme-8")
+    renew(network, "kme-3", "kme-5")
+    network.resume("kme-5")
+    assert set(network.dead_letters()) == {("kme-5", "link.kme-3.kme-5", "the seal does not verify")}
+    assert {route[1:3] for route in network.show(view.relay_id).missing} == {("kme-3", "kme-5")}
+    assert network.show(view.relay_id).state == "confirmed"
+    assert network.relay("kme-1", "kme-8").missing == ()
+
+
+# --- a KME's store restored from an old copy -------------------------------------------------------
+
+
+def test_keys_deleted_since_the_copy_are_back_and_those_delivered_since_are_gone(tmp_path):
+    network = Network(folder=tmp_path)
+    deleted = network.relay("kme-1", "kme-8").relay_id
+    copy = copied(tmp_path / "kme-8")
+    with network.stores["kme-8"].transaction():
+        assert network.stores["kme-8"].forget_relay(deleted, network.clock())
+    later = network.relay("kme-1", "kme-8").relay_id
+    restore(network, "kme-8", tmp_path / "kme-8", copy)
+    assert network.keys("kme-8", deleted) == network.keys("kme-1", deleted)
+    assert network.keys("kme-8", later) is None
+    assert network.keys("kme-1", later) is not None
+    assert network.relay("kme-1", "kme-8").missing == ()
+
+
+def test_a_link_order_given_since_the_copy_is_forgotten_until_it_is_given_again(tmp_path):
+    network = Network(folder=tmp_path)
+    copy = copied(tmp_path / "kme-7")
+    network.cut("kme-7", "kme-8")
+    restore(network, "kme-7", tmp_path / "kme-7", copy)
+    assert network.stores["kme-7"].links_down() == frozenset()
+    network.cut("kme-7", "kme-8")
+    assert network.stores["kme-7"].links_down() == {"kme-8"}
+
+
+@pytest.mark.parametrize("state", ["confirmed", "failed"])
+def test_a_relay_that_was_undecided_in_the_copy_stays_so_until_it_is_forgotten(tmp_path, state):
+    network = Network(folder=tmp_path)
+    between = ("kme-5", "kme-6", "kme-7")
+    network.stop(*between)
+    relay_id = network.relay("kme-1", "kme-8").relay_id
+    copy = copied(tmp_path / "kme-1")
+    if state == "confirmed":
+        network.resume(*between)
+    assert network.wait(relay_id).state == state
+    network.resume(*between)
+    restore(network, "kme-1", tmp_path / "kme-1", copy)
+    network.later(300)
+    store = network.stores["kme-1"]
+    assert store.relay(relay_id).state == "pending"
+    assert network.keys("kme-1", relay_id) is None
+    with store.transaction():
+        assert not store.forget_relay(relay_id, network.clock())
+        assert store.forget_relay(relay_id, network.clock() + TOMBSTONE_S)
+    assert store.relay(relay_id) is None
+    assert network.relay("kme-1", "kme-8").state == "confirmed"
+
+
+def test_a_message_handled_since_the_copy_is_handled_again_and_changes_no_key(tmp_path):
+    network = Network(folder=tmp_path)
+    copy = copied(tmp_path / "kme-3")
+    view = network.relay("kme-1", "kme-8")
+    keys = network.keys("kme-1", view.relay_id)
+    recorded = next(p.body for p in network.sealed if p.routing_key == "link.kme-1.kme-3")
+    restore(network, "kme-3", tmp_path / "kme-3", copy)
+    network.on_link("kme-1", "kme-3", recorded)
+    network.settle()
+    shown = network.show(view.relay_id)
+    assert {route[:3] for route in shown.equivocating} == {("kme-1", "kme-3", f"kme-{n}") for n in (5, 6, 7)}
+    assert (shown.state, shown.false_shares) == ("confirmed", ())
+    assert network.keys("kme-1", view.relay_id) == network.keys("kme-8", view.relay_id) == keys
+    # Once the deadline has passed, no copy makes a replay good.
+    restore(network, "kme-3", tmp_path / "kme-3", copy)
+    network.later(31 + LATE_S)
+    network.on_link("kme-1", "kme-3", recorded)
+    network.settle()
+    assert network.dead_letters() == [("kme-3", "link.kme-1.kme-3", "the deadline has passed")]
+
+
+# --- the coordinator's -----------------------------------------------------------------------------
+
+
+def test_a_coordinator_that_forgot_its_decision_cannot_take_back_keys_that_were_released(tmp_path):
+    network = Network(folder=tmp_path)
+    network.stop("kme-8")
+    relay_id = network.relay("kme-1", "kme-8").relay_id
+    copy = copied(tmp_path / COORDINATOR)
+    network.resume("kme-8")
+    keys = network.keys("kme-1", relay_id)
+    restore(network, COORDINATOR, tmp_path / COORDINATOR, copy)
+    assert network.wait(relay_id).state == "failed"
+    network.later(10.0)
+    assert network.keys("kme-1", relay_id) == network.keys("kme-8", relay_id) == keys != None  # noqa: E711
+    network.loops[COORDINATOR].measure()
+    registry = network.service(COORDINATOR).metrics.registry
+    assert registry.get_sample_value("qkdrelay_coordinator_alarms_total", {"kme": "kme-8"}) >= 1
+
+
+def test_a_coordinator_without_its_store_starts_anew(tmp_path):
+    network = Network(folder=tmp_path)
+    relay_id = network.relay("kme-1", "kme-8").relay_id
+    stop(network, COORDINATOR)
+    shutil.rmtree(tmp_path / COORDINATOR)
+    network.restart(COORDINATOR)
+    network.settle()
+    assert network.keys("kme-1", relay_id) == network.keys("kme-8", relay_id) != None  # noqa: E711
+    assert network.relay("kme-1", "kme-8").missing == ()

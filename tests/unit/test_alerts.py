@@ -1,0 +1,63 @@
+"""The alerts and the handbook speak of metrics that exist, and leave none out."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from coordinator.metrics import CoordinatorMetrics
+from kme.metrics import KmeMetrics
+from qkdrelay.network.topology import reference_topology
+
+ROOT = Path(__file__).parents[2]
+ALERTS = (ROOT / "infra" / "prometheus" / "alerts.yml").read_text()
+SCRAPES = (ROOT / "infra" / "prometheus" / "prometheus.yml").read_text()
+HANDBOOK = (ROOT / "docs" / "operating.md").read_text()
+
+
+def exposed():
+    """The names of all metrics, counters with their suffix."""
+    kmes = reference_topology().kmes
+    families = [*CoordinatorMetrics(kmes).registry.collect(), *KmeMetrics("kme-1", ["kme-2"]).registry.collect()]
+    return {family.name + ("_total" if family.type == "counter" else "") for family in families}
+
+
+def named(text):
+    """The metrics a text speaks of; of a histogram, the family."""
+    found = set(re.findall(r"\bqkdrelay_[a-z_]+\b(?!-)", text))
+    histograms = {name for name in found if name.endswith(("_bucket", "_count", "_sum"))}
+    return (found - histograms) | {name.rpartition("_")[0] for name in histograms}
+
+
+@pytest.mark.parametrize("text", [ALERTS, HANDBOOK])
+def test_every_metric_that_is_named_exists(text):
+    assert named(text)
+    assert named(text) <= exposed()
+
+
+def test_every_metric_is_explained():
+    assert exposed() <= named(HANDBOOK)
+
+
+def test_every_label_an_alert_asks_for_is_one_that_is_counted():
+    pages = "".join(
+        f"{sample.name}{sample.labels}\n"
+        for metrics in (CoordinatorMetrics(["kme-1"]), KmeMetrics("kme-1", ["kme-2"]))
+        for family in metrics.registry.collect()
+        for sample in family.samples
+    )
+    asked = re.findall(r'(qkdrelay_[a-z_]+)\{([a-z]+)="([a-z_]+)"\}', ALERTS)
+    assert asked
+    for name, label, value in asked:
+        assert re.search(rf"{name}{{.*'{label}': '{value}'", pages), (name, label, value)
+
+
+def test_every_alert_is_explained_and_no_other():
+    alerts = re.findall(r"- alert: (\w+)", ALERTS)
+    assert len(alerts) == len(set(alerts)) == ALERTS.count("expr:") == ALERTS.count("summary:")
+    assert re.findall(r"^\| `([A-Z]\w+)` \|", HANDBOOK, re.MULTILINE) == alerts
+
+
+def test_every_service_of_the_reference_network_is_scraped():
+    scraped = re.findall(r"- ([a-z0-9-]+):9464", SCRAPES)
+    assert scraped == ["coordinator", *reference_topology().kmes]
