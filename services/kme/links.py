@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from kme.effects import SendShare
 from kme.node import LATE_S
 from kme.store import KmeStore
+from kme.waiting import Room, Turns, origin
 from qkdrelay import codec
 from qkdrelay.broker.names import kme_exchange, link_queue
 from qkdrelay.errors import ForgedMessageError, MalformedMessageError
@@ -16,8 +17,6 @@ from qkdrelay.link.envelope import Suite, key_needed, pad_needed, seal, unseal
 from qkdrelay.link.key import LinkKey
 from qkdrelay.messages import LinkReport, SealedMessage, ShareHeader
 
-WAITING_BYTES_MAX = 64 << 20
-WAITING_MAX = 20_000
 BACKLOG_MAX, BACKLOG_BYTES_MAX = 500, 4 << 20
 """Sealed messages of one link, and their bytes, that the broker has not taken over; more wait unsealed."""
 _SEAL_AT_ONCE = 100
@@ -58,8 +57,8 @@ class Links:
         """``links`` maps each peer to the link with it."""
         self._me, self._links, self._store = name, links, store
         self._down: frozenset[str] | None = None
-        self._waiting: dict[str, int] | None = None
-        self._waiting_bytes = 0
+        self._room: Room | None = None
+        self._turns: defaultdict[str, Turns] = defaultdict(Turns)
         self._drawn: Counter[str] = Counter()
         """Bytes of key taken in this transaction: the link has given them only once it is committed."""
         self._sealed: Counter[str] = Counter()
@@ -90,7 +89,7 @@ class Links:
 
     def forget(self) -> None:
         """Forget what this transaction has read, drawn and sealed: it is over, or was undone."""
-        self._down = self._waiting = None
+        self._down = self._room = None
         self._drawn.clear()
         self._sealed.clear()
 
@@ -105,21 +104,20 @@ class Links:
         link = self._links[peer]
         if key_needed(link.suite, len(share.payload)) > link.outgoing.capacity():
             raise OverflowError(f"it takes more key than the link to {peer} can ever hold")
-        waiting = self._read_waiting()
-        if peer in waiting or self._obstacle(peer, share) is not None:
-            if sum(waiting.values()) >= WAITING_MAX or self._waiting_bytes + len(share.payload) > WAITING_BYTES_MAX:
-                raise OverflowError("too many shares wait for their links")
-            self._store.wait(share)
-            waiting[peer] = waiting.get(peer, 0) + 1
-            self._waiting_bytes += len(share.payload)
+        room = self._read_room()
+        if room.origins(peer) or self._obstacle(peer, share) is not None:
+            if room.is_full_for(share):
+                raise OverflowError(f"too many shares that came from {origin(share)} wait for their links")
+            self._store.wait(share, origin(share))
+            room.add(share)
             return False
         self._seal(share)
         return True
 
-    def _read_waiting(self) -> dict[str, int]:
-        if self._waiting is None:
-            self._waiting, self._waiting_bytes = self._store.waiting(), self._store.waiting_bytes()
-        return self._waiting
+    def _read_room(self) -> Room:
+        if self._room is None:
+            self._room = Room(self._store.waiting_room())
+        return self._room
 
     def _obstacle(self, peer: str, share: SendShare) -> str | None:
         """Return why nothing, or not this share, can be sealed for ``peer`` now."""
@@ -156,24 +154,35 @@ class Links:
 
     def resume(self, on_sent: Callable[[SendShare], None], on_stuck: Callable[[SendShare, str], None]) -> None:
         """Seal what waits and can go now; call ``on_stuck`` once for each share and reason."""
-        for peer in list(self._read_waiting()):
+        for peer in self._read_room().peers():
             if peer not in self._links:
                 continue  # a link that is gone: its shares expire
-            reason: str | None = None
-            gone: list[int] = []
-            for waiting in self._store.waiting_for(peer, _SEAL_AT_ONCE):
-                reason = self._obstacle(peer, waiting.share)
-                if reason is not None:
-                    break
-                self._seal(waiting.share)
-                gone.append(waiting.id)
-                on_sent(waiting.share)
-            self._store.wait_no_more(gone)
+            reason = self._seal_waiting(peer, on_sent)
             if reason is not None:
                 untold = self._store.waiting_untold(peer, reason, _SEAL_AT_ONCE)
                 for waiting in untold:
                     on_stuck(waiting.share, reason)
                 self._store.told([waiting.id for waiting in untold], reason)
+
+    def _seal_waiting(self, peer: str, on_sent: Callable[[SendShare], None]) -> str | None:
+        """Seal what waits for one link, each origin in its turn; return what stopped it, if anything did."""
+        turns, gone = self._turns[peer], list[int]()
+        queues = {whose: self._store.waiting_for(peer, whose) for whose in self._read_room().origins(peer)}
+        heads = {whose: next(queue, None) for whose, queue in queues.items()}
+        reason: str | None = None
+        while len(gone) < _SEAL_AT_ONCE and (waiting := {whose: head for whose, head in heads.items() if head}):
+            whose = turns.next(waiting)
+            share = waiting[whose].share
+            reason = self._obstacle(peer, share)
+            if reason is not None:
+                break
+            self._seal(share)
+            turns.served(whose, key_needed(self._links[peer].suite, len(share.payload)))
+            gone.append(waiting[whose].id)
+            on_sent(share)
+            heads[whose] = next(queues[whose], None)
+        self._store.wait_no_more(gone)
+        return reason
 
     def report(self) -> tuple[LinkReport, ...]:
         """Return the outgoing direction of each link as it is now."""

@@ -21,10 +21,11 @@ TOMBSTONE_S = 3_600.0
 
 _SCHEMA = """
 CREATE TABLE down (peer TEXT PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE waiting (id INTEGER PRIMARY KEY AUTOINCREMENT, peer TEXT NOT NULL, relay_id BLOB NOT NULL,
-                      route TEXT NOT NULL, plan BLOB NOT NULL, deadline REAL NOT NULL, payload BLOB NOT NULL,
-                      share INTEGER NOT NULL, threshold INTEGER NOT NULL, told TEXT NOT NULL DEFAULT '');
-CREATE INDEX waiting_by_peer ON waiting (peer, id);
+CREATE TABLE waiting (id INTEGER PRIMARY KEY AUTOINCREMENT, peer TEXT NOT NULL, origin TEXT NOT NULL,
+                      relay_id BLOB NOT NULL, route TEXT NOT NULL, plan BLOB NOT NULL, deadline REAL NOT NULL,
+                      payload BLOB NOT NULL, share INTEGER NOT NULL, threshold INTEGER NOT NULL,
+                      told TEXT NOT NULL DEFAULT '');
+CREATE INDEX waiting_by_peer ON waiting (peer, origin, id);
 CREATE INDEX waiting_by_deadline ON waiting (deadline);
 CREATE TABLE shares (relay_id BLOB NOT NULL, route TEXT NOT NULL, deadline REAL NOT NULL, payload BLOB NOT NULL,
                      PRIMARY KEY (relay_id, route));
@@ -178,13 +179,14 @@ class KmeStore(Journal):
         query = "DELETE FROM down WHERE peer = ?" if up else "INSERT OR IGNORE INTO down VALUES (?)"
         self._db.execute(query, (peer,))
 
-    def wait(self, share: SendShare) -> None:
-        """Keep a share until its link has key."""
+    def wait(self, share: SendShare, origin: str) -> None:
+        """Keep a share that came from ``origin`` until its link has key."""
         self._db.execute(
-            "INSERT INTO waiting (peer, relay_id, route, plan, deadline, payload, share, threshold)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO waiting (peer, origin, relay_id, route, plan, deadline, payload, share, threshold)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 share.route[-1],
+                origin,
                 share.relay_id.bytes,
                 _HOP.join(share.route),
                 codec.encode_plan(share.plan),
@@ -199,21 +201,22 @@ class KmeStore(Journal):
         """Return how many shares wait, by peer."""
         return dict(self._db.execute("SELECT peer, count(*) FROM waiting GROUP BY peer").fetchall())
 
-    def waiting_bytes(self) -> int:
-        """Return how many bytes of shares wait."""
-        return self._count("SELECT coalesce(sum(length(payload)), 0) FROM waiting")
+    def waiting_room(self) -> list[tuple[str, str, int, int]]:
+        """Return what waits as (peer, origin, shares, their bytes)."""
+        query = "SELECT peer, origin, count(*), sum(length(payload)) FROM waiting GROUP BY peer, origin"
+        return self._db.execute(query).fetchall()
 
-    def waiting_for(self, peer: str, limit: int) -> list[WaitingShare]:
-        """Return the shares that wait longest for the link to ``peer``."""
-        return self._waiting("peer = ? ORDER BY id LIMIT ?", peer, limit)
+    def waiting_for(self, peer: str, origin: str) -> Iterator[WaitingShare]:
+        """Yield the shares from ``origin`` that wait for the link to ``peer``, those that wait longest first."""
+        return self._waiting("peer = ? AND origin = ? ORDER BY id", peer, origin)
 
     def waiting_untold(self, peer: str, reason: str, limit: int) -> list[WaitingShare]:
         """Return shares that wait for the link to ``peer`` and were not reported for ``reason`` yet."""
-        return self._waiting("peer = ? AND told != ? ORDER BY id LIMIT ?", peer, reason, limit)
+        return list(self._waiting("peer = ? AND told != ? LIMIT ?", peer, reason, limit))
 
-    def _waiting(self, which: str, *arguments: object) -> list[WaitingShare]:
+    def _waiting(self, which: str, *arguments: object) -> Iterator[WaitingShare]:
         query = f"SELECT {_WAITING_COLUMNS} FROM waiting WHERE {which}"
-        return [_waiting(row) for row in self._db.execute(query, arguments)]
+        return map(_waiting, self._db.execute(query, arguments))
 
     def told(self, ids: list[int], reason: str) -> None:
         """Remember that the coordinator was told why these wait."""

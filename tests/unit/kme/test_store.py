@@ -127,19 +127,21 @@ def test_waiting_shares_come_back_in_order_until_they_are_sent_or_expire(store):
     away = replace(SHARE, route=("kme-1", "kme-3"))
     with store.transaction():
         for share in (*shares, away):
-            store.wait(share)
-    assert store.waiting() == {"kme-2": 3, "kme-3": 1}
-    assert store.waiting_bytes() == 4 * 160
-    waiting = store.waiting_for("kme-2", 2)
-    assert [w.share for w in waiting] == shares[:2]
+            store.wait(share, "kme-1")
+        store.wait(replace(SHARE, route=("kme-9", "kme-1", "kme-3")), "kme-9")
+    assert store.waiting() == {"kme-2": 3, "kme-3": 2}
+    room = {("kme-2", "kme-1", 3, 480), ("kme-3", "kme-1", 1, 160), ("kme-3", "kme-9", 1, 160)}
+    assert set(store.waiting_room()) == room
+    waiting = list(store.waiting_for("kme-2", "kme-1"))
+    assert [w.share for w in waiting] == shares
     with store.transaction():
         store.told([waiting[0].id], "link.down")
         store.wait_no_more([waiting[1].id])
-    assert [w.share for w in store.waiting_for("kme-2", 9)] == [shares[0], shares[2]]
+    assert [w.share for w in store.waiting_for("kme-2", "kme-1")] == [shares[0], shares[2]]
     assert [w.share for w in store.waiting_untold("kme-2", "link.down", 9)] == [shares[2]]
     with store.transaction():
         assert store.expire_waiting(NOW + 2) == [shares[0]]
-    assert store.waiting() == {"kme-2": 1, "kme-3": 1}
+    assert store.waiting() == {"kme-2": 1, "kme-3": 2}
 
 
 def test_links_are_turned_down_and_up(store):
@@ -158,7 +160,7 @@ def test_what_is_kept_of_a_failed_relay_gives_no_key_away(tmp_path):
     keep(store, PENDING)
     with store.transaction():
         store.keep_share(KeepShare(RELAY, ROUTE, secrets[3], NOW))
-        store.wait(SHARE)
+        store.wait(SHARE, "kme-1")
 
     def found():
         files = b"".join(file.read_bytes() for file in tmp_path.iterdir())
