@@ -20,6 +20,7 @@ from coordinator.cli.options import (
     network_of,
     parsed_wish,
 )
+from coordinator.cli.pictures.files import PictureFiles, PngOption, SvgOption
 from coordinator.cli.screen import JsonOption, print_json
 from qkdrelay.errors import RequestRefusedError
 from qkdrelay.terminal import console
@@ -65,6 +66,8 @@ def analyse(
     all_pairs: Annotated[
         bool, typer.Option("--all-pairs", help="What every pair of KMEs withstands, instead of one pair.")
     ] = False,
+    svg: SvgOption = None,
+    png: PngOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a relay withstands: who could learn the keys, what could block them, how likely that is.
@@ -72,24 +75,33 @@ def analyse(
     Exact, for the plan that `coordinator relay` takes with the same options. With KMEs compromised or failed, or links
     cut, it also says what becomes of that very case, and why.
 
+    --svg and --png draw the plan on its network, in that case; or, with --all-pairs, the network and what each pair
+    withstands.
+
     Example: coordinator analyse kme-1 kme-8 --failed kme-6 --topology eight-kmes
     """
+    pictures = PictureFiles(svg, png)
     wish, network = parsed_wish(withstand), network_of(topology)
     if all_pairs:
         if source or target or compromised or failed or cut or (kme_leak, kme_loss, link_loss) != (None, None, None):
             raise RequestRefusedError("--all-pairs takes no pair and no case", hint="leave out one or the other")
         from coordinator.cli import pairs
 
-        pairs.tell(network, policy or "best", wish, as_json=as_json)
+        pairs.tell(network, policy or "best", wish, pictures, as_json=as_json)
         return
     if source is None or target is None:
         raise RequestRefusedError("source and target are missing", hint="name two KMEs, or take --all-pairs")
     from qkdrelay.network.candidates import choose
 
+    situation = Situation(named_kmes(compromised, network), named_kmes(failed, network), named_links(cut, network))
     chosen = choose(network, source, target, wish, policy, allow_unprotected=True)
+    if pictures:
+        from coordinator.cli.pictures.plan import draw
+
+        pictures.write(draw(network, chosen, situation.compromised, situation.failed, situation.cut))
     found = look_at(
         chosen.plan,
-        Situation(named_kmes(compromised, network), named_kmes(failed, network), named_links(cut, network)),
+        situation,
         Chances(kme_leak, kme_loss, link_loss),
         limit or (None if as_json else SHOWN),
     )

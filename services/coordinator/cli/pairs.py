@@ -1,14 +1,18 @@
 """What every pair of a network withstands under one policy."""
 
+# ruff: noqa: PLC0415 - imports stand where they are needed, so that `--help` is quick
+
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
+from coordinator.cli.pictures.files import PictureFiles
 from coordinator.cli.screen import clean, counted, print_json
 from qkdrelay.errors import InvalidPlanError
 from qkdrelay.network.candidates import Candidate, Policy, Withstand, plans
@@ -20,16 +24,25 @@ _CELL = 4
 Pair = tuple[str, str]
 
 
-def tell(network: Topology, policy: Policy, wish: Withstand, *, as_json: bool) -> None:
-    """Print the table of all pairs (source, target)."""
+def tell(network: Topology, policy: Policy, wish: Withstand, pictures: PictureFiles, *, as_json: bool) -> None:
+    """Print the table of all pairs (source, target), and draw it if there are files for that."""
+    if pictures:
+        from coordinator.cli.pictures.pairs import check_drawable, draw
+
+        check_drawable(network)
     found = all_pairs(network, policy, wish)
-    if as_json:
-        print_json({"network": network.name, "policy": policy, "pairs": [_as_data(*item) for item in found.items()]})
-        return
     between = {pair: made for pair, made in found.items() if pair[1] not in network.neighbours[pair[0]]}
-    screen = console()
+    exposed = _exposed(between)
     title = f"{clean(network.name)}, policy {policy}: {len(between)} pairs (source, target) that are not neighbours"
+    if pictures:
+        pictures.write(draw(network, found, title, exposed.in_words()))
+    if as_json:
+        pairs = [_as_data(*item) for item in found.items()]
+        print_json({"network": network.name, "policy": policy, **asdict(exposed), "pairs": pairs})
+        return
+    screen = console()
     screen.print(Text(title, "bold"), soft_wrap=True)
+    screen.print(exposed.in_words(), soft_wrap=True)
     screen.print()
     screen.print(_counts(between))
     if max(map(len, network.kmes)) + 1 + _CELL * len(network.kmes) <= _WIDTH:
@@ -40,6 +53,26 @@ def tell(network: Topology, policy: Policy, wish: Withstand, *, as_json: bool) -
     else:
         screen.print()
         screen.print(Text(f"--json has each of the {counted(len(found), 'pair')}", "dim"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Exposed:
+    """Of the pairs that are not neighbours, how many a single KME endangers."""
+
+    between: int
+    learned_by_one: int
+    blocked_by_one: int
+
+    def in_words(self) -> str:
+        if not self.between:
+            return "all are neighbours: nobody is between them"
+        learned, blocked = (f"{100 * n / self.between:.0f} %" for n in (self.learned_by_one, self.blocked_by_one))
+        return f"one compromised KME learns the keys of {learned} of them, one crash blocks {blocked}"
+
+
+def _exposed(between: Mapping[Pair, Candidate | str]) -> _Exposed:
+    have = [made.withstands for made in between.values() if isinstance(made, Candidate)]
+    return _Exposed(len(between), sum(h.compromised == 0 for h in have), sum(h.failed == 0 for h in have))
 
 
 def all_pairs(network: Topology, policy: Policy, wish: Withstand) -> dict[Pair, Candidate | str]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,7 +23,8 @@ from coordinator.cli.options import (
     network_of,
     parsed_wish,
 )
-from coordinator.cli.screen import JsonOption, clean, print_json, write_text
+from coordinator.cli.pictures.files import PictureFiles, PngOption, SvgOption
+from coordinator.cli.screen import JsonOption, clean, print_json
 from qkdrelay.errors import RequestRefusedError
 from qkdrelay.terminal import console
 
@@ -50,9 +50,8 @@ def plan(
     keys: Annotated[int, typer.Option(metavar="N", help="How many keys, for the link key they take.")] = 1,
     key_size: Annotated[int, typer.Option(metavar="BITS", help="Size of each key, a multiple of 8.")] = 256,
     allow_unprotected: AllowUnprotectedOption = False,
-    svg: Annotated[
-        Path | None, typer.Option("--svg", metavar="FILE", help="Draw the plan chosen on its network.")
-    ] = None,
+    svg: SvgOption = None,
+    png: PngOption = None,
     compromised: CompromisedOption = None,
     cut: CutOption = None,
     as_json: JsonOption = False,
@@ -61,7 +60,8 @@ def plan(
 
     By default the plan chosen withstands one compromised KME and, if the network allows it, one failed one.
 
-    With --svg, KMEs given as compromised and links given as cut are drawn as such, and what becomes of the relay then.
+    --svg and --png draw the plan chosen on its network; KMEs given as compromised and links given as cut are drawn as
+    such, and what becomes of the relay then.
 
     Exit status 2 if no plan withstands what is asked for; the plans there are are printed all the same.
 
@@ -72,9 +72,11 @@ def plan(
 
     if wrong := check_key_amount(keys, key_size):
         raise RequestRefusedError(wrong, hint="ask for fewer or other keys (--keys, --key-size)")
-    if svg is None and (compromised or cut):
+    pictures = PictureFiles(svg, png)
+    if not pictures and (compromised or cut):
         raise RequestRefusedError(
-            "--compromised and --cut are for the drawing", hint="name its file (--svg), or use `coordinator analyse`"
+            "--compromised and --cut are for the drawing",
+            hint="name its file (--svg or --png), or use `coordinator analyse`",
         )
     wish, network = parsed_wish(withstand), network_of(topology)
     readers, broken = named_kmes(compromised, network), named_links(cut, network)
@@ -96,10 +98,10 @@ def plan(
         except RequestRefusedError as error:
             refusal = error
     chosen = next((candidate for candidate in found if candidate.chosen), None)
-    if svg is not None and chosen is not None:
-        from coordinator.cli.drawing import draw
+    if pictures and chosen is not None:
+        from coordinator.cli.pictures.plan import draw
 
-        write_text(svg, draw(network, chosen, readers, broken))
+        pictures.write(draw(network, chosen, readers, cut=broken))
     if as_json:
         print_json({"source": source, "target": target, "plans": [as_data(candidate) for candidate in found]})
     elif found:

@@ -19,13 +19,8 @@ def print_json(data: Any, *, indent: int | None = 2) -> None:
     typer.echo(json.dumps(data, indent=indent, ensure_ascii=False))
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file that was asked for; raise RequestRefusedError if it cannot be written."""
-    write_bytes(path, text.encode())
-
-
 def write_bytes(path: Path, data: bytes) -> None:
-    """Do the same with bytes."""
+    """Write a file that was asked for; raise RequestRefusedError if it cannot be written."""
     try:
         path.write_bytes(data)
     except OSError as error:

@@ -9,8 +9,8 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from coordinator.cli.drawing import BOX_HEIGHT, KMES_DRAWN_MAX, draw
-from coordinator.cli.layout import layered
+from coordinator.cli.pictures.layered import layered
+from coordinator.cli.pictures.plan import BOX_HEIGHT, KMES_DRAWN_MAX, draw
 from qkdrelay.network.candidates import plans
 from qkdrelay.network.topology import Topology, load_topology
 
@@ -62,7 +62,7 @@ def pictures():
 @pytest.mark.parametrize(("topology", "candidate"), list(pictures()))
 def test_no_label_lies_on_another_or_beside_its_box_or_page(topology, candidate):
     compromised = topology.kmes[2:4]
-    root = ET.fromstring(draw(topology, candidate, compromised, topology.links[:2]))
+    root = ET.fromstring(draw(topology, candidate, compromised, cut=topology.links[:2]))
     width, height = float(root.get("width")), float(root.get("height"))
     labels = texts(root)
     assert {kme for kme, *_ in labels} >= set(topology.kmes)

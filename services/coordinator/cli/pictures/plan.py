@@ -1,13 +1,28 @@
-"""A plan drawn on its network, as SVG: who splits, who is compromised, what is cut."""
+"""A plan drawn on its network, as SVG: who splits, who is compromised or down, what is cut."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from html import escape
 
-from coordinator.cli.layout import Edge, Layout, layered
+from coordinator.cli.pictures.layered import Edge, Layout, layered
+from coordinator.cli.pictures.page import (
+    BLUE,
+    FAINT,
+    GREY,
+    INK,
+    LETTER,
+    LINE_HEIGHT,
+    MARGIN,
+    PALE,
+    RED,
+    SMALL_LETTER,
+    STEEL,
+    group,
+    page,
+    text,
+)
 from coordinator.cli.screen import clean, counted
 from qkdrelay.network.candidates import Candidate
 from qkdrelay.network.case import case
@@ -19,27 +34,28 @@ KMES_DRAWN_MAX = 48
 """Of a larger network, only the KMEs of the plan are drawn."""
 _ROUNDS = 12
 BOX_HEIGHT = 34.0
-LINE_HEIGHT = 16.0
-MARGIN = 28.0
 ARC_MAX = 36.0
 """How far a link within a column may reach out beside it."""
-_LETTER, _SMALL_LETTER = 9.0, 6.8
-"""Widths to reckon with, in the fonts below."""
-_FONT = 'font-family="Helvetica, Arial, sans-serif"'
-_INK, _GREY, _FAINT, _RED, _BLUE = "#1b1f24", "#48515c", "#c9d0d9", "#b3261e", "#1f4fa3"
 _FILLS = {
-    "end": ("#e3ecfb", _BLUE),
-    "plan": ("#f3f5f8", "#5f6b7a"),
-    "bad": ("#fde7e5", _RED),
-    "other": ("#fff", _FAINT),
+    "end": ("#e3ecfb", BLUE),
+    "plan": ("#f3f5f8", STEEL),
+    "bad": ("#fde7e5", RED),
+    "down": ("#fff", STEEL),
+    "other": ("#fff", FAINT),
 }
 
 
 def draw(
-    topology: Topology, candidate: Candidate, compromised: Collection[str] = (), cut: Collection[Link] = ()
+    topology: Topology,
+    candidate: Candidate,
+    compromised: Collection[str] = (),
+    failed: Collection[str] = (),
+    cut: Collection[Link] = (),
 ) -> str:
     """Return the SVG of a candidate's plan on its network; ``cut`` links are not directed."""
-    return _Drawing(topology, candidate, frozenset(compromised), frozenset(map(frozenset, cut))).svg()
+    return _Drawing(
+        topology, candidate, frozenset(compromised), frozenset(failed), frozenset(map(frozenset, cut))
+    ).svg()
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +63,7 @@ class _Drawing:
     topology: Topology
     candidate: Candidate
     compromised: frozenset[str]
+    failed: frozenset[str]
     cut: frozenset[frozenset[str]]
 
     @property
@@ -62,7 +79,7 @@ class _Drawing:
                 weights[(a, b) if columns[a] <= columns[b] else (b, a)] = 1
         layout = layered(columns, weights, {kme: self._size(kme) for kme in columns})
         footer = self._footer()
-        width = max(layout.width, *(len(line) * _SMALL_LETTER for line in footer)) + 2 * MARGIN
+        width = max(layout.width, *(len(line) * SMALL_LETTER for line in footer)) + 2 * MARGIN
         height = layout.height + 2 * MARGIN + (len(footer) + 3.25) * LINE_HEIGHT
         indent = (width - layout.width) / 2
         body = [
@@ -70,26 +87,9 @@ class _Drawing:
             *(line for kme in columns for line in self._box(kme, *layout.boxes[kme])),
         ]
         legend = self._legend(indent, layout.height + 1.75 * LINE_HEIGHT, columns)
-        foot = [
-            _text(line, width / 2, height - MARGIN - (len(footer) - 1 - i) * LINE_HEIGHT, _INK, halo=False)
-            for i, line in enumerate(footer)
-        ]
-        size = f'viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" height="{height:.0f}"'
-        return "\n".join(
-            (
-                f'<svg xmlns="http://www.w3.org/2000/svg" {size} {_FONT} font-size="12">',
-                f"<title>{escape(footer[0])}</title>",
-                f'<rect width="{width:.0f}" height="{height:.0f}" fill="#ffffff"/>',
-                f'<g transform="translate({indent:.1f} {MARGIN:.1f})">',
-                *body,
-                "</g>",
-                f'<g transform="translate(0 {MARGIN:.1f})">',
-                *legend,
-                "</g>",
-                *foot,
-                "</svg>\n",
-            )
-        )
+        below = height - MARGIN - (len(footer) - 1) * LINE_HEIGHT
+        foot = [text(line, width / 2, below + number * LINE_HEIGHT) for number, line in enumerate(footer)]
+        return page(footer[0], width, height, (*group(indent, MARGIN, body), *group(0, MARGIN, legend), *foot))
 
     def _columns(self) -> dict[str, int]:
         """Put the KMEs of the plan as far right as the longest way to them, the others about where they are near."""
@@ -105,33 +105,37 @@ class _Drawing:
     def _captions(self, kme: str) -> list[tuple[str, str]]:
         plan, lines = self.plan, []
         if kme in (plan.source, plan.target):
-            lines.append(("source" if kme == plan.source else "target", _GREY))
+            lines.append(("source" if kme == plan.source else "target", GREY))
         if plan.is_split(kme):
-            lines.append((f"splits, {plan.threshold(kme)} of {len(plan.successors(kme))}", _GREY))
+            lines.append((f"splits, {plan.threshold(kme)} of {len(plan.successors(kme))}", GREY))
         if kme in self.compromised:
-            lines.append(("compromised", _RED))
+            lines.append(("compromised", RED))
+        if kme in self.failed:
+            lines.append(("down", GREY))
         return lines
 
     def _size(self, kme: str) -> tuple[float, float]:
         captions = self._captions(kme)
-        texts = [len(kme) * _LETTER + 24, *(len(text) * _SMALL_LETTER for text, _ in captions)]
+        texts = [self._width(kme), *(len(said) * SMALL_LETTER for said, _ in captions)]
         return max(texts), BOX_HEIGHT + 2 * LINE_HEIGHT * len(captions)  # as much above, to keep its lines level
 
     def _box(self, kme: str, x: float, y: float) -> Iterator[str]:
         ends = (self.plan.source, self.plan.target)
         of_plan = kme in self.plan.hops or kme in ends
-        kind = "bad" if kme in self.compromised else "end" if kme in ends else "plan" if of_plan else "other"
+        kind = "end" if kme in ends else "plan" if of_plan else "other"
+        if kme in self.compromised | self.failed:
+            kind = "bad" if kme in self.compromised else "down"
         fill, stroke = _FILLS[kind]
-        width = len(kme) * _LETTER + 24
-        ink = _INK if of_plan or kind == "bad" else "#7a8490"
+        width = self._width(kme)
+        dashes = ' stroke-dasharray="5 4"' if kme in self.failed else ""
         yield (
             f'<rect x="{x - width / 2:.1f}" y="{y - BOX_HEIGHT / 2:.1f}" width="{width:.1f}" height="{BOX_HEIGHT:.0f}" '
-            f'rx="8" fill="{fill}" stroke="{stroke}" stroke-width="{2 if of_plan else 1.5}"/>'
+            f'rx="8" fill="{fill}" stroke="{stroke}" stroke-width="{2 if of_plan else 1.5}"{dashes}/>'
         )
-        weight = ' font-weight="600"' if of_plan else ""
-        yield f'<text x="{x:.1f}" y="{y + 5:.1f}" text-anchor="middle" font-size="14" fill="{ink}"{weight}>{kme}</text>'
-        for number, (text, colour) in enumerate(self._captions(kme), 1):
-            yield _text(text, x, y + BOX_HEIGHT / 2 + number * LINE_HEIGHT - 2, colour)
+        ink = PALE if kind in ("other", "down") else INK
+        yield text(kme, x, y + 5, ink, size=14, bold=of_plan)
+        for number, (said, colour) in enumerate(self._captions(kme), 1):
+            yield text(said, x, y + BOX_HEIGHT / 2 + number * LINE_HEIGHT - 2, colour, halo=True)
 
     def _lines(self, layout: Layout, columns: dict[str, int], weights: dict[Edge, int]) -> Iterator[str]:
         """Yield the links, those beside the plan first, so that the plan's lie on top."""
@@ -148,7 +152,7 @@ class _Drawing:
                 )
                 path, middle = _curve(points, [layout.widths[c] / 2 for c in range(columns[a], columns[b] + 1)])
             broken = frozenset((a, b)) in self.cut
-            colour = _RED if broken else "#5f6b7a" if weight > 1 else _FAINT
+            colour = RED if broken else STEEL if weight > 1 else FAINT
             dashes = ' stroke-dasharray="5 5"' if broken else ""
             yield f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="{2 if weight > 1 else 1.5}"{dashes}/>'
             if weight > 1:
@@ -158,7 +162,7 @@ class _Drawing:
                 yield _cross(*middle)
 
     def _width(self, kme: str) -> float:
-        return len(kme) * _LETTER + 24
+        return len(kme) * LETTER + 24
 
     def _ports(self, layout: Layout, weights: dict[Edge, int]) -> dict[Edge, tuple[float, float]]:
         """Return how far above or below the middle of its two boxes each line ends: they fan out by direction."""
@@ -175,15 +179,15 @@ class _Drawing:
         return {edge: (offsets[edge, True], offsets[edge, False]) for edge in weights}
 
     def _legend(self, x: float, y: float, columns: dict[str, int]) -> Iterator[str]:
-        entries = [("carries shares", "#5f6b7a", "")]
+        entries = [("carries shares", STEEL, "")]
         if len(self.plan.links) < sum(a in columns and b in columns for a, b in self.topology.links):
-            entries.append(("QKD link not used", _FAINT, ""))
+            entries.append(("QKD link not used", FAINT, ""))
         if self.cut:
-            entries.append(("cut", _RED, ' stroke-dasharray="5 5"'))
-        for text, colour, dashes in entries:
+            entries.append(("cut", RED, ' stroke-dasharray="5 5"'))
+        for said, colour, dashes in entries:
             yield f'<path d="M{x:.1f} {y - 4:.1f} h30" stroke="{colour}" stroke-width="2"{dashes}/>'
-            yield f'<text x="{x + 38:.1f}" y="{y:.1f}" fill="{_GREY}">{text}</text>'
-            x += 38 + len(text) * _SMALL_LETTER + 24
+            yield text(said, x + 38, y, GREY, anchor="start")
+            x += 38 + len(said) * SMALL_LETTER + 24
 
     def _footer(self) -> list[str]:
         plan, have = self.plan, self.candidate.withstands
@@ -194,16 +198,23 @@ class _Drawing:
         worst = f"{counted(have.compromised, 'compromised KME')} and {counted(have.failed, 'failed KME')}"
         lines = [title, f"withstands {worst}, in the worst case"]
         here = []
-        found = case(plan, self.compromised, cut=[(min(link), max(link)) for link in self.cut])
+        found = case(plan, self.compromised, self.failed, [(min(link), max(link)) for link in self.cut])
         if self.compromised:
             does = "learns" if len(self.compromised) == 1 else "together learn"
-            here.append(f"{' and '.join(sorted(self.compromised))} {does} {'the keys' if found.learned else 'nothing'}")
+            here.append(f"{_all_of(self.compromised)} {does} {'the keys' if found.learned else 'nothing'}")
+        lost = [f"{_all_of(self.failed)} down"] if self.failed else []
         if self.cut:
+            lost.append(f"{counted(len(self.cut), 'link')} cut")
+        if lost:
             does = "rebuilds the keys" if found.delivered else "cannot rebuild the keys"
-            here.append(f"{plan.target} {does} with {counted(len(self.cut), 'link')} cut")
+            here.append(f"{plan.target} {does} with {' and '.join(lost)}")
         if here:
             lines.append(f"here {'; '.join(here)}")
         return lines
+
+
+def _all_of(kmes: Collection[str]) -> str:
+    return " and ".join(sorted(kmes))
 
 
 def _with_others(topology: Topology, columns: dict[str, int]) -> dict[str, int]:
@@ -252,9 +263,4 @@ def _arc(
 
 def _cross(x: float, y: float) -> str:
     path = f"M{x - 7:.1f} {y - 7:.1f} l14 14 M{x - 7:.1f} {y + 7:.1f} l14 -14"
-    return f'<path d="{path}" stroke="{_RED}" stroke-width="3"/>'
-
-
-def _text(text: str, x: float, y: float, colour: str, *, halo: bool = True) -> str:
-    around = ' stroke="#ffffff" stroke-width="4" paint-order="stroke"' if halo else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="middle" fill="{colour}"{around}>{escape(text)}</text>'
+    return f'<path d="{path}" stroke="{RED}" stroke-width="3"/>'
