@@ -75,7 +75,7 @@ def analyse(
     Exact, for the plan that `coordinator relay` takes with the same options. With KMEs compromised or failed, or links
     cut, it also says what becomes of that very case, and why.
 
-    --svg and --png draw the plan on its network, in that case; or, with --all-pairs, the network and what each pair
+    --svg and --png draw the plan on its network, in that case. For all pairs, they draw the network and what each pair
     withstands.
 
     Example: coordinator analyse kme-1 kme-8 --failed kme-6 --topology eight-kmes

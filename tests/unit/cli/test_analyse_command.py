@@ -150,7 +150,7 @@ def test_all_pairs_of_nsfnet_on_one_screen(run):
     result = run("analyse", "--all-pairs", *NSFNET, *RECURSIVE)
     lines = result.out.splitlines()
     assert lines[0] == "nsfnet, policy recursive: 140 pairs (source, target) that are not neighbours"
-    assert lines[3].split() == ["0", "0", "0", "0", "108", "77", "%", "2", "to", "9"]
+    assert lines[4].split() == ["0", "0", "0", "0", "108", "77", "%", "2", "to", "9"]
     assert max(map(len, lines)) <= 80
     assert [line.split()[0] for line in lines if line.startswith("pa")] == ["palo-alto"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from itertools import combinations
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -13,42 +12,10 @@ from coordinator.cli.pictures.layered import layered
 from coordinator.cli.pictures.plan import BOX_HEIGHT, KMES_DRAWN_MAX, draw
 from qkdrelay.network.candidates import plans
 from qkdrelay.network.topology import Topology, load_topology
+from support.svg import SVG, boxes, overlap, page, texts, within
 
 TOPOLOGIES = sorted((Path(__file__).parents[3] / "infra" / "topologies").glob("*.toml"))
 REFERENCE = ("--topology", str(next(file for file in TOPOLOGIES if file.stem == "eight-kmes")))
-SVG = "{http://www.w3.org/2000/svg}"
-
-
-def offset(group):
-    return tuple(map(float, re.findall(r"[\d.-]+", group.get("transform", "")))) or (0.0, 0.0)
-
-
-def texts(root):
-    """Each text with the rectangle it takes: (text, left, top, right, bottom)."""
-    found = []
-    for group in (root, *root.findall(f"{SVG}g")):
-        dx, dy = offset(group)
-        for text in group.findall(f"{SVG}text"):
-            size = float(text.get("font-size", "12"))
-            width = len(text.text) * size * 0.56
-            left = float(text.get("x")) + dx - (width / 2 if text.get("text-anchor") == "middle" else 0)
-            bottom = float(text.get("y")) + dy
-            found.append((text.text, left, bottom - 0.75 * size, left + width, bottom))
-    return found
-
-
-def boxes(root):
-    group = root.find(f"{SVG}g")
-    dx, dy = offset(group)
-    found = []
-    for rect in group.findall(f"{SVG}rect"):
-        x, y, width, height = (float(rect.get(name)) for name in ("x", "y", "width", "height"))
-        found.append((None, x + dx, y + dy, x + dx + width, y + dy + height))
-    return found
-
-
-def overlap(one, other):
-    return one[1] < other[3] and other[1] < one[3] and one[2] < other[4] and other[2] < one[4]
 
 
 def pictures():
@@ -63,19 +30,14 @@ def pictures():
 def test_no_label_lies_on_another_or_beside_its_box_or_page(topology, candidate):
     compromised = topology.kmes[2:4]
     root = ET.fromstring(draw(topology, candidate, compromised, cut=topology.links[:2]))
-    width, height = float(root.get("width")), float(root.get("height"))
     labels = texts(root)
     assert {kme for kme, *_ in labels} >= set(topology.kmes)
     for one, other in combinations(labels, 2):
         assert not overlap(one, other), (one, other)
     for label in labels:
-        assert label[1] >= 0
-        assert label[2] >= 0
-        assert label[3] <= width
-        assert label[4] <= height
+        assert within(label, page(root))
         for box in boxes(root):
-            inside = box[1] <= label[1] and label[3] <= box[3] and box[2] <= label[2] and label[4] <= box[4]
-            assert inside or not overlap(box, label), label
+            assert within(label, box) or not overlap(box, label), label
 
 
 def test_it_says_who_splits_who_is_compromised_and_what_becomes_of_it(run, tmp_path):
@@ -101,6 +63,17 @@ def test_the_keys_that_are_learned_or_lost_are_said_to_be(run, tmp_path):
         "here kme-2 and kme-3 together learn the keys; kme-8 cannot rebuild the keys with 1 link cut"
         in (tmp_path / "plan.svg").read_text()
     )
+
+
+def test_analyse_draws_the_same_and_kmes_that_are_down(run, tmp_path):
+    pair = ("kme-1", "kme-8", *REFERENCE, "--policy", "recursive", "--compromised", "kme-4", "--cut", "kme-7:kme-8")
+    run("plan", *pair, "--svg", "plan.svg")
+    run("analyse", *pair, "--svg", "analyse.svg")
+    assert (tmp_path / "plan.svg").read_text() == (tmp_path / "analyse.svg").read_text()
+    assert run("analyse", *pair, "--failed", "kme-6,kme-2", "--svg", "down.svg").code == 0
+    said = [text for text, *_ in texts(ET.fromstring((tmp_path / "down.svg").read_text()))]
+    assert said.count("down") == 2
+    assert "here kme-4 learns nothing; kme-8 cannot rebuild the keys with kme-2 and kme-6 down and 1 link cut" in said
 
 
 def test_a_name_is_no_markup():
@@ -137,9 +110,3 @@ def test_a_case_without_a_drawing_is_refused(run):
     result = run("plan", "kme-1", "kme-8", *REFERENCE, "--compromised", "kme-2")
     assert (result.code, result.out) == (2, "")
     assert "--svg" in result.err
-
-
-def test_a_file_that_cannot_be_written(run):
-    result = run("plan", "kme-1", "kme-8", *REFERENCE, "--svg", "nowhere/plan.svg")
-    assert (result.code, result.out) == (2, "")
-    assert result.err.startswith("error: nowhere/plan.svg: cannot be written: ")

@@ -17,7 +17,7 @@ from qkdrelay.errors import RequestRefusedError
 
 SvgOption = Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Draw it, as SVG.")]
 PngOption = Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Draw it, as PNG.")]
-PIXELS_MAX = 1 << 26
+PIXELS_MAX = 1 << 25
 _ZOOM = 2.0
 _FONTS = Path(__file__).parent / "fonts"
 
@@ -71,11 +71,11 @@ def _check(file: Path, option: str) -> None:
         other = {".svg": "--svg", ".png": "--png"}.get(file.suffix.lower())
         hint = f"that is {other}" if other else f"such as {file.name or 'picture'}.{option}"
         raise RequestRefusedError(f"--{option} {file}: the name does not end in .{option}", hint=hint)
-    if file.is_dir():
-        raise _unwritable(file, "it is a directory")
-    if not file.parent.is_dir():
-        raise _unwritable(file, f"there is no directory {file.parent}")
-
-
-def _unwritable(file: Path, why: str) -> RequestRefusedError:
-    return RequestRefusedError(f"{file}: cannot be written: {why}", hint="name another file")
+    try:
+        wrong = "it is a directory" if file.is_dir() else None
+        if not file.parent.is_dir():
+            wrong = f"there is no directory {file.parent}"
+    except OSError as error:  # such as a name too long
+        wrong = error.strerror
+    if wrong:
+        raise RequestRefusedError(f"{file}: cannot be written: {wrong}", hint="name another file")

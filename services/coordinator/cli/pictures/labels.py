@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 HEIGHT = 13.0
-_GAP = 4.0
+GAP = 4.0
+"""Between a circle and its name."""
 _IMPOSSIBLE, _CROSSED = 1000.0, 10.0
 _ROUNDS = 12
 Point = tuple[float, float]
@@ -88,7 +89,7 @@ def beside(
 def _around(place: Point, width: float, radius: float) -> Iterator[_Box]:
     """Yield where a name may stand, best first."""
     x, y = place
-    far, slant = radius + _GAP, 0.7 * radius + _GAP
+    far, slant = radius + GAP, 0.7 * radius + GAP
     yield _Box(x, y + far + HEIGHT / 2, width)
     yield _Box(x, y - far - HEIGHT / 2, width)
     sides: tuple[tuple[int, Anchor], ...] = ((1, "start"), (-1, "end"))

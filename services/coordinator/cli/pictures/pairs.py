@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from coordinator.cli.pictures.labels import HEIGHT, beside
+from coordinator.cli.pictures.labels import GAP, HEIGHT, beside
 from coordinator.cli.pictures.page import (
     BLUE,
     FAINT,
@@ -127,7 +127,7 @@ class _Drawing:
 
     def _network(self, width: float, height: float) -> Iterator[str]:
         r, links = self.radius, self.topology.links
-        edge = r + HEIGHT
+        edge = r + GAP + HEIGHT
         places = {
             kme: (x + edge, y + edge)
             for kme, (x, y) in spread(self.topology, width - 2 * edge, height - 2 * edge, 1.5 * r).items()
