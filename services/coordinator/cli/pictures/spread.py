@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,7 +13,7 @@ from qkdrelay.network.topology import Topology
 Points = NDArray[np.float64]
 _STARTS = 24
 _TURNS = 36
-_STEPS = 200
+_STEPS, _PACE = 200, 0.8
 _STRETCH = 1.5
 """How much more one axis may be stretched than the other to fill the rectangle."""
 _SEED = 20
@@ -36,7 +37,7 @@ def spread(topology: Topology, width: float, height: float, clearance: float) ->
     for drawing in _majorised(_hops(topology)):
         crossed = _CROSSED * _crossings(drawing, ends)
         for turn in range(_TURNS):
-            placed = _fitted(_turned(drawing, 2 * np.pi * turn / _TURNS), width, height)
+            placed = _fitted(_turned(drawing, 2 * math.pi * turn / _TURNS), width, height)
             rightward = (placed[-1, 0] - placed[0, 0]) / width
             badness = round(crossed + _CLOSE * _too_close(placed, ends, clearance) - rightward, 3)
             if badness < least:
@@ -59,28 +60,27 @@ def _hops(topology: Topology) -> Points:
 
 
 def _majorised(hops: Points) -> Points:
-    """Return drawings, shape (starts, KMEs, 2), each of the least stress near a random start."""
+    """Return drawings, shape (starts, KMEs, 2), each of the least stress near a random start.
+
+    Each step moves every KME to, or rather towards, where the others want it. No matrix is multiplied or inverted, and
+    sums run over an axis that is not the last: so every processor rounds alike, and chaos finds nothing to enlarge.
+    """
     n = len(hops)
-    away = hops + np.eye(n)
-    weights = (1 - np.eye(n)) / away**2
-    inverse = np.linalg.pinv(np.diag(weights.sum(axis=1)) - weights)
-    points = np.random.default_rng(_SEED).uniform(-n, n, (_STARTS, n, 2))
+    away = (hops + np.eye(n))[..., None]
+    weights = (1 - np.eye(n))[..., None] / (away * away)
+    weights /= weights.sum(axis=1, keepdims=True)
+    points = np.random.default_rng(_SEED).uniform(-n, n, (2, n, _STARTS))
     for _ in range(_STEPS):
-        x, y = points[..., 0], points[..., 1]
-        apart = np.hypot(x[:, :, None] - x[:, None], y[:, :, None] - y[:, None])
-        pull = -weights * hops / np.maximum(apart, 1e-9)
-        pull[:, range(n), range(n)] = -pull.sum(axis=-1)
-        moved = inverse @ pull @ points
-        done = np.abs(moved - points).max() < 1e-7
-        points = moved
-        if done:
-            break
-    return np.asarray(points)
+        apart = points[:, None] - points[:, :, None]
+        distance = np.sqrt(apart[0] * apart[0] + apart[1] * apart[1])
+        points = points + _PACE * (weights * (1 - away / np.maximum(distance, 1e-9)) * apart).sum(axis=2)
+    return points.transpose(2, 1, 0)
 
 
 def _turned(points: Points, angle: float) -> Points:
-    c, s = np.cos(angle), np.sin(angle)
-    return np.asarray(points @ np.array([[c, -s], [s, c]]))
+    c, s = math.cos(angle), math.sin(angle)
+    x, y = points[:, 0], points[:, 1]
+    return np.column_stack((c * x + s * y, c * y - s * x))
 
 
 def _fitted(points: Points, width: float, height: float) -> Points:
@@ -93,8 +93,8 @@ def _fitted(points: Points, width: float, height: float) -> Points:
 
 def _freed(points: Points, ends: NDArray[np.intp], clearance: float, room: Points) -> Points:
     """Move KMEs that lie on links of others, and the ends of such links, as long as that helps and is little work."""
-    angles = np.linspace(0, 2 * np.pi, _DIRECTIONS, endpoint=False)
-    moves = np.concatenate([step * np.column_stack((np.cos(angles), np.sin(angles))) for step in _MOVES]) * clearance
+    angles = [2 * math.pi * direction / _DIRECTIONS for direction in range(_DIRECTIONS)]
+    moves = clearance * np.array([(step * math.cos(a), step * math.sin(a)) for step in _MOVES for a in angles])
     badness = _badness(points, ends, clearance)
     work = 0
     for _ in range(_ROUNDS):
@@ -121,7 +121,8 @@ def _badness(points: Points, ends: NDArray[np.intp], clearance: float) -> float:
 def _too_close(points: Points, ends: NDArray[np.intp], clearance: float) -> float:
     """Return how many KMEs stand too close to another or to a link of others, each by how much."""
     x, y = points[:, 0], points[:, 1]
-    apart = np.hypot(x[:, None] - x, y[:, None] - y)[np.triu_indices(len(points), 1)]
+    one, other = np.triu_indices(len(points), 1)
+    apart = np.sqrt((x[one] - x[other]) ** 2 + (y[one] - y[other]) ** 2)
     near = np.concatenate([_beside(points, ends).ravel(), apart / 2])
     return float(np.maximum(0, 1.5 - near / clearance).sum())
 
@@ -134,7 +135,7 @@ def _beside(points: Points, ends: NDArray[np.intp]) -> Points:
     part = np.clip((offset * along).sum(-1) / np.maximum((along * along).sum(-1), 1e-9), 0, 1)
     away = offset - part[..., None] * along
     own = (np.arange(len(points))[:, None, None] == ends).any(axis=-1)
-    return np.where(own, np.inf, np.hypot(away[..., 0], away[..., 1]))
+    return np.where(own, np.inf, np.sqrt((away * away).sum(-1)))
 
 
 def _crossings(points: Points, ends: NDArray[np.intp]) -> int:
