@@ -58,10 +58,11 @@ class _Box:
 
 def beside(
     places: Mapping[str, Point], links: Sequence[tuple[str, str]], radius: float, letter: float, room: Point
-) -> dict[str, tuple[float, float, Anchor]] | None:
-    """Return where each name starts, ends or has its middle, beside its circle; None if there is no room for them all.
+) -> dict[str, tuple[float, float, Anchor]]:
+    """Return where each name starts, ends or has its middle, beside its circle.
 
-    No name lies on a circle, on another name or beyond the room (width, height); as few as possible lie on links.
+    No name lies on a circle, on another name or beyond the room (width, height), and as few as possible lie on links;
+    names for which there is no room are left out.
     """
     choices = {kme: list(_around(places[kme], len(kme) * letter, radius)) for kme in places}
     fixed = {
@@ -81,9 +82,12 @@ def beside(
             taken[kme] = boxes[all_in.index(costs[kme])]
         if taken == before:
             break
-    if any(cost >= _IMPOSSIBLE for cost in costs.values()):
-        return None
-    return {kme: (box.start, box.y, box.anchor) for kme, box in taken.items()}
+    shown: dict[str, _Box] = {}
+    for kme in sorted(taken, key=costs.__getitem__):
+        box = taken[kme]
+        if fixed[kme][choices[kme].index(box)] < _IMPOSSIBLE and not any(map(box.overlaps, shown.values())):
+            shown[kme] = box
+    return {kme: (box.start, box.y, box.anchor) for kme, box in shown.items()}
 
 
 def _around(place: Point, width: float, radius: float) -> Iterator[_Box]:

@@ -41,7 +41,7 @@ class _Kind:
     says: str
 
 
-# Told apart by lightness alone too: in grey, and by whoever sees fewer colours.
+# Told apart with every kind of colour vision; where there are no colours at all, by the numbers in the cells.
 _BOTH = _Kind("#7b2d26", "#ffffff", "one compromised KME learns the keys; one crash blocks them")
 _LEARNED = _Kind("#d9662f", INK, "one compromised KME learns the keys; no single crash blocks them")
 _BLOCKED = _Kind("#f6c667", INK, "one crash blocks the keys; no single KME learns them")
@@ -135,7 +135,7 @@ class _Drawing:
         for a, b in links:
             (x1, y1), (x2, y2) = places[a], places[b]
             yield f'<path d="M{x1:.1f} {y1:.1f} L{x2:.1f} {y2:.1f}" stroke="{STEEL}" stroke-width="1.5"/>'
-        for kme, (x, y, anchor) in (beside(places, links, r, 0.56 * self.font, (width, height)) or {}).items():
+        for kme, (x, y, anchor) in beside(places, links, r, 0.56 * self.font, (width, height)).items():
             yield text(kme, x, y + 4, GREY, anchor=anchor, size=self.font, halo=True)
         for number, (kme, (x, y)) in enumerate(places.items(), 1):
             yield from _circle(x, y, r, self.topology.trust.get(kme))
