@@ -59,6 +59,8 @@ class BrokerSettings(BaseSettings):
 
     broker: Addresses
     broker_vhost: str = VHOST
+    broker_tls: Annotated[Path | None, BeforeValidator(lambda value: value or None)] = None
+    """With this directory of certificates, by TLS (`qkdrelay.broker.rabbitmq.tls`)."""
 
 
 class ServiceSettings(BrokerSettings):
@@ -81,6 +83,7 @@ class ServiceSettings(BrokerSettings):
             addresses=self.broker,
             user=self.broker_user or name,
             password=self.broker_password.get_secret_value(),
+            tls=self.broker_tls,
             vhost=self.broker_vhost,
             queues=queues,
             prefetch=self.prefetch,

@@ -82,7 +82,7 @@ def test_a_port_that_hangs_up_because_the_broker_behind_it_is_still_starting() -
         thread.start()
         error = refusal(RabbitMqSettings(addresses=address, user=CLI, password=SECRET))
         thread.join(timeout=5)
-    assert str(error) == f"what answers at {address} is no AMQP broker, or none that is ready"
+    assert str(error) == f"what answers at {address} is no AMQP broker, or none that is ready, or it wants TLS"
     assert "still starting" in (error.hint or "")
 
 

@@ -49,6 +49,7 @@ def connect(watch: Sequence[str] = ()) -> Client:
             user=settings.cli_user,
             password=settings.cli_password.get_secret_value(),
             vhost=settings.broker_vhost,
+            tls=settings.broker_tls,
         ),
         watch=watch,
     )

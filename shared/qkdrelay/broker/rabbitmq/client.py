@@ -27,8 +27,7 @@ from qkdrelay.broker.names import (
     REQUESTS_KEY,
 )
 from qkdrelay.broker.port import Publication, check_size
-from qkdrelay.broker.rabbitmq.connection import describe
-from qkdrelay.broker.rabbitmq.explain import HINT_PROVISION, explain
+from qkdrelay.broker.rabbitmq.explain import HINT_PROVISION, describe, explain
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
 from qkdrelay.errors import BrokerUnreachableError
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable
 from typing import Any
 
-import pika
 import structlog
 from pika.adapters.select_connection import IOLoop, SelectConnection
 from pika.channel import Channel
 
 from qkdrelay.broker.rabbitmq.backoff import backoff_s
+from qkdrelay.broker.rabbitmq.explain import describe, explain
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
+from qkdrelay.errors import SettingsError
 
 _log = structlog.get_logger()
 
@@ -44,10 +46,11 @@ class LiveConnection:
         self._on_lost = on_lost
         self._on_stopped = on_stopped
         self._connection: SelectConnection | None = None
-        self._address = ""
+        self._address = settings.hosts[0]
         self._timer: Any = None
         self._failures = 0
-        self._attempts = 0
+        # Not all begin with the first node of a cluster, and none keeps coming back to one that is away.
+        self._attempts = random.randrange(len(settings.hosts))  # noqa: S311 - spreads load, guards nothing
         self._ready_since: float | None = None
         self._reason: object = None
         self._stopping = False
@@ -56,11 +59,15 @@ class LiveConnection:
         """Connect to the next address of the settings."""
         self._timer = None
         hosts = self._settings.hosts
-        address = hosts[self._attempts % len(hosts)]
-        self._address = f"{address[0]}:{address[1]}"
+        self._address = hosts[self._attempts % len(hosts)]
         self._attempts += 1
+        try:
+            parameters = self._settings.parameters(self._address, self._role)
+        except SettingsError as error:  # the certificates are read anew each time: they may have been renewed
+            self._ended(None, error)
+            return
         self._connection = SelectConnection(
-            self._settings.parameters(address, self._role),
+            parameters,
             on_open_callback=self._opened,
             on_open_error_callback=self._ended,
             on_close_callback=self._ended,
@@ -70,7 +77,12 @@ class LiveConnection:
     def ready(self, **details: object) -> None:
         """Note, and log with ``details``, that the channel is set up."""
         self._ready_since = time.monotonic()
-        _log.info("broker.connected", role=self._role, user=self._settings.user, address=self._address, **details)
+        _log.info("broker.connected", role=self._role, user=self._settings.user, address=self._where, **details)
+
+    @property
+    def _where(self) -> str:
+        host, port = self._address
+        return f"{host}:{port}"
 
     def give_up(self, reason: object) -> None:
         """Drop this connection, because of ``reason``, and build another."""
@@ -106,7 +118,7 @@ class LiveConnection:
         self._on_lost()
         self.give_up(reason)
 
-    def _ended(self, _connection: SelectConnection, error: BaseException) -> None:
+    def _ended(self, _connection: SelectConnection | None, error: BaseException) -> None:
         """Plan the next attempt after a connection was lost or could not be made."""
         self._connection = None
         was_ready, self._ready_since = self._ready_since, None
@@ -119,32 +131,11 @@ class LiveConnection:
         rounds = self._failures // len(self._settings.hosts)
         wait_s = backoff_s(rounds, self._settings.backoff_min_s, self._settings.backoff_max_s)
         self._failures += 1
-        _log.warning(
-            "broker.lost" if was_ready is not None else "broker.unreachable",
-            role=self._role,
-            user=self._settings.user,
-            address=self._address,
-            reason=describe(reason),
-            retry_in_s=round(wait_s, 2),
-        )
+        if was_ready is None and isinstance(reason, BaseException):
+            failure = explain(reason, self._settings, self._address)
+            event, why = "broker.unreachable", {"reason": str(failure), "hint": failure.hint}
+        else:
+            event, why = "broker.lost", {"reason": describe(reason)}
+        names = {"role": self._role, "user": self._settings.user, "address": self._where}
+        _log.warning(event, **names, **why, retry_in_s=round(wait_s, 2))
         self._timer = self._loop.call_later(wait_s, self.start)
-
-
-def describe(error: object) -> str:
-    """Put an error of pika's into words; many of them have none of their own."""
-    while isinstance(error, BaseException) and isinstance(inner := _inner(error), BaseException):
-        error = inner
-    if isinstance(error, pika.exceptions.ConnectionClosed | pika.exceptions.ChannelClosed):
-        return f"{error.reply_code} {error.reply_text}"
-    if isinstance(error, BaseException):
-        return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return str(error)
-
-
-def _inner(error: BaseException) -> object:
-    """Return the error that ``error`` merely wraps, as pika's connection workflow does, or None."""
-    for attribute in ("exceptions", "exception"):
-        inner = getattr(error, attribute, None)
-        if inner:
-            return inner[-1] if isinstance(inner, list | tuple) else inner
-    return error.args[0] if error.args and isinstance(error.args[0], BaseException) else None

@@ -5,18 +5,20 @@ from __future__ import annotations
 import socket
 from typing import Final
 
-from pika.adapters.utils.connection_workflow import AMQPConnectorSocketConnectError, AMQPConnectorStackTimeout
+from pika.adapters.utils.connection_workflow import AMQPConnectorStackTimeout
 from pika.exceptions import (
     AuthenticationError,
+    ChannelClosed,
+    ConnectionClosed,
     ConnectionClosedByBroker,
     IncompatibleProtocolError,
     ProbableAccessDeniedError,
     ProbableAuthenticationError,
 )
 
-from qkdrelay.broker.rabbitmq.connection import describe
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
-from qkdrelay.errors import BrokerUnreachableError
+from qkdrelay.broker.rabbitmq.tls import tls_fault
+from qkdrelay.errors import BrokerUnreachableError, SettingsError
 
 HINT_PROVISION: Final = "load the broker's definitions of this network (users, queues, permissions) first"
 
@@ -25,7 +27,12 @@ def explain(error: BaseException, settings: RabbitMqSettings, address: tuple[str
     """Turn what pika raised on connecting to ``address`` (host, port) into one line and a hint."""
     where = f"{address[0]}:{address[1]}"
     hint: str | None
-    match _cause(error):
+    cause = _cause(error)
+    if settings.tls is not None and (fault := tls_fault(str(cause), where, settings.tls)):
+        return BrokerUnreachableError(fault[0], hint=fault[1])
+    match cause:
+        case SettingsError():
+            message, hint = f"cannot connect to the broker at {where}: {cause}", cause.hint
         case AuthenticationError() | ProbableAuthenticationError():
             message = f"the broker at {where} does not accept user {settings.user!r} with this password"
             hint = "check the user and the password"
@@ -38,6 +45,9 @@ def explain(error: BaseException, settings: RabbitMqSettings, address: tuple[str
             # A published port of a container accepts, and hangs up, before the broker inside is ready.
             message = f"what answers at {where} is no AMQP broker, or none that is ready"
             hint = "is the broker still starting? AMQP's usual port is 5672"
+            if settings.tls is None:
+                message += ", or it wants TLS"
+                hint += "; for TLS, usually at 5671, set QKDRELAY_BROKER_TLS"
         case socket.gaierror():
             message, hint = f"the broker's host {address[0]!r} is unknown", "check the address"
         case ConnectionRefusedError():
@@ -51,9 +61,28 @@ def explain(error: BaseException, settings: RabbitMqSettings, address: tuple[str
     return BrokerUnreachableError(message, hint=hint)
 
 
+def describe(error: object) -> str:
+    """Put an error of pika's into words; many of them have none of their own."""
+    if isinstance(error, BaseException):
+        error = _cause(error)
+    if isinstance(error, ConnectionClosed | ChannelClosed):
+        return f"{error.reply_code} {error.reply_text}"
+    if isinstance(error, BaseException):
+        return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return str(error)
+
+
 def _cause(error: BaseException) -> BaseException:
     """Unwrap what pika's connection workflow has wrapped."""
-    inner = error.args[0] if error.args else None
-    if isinstance(inner, AMQPConnectorSocketConnectError):
-        inner = inner.exception
-    return inner if isinstance(inner, BaseException) else error
+    while isinstance(inner := _inner(error), BaseException):
+        error = inner
+    return error
+
+
+def _inner(error: BaseException) -> object:
+    """Return the error that ``error`` merely wraps, or None."""
+    for attribute in ("exceptions", "exception"):
+        inner = getattr(error, attribute, None)
+        if inner:
+            return inner[-1] if isinstance(inner, list | tuple) else inner
+    return error.args[0] if error.args and isinstance(error.args[0], BaseException) else None

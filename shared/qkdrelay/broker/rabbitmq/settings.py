@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import pika
 
 from qkdrelay.broker.names import VHOST
+from qkdrelay.broker.rabbitmq.tls import client_context
 from qkdrelay.errors import SettingsError
 
-DEFAULT_PORT = 5672
+DEFAULT_PORT, DEFAULT_TLS_PORT = 5672, 5671
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +23,8 @@ class RabbitMqSettings:
     """``host:port`` of one broker or, comma-separated, of several nodes of a cluster, tried in turn."""
     user: str
     password: str = field(repr=False)
+    tls: Path | None = None
+    """The directory with the certificates (see `client_context`); without one, there is no TLS."""
     vhost: str = VHOST
     queues: tuple[str, ...] = ()
     """The queues to consume."""
@@ -31,8 +35,8 @@ class RabbitMqSettings:
     in_flight_max: int = 500
     """Publications sent and not yet confirmed."""
     in_flight_bytes_max: int = 16 * 1024 * 1024
-    connect_timeout_s: float = 10.0
-    heartbeat_s: int = 20
+    connect_timeout_s: float = 5.0
+    heartbeat_s: int = 10
     blocked_timeout_s: float = 60.0
     """How long a broker short of memory or disk may block a connection before it is given up."""
     backoff_min_s: float = 0.1
@@ -44,21 +48,28 @@ class RabbitMqSettings:
             raise SettingsError(f"a prefetch of {self.prefetch} is not within 1 to 65535")
         if self.in_flight_max < 1 or self.in_flight_bytes_max < 1:
             raise SettingsError("at least one publication must be allowed in flight")
+        if self.tls is not None:
+            client_context(self.tls)
         _ = self.hosts
 
     @cached_property
     def hosts(self) -> tuple[tuple[str, int], ...]:
         """``addresses`` taken apart: (host, port) of each."""
-        return tuple(_parse(address.strip()) for address in self.addresses.split(","))
+        default = DEFAULT_PORT if self.tls is None else DEFAULT_TLS_PORT
+        return tuple(_parse(address.strip(), default) for address in self.addresses.split(","))
 
     def parameters(self, address: tuple[str, int], role: str) -> pika.ConnectionParameters:
-        """Say to pika how to connect once to ``address``; ``role`` tells one user's connections apart."""
+        """Say to pika how to connect once to ``address``; ``role`` tells one user's connections apart.
+
+        Raises SettingsError if the certificates cannot be used (any more).
+        """
         host, port = address
         return pika.ConnectionParameters(
             host=host,
             port=port,
             virtual_host=self.vhost,
             credentials=pika.PlainCredentials(self.user, self.password, erase_on_connect=True),
+            ssl_options=None if self.tls is None else pika.SSLOptions(client_context(self.tls), host),
             heartbeat=self.heartbeat_s,
             blocked_connection_timeout=self.blocked_timeout_s,
             socket_timeout=self.connect_timeout_s,
@@ -69,11 +80,11 @@ class RabbitMqSettings:
         )
 
 
-def _parse(address: str) -> tuple[str, int]:
+def _parse(address: str, default_port: int) -> tuple[str, int]:
     """Split ``host``, ``host:port`` or ``[ipv6]:port``."""
     host, colon, port = address.rpartition(":")
     if not colon or address.endswith("]"):
-        host, port = address, str(DEFAULT_PORT)
+        host, port = address, str(default_port)
     if not host.strip("[]") or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
         raise SettingsError(f"{address!r} is not the address of a broker", hint="host:port, comma-separated")
     return host.strip("[]"), int(port)

@@ -1,0 +1,187 @@
+"""The certificates of a deployment: an authority of its own, one for the broker, one for each of its clients."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from qkdrelay.errors import SettingsError
+
+AUTHORITY_VALID: Final = timedelta(days=3650)
+VALID: Final = timedelta(days=397)
+RENEW_BEFORE: Final = timedelta(days=30)
+"""A certificate with less than this left is replaced."""
+_CLOCK_SKEW: Final = timedelta(hours=1)
+
+AUTHORITY_KEY: Final = "ca-key.pem"
+_AUTHORITY, _CERTIFICATE, _KEY = "ca.pem", "cert.pem", "key.pem"
+
+
+@dataclass(frozen=True)
+class Authority:
+    """A certificate authority. Its key stays with who provisions, and may be kept elsewhere once all is issued."""
+
+    certificate: x509.Certificate
+    key: EllipticCurvePrivateKey
+
+    @classmethod
+    def new(cls, network: str) -> Authority:
+        """Make an authority for the network of this name."""
+        key = generate_private_key(SECP256R1())
+        subject = _name(f"qkdrelay {network}"[:64])
+        builder = _builder(subject, subject, key, AUTHORITY_VALID)
+        builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        return cls(
+            builder.add_extension(_usage(signs_certificates=True), critical=True).sign(key, hashes.SHA256()), key
+        )
+
+    def issue(self, name: str, hosts: Sequence[str] = (), valid: timedelta = VALID) -> tuple[str, str]:
+        """Return (certificate, private key) as PEM: a server's for ``hosts``, or a client's if there are none."""
+        key = generate_private_key(SECP256R1())
+        purpose = ExtendedKeyUsageOID.SERVER_AUTH if hosts else ExtendedKeyUsageOID.CLIENT_AUTH
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
+        builder = _builder(_name(name), self.certificate.subject, key, valid)
+        builder = builder.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        builder = builder.add_extension(_usage(signs_certificates=False), critical=True)
+        builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+        builder = builder.add_extension(issuer, critical=False)
+        if hosts:
+            builder = builder.add_extension(x509.SubjectAlternativeName(_alternatives(hosts)), critical=False)
+        return _pem(builder.sign(self.key, hashes.SHA256())), _key_pem(key)
+
+
+def certificate_files(
+    directory: Path, network: str, server: str, hosts: Sequence[str], clients: Iterable[str]
+) -> dict[Path, str]:
+    """Return all that belongs into ``directory``: kept what is there and good for another while, new what is not.
+
+    The authority, and a folder each for ``server``, which answers under ``hosts``, and for every client, with
+    ``ca.pem``, ``cert.pem`` and ``key.pem``. Raises SettingsError if the authority's key is needed and not there,
+    or damaged; OSError if something there cannot be read.
+    """
+    certificate, authority = _authority(directory, network)
+    files = {directory / _AUTHORITY: _pem(certificate)}
+    if authority:
+        files[directory / AUTHORITY_KEY] = _key_pem(authority.key)
+    for name, names in {server: hosts, **dict.fromkeys(clients, ())}.items():
+        folder = directory / name
+        if pair := _kept(folder, certificate, names):
+            pem, key = pair
+        elif authority:
+            pem, key = authority.issue(name, names)
+        else:
+            raise SettingsError(
+                f"{directory / AUTHORITY_KEY} is not there, and {name} needs a new certificate",
+                hint=f"put it back, or delete {directory} to begin with a new authority",
+            )
+        files |= {folder / _AUTHORITY: _pem(certificate), folder / _CERTIFICATE: pem, folder / _KEY: key}
+    return files
+
+
+def valid_until(certificate: str) -> datetime:
+    """Return the end of a PEM certificate's validity."""
+    return x509.load_pem_x509_certificate(certificate.encode()).not_valid_after_utc
+
+
+def _authority(directory: Path, network: str) -> tuple[x509.Certificate, Authority | None]:
+    """Return the authority's certificate and, if its key is there, the authority; a new one if there is none."""
+    path, key_path = directory / _AUTHORITY, directory / AUTHORITY_KEY
+    if not path.exists() and not key_path.exists():
+        authority = Authority.new(network)
+        return authority.certificate, authority
+    try:
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        key = load_pem_private_key(key_path.read_bytes(), None) if key_path.exists() else None
+    except (ValueError, FileNotFoundError):
+        raise _damaged(directory) from None
+    if key is None:
+        return certificate, None
+    if not isinstance(key, EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+        raise _damaged(directory)
+    return certificate, Authority(certificate, key)
+
+
+def _damaged(directory: Path) -> SettingsError:
+    return SettingsError(
+        f"{directory / _AUTHORITY} and {AUTHORITY_KEY} are not the certificate and the key of one authority",
+        hint=f"restore them, or delete {directory} to begin with a new authority",
+    )
+
+
+def _kept(folder: Path, authority: x509.Certificate, hosts: Sequence[str]) -> tuple[str, str] | None:
+    """Return the pair in ``folder`` if it can go on being used."""
+    try:
+        pair = (folder / _CERTIFICATE).read_text(), (folder / _KEY).read_text()
+        certificate = x509.load_pem_x509_certificate(pair[0].encode())
+        key = load_pem_private_key(pair[1].encode(), None)
+        certificate.verify_directly_issued_by(authority)
+        known = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value if hosts else None
+    except (FileNotFoundError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+        return None
+    fits = (not hosts or known == x509.SubjectAlternativeName(_alternatives(hosts))) and (
+        key.public_key() == certificate.public_key()
+    )
+    lasts = certificate.not_valid_after_utc - datetime.now(UTC) > RENEW_BEFORE
+    return pair if fits and lasts else None
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: EllipticCurvePrivateKey, valid: timedelta
+) -> x509.CertificateBuilder:
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder(subject_name=subject, issuer_name=issuer, public_key=key.public_key())
+    builder = builder.serial_number(x509.random_serial_number())
+    builder = builder.not_valid_before(now - max(_CLOCK_SKEW, _CLOCK_SKEW - valid)).not_valid_after(now + valid)
+    return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+
+
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not signs_certificates,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _alternatives(hosts: Sequence[str]) -> list[x509.GeneralName]:
+    names: list[x509.GeneralName] = []
+    for host in hosts:
+        try:
+            names.append(x509.IPAddress(ipaddress.ip_address(host)))
+        except ValueError:
+            names.append(x509.DNSName(host))
+    return names
+
+
+def _name(common: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common)])
+
+
+def _pem(certificate: x509.Certificate) -> str:
+    return certificate.public_bytes(Encoding.PEM).decode()
+
+
+def _key_pem(key: EllipticCurvePrivateKey) -> str:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
