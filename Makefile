@@ -9,12 +9,17 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TOPOLOGY ?= eight-kmes
 LAB ?=
+TLS ?=
+CLUSTER ?=
 PYTEST_ARGS ?=
 COMPOSE := infra/docker/compose.sh
 WITH_IMAGES := infra/docker/with-images.sh
 INSTALLED := $(VENV)/.installed
+# --lab --tls --cluster, as LAB, TLS and CLUSTER say
+on = $(if $(filter-out 0 false no,$(1)),$(2))
+SWITCHES = $(strip $(call on,$(LAB),--lab) $(call on,$(TLS),--tls) $(call on,$(CLUSTER),--cluster))
 
-.PHONY: help demo test bench up down logs lint lock wheelhouse clean
+.PHONY: help demo test bench up certs down logs lint lock wheelhouse clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,8 +30,11 @@ demo: $(INSTALLED) ## the whole network in one process: the reference scenario, 
 test: $(INSTALLED) ## all tests; installs and starts a Docker engine if there is none
 	$(WITH_IMAGES) --oldest infra/test.sh $(BIN)/pytest $(PYTEST_ARGS)
 
-up: $(INSTALLED) ## RabbitMQ, KMEs, coordinator in containers (LAB=1: with the lab; TOPOLOGY=nsfnet, or a file)
-	@$(WITH_IMAGES) infra/docker/up.sh $(BIN)/python $(TOPOLOGY) $(if $(filter-out 0 false no,$(LAB)),--lab)
+up: $(INSTALLED) ## RabbitMQ, KMEs, coordinator in containers (LAB=1 TLS=1 CLUSTER=1; TOPOLOGY=nsfnet, or a file)
+	@$(WITH_IMAGES) infra/docker/up.sh $(BIN)/python $(TOPOLOGY) $(SWITCHES)
+
+certs: $(INSTALLED) ## certificates for TLS to the broker, into deploy/tls/ (`make up TLS=1` does it, too)
+	@$(BIN)/coordinator certs $(TOPOLOGY) --out .
 
 down: ## stop the containers; volumes and secrets stay
 	@if [ -f .env ]; then $(COMPOSE) down --remove-orphans; else echo "there is no .env: nothing was brought up here"; fi

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Brings a network up and waits until it is healthy.
-#   usage: with-images.sh up.sh PYTHON TOPOLOGY [--lab]
+#   usage: with-images.sh up.sh PYTHON TOPOLOGY [--lab] [--tls] [--cluster]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -9,6 +9,8 @@ shift
 "$python" -m coordinator provision "$@" --out . >&2
 infra/docker/compose.sh up --detach --no-build --remove-orphans
 infra/docker/wait-healthy.sh
+
+[[ " $* " != *" --cluster "* ]] || infra/cluster/grow.sh
 
 # Loading definitions never removes a user, and one that left the network must not keep its access.
 rabbitmqctl() { infra/docker/compose.sh exec -T rabbitmq rabbitmqctl --quiet "$@" </dev/null; }

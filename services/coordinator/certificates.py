@@ -30,7 +30,8 @@ RENEW_BEFORE: Final = timedelta(days=30)
 _CLOCK_SKEW: Final = timedelta(hours=1)
 
 AUTHORITY_KEY: Final = "ca-key.pem"
-_AUTHORITY, _CERTIFICATE, _KEY = "ca.pem", "cert.pem", "key.pem"
+CERTIFICATE: Final = "cert.pem"
+_AUTHORITY, _KEY = "ca.pem", "key.pem"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,11 @@ class Authority:
         return cls(
             builder.add_extension(_usage(signs_certificates=True), critical=True).sign(key, hashes.SHA256()), key
         )
+
+    @property
+    def pem(self) -> str:
+        """The certificate as PEM."""
+        return _pem(self.certificate)
 
     def issue(self, name: str, hosts: Sequence[str] = (), valid: timedelta = VALID) -> tuple[str, str]:
         """Return (certificate, private key) as PEM: a server's for ``hosts``, or a client's if there are none."""
@@ -90,7 +96,7 @@ def certificate_files(
                 f"{directory / AUTHORITY_KEY} is not there, and {name} needs a new certificate",
                 hint=f"put it back, or delete {directory} to begin with a new authority",
             )
-        files |= {folder / _AUTHORITY: _pem(certificate), folder / _CERTIFICATE: pem, folder / _KEY: key}
+        files |= {folder / _AUTHORITY: _pem(certificate), folder / CERTIFICATE: pem, folder / _KEY: key}
     return files
 
 
@@ -127,7 +133,7 @@ def _damaged(directory: Path) -> SettingsError:
 def _kept(folder: Path, authority: x509.Certificate, hosts: Sequence[str]) -> tuple[str, str] | None:
     """Return the pair in ``folder`` if it can go on being used."""
     try:
-        pair = (folder / _CERTIFICATE).read_text(), (folder / _KEY).read_text()
+        pair = (folder / CERTIFICATE).read_text(), (folder / _KEY).read_text()
         certificate = x509.load_pem_x509_certificate(pair[0].encode())
         key = load_pem_private_key(pair[1].encode(), None)
         certificate.verify_directly_issued_by(authority)

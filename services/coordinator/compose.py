@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Final
 
+from coordinator.rabbitmq_conf import TLS_DIRECTORY
 from qkdrelay.broker import names
 from qkdrelay.network.topology import Topology
 
 BROKER_SERVICE: Final = "rabbitmq"
+CLUSTER_SERVICES: Final = (BROKER_SERVICE, "rabbitmq-2", "rabbitmq-3")
+"""Those of infra/cluster/docker-compose.yml."""
+CLUSTER_NODES: Final = ("rabbit@node-1", "rabbit@node-2", "rabbit@node-3")
 
 # Kept to what `docker compose` v2 and docker-compose 1.29 both take: no `name:`, no inline configs,
 # no `start_interval`, no `depends_on.required`.
@@ -59,7 +63,7 @@ x-service: &service
     start_period: 30s
 
 x-environment: &environment
-  QKDRELAY_BROKER: rabbitmq:5672
+  QKDRELAY_BROKER: ${{BROKER_ADDRESSES:-rabbitmq:5672}}
   QKDRELAY_BROKER_VHOST: {vhost}
   QKDRELAY_LAB: ${{QKDRELAY_LAB:-false}}
   QKDRELAY_LOG_FORMAT: ${{QKDRELAY_LOG_FORMAT:-json}}
@@ -85,7 +89,7 @@ services:
       # Changes with the definitions, so that the broker is started anew to load them.
       QKDRELAY_DEPLOYMENT: ${{QKDRELAY_DEPLOYMENT:?run make up}}
     ports:
-      - "127.0.0.1:${{QKDRELAY_AMQP_PORT:-5672}}:5672"
+      - "127.0.0.1:${{QKDRELAY_AMQP_PORT:-5672}}:${{BROKER_PORT:-5672}}"
       - "127.0.0.1:${{QKDRELAY_MANAGEMENT_PORT:-15672}}:15672"
     volumes:
       - rabbitmq:/var/lib/rabbitmq
@@ -96,7 +100,7 @@ services:
     pids_limit: 512
     stop_grace_period: 30s
     healthcheck:
-      test: [CMD, bash, -c, "</dev/tcp/127.0.0.1/5672"]
+      test: [CMD, bash, -c, "</dev/tcp/127.0.0.1/${{BROKER_PORT:-5672}}"]
       interval: 5s
       timeout: 5s
       retries: 12
@@ -146,6 +150,23 @@ def compose_file(topology: Topology) -> str:
     services += [_kme(topology, kme) for kme in topology.kmes]
     volumes = "".join(f"  {_plain(name)}:\n" for name in (BROKER_SERVICE, names.COORDINATOR, *topology.kmes))
     return "\n".join((*services, f"volumes:\n{volumes}"))
+
+
+def tls_overlay(topology: Topology, brokers: Iterable[str]) -> str:
+    """Return what is laid over the compose file for TLS: each service's certificates, and where they are."""
+    services = [f"  {name}:\n    volumes: [{_certificates(BROKER_SERVICE)}]\n" for name in brokers]
+    for name in (names.COORDINATOR, *topology.kmes):
+        services += [
+            f"  {_plain(name)}:\n",
+            f"    environment: {{QKDRELAY_BROKER_TLS: {TLS_DIRECTORY}}}\n",
+            f"    volumes: [{_certificates(name)}]\n",
+        ]
+    head = "# Written by `coordinator provision`: TLS, laid over docker-compose.yml."
+    return f"{head}\n\nservices:\n{''.join(services)}"
+
+
+def _certificates(name: str) -> str:
+    return f'"./deploy/tls/{name}:{TLS_DIRECTORY}:ro"'
 
 
 def password_variable(user: str) -> str:

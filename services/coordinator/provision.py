@@ -12,18 +12,23 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from coordinator.certificates import AUTHORITY_KEY, CERTIFICATE, certificate_files
 from coordinator.compose import (
     BROKER_SERVICE,
+    CLUSTER_NODES,
+    CLUSTER_SERVICES,
     compose_file,
     control_key_variable,
     link_secret_variable,
     link_settings,
     password_variable,
+    tls_overlay,
 )
+from coordinator.rabbitmq_conf import PORT, TLS_PORT, rabbitmq_conf
 from qkdrelay.broker import names
 from qkdrelay.errors import SettingsError, TopologyError
 from qkdrelay.network.topology import Topology
@@ -38,78 +43,102 @@ REMEMBERED: Final = {
     "QKDRELAY_IMAGE": None,
     "COMPOSE_PROJECT_NAME": "qkdrelay",
     "QKDRELAY_AMQP_PORT": "5672",
+    "QKDRELAY_AMQP_PORT_2": "5673",
+    "QKDRELAY_AMQP_PORT_3": "5674",
     "QKDRELAY_MANAGEMENT_PORT": "15672",
 }
 """Settings taken over from the environment into ``.env``, so that later commands agree with the first one."""
 
+AMQP_PORTS: Final = ("QKDRELAY_AMQP_PORT", "QKDRELAY_AMQP_PORT_2", "QKDRELAY_AMQP_PORT_3")
+TLS_OVERLAY: Final = "deploy/tls.yml"
+CLUSTER_OVERLAY: Final = "infra/cluster/docker-compose.yml"
+_BROKER_HOSTS: Final = (*CLUSTER_SERVICES, "localhost", "127.0.0.1", "::1")
+
 _ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*")
 _PLAIN = re.compile(r"""(["']?)([^"'#$\s]*)\1""")
 _SECRET = re.compile(r"[0-9a-f]{64}")
-
-_RABBITMQ_CONF = """\
-# Written by `coordinator provision`, for RabbitMQ 3.10 and later.
-
-load_definitions = /etc/qkdrelay/definitions.json
-
-# Larger relays are cut into several messages; prefetch times this bounds what a KME holds in memory.
-max_message_size = 1048576
-
-# Sized for the container's memory and for a few QKD links, not for a host of its own.
-total_memory_available_override_value = 1GB
-raft.wal_max_size_bytes = 67108864
-disk_free_limit.absolute = 256MB
-
-# The root file system is read-only: logs go to the container's output, where `make logs` shows them.
-log.file = false
-log.console = true
-log.console.formatter = json
-log.ra.level = warning
-"""
 
 
 def provision(
     topology: Topology,
     directory: Path,
     *,
-    lab: bool,
+    lab: bool = False,
+    tls: bool = False,
+    cluster: bool = False,
     environment: Mapping[str, str] = os.environ,
 ) -> list[Path]:
     """Write all that a deployment of ``topology`` needs into ``directory``; return the files, in order.
 
-    Secrets that ``.env`` already holds are kept, so doing it twice changes nothing. ``lab`` switches the
-    lab on or off. Raises TopologyError for a network that cannot be deployed, SettingsError for a
-    directory that cannot be written or a secret in ``.env`` that cannot be one.
+    Secrets that ``.env`` already holds are kept, and certificates that are good for another while, so doing it
+    twice changes nothing. ``lab`` switches the lab on or off, ``tls`` TLS to the broker, ``cluster`` three broker
+    nodes instead of one. Raises TopologyError for a network that cannot be deployed, SettingsError for a
+    directory that cannot be written, or for a secret or a certificate authority there that cannot be one.
     """
-    _check_deployable(topology)
+    brokers = CLUSTER_SERVICES if cluster else (BROKER_SERVICE,)
+    _check_deployable(topology, brokers)
     dotenv = directory / ".env"
     deploy = directory / "deploy"
     try:
         kept = _read_dotenv(dotenv)
         passwords = {user: kept.get(password_variable(user)) or _secret() for user in _users(topology)}
-        values = _values(topology, kept, passwords, environment, lab=lab)
+        values = _values(topology, kept, passwords, environment)
+        values["QKDRELAY_LAB"] = "true" if lab else "false"
+        _switch_broker(values, brokers, tls=tls)
         definitions = names.definitions(topology.kmes, topology.links, passwords, lab=lab)
-        values["QKDRELAY_DEPLOYMENT"] = _digest(topology, definitions, passwords)
+        configuration = rabbitmq_conf(tls=tls, nodes=CLUSTER_NODES if cluster else ())
         contents = {
             directory / "docker-compose.yml": compose_file(topology),
             deploy / "topology.toml": _topology_file(topology),
-            deploy / "rabbitmq.conf": _RABBITMQ_CONF,
+            deploy / "rabbitmq.conf": configuration,
             deploy / "definitions.json": json.dumps(definitions, indent=1) + "\n",
         }
-        deploy.mkdir(parents=True, exist_ok=True)
-        deploy.chmod(0o755)
+        _make_folder(deploy, mode=0o755)
+        certificates: list[Path] = []
+        if tls:
+            contents[directory / TLS_OVERLAY] = tls_overlay(topology, brokers)
+            certificates = provision_certificates(topology, directory)
+            # The broker reads its certificate when it starts.
+            configuration += (deploy / "tls" / BROKER_SERVICE / CERTIFICATE).read_text(encoding="utf-8")
+        values["QKDRELAY_DEPLOYMENT"] = _digest(topology, definitions, passwords, configuration)
         _write(dotenv, _dotenv_file(topology, values), mode=0o600)
         for path, text in contents.items():
             # The services run as users of their own, so what is mounted into them is for all to read.
             _write(path, text, mode=0o644)
     except OSError as error:
         raise SettingsError(f"{error.filename or directory}: {error.strerror}") from None
-    return [dotenv, *contents]
+    return [dotenv, *contents, *certificates]
 
 
-def _check_deployable(topology: Topology) -> None:
-    if BROKER_SERVICE in topology.kmes:
+def provision_certificates(topology: Topology, directory: Path) -> list[Path]:
+    """Write the certificates of a deployment in ``directory``, those that last kept; return the files.
+
+    Nobody but their owner comes to the keys, and each service, by what is mounted into it, to its own. Raises
+    SettingsError as `provision` does.
+    """
+    folder = directory / "deploy" / "tls"
+    clients = (names.COORDINATOR, names.CLI, *topology.kmes)
+    try:
+        files = certificate_files(folder, topology.name, BROKER_SERVICE, _BROKER_HOSTS, clients)
+        _make_folder(folder, mode=0o700)
+        for path, text in files.items():
+            if path.parent != folder:
+                _make_folder(path.parent, mode=0o755)
+            _write(path, text, mode=0o600 if path.name == AUTHORITY_KEY else 0o644)
+    except OSError as error:
+        raise SettingsError(f"{error.filename or folder}: {error.strerror}") from None
+    return list(files)
+
+
+def _make_folder(path: Path, *, mode: int) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(mode)
+
+
+def _check_deployable(topology: Topology, brokers: Sequence[str]) -> None:
+    if taken := sorted(set(brokers) & set(topology.kmes)):
         raise TopologyError(
-            f"{BROKER_SERVICE!r} is the broker's name in a deployment",
+            f"{taken[0]!r} is the broker's name in a deployment",
             hint="choose another name for that KME",
         )
     seen: dict[str, tuple[str, str]] = {}
@@ -131,23 +160,35 @@ def _values(
     kept: Mapping[str, str],
     passwords: Mapping[str, str],
     environment: Mapping[str, str],
-    *,
-    lab: bool,
 ) -> dict[str, str]:
-    """Return all of ``.env``: what was kept, what is new, what follows from the arguments."""
+    """Return what ``.env`` keeps and what is new in it; the secrets, and the settings it remembers."""
     values = dict(kept)
     for name, default in REMEMBERED.items():
         if value := environment.get(name) or kept.get(name) or default:
             values[name] = value
-    values["QKDRELAY_LAB"] = "true" if lab else "false"
-    # What the command line on this host reads.
-    values["QKDRELAY_BROKER"] = f"127.0.0.1:{values['QKDRELAY_AMQP_PORT']}"
+    values["CLUSTER_COOKIE"] = kept.get("CLUSTER_COOKIE") or _secret()
     values |= {password_variable(user): password for user, password in passwords.items()}
     keys = [control_key_variable(kme) for kme in topology.kmes]
     keys += [link_secret_variable(*link) for link in topology.links]
     for name in keys:
         values[name] = _key(name, kept.get(name))
     return values
+
+
+def _switch_broker(values: dict[str, str], brokers: Sequence[str], *, tls: bool) -> None:
+    """Set in ``.env`` how the broker is reached: from the containers, and by the command line on this host."""
+    port = TLS_PORT if tls else PORT
+    ports = [values[name] for name in AMQP_PORTS[: len(brokers)]]
+    values["BROKER_PORT"] = str(port)
+    values["BROKER_ADDRESSES"] = ",".join(f"{name}:{port}" for name in brokers)
+    values["QKDRELAY_BROKER"] = ",".join(f"127.0.0.1:{published}" for published in ports)
+    overlays = [TLS_OVERLAY] * tls + [CLUSTER_OVERLAY] * (len(brokers) > 1)
+    for name in ("QKDRELAY_BROKER_TLS", "COMPOSE_FILE"):
+        values.pop(name, None)
+    if tls:
+        values["QKDRELAY_BROKER_TLS"] = f"deploy/tls/{names.CLI}"
+    if overlays:
+        values["COMPOSE_FILE"] = ":".join(["docker-compose.yml", *overlays])
 
 
 def _key(name: str, kept: str | None) -> str:
@@ -165,13 +206,15 @@ def _secret() -> str:
     return secrets.token_hex(SECRET_BYTES)
 
 
-def _digest(topology: Topology, definitions: Mapping[str, Any], passwords: Mapping[str, str]) -> str:
+def _digest(
+    topology: Topology, definitions: Mapping[str, Any], passwords: Mapping[str, str], configuration: str
+) -> str:
     """Return what changes when, and only when, the running broker and coordinator must be replaced."""
     users = [
         {name: value for name, value in user.items() if name != "password_hash"}  # salted anew each time
         for user in definitions["users"]
     ]
-    meant = [{**definitions, "users": users}, dict(passwords), _RABBITMQ_CONF, _topology_file(topology)]
+    meant = [{**definitions, "users": users}, dict(passwords), configuration, _topology_file(topology)]
     return hashlib.sha256(json.dumps(meant, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -216,8 +259,12 @@ def _dotenv_file(topology: Topology, values: dict[str, str]) -> str:
 def _sections(topology: Topology) -> Iterator[tuple[str, list[str]]]:
     yield (
         "Settings. Environment variables of the same name go before them",
-        ["QKDRELAY_LAB", "QKDRELAY_BROKER", "QKDRELAY_DEPLOYMENT", *REMEMBERED],
+        [
+            *("QKDRELAY_LAB", "QKDRELAY_BROKER", "QKDRELAY_BROKER_TLS", "QKDRELAY_DEPLOYMENT", *REMEMBERED),
+            *("BROKER_ADDRESSES", "BROKER_PORT", "COMPOSE_FILE"),
+        ],
     )
+    yield "What the broker's nodes have in common, where there are several", ["CLUSTER_COOKIE"]
     yield "Passwords of the broker's users", [password_variable(user) for user in reversed(_users(topology))]
     yield (
         "Keys between the coordinator and each KME",

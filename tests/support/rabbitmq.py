@@ -17,6 +17,8 @@ from typing import Any
 
 import pytest
 
+from coordinator.certificates import Authority
+from coordinator.rabbitmq_conf import tls_options
 from qkdrelay.broker.names import SERVICE_USERS, definitions
 from support.waiting import eventually
 
@@ -29,12 +31,15 @@ os.environ.setdefault("TC_HOST", "127.0.0.1")
 IMAGE = os.environ.get("QKDRELAY_RABBITMQ_IMAGE", "qkdrelay/rabbitmq:3.10-management")
 LOOPBACK = "127.0.0.1"
 AMQP_PORT = 5672
+TLS_PORT = 5671
 MANAGEMENT_PORT = 15672
 
-CONFIGURATION = """\
+TLS = "/etc/qkdrelay/tls"
+CONFIGURATION = f"""\
 raft.wal_max_size_bytes = 16777216
 max_message_size = 1048576
-"""
+listeners.ssl.default = {TLS_PORT}
+{tls_options(TLS)}"""
 
 # Busy waiting of idle schedulers costs more than it gains on the few cores of a test machine.
 ERLANG_ARGS = "+sbwt none +sbwtdcpu none +sbwtdio none"
@@ -54,9 +59,15 @@ class RabbitMqServer:
         user: str,
         password: str,
         control: Callable[..., None],
+        *,
+        tls_port: int,
+        authority: Authority,
     ) -> None:
         self.host = host
         self.amqp_port = amqp_port
+        self.tls_addresses = f"{host}:{tls_port}"
+        self.authority = authority
+        """Issued the broker's certificate, for the host 127.0.0.1."""
         self.control = control
         """Runs ``rabbitmqctl`` with the arguments."""
         self._management = f"http://{host}:{management_port}/api"
@@ -191,7 +202,7 @@ def running(configuration: str = CONFIGURATION, network: Any = None) -> Iterator
 
     user, password = "tests", secrets.token_hex(8)
     container = DockerContainer(IMAGE)
-    container.ports = {f"{port}/tcp": (LOOPBACK, None) for port in (AMQP_PORT, MANAGEMENT_PORT)}
+    container.ports = {f"{port}/tcp": (LOOPBACK, None) for port in (AMQP_PORT, TLS_PORT, MANAGEMENT_PORT)}
     container.with_envs(
         RABBITMQ_DEFAULT_USER=user,
         RABBITMQ_DEFAULT_PASS=password,
@@ -201,6 +212,10 @@ def running(configuration: str = CONFIGURATION, network: Any = None) -> Iterator
     if network is not None:
         container.with_network(network).with_network_aliases("rabbitmq")
     container.with_copy_into_container(configuration.encode(), "/etc/rabbitmq/conf.d/90-tests.conf")
+    authority = Authority.new("tests")
+    certificate, key = authority.issue("rabbitmq", [LOOPBACK])
+    for name, text in {"ca.pem": authority.pem, "cert.pem": certificate, "key.pem": key}.items():
+        container.with_copy_into_container(text.encode(), f"{TLS}/{name}", mode=0o644)
     with container:
         port: Callable[[int], int] = lambda inside: int(container.get_exposed_port(inside))  # noqa: E731
 
@@ -208,7 +223,16 @@ def running(configuration: str = CONFIGURATION, network: Any = None) -> Iterator
             result = container.exec(["rabbitmqctl", *arguments])
             assert result.exit_code == 0, result.output
 
-        server = RabbitMqServer(LOOPBACK, port(AMQP_PORT), port(MANAGEMENT_PORT), user, password, control)
+        server = RabbitMqServer(
+            LOOPBACK,
+            port(AMQP_PORT),
+            port(MANAGEMENT_PORT),
+            user,
+            password,
+            control,
+            tls_port=port(TLS_PORT),
+            authority=authority,
+        )
 
         def answers() -> bool:
             try:

@@ -1,0 +1,69 @@
+"""The broker's own configuration file in a deployment, for RabbitMQ 3.10 and later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+TLS_DIRECTORY: Final = "/etc/qkdrelay/tls"
+"""Where a container finds its certificates."""
+PORT, TLS_PORT = 5672, 5671
+
+_COMMON = """\
+# Written by `coordinator provision`, for RabbitMQ 3.10 and later.
+
+load_definitions = /etc/qkdrelay/definitions.json
+
+# Larger relays are cut into several messages; prefetch times this bounds what a KME holds in memory.
+max_message_size = 1048576
+
+# Sized for the container's memory and for a few QKD links, not for a host of its own.
+total_memory_available_override_value = 1GB
+raft.wal_max_size_bytes = 67108864
+disk_free_limit.absolute = 256MB
+
+# The root file system is read-only: logs go to the container's output, where `make logs` shows them.
+log.file = false
+log.console = true
+log.console.formatter = json
+log.ra.level = warning
+"""
+
+_TLS = """
+# By TLS alone, and only for who has a certificate of this deployment's authority.
+listeners.tcp = none
+listeners.ssl.default = {port}
+"""
+
+_TLS_OPTIONS = """\
+ssl_options.cacertfile = {directory}/ca.pem
+ssl_options.certfile = {directory}/cert.pem
+ssl_options.keyfile = {directory}/key.pem
+ssl_options.verify = verify_peer
+ssl_options.fail_if_no_peer_cert = true
+ssl_options.versions.1 = tlsv1.3
+ssl_options.versions.2 = tlsv1.2
+"""
+
+_CLUSTER = """
+# A node that cannot see most of the others pauses, and comes back by itself.
+cluster_partition_handling = pause_minority
+cluster_formation.peer_discovery_backend = classic_config
+queue_leader_locator = balanced
+"""
+
+
+def rabbitmq_conf(*, tls: bool, nodes: Sequence[str]) -> str:
+    """Return the configuration of a broker, or of each of a cluster's ``nodes`` if there are several."""
+    text = _COMMON
+    if tls:
+        text += _TLS.format(port=TLS_PORT) + tls_options(TLS_DIRECTORY)
+    if len(nodes) > 1:
+        text += _CLUSTER
+        text += "".join(f"cluster_formation.classic_config.nodes.{i} = {node}\n" for i, node in enumerate(nodes, 1))
+    return text
+
+
+def tls_options(directory: str) -> str:
+    """Return how the broker's TLS listener finds its certificates in ``directory`` and checks those of clients."""
+    return _TLS_OPTIONS.format(directory=directory)
