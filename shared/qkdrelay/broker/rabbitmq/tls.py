@@ -63,6 +63,11 @@ _FAULTS: Final = (
         "use a certificate of the broker's own authority for {certificate}",
     ),
     (
+        ("ALERT_UNSUPPORTED_CERTIFICATE",),
+        "the broker at {where} refuses this client's certificate: it is not one for a client",
+        "use a client's certificate for {certificate}: `make certs`",
+    ),
+    (
         ("Hostname mismatch", "IP address mismatch"),
         "the certificate of the broker at {where} is for another host",
         "use a host name that is in the broker's certificate, or give the broker one for this name",
