@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from coordinator.compose import (
+    CLUSTER_NODES,
+    CLUSTER_SERVICES,
     compose_file,
     control_key_variable,
     link_secret_variable,
     password_variable,
 )
-from coordinator.provision import provision
+from coordinator.provision import AMQP_PORTS, CLUSTER_OVERLAY, provision
 from kme.settings import LinkSettings
 from qkdrelay.broker import names
 from qkdrelay.errors import SettingsError, TopologyError
@@ -243,3 +245,50 @@ def test_a_directory_that_cannot_be_written_is_a_settings_error(topology: Topolo
     (tmp_path / "deploy").write_text("in the way")
     with pytest.raises(SettingsError, match="deploy"):
         provision(topology, tmp_path, lab=False, environment=NO_ENVIRONMENT)
+
+
+def test_tls_and_the_cluster_are_switched_on_and_off_by_the_arguments(topology: Topology, tmp_path: Path) -> None:
+    plain = deployed(topology, tmp_path)
+    provision(topology, tmp_path, tls=True, cluster=True, environment=NO_ENVIRONMENT)
+    both = dotenv(tmp_path)
+    assert both["QKDRELAY_BROKER_TLS"] == "deploy/tls/cli"
+    assert both["BROKER_ADDRESSES"] == "rabbitmq:5671,rabbitmq-2:5671,rabbitmq-3:5671"
+    assert both["QKDRELAY_BROKER"] == "127.0.0.1:5672,127.0.0.1:5673,127.0.0.1:5674"
+    assert both["COMPOSE_FILE"] == "docker-compose.yml:deploy/tls.yml:infra/cluster/docker-compose.yml"
+    configuration = (tmp_path / "deploy/rabbitmq.conf").read_text()
+    for wanted in (
+        "listeners.tcp = none",
+        "ssl_options.verify = verify_peer",
+        "ssl_options.fail_if_no_peer_cert = true",
+        "cluster_formation.classic_config.nodes.3 = rabbit@node-3",
+        "cluster_partition_handling = pause_minority",
+    ):
+        assert wanted in configuration.splitlines()
+    assert deployed(topology, tmp_path) == plain
+    assert "ssl" not in (tmp_path / "deploy/rabbitmq.conf").read_text()
+
+
+def test_the_broker_is_started_anew_when_and_only_when_its_certificate_changes(
+    topology: Topology, tmp_path: Path
+) -> None:
+    def digest() -> str:
+        provision(topology, tmp_path, tls=True, environment=NO_ENVIRONMENT)
+        return dotenv(tmp_path)["QKDRELAY_DEPLOYMENT"]
+
+    first = digest()
+    (tmp_path / "deploy/tls/kme-1/cert.pem").unlink()
+    assert digest() == first
+    (tmp_path / "deploy/tls/rabbitmq/cert.pem").unlink()
+    assert digest() != first
+
+
+def test_the_cluster_is_made_of_the_services_and_nodes_that_its_overlay_has() -> None:
+    overlay = (ROOT / CLUSTER_OVERLAY).read_text()
+    assert all(service(overlay, name) for name in CLUSTER_SERVICES)
+    assert re.findall(r"RABBITMQ_NODENAME: (.*)", overlay) == list(CLUSTER_NODES)
+    assert re.findall(r"QKDRELAY_AMQP_PORT\w*", overlay) == list(AMQP_PORTS[1:])
+
+
+def test_a_kme_named_as_a_node_of_the_cluster_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TopologyError, match="rabbitmq-2"):
+        provision(Topology("odd", ("rabbitmq-2", "b"), (("rabbitmq-2", "b"),)), tmp_path, cluster=True)

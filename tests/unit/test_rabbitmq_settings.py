@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from coordinator.certificates import Authority
 from qkdrelay.broker.rabbitmq import RabbitMqSettings
 from qkdrelay.errors import SettingsError
 
@@ -31,3 +34,14 @@ def test_a_prefetch_without_bound_is_refused(prefetch: int) -> None:
 
 def test_the_password_does_not_show() -> None:
     assert "secret" not in repr(settings("rabbit"))
+
+
+def test_with_tls_the_port_left_out_is_that_of_tls(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text(Authority.new("any").pem)
+    hosts = RabbitMqSettings(addresses="rabbit-1,rabbit-2:1", user="kme-1", password="", tls=tmp_path).hosts
+    assert hosts == (("rabbit-1", 5671), ("rabbit-2", 1))
+
+
+def test_certificates_that_cannot_be_used_are_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"ca\.pem: cannot be read"):
+        RabbitMqSettings(addresses="rabbit", user="kme-1", password="", tls=tmp_path)

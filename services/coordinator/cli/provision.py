@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-TopologyFile = Annotated[Path, typer.Argument(metavar="TOPOLOGY", help="Topology file (TOML), or a name such as nsfnet.")]
+TopologyFile = Annotated[Path, typer.Argument(metavar="TOPOLOGY", help="Topology file, or a name such as nsfnet.")]
 Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write.")]
 
 
