@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import partial
+from uuid import uuid4
 
 import structlog
 
@@ -41,6 +42,7 @@ from qkdrelay.messages import (
     Rejected,
     Report,
     Reports,
+    SetLink,
     SignedMessage,
     Split,
     Waiting,
@@ -67,6 +69,7 @@ class CoordinatorService:
         self._store, self._keys, self._lab = store, control_keys, lab
         self._log = structlog.get_logger().bind(service=control.COORDINATOR)
         self.metrics = CoordinatorMetrics(topology.kmes)
+        self._links = frozenset(map(frozenset, topology.links))
         self._adversary = Adversary()
         self._heard: dict[str, tuple[float, Hello]] = {}
         self._hellos: dict[str, Hello] = {}
@@ -197,6 +200,18 @@ class CoordinatorService:
             for kme, command in outstanding(relay):
                 if kme == sender:
                     self.command(kme, command)
+        self._hold_links(sender, hello)
+
+    def _hold_links(self, sender: str, hello: Hello) -> None:
+        """Order again what a KME's links do not keep to.
+
+        It may have lost its store, and with it what it was ordered; or somebody brought it an old order after that.
+        """
+        down = set(map(frozenset, self._store.links_down()))
+        for link in hello.links:
+            ends = frozenset((sender, link.peer))
+            if ends in self._links and link.up == (ends in down):
+                self.command(sender, SetLink(command_id=uuid4(), peer=link.peer, up=not link.up))
 
     # --- relays ------------------------------------------------------------------------------------
 

@@ -130,9 +130,10 @@ def test_no_byte_of_a_signed_message_can_be_changed_and_none_be_left_out(back):
     assert network.stores["kme-3"].links_down() == frozenset()
     # The genuine one, last, is none the worse for it.
     send("kme-3", genuine)
+    network.loops["kme-3"].step(0.0)
+    assert back or network.stores["kme-3"].links_down() == {"kme-5"}
     network.settle()
     assert len(network.dead_letters()) == len(forged)
-    assert back or network.stores["kme-3"].links_down() == {"kme-5"}
 
 
 def test_old_messages_of_every_queue_brought_to_every_queue_do_nothing():
@@ -148,6 +149,35 @@ def test_old_messages_of_every_queue_brought_to_every_queue_do_nothing():
     assert len(network.dead_letters()) == count - len(old)
     assert {letter[2] for letter in network.dead_letters()} == {"the message was sealed for another link"}
     none_was_lost(network)
+
+
+@pytest.mark.parametrize("cut", [True, False])
+def test_an_old_order_brought_to_a_kme_that_lost_its_store_does_not_last(tmp_path, cut):
+    network = Network(folder=tmp_path)
+    orders = []
+    publish = network.hub.publish
+
+    def recorded(user, publication):
+        if publication.routing_key == control_queue("kme-3"):
+            orders.append(publication.body)
+        return publish(user, publication)
+
+    network.hub.publish = recorded
+    network.cut("kme-3", "kme-5")
+    if not cut:
+        network.mend("kme-3", "kme-5")
+    old = list(orders)
+    network.stores["kme-3"].close()
+    for file in (tmp_path / "kme-3").iterdir():
+        file.unlink()
+    network.restart("kme-3")
+    for body in old[:1] if not cut else ():
+        network.as_coordinator("kme-3", body)
+    network.loops["kme-3"].step(0.0)
+    network.settle()
+    network.later(11.0)
+    assert network.stores["kme-3"].links_down() == ({"kme-5"} if cut else frozenset())
+    assert network.relay("kme-1", "kme-8").state == "confirmed"
 
 
 def test_a_flood_on_one_link_holds_up_no_other():
