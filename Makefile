@@ -30,7 +30,7 @@ demo: $(INSTALLED) ## the whole network in one process: the reference scenario, 
 test: $(INSTALLED) ## all tests; installs and starts a Docker engine if there is none
 	$(WITH_IMAGES) --oldest infra/test.sh $(BIN)/pytest $(PYTEST_ARGS)
 
-up: $(INSTALLED) ## RabbitMQ, KMEs, coordinator in containers (LAB=1 TLS=1 CLUSTER=1; TOPOLOGY=nsfnet, or a file)
+up: $(INSTALLED) ## a network in containers (TOPOLOGY=nsfnet LAB=1 TLS=1 CLUSTER=1)
 	@$(WITH_IMAGES) infra/docker/up.sh $(BIN)/python $(TOPOLOGY) $(SWITCHES)
 
 certs: $(INSTALLED) ## certificates for TLS to the broker, into deploy/tls/ (`make up TLS=1` does it, too)
