@@ -166,7 +166,7 @@ class _File:
     def at(self, entry: str) -> str:
         """Return where the last entry or table of this name stands."""
         name = re.escape(entry)
-        written = rf"""^[ \t]*\[[ \t]*["']?{name}["']?[ \t]*\]|^[^#]*?(?<![\w-]){name}["']?[ \t]*="""
+        written = rf"""^[ \t]*\[[ \t]*["']?{name}["']?[ \t]*\]|^[^#]*?(?<![\w-]){name}["']?[ \t]*[=.]"""
         lines = [number for number, line in enumerate(self.text.splitlines(), 1) if re.search(written, line)]
         return f"{self.where}:{lines[-1]}" if lines else self.where
 

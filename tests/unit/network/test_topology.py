@@ -1,9 +1,12 @@
 """Topology files: what may be said of links and KMEs, and how a mistake is told."""
 
+import re
 from itertools import combinations
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from qkdrelay.errors import TopologyError
 from qkdrelay.network import topology
@@ -60,6 +63,7 @@ def test_a_file_without_notes_means_what_it_did():
         ('"kme-2", "kme-3"]\nl', '"kme-2", "cli"]\nl', "noted.toml:2: 'cli' is reserved", "another name"),
         ('name = "noted"', "name = 3", "noted.toml:1: 'name' must be a text", "my-network"),
         ('kmes = ["kme-1", "kme-2", "kme-3"]', 'kmes = ["a"]', "noted.toml:2: 'kmes' must be a list of 2", "kmes = ["),
+        ("kme-3 =", "k.kme-3 =", "noted.toml:10: 'trust' names 'k', which is not in 'kmes'", None),
         ("links = [", 'links = "none"\nx = [', "noted.toml:4: unknown entry 'x'", "known: name"),
         ("[trust]", "[turst]", "noted.toml:8: unknown entry 'turst'", "did you mean 'trust'?"),
         (
@@ -106,6 +110,22 @@ def test_a_large_file_is_read_quickly_enough_to_be_refused_for_its_last_line(mon
     with pytest.raises(TopologyError, match=r"n\.toml:19904: link 19901 joins 'k1' to itself"):
         parse_topology(text, "n.toml")
     assert len(scans) == 2
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_whatever_is_wrong_with_a_file_it_is_told(data):
+    text = NOTED
+    for _ in range(data.draw(st.integers(1, 4))):
+        place, length = data.draw(st.integers(0, len(text))), data.draw(st.integers(0, 6))
+        written = data.draw(st.text(st.sampled_from("[]{}\"'#=,. \n\\ak-3é"), max_size=6))
+        text = text[:place] + written + text[place + length :]
+    told = "noted.toml: "
+    try:
+        parse_topology(text, "noted.toml")
+    except TopologyError as error:
+        told = str(error)
+    assert re.match(r"noted\.toml(:[0-9]+)?: ", told)
 
 
 # --- by name ---------------------------------------------------------------------------------------
