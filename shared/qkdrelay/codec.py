@@ -6,14 +6,15 @@ raises MalformedMessageError.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgpack
 import msgspec
 
 from qkdrelay.errors import InvalidPlanError, MalformedMessageError
-from qkdrelay.network.plan import KMES_MAX, SUCCESSORS_MAX, Hop, Plan
+from qkdrelay.network.plan import KMES_MAX, PLANS_KEPT, SUCCESSORS_MAX, Hop, Plan
 
 VERSION = 1
 """Of the protocol; every encoded message carries it as ``v``."""
@@ -26,10 +27,16 @@ _BUILTIN = (bytes,)
 T = TypeVar("T")
 
 
+_ENCODER = msgspec.msgpack.Encoder()
+_VERSION_FIELD = b"\xa1v\x01"
+_FIXMAP, _FIXMAP_MAX, _MAP_16 = 0x80, 15, 0xDE
+
+
 def encode(message: msgspec.Struct) -> bytes:
     """Return the message's bytes; equal messages have equal bytes."""
-    data = msgspec.to_builtins(message, builtin_types=_BUILTIN)
-    encoded: bytes = msgpack.packb({"v": VERSION, **data}, use_bin_type=True)
+    fields = _ENCODER.encode(message)
+    count, start = _map_length(fields)
+    encoded = _map_header(count + 1) + _VERSION_FIELD + fields[start:]
     if len(encoded) > MESSAGE_BYTES_MAX:
         raise MalformedMessageError(f"the message has {len(encoded)} bytes; at most {MESSAGE_BYTES_MAX} are allowed")
     return encoded
@@ -37,6 +44,43 @@ def encode(message: msgspec.Struct) -> bytes:
 
 def decode(data: bytes, kind: type[T], size_max: int = MESSAGE_BYTES_MAX) -> T:
     """Return the message of type ``kind`` in ``data``, or raise MalformedMessageError saying what is wrong where."""
+    message = _decode_own(data, kind) if len(data) <= size_max else None
+    return _decode_any(data, kind, size_max) if message is None else message
+
+
+def _decode_own(data: bytes, kind: type[T]) -> T | None:
+    """Return the message if ``data`` is just what `encode` makes of it, at once; None for whatever else it may be."""
+    try:
+        count, start = _map_length(data)
+        if data[start : start + len(_VERSION_FIELD)] != _VERSION_FIELD:
+            return None
+        message: T = _decoder(cast(Hashable, kind)).decode(_map_header(count - 1) + data[start + len(_VERSION_FIELD) :])
+        # Fields named twice and the like are not told by this decoder, but they would not come out the same.
+        return message if encode(cast(msgspec.Struct, message)) == data else None
+    except (msgspec.MsgspecError, MalformedMessageError, IndexError, ValueError, RecursionError):
+        return None
+
+
+@lru_cache(maxsize=64)
+def _decoder(kind: Hashable) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(kind)
+
+
+def _map_length(data: bytes) -> tuple[int, int]:
+    """Return how many fields the map has that ``data`` begins with, and where they begin."""
+    if data[0] == _MAP_16:
+        return int.from_bytes(data[1:3]), 3
+    return data[0] - _FIXMAP, 1
+
+
+def _map_header(count: int) -> bytes:
+    """Return how a map of so many fields begins; ValueError for a number that cannot be."""
+    if count <= _FIXMAP_MAX:
+        return bytes((_FIXMAP + count,))
+    return bytes((_MAP_16, *count.to_bytes(2)))
+
+
+def _decode_any(data: bytes, kind: type[T], size_max: int) -> T:
     raw = _unpack(data, size_max)
     if not isinstance(raw, dict):
         raise MalformedMessageError("not a valid message: it is not a map")
@@ -110,6 +154,7 @@ _WirePlan = tuple[str, str, dict[str, _WireHop]]
 PLAN_BYTES_MAX = 65_536
 
 
+@lru_cache(maxsize=PLANS_KEPT)
 def encode_plan(plan: Plan) -> bytes:
     """Return the canonical bytes of a plan: [source, target, {kme: [threshold, [successor, ...]]}], KMEs sorted."""
     hops = {kme: [hop.threshold, list(hop.successors)] for kme, hop in sorted(plan.hops.items())}
@@ -117,7 +162,7 @@ def encode_plan(plan: Plan) -> bytes:
     return encoded
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=PLANS_KEPT)
 def decode_plan(data: bytes) -> Plan:
     """Return the plan in ``data``, checked as section 2 of the protocol says.
 

@@ -14,6 +14,8 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -49,6 +51,19 @@ Access = Literal["own", "read", "beside"]
 """As the one service that holds the store; to look into it; or to change a little beside the running service."""
 
 
+@dataclass(eq=False, slots=True)
+class _Heard:
+    """One epoch of a stream of numbers that somebody else gives out."""
+
+    id: int
+    highest: int
+    """The highest number that was finished."""
+    below: int
+    """Up to this one all are refused."""
+    written: int
+    """The highest number that the store has: none above it was finished before this transaction."""
+
+
 class Journal:
     """The durable memory of the service called ``name``.
 
@@ -62,6 +77,15 @@ class Journal:
         self._lock: int | None = None
         self._fresh: list[Publication] = []
         self.backlog = Backlog()
+        self._given: dict[str, int] = {}
+        """The next number of each stream, as far as it was asked for."""
+        self._heard: dict[tuple[str, bytes], _Heard] = {}
+        """What is known of each epoch of a stream, as far as it was asked for."""
+        self._outgoing: list[tuple[int, str, str, bytes, float | None]] = []
+        self._given_now: set[str] = set()
+        self._heard_now: dict[_Heard, dict[int, bytes]] = {}
+        """What this transaction has yet to write: messages, streams, and numbers finished with their tags."""
+        self._seen_version = 0
         if path is not None and access == "own":
             self._prepare(path)
         self._db = self._open(path, access)
@@ -73,6 +97,12 @@ class Journal:
         except StoreError:
             self.close()
             raise
+        # Never the id of a message before, also if that is gone: AUTOINCREMENT's own promise, kept by hand.
+        self._next_id = 1 + int(
+            self._db.execute("SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'outbox'), 0)").fetchone()[
+                0
+            ]
+        )
         self.epoch = _new_epoch()
         """Of this start: numbers, and link key, are never those of an earlier one.
 
@@ -140,15 +170,47 @@ class Journal:
         self._fresh.clear()
         try:
             self._db.execute("BEGIN IMMEDIATE")
+            self._notice_others()
             yield
+            self._write()
             self._db.execute("COMMIT")
         except BaseException as error:
             self._fresh.clear()
+            self._forget_cached()
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, _OUR_MISTAKES):
                 raise StoreError(f"the store {self._path} does not take a commit: {error}") from None
             raise
+
+    def _notice_others(self) -> None:
+        """Forget what is kept in memory if somebody else has changed the store."""
+        version = self._db.execute("PRAGMA data_version").fetchone()[0]
+        if version != self._seen_version:
+            self._seen_version = version
+            self._forget_cached()
+
+    def _forget_cached(self) -> None:
+        """Forget what is kept in memory of the store: it is not, or no longer, what the store has."""
+        for cached in (self._given, self._heard, self._outgoing, self._given_now, self._heard_now):
+            cached.clear()
+
+    def _write(self) -> None:
+        """Write what this transaction has kept in memory so far: few statements for many messages."""
+        self._db.executemany("INSERT INTO outbox VALUES (?, ?, ?, ?, ?)", self._outgoing)
+        self._outgoing.clear()
+        given = [(stream, self._given[stream]) for stream in self._given_now]
+        self._db.executemany("INSERT INTO given VALUES (?, ?) ON CONFLICT DO UPDATE SET next = excluded.next", given)
+        for heard, finished in self._heard_now.items():
+            rows = [(heard.id, number, tag) for number, tag in sorted(finished.items())]
+            self._db.executemany("INSERT INTO finished VALUES (?, ?, ?)", rows)
+            self._db.execute("UPDATE heard SET highest = ? WHERE id = ?", (heard.highest, heard.id))
+            # Each time, not now and then: the numbers are the sender's choice, and it could avoid the occasion.
+            forgotten = (heard.id, heard.highest - WINDOW_BACK)
+            self._db.execute("DELETE FROM finished WHERE heard = ? AND number <= ?", forgotten)
+            heard.written = heard.highest
+        self._given_now.clear()
+        self._heard_now.clear()
 
     def scrub(self) -> bool:
         """Empty the write-ahead log, which still holds deleted rows; after a commit that destroyed keys.
@@ -194,11 +256,9 @@ class Journal:
 
         After ``expires`` (seconds since the epoch) it is of no use to anybody, and a restart leaves it out.
         """
-        cursor = self._db.execute(
-            "INSERT INTO outbox (exchange, routing_key, body, expires) VALUES (?, ?, ?, ?)",
-            (exchange, routing_key, body, expires),
-        )
-        self._fresh.append(Publication(cursor.lastrowid, exchange, routing_key, body))
+        self._fresh.append(Publication(self._next_id, exchange, routing_key, body))
+        self._outgoing.append((self._next_id, exchange, routing_key, body, expires))
+        self._next_id += 1
 
     def observe(self, exchange: str, routing_key: str, body: bytes) -> None:
         """Publish a message after the commit at most once: an answer that nobody may wait for any more."""
@@ -221,17 +281,19 @@ class Journal:
 
     def forget(self, ids: Iterable[int]) -> None:
         """Delete confirmed messages from the outbox."""
-        self._db.executemany("DELETE FROM outbox WHERE id = ?", ((i,) for i in ids))
+        self._db.executemany("DELETE FROM outbox WHERE id BETWEEN ? AND ?", _runs(ids))
 
     # --- numbers -----------------------------------------------------------------------------------
 
     def next_number(self, stream: str, step: int = 1) -> int:
         """Return the next number of ``stream`` and move on by ``step``: what is given out is never given again."""
-        row = self._db.execute(
-            "INSERT INTO given VALUES (?, ?) ON CONFLICT DO UPDATE SET next = next + ? RETURNING next",
-            (stream, step, step),
-        ).fetchone()
-        return int(row[0]) - step
+        if stream not in self._given:
+            row = self._db.execute("SELECT next FROM given WHERE stream = ?", (stream,)).fetchone()
+            self._given[stream] = row[0] if row else 0
+        number = self._given[stream]
+        self._given[stream] += step
+        self._given_now.add(stream)
+        return number
 
     def check_number(self, stream: str, epoch: bytes, number: int, tag: bytes) -> Literal["new", "finished"]:
         """Say whether ``number`` was finished before.
@@ -239,39 +301,52 @@ class Journal:
         Raises ForgedMessageError for a number outside the window, for one that was finished with
         another tag, and for an epoch too many.
         """
-        row = self._db.execute(
-            "SELECT id, highest, below FROM heard WHERE stream = ? AND epoch = ?", (stream, epoch)
-        ).fetchone()
-        if row is None:
+        heard = self._hear(stream, epoch)
+        if heard is None:
             query = "SELECT count(*), min(epoch) FROM heard WHERE stream = ?"
             epochs, oldest = self._db.execute(query, (stream,)).fetchone()
             if epochs >= EPOCHS_MAX and epoch < oldest:
                 raise ForgedMessageError(f"the epoch is older than the {epochs} of {stream} that are remembered")
             # Wherever it begins: this store may be younger than the peer's.
             return "new"
-        heard, highest, below = row
-        if number > highest + WINDOW_AHEAD or number <= max(below, highest - WINDOW_BACK):
+        highest = heard.highest
+        if number > highest + WINDOW_AHEAD or number <= max(heard.below, highest - WINDOW_BACK):
             raise ForgedMessageError(f"number {number} is out of the window around {highest} of {stream}")
-        done = self._db.execute("SELECT tag FROM finished WHERE heard = ? AND number = ?", (heard, number)).fetchone()
+        done = self._finished_with(heard, number)
         if done is None:
             return "new"
-        if done[0] != tag:
+        if done != tag:
             raise NumberReusedError(f"number {number} of {stream} was used for another message before")
         return "finished"
 
     def finish_number(self, stream: str, epoch: bytes, number: int, tag: bytes) -> None:
         """Remember that ``number`` was handled, with its tag."""
-        row = self._db.execute(
-            "UPDATE heard SET highest = max(highest, ?) WHERE stream = ? AND epoch = ? RETURNING id, highest",
-            (number, stream, epoch),
-        ).fetchone()
-        heard, highest = row or (self._begin(stream, epoch, number), number)
-        self._db.execute("INSERT INTO finished VALUES (?, ?, ?)", (heard, number, tag))
-        # Each time, not now and then: the numbers are the sender's choice, and it could avoid the occasion.
-        self._db.execute("DELETE FROM finished WHERE heard = ? AND number <= ?", (heard, highest - WINDOW_BACK))
+        heard = self._hear(stream, epoch) or self._begin(stream, epoch, number)
+        heard.highest = max(heard.highest, number)
+        self._heard_now.setdefault(heard, {})[number] = tag
 
-    def _begin(self, stream: str, epoch: bytes, number: int) -> int:
+    def _hear(self, stream: str, epoch: bytes) -> _Heard | None:
+        heard = self._heard.get((stream, epoch))
+        if heard is None:
+            query = "SELECT id, highest, below FROM heard WHERE stream = ? AND epoch = ?"
+            row = self._db.execute(query, (stream, epoch)).fetchone()
+            if row is not None:
+                heard = self._heard[stream, epoch] = _Heard(row[0], row[1], row[2], written=row[1])
+        return heard
+
+    def _finished_with(self, heard: _Heard, number: int) -> bytes | None:
+        """Return the tag that ``number`` was finished with, or None."""
+        tag = self._heard_now.get(heard, {}).get(number)
+        if tag is None and number <= heard.written:
+            query = "SELECT tag FROM finished WHERE heard = ? AND number = ?"
+            row = self._db.execute(query, (heard.id, number)).fetchone()
+            tag = None if row is None else row[0]
+        return tag
+
+    def _begin(self, stream: str, epoch: bytes, number: int) -> _Heard:
         """Remember a new epoch of a stream; of the others little is still to come, and the oldest are forgotten."""
+        self._write()
+        self._heard.clear()
         others = "SELECT id FROM heard WHERE stream = ?"
         self._db.execute("UPDATE heard SET below = max(below, highest - ?) WHERE stream = ?", (WINDOW_ENDED, stream))
         self._db.execute(
@@ -284,7 +359,15 @@ class Journal:
             self._db.execute(f"DELETE FROM {table} WHERE {column} IN ({surplus})", (stream, EPOCHS_MAX - 1))
         values = (stream, epoch, number, -1)
         cursor = self._db.execute("INSERT INTO heard (stream, epoch, highest, below) VALUES (?, ?, ?, ?)", values)
-        return cursor.lastrowid or 0
+        heard = self._heard[stream, epoch] = _Heard(cursor.lastrowid or 0, number, -1, written=-1)
+        return heard
+
+
+def _runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
+    """Yield the first and the last of each run of consecutive numbers."""
+    for _, run in groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0]):
+        members = [number for _, number in run]
+        yield members[0], members[-1]
 
 
 def _new_epoch() -> bytes:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import lru_cache
 
 from qkdrelay.network.circuit import learning
 from qkdrelay.network.coalitions import STEPS_MAX, any_of_size
-from qkdrelay.network.plan import Plan, Route
+from qkdrelay.network.plan import PLANS_KEPT, Plan, Route
 
 
 def learns(plan: Plan, coalition: Collection[str]) -> bool:
@@ -33,6 +34,7 @@ def delivers(plan: Plan, failed: Collection[str] = (), cut: Collection[tuple[str
     return rebuilt[plan.source]
 
 
+@lru_cache(maxsize=PLANS_KEPT)
 def withstands(plan: Plan, compromised: int, steps_max: int = STEPS_MAX) -> bool:
     """Whether no coalition of ``compromised`` KMEs between the two ends learns the secret.
 

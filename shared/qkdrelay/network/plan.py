@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 
 from qkdrelay.errors import InvalidPlanError
@@ -20,6 +20,8 @@ SUCCESSORS_MAX = 255
 KMES_MAX = 512
 SHARE_MESSAGES_MAX = 4_096
 """Budget of a plan: the share messages it may unfold to."""
+PLANS_KEPT = 128
+"""Results kept of what is asked again and again about the same plans; of the largest they take some megabytes."""
 
 
 def majority(n: int) -> int:
@@ -55,6 +57,10 @@ class Plan:
         return plan
 
     def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
         return hash((self.source, self.target, tuple(sorted(self.hops))))
 
     def is_split(self, kme: str) -> bool:
@@ -72,16 +78,8 @@ class Plan:
         return self.hops[kme].threshold
 
     def below(self, kme: str) -> Plan:
-        """Return the part of the plan a holder of ``kme`` needs: what is reachable from it.
-
-        Made anew each time: kept for all KMEs, the parts of a long plan would take megabytes.
-        """
-        reachable, waiting = {kme}, [kme]
-        while waiting:
-            near = set(self.successors(waiting.pop())) - reachable
-            reachable |= near
-            waiting += near
-        return Plan(kme, self.target, {k: self.hops[k] for k in sorted(reachable) if k != self.target})
+        """Return the part of the plan a holder of ``kme`` needs: what is reachable from it."""
+        return _below(self, kme)
 
     @cached_property
     def order(self) -> tuple[str, ...]:
@@ -144,6 +142,16 @@ class Plan:
     def links(self) -> tuple[tuple[str, str], ...]:
         """Every directed link the plan uses."""
         return tuple((kme, s) for kme in self.order for s in self.successors(kme))
+
+
+@lru_cache(maxsize=PLANS_KEPT)
+def _below(plan: Plan, kme: str) -> Plan:
+    reachable, waiting = {kme}, [kme]
+    while waiting:
+        near = set(plan.successors(waiting.pop())) - reachable
+        reachable |= near
+        waiting += near
+    return Plan(kme, plan.target, {k: plan.hops[k] for k in sorted(reachable) if k != plan.target})
 
 
 def _check(plan: Plan, budget: int) -> None:
