@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from functools import partial
 from uuid import uuid4
 
-import structlog
-
 from coordinator.adversary import Adversary
 from coordinator.audience import Audience
 from coordinator.metrics import BROKER, CoordinatorMetrics
@@ -49,6 +47,7 @@ from qkdrelay.messages import (
 )
 from qkdrelay.metrics import refusal
 from qkdrelay.network.topology import Topology
+from qkdrelay.observability import LogLevel, log_all
 
 SKEW_MAX_S = 5.0
 """A KME whose clock differs by more raises an alarm: deadlines are in absolute time."""
@@ -67,7 +66,6 @@ class CoordinatorService:
         """``control_keys`` has, for each KME of ``topology``, the key shared with it."""
         self.journal: Journal = store
         self._store, self._keys, self._lab = store, control_keys, lab
-        self._log = structlog.get_logger().bind(service=control.COORDINATOR)
         self.metrics = CoordinatorMetrics(topology.kmes)
         self._links = frozenset(map(frozenset, topology.links))
         self._adversary = Adversary()
@@ -78,7 +76,7 @@ class CoordinatorService:
         self._commands: defaultdict[str, list[Command]] = defaultdict(list)
         self._audience = Audience(store)
         self._desk = Desk(topology, self, store, self._audience, adversary=self._adversary, heard=self._heard, lab=lab)
-        self._notes: list[tuple[str, str, dict[str, object]]] = []
+        self._notes: list[tuple[LogLevel, str, dict[str, object]]] = []
         self._refused: list[str] = []
         self._housekeeping_at = 0.0
 
@@ -252,9 +250,9 @@ class CoordinatorService:
         else:
             self._commands[kme].append(command)
 
-    def note(self, event: str, level: str, **fields: object) -> None:
+    def note(self, event: str, level: LogLevel, **fields: object) -> None:
         """Log after the commit."""
-        self._notes.append((event, level, fields))
+        self._notes.append((level, event, fields))
 
     # --- the batch as a whole ----------------------------------------------------------------------
 
@@ -285,8 +283,8 @@ class CoordinatorService:
 
     def committed(self) -> None:
         """Log what happened."""
-        for event, level, fields in self._notes:
-            getattr(self._log, level)(event, **fields)
+        log_all(self._notes, service=control.COORDINATOR)
+        for _, event, fields in self._notes:
             self.metrics.happened(event, fields)
         self._notes.clear()
         for reason in self._refused:

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from uuid import UUID
 
-import structlog
-
 from kme.effects import (
     DropShares,
     Effect,
@@ -53,7 +51,7 @@ from qkdrelay.messages import (
     Waiting,
 )
 from qkdrelay.metrics import refusal
-from qkdrelay.observability import LogLevel, link_name
+from qkdrelay.observability import LogLevel, link_name, log_all
 from qkdrelay.telling import event_of, fields_of, level_of
 
 HELLO_EVERY_S = 10.0
@@ -77,7 +75,6 @@ class KmeService:
         """``links`` maps each peer to the QKD link with it; ``control_key`` is shared with the coordinator."""
         self.journal: Journal = store
         self._me, self._store, self._key = settings, store, control_key
-        self._log = structlog.get_logger().bind(kme=settings.name)
         self._links = Links(settings.name, links, store)
         self._node, self._ends = Node(settings, random), Ends(settings, random)
         self.metrics = KmeMetrics(settings.name, links)
@@ -283,8 +280,8 @@ class KmeService:
 
     def committed(self) -> None:
         """Log what happened; wipe what destroyed keys left behind on disk."""
+        log_all(((note.level, note.event, note.fields) for note in self._notes), kme=self._me.name)
         for note in self._notes:
-            getattr(self._log, note.level)(note.event, **note.fields)
             self.metrics.happened(note.event)
         self._notes.clear()
         for reason in self._refused:
