@@ -56,7 +56,7 @@ def message_size(keys: int) -> int:
         return publish(user, publication)
 
     network.hub.publish = seen  # type: ignore[method-assign]
-    network.relay("kme-1", "kme-8", key_count=keys)
+    network.relay("kme-1", "kme-8", key_count=keys, policy="recursive")
     return round(statistics.mean(sizes))
 
 

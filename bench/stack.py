@@ -22,8 +22,7 @@ from bench.peer import Peer
 from qkdrelay import codec
 from qkdrelay.broker.names import CLI, CLI_EXCHANGE, CLIENT_QUEUE_PREFIX, REPLIES_EXCHANGE, REQUESTS_KEY
 from qkdrelay.errors import MalformedMessageError
-from qkdrelay.inquiries import NetworkRequest, NetworkView, RelayRequest, RelayView, Reply, Request, RequestBody
-from qkdrelay.messages import TERMINAL
+from qkdrelay.inquiries import NetworkRequest, NetworkView, RelayRequest, RelaySummary, Reply, Request, RequestBody
 from qkdrelay.network.topology import Topology
 
 ROOT = Path(__file__).parents[1]
@@ -89,9 +88,9 @@ class Stack:
             raise RuntimeError(f"the coordinator's answer cannot be read: {error}") from error
         with self._changed:
             match body:
-                case RelayView(state="confirmed"):
+                case RelaySummary(state="confirmed"):
                     self._ended.setdefault(body.relay_id, at)
-                case RelayView() if body.state in TERMINAL:
+                case RelaySummary():
                     raise RuntimeError(f"a relay failed: {body.reason}")
                 case NetworkView(kmes=kmes):
                     self._heard = {kme.name for kme in kmes if kme.heard_s_ago is not None}
@@ -106,9 +105,10 @@ def _request(relay_id: UUID, topology: Topology, key_count: int) -> RelayRequest
         key_count=key_count,
         key_size_bits=256,
         timeout_s=300.0,
-        policy=None,
+        policy="recursive",
         withstand=None,
         allow_unprotected=False,
+        follow=False,
     )
 
 

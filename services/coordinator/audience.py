@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from coordinator.progress import Relay
 from coordinator.store import CoordinatorStore
-from coordinator.views import view
+from coordinator.views import summary, view
 from qkdrelay import codec
 from qkdrelay.broker.names import REPLIES_EXCHANGE
 from qkdrelay.errors import MalformedMessageError
@@ -15,7 +17,7 @@ from qkdrelay.messages import TERMINAL, Done
 
 COMMAND_WAIT_S = 5.0
 """How long a KME may take to carry out a command before the caller is told that it did not."""
-FOLLOWERS_MAX = 1_000
+FOLLOWERS_MAX = 10_000
 FOLLOW_MAX_S = 60.0
 """Who hears nothing asks again long before; who does not is gone."""
 _SHOW_EVERY_S = 0.1
@@ -39,6 +41,8 @@ class _Follower:
     request: Request
     relay_id: UUID
     until: float
+    until_decided: bool
+    """Is told once, how it ended."""
     shown_at: float = 0.0
 
 
@@ -49,7 +53,10 @@ class Audience:
         """``store`` is where relays are read from and answers are published through."""
         self._store = store
         self._callers: list[_Caller] = []
-        self._followers: list[_Follower] = []
+        self._followers: dict[UUID, _Follower] = {}
+        """By request, those who asked last at the end."""
+        self._following: defaultdict[UUID, set[UUID]] = defaultdict(set)
+        """The requests of those who follow a relay."""
         self._changed: set[UUID] = set()
 
     def reply(self, request: Request, body: ReplyBody) -> None:
@@ -71,17 +78,30 @@ class Audience:
             if caller.kmes.pop(report.command_id, None) is not None and report.error:
                 caller.errors.append(report.error)
 
-    def follow(self, request: Request, relay_id: UUID, now: float) -> None:
-        """Show the relay to the asker now and whenever it changes, until it is final; once, however often it asks."""
-        self._followers = [other for other in self._followers if other.request.request_id != request.request_id]
+    def follow(self, request: Request, relay_id: UUID, now: float, *, until_decided: bool = False) -> None:
+        """Show the relay to the asker now and whenever it changes, until it is final; once, however often it asks.
+
+        With ``until_decided`` only say how it ended.
+        """
+        self._unfollow(request.request_id)
         if len(self._followers) >= FOLLOWERS_MAX:
-            self._followers.pop(0)
-        self._followers.append(_Follower(request, relay_id, now + FOLLOW_MAX_S))
+            self._unfollow(next(iter(self._followers)))
+        self._followers[request.request_id] = _Follower(request, relay_id, now + FOLLOW_MAX_S, until_decided)
+        self._following[relay_id].add(request.request_id)
         self._changed.add(relay_id)
+
+    def _unfollow(self, request_id: UUID) -> None:
+        follower = self._followers.pop(request_id, None)
+        if follower is not None:
+            others = self._following[follower.relay_id]
+            others.discard(request_id)
+            if not others:
+                del self._following[follower.relay_id]
 
     def changed(self, relay_id: UUID) -> None:
         """Take note that a relay changed."""
-        self._changed.add(relay_id)
+        if relay_id in self._following:
+            self._changed.add(relay_id)
 
     def tick(self, now: float) -> None:
         """Answer those who can be answered."""
@@ -100,25 +120,31 @@ class Audience:
 
     def _show(self, now: float) -> None:
         """Show followers what changed, each not too often; a relay that ended at once."""
-        if not self._followers:
-            self._changed.clear()
-            return
-        views: dict[UUID, RelayView] = {}
         later: set[UUID] = set()
-        for follower in self._followers:
-            relay_id = follower.relay_id
-            if relay_id not in self._changed:
+        for relay_id in self._changed & self._following.keys():
+            relay = self._store.relay(relay_id)
+            if relay is None:
                 continue
-            if relay_id not in views and (relay := self._store.relay(relay_id)) is not None:
-                views[relay_id] = view(relay, self._store.flow(relay_id), now)
-            shown = views.get(relay_id)
-            ended = shown is not None and shown.state in TERMINAL
-            if shown is None or (now - follower.shown_at < _SHOW_EVERY_S and not ended):
-                later.add(relay_id)
-                continue
-            self.reply(follower.request, shown)
-            follower.shown_at = now
-            if shown.final:
-                follower.until = now
-        self._followers = [follower for follower in self._followers if now < follower.until]
+            due = []
+            for follower in map(self._followers.__getitem__, self._following[relay_id]):
+                if relay.state in TERMINAL or (not follower.until_decided and now - follower.shown_at >= _SHOW_EVERY_S):
+                    due.append(follower)
+                elif not follower.until_decided:
+                    later.add(relay_id)
+            self._show_to(due, relay, now)
         self._changed = later
+        while self._followers and (oldest := next(iter(self._followers.values()))).until <= now:
+            self._unfollow(oldest.request.request_id)
+
+    def _show_to(self, followers: list[_Follower], relay: Relay, now: float) -> None:
+        shown: RelayView | None = None
+        for follower in followers:
+            follower.shown_at = now
+            if follower.until_decided:
+                self.reply(follower.request, summary(relay, now))
+                self._unfollow(follower.request.request_id)
+                continue
+            shown = shown or view(relay, self._store.flow(relay.relay_id), now)
+            self.reply(follower.request, shown)
+            if shown.final:
+                self._unfollow(follower.request.request_id)

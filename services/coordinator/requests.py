@@ -123,7 +123,7 @@ class Desk:
     def _relay(self, request: Request, wanted: RelayRequest, now: float) -> None:
         if self._store.relay(wanted.relay_id) is None:
             self._orders.change(None, self._planned(wanted, now), now)
-        self._audience.follow(request, wanted.relay_id, now)
+        self._audience.follow(request, wanted.relay_id, now, until_decided=not wanted.follow)
 
     def _planned(self, wanted: RelayRequest, now: float) -> Relay:
         if wrong := check_key_amount(wanted.key_count, wanted.key_size_bits):

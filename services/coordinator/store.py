@@ -13,6 +13,7 @@ from qkdrelay import codec
 from qkdrelay.journal import Journal
 from qkdrelay.messages import DEAD_LETTER_BODY_MAX, Findings, RelayState, Terms
 from qkdrelay.network.plan import Route
+from qkdrelay.recent import Recent
 
 RELAYS_MAX = 100_000
 """Ended relays beyond this many are forgotten, oldest first."""
@@ -43,6 +44,17 @@ _RELAY = (
     " target_proof, source_verified, target_verified, released, findings FROM relays"
 )
 _LETTER = "SELECT id, at, kme, queue, reason, body FROM dead_letters"
+_CHANGING = (
+    "state", "reason", "ended_at", "expected", "source_proof", "target_proof", "source_verified", "target_verified",
+    "released", "findings", "source_due", "target_due", "source_wait_s", "target_wait_s",
+)  # fmt: skip
+# Not REPLACE, which writes the row and all its indexes anew.
+_KEEP = (
+    "INSERT INTO relays VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET "
+    + ", ".join(f"{column} = excluded.{column}" for column in _CHANGING)
+)
+RELAYS_CACHED = 2_000
+"""Relays kept in memory beside the store."""
 _HOP = ">"
 _TELL_AGAIN_S, _TELL_AGAIN_MAX_S = 5.0, 300.0
 _TELL_AGAIN_AT_ONCE = 1_000
@@ -84,16 +96,44 @@ class CoordinatorStore(Journal):
     def __init__(self, path: Path | None) -> None:
         """Open or create the store (see `Journal`)."""
         super().__init__(path, "coordinator", _SCHEMA)
+        self._relays: Recent[UUID, Relay] = Recent(RELAYS_CACHED)
+        self._kept: dict[UUID, tuple[object, ...]] = {}
+        self._steps: dict[tuple[bytes, str, Step], None] = {}
+        """What this transaction has yet to write: relays, and what became of shares."""
+        self._any_stuck = True
+
+    def _forget_cached(self) -> None:
+        super()._forget_cached()
+        self._relays.clear()
+        self._kept.clear()
+        self._steps.clear()
+        self._any_stuck = True
+
+    def _write(self) -> None:
+        super()._write()
+        self._db.executemany(_KEEP, self._kept.values())
+        self._db.executemany("INSERT OR IGNORE INTO flow VALUES (?, ?, ?)", self._steps)
+        if self._any_stuck:
+            gone = [(relay_id, route) for relay_id, route, _ in self._steps]
+            self._db.executemany("DELETE FROM stuck WHERE relay_id = ? AND route = ?", gone)
+            self._any_stuck = self._db.execute("SELECT 1 FROM stuck LIMIT 1").fetchone() is not None
+        self._kept.clear()
+        self._steps.clear()
 
     # --- relays ------------------------------------------------------------------------------------
 
     def relay(self, relay_id: UUID) -> Relay | None:
         """Return a relay."""
-        row = self._db.execute(f"{_RELAY} WHERE relay_id = ?", (relay_id.bytes,)).fetchone()
-        return None if row is None else _relay(row)
+        relay = self._relays.get(relay_id)
+        if relay is None:
+            row = self._db.execute(f"{_RELAY} WHERE relay_id = ?", (relay_id.bytes,)).fetchone()
+            if row is not None:
+                self._relays.keep(relay_id, relay := _relay(row))
+        return relay
 
     def relays_named(self, prefix: str, limit: int) -> list[UUID]:
         """Return the ids that begin with ``prefix`` (hexadecimal digits, no hyphens)."""
+        self._write()
         rows = self._db.execute(
             "SELECT relay_id FROM relays WHERE lower(hex(relay_id)) LIKE ? LIMIT ?", (f"{prefix}%", limit)
         )
@@ -101,18 +141,22 @@ class CoordinatorStore(Journal):
 
     def latest(self, limit: int) -> list[Relay]:
         """Return the latest relays, newest first."""
+        self._write()
         return [_relay(row) for row in self._db.execute(f"{_RELAY} ORDER BY created_at DESC LIMIT ?", (limit,))]
 
     def relay_count(self) -> int:
         """Return how many relays are known."""
+        self._write()
         return int(self._db.execute("SELECT count(*) FROM relays").fetchone()[0])
 
     def undecided_count(self) -> int:
         """Return how many relays are under way."""
+        self._write()
         return int(self._db.execute("SELECT count(*) FROM relays WHERE ended_at IS NULL").fetchone()[0])
 
     def overdue(self, now: float) -> list[Relay]:
         """Return the undecided relays whose deadline has passed."""
+        self._write()
         rows = self._db.execute(f"{_RELAY} WHERE ended_at IS NULL AND deadline <= ? LIMIT 1000", (now,))
         return [_relay(row) for row in rows]
 
@@ -121,6 +165,7 @@ class CoordinatorStore(Journal):
 
         Each end has its own back-off: one that is alive and one that is not do not take turns.
         """
+        self._write()
         found: list[Relay] = []
         for end in ("source", "target"):
             due = f"SELECT relay_id FROM relays WHERE {end} = ? AND {end}_due <= ? ORDER BY {end}_due LIMIT ?"
@@ -139,39 +184,38 @@ class CoordinatorStore(Journal):
         ``told`` are the ends that were told something and have not answered.
         """
         source, target = relay.ends
-        self._db.execute(
-            "INSERT OR REPLACE INTO relays VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
-            (
-                relay.relay_id.bytes,
-                codec.encode(relay.terms),
-                relay.policy,
-                relay.protected,
-                " ".join(relay.relies_on),
-                relay.created_at,
-                relay.state,
-                relay.reason,
-                relay.ended_at,
-                relay.expected,
-                relay.source_proof,
-                relay.target_proof,
-                relay.source_verified,
-                relay.target_verified,
-                " ".join(relay.released),
-                None if relay.findings is None else codec.encode(relay.findings),
-                source,
-                target,
-                relay.terms.deadline,
-                now + _TELL_AGAIN_S if source in told else None,
-                now + _TELL_AGAIN_S if target in told else None,
-                _TELL_AGAIN_S,
-                _TELL_AGAIN_S,
-            ),
+        self._relays.keep(relay.relay_id, relay)
+        self._kept[relay.relay_id] = (
+            relay.relay_id.bytes,
+            codec.encode(relay.terms),
+            relay.policy,
+            relay.protected,
+            " ".join(relay.relies_on),
+            relay.created_at,
+            relay.state,
+            relay.reason,
+            relay.ended_at,
+            relay.expected,
+            relay.source_proof,
+            relay.target_proof,
+            relay.source_verified,
+            relay.target_verified,
+            " ".join(relay.released),
+            None if relay.findings is None else codec.encode(relay.findings),
+            source,
+            target,
+            relay.terms.deadline,
+            now + _TELL_AGAIN_S if source in told else None,
+            now + _TELL_AGAIN_S if target in told else None,
+            _TELL_AGAIN_S,
+            _TELL_AGAIN_S,
         )
 
     def purge(self) -> None:
         """Forget the oldest ended relays beyond the limit, but none that an end still has to be told of."""
         surplus = self.relay_count() - RELAYS_MAX
         if surplus > 0:
+            self._relays.clear()
             settled = "ended_at IS NOT NULL AND source_due IS NULL AND target_due IS NULL"
             old = f"SELECT relay_id FROM relays WHERE {settled} ORDER BY created_at LIMIT ?"
             for table in ("flow", "stuck", "relays"):
@@ -181,21 +225,23 @@ class CoordinatorStore(Journal):
 
     def add_step(self, relay_id: UUID, route: Route, step: Step) -> None:
         """Remember what became of the share on ``route``."""
-        key = (relay_id.bytes, _HOP.join(route))
-        self._db.execute("INSERT OR IGNORE INTO flow VALUES (?, ?, ?)", (*key, step))
-        self._db.execute("DELETE FROM stuck WHERE relay_id = ? AND route = ?", key)
+        self._steps[relay_id.bytes, _HOP.join(route), step] = None
 
     def add_stuck(self, relay_id: UUID, route: Route, reason: str) -> None:
         """Remember why the share for ``route`` waits at its sender."""
+        self._write()
+        self._any_stuck = True
         self._db.execute("INSERT OR REPLACE INTO stuck VALUES (?, ?, ?)", (relay_id.bytes, _HOP.join(route), reason))
 
     def collected(self, relay_id: UUID) -> frozenset[Route]:
         """Return the routes whose share has reached the target."""
+        self._write()
         query = "SELECT route FROM flow WHERE relay_id = ? AND step = 'collected'"
         return frozenset(tuple(row[0].split(_HOP)) for row in self._db.execute(query, (relay_id.bytes,)))
 
     def flow(self, relay_id: UUID) -> Flow:
         """Return everything known of a relay's shares."""
+        self._write()
         steps: dict[str, list[Route]] = {"split": [], "forwarded": [], "collected": []}
         query = "SELECT route, step FROM flow WHERE relay_id = ? ORDER BY route"
         for route, step in self._db.execute(query, (relay_id.bytes,)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 from uuid import UUID
@@ -15,6 +15,7 @@ from qkdrelay.confirmation import Payload
 from qkdrelay.journal import Access, Journal
 from qkdrelay.messages import Findings, LabMode
 from qkdrelay.network.plan import Route
+from qkdrelay.recent import Recent
 
 TOMBSTONE_S = 3_600.0
 """How long after its deadline a failed relay's id stays refused."""
@@ -40,6 +41,15 @@ _RELAY = (
     "SELECT relay_id, role, state, plan, key_count, key_size_bits, deadline, keys, source_key, target_key,"
     " peer_valid, findings, equivocating FROM relays"
 )
+# Not REPLACE, which writes the row and all its indexes anew.
+_KEEP = (
+    "INSERT INTO relays VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+    "state = excluded.state, keys = excluded.keys, source_key = excluded.source_key, target_key = excluded.target_key,"
+    " peer_valid = excluded.peer_valid, findings = excluded.findings, equivocating = excluded.equivocating"
+)
+_KEEP_SHARE = "INSERT INTO shares VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET deadline = excluded.deadline"
+RELAYS_CACHED, CACHED_BYTES_MAX = 1_000, 16_384
+"""Relays kept in memory beside the store, and the most bytes one of them may have."""
 _WAITING_COLUMNS = "id, relay_id, route, plan, deadline, payload, share, threshold"
 # KME names have neither of these characters.
 _HOP, _ROUTE = ">", " "
@@ -59,6 +69,26 @@ class KmeStore(Journal):
     def __init__(self, path: Path | None, name: str, *, access: Access = "own") -> None:
         """Open or create the store of the KME called ``name`` (see `Journal`)."""
         super().__init__(path, f"kme {name}", _SCHEMA, access=access)
+        self._relays: Recent[UUID, EndRelay] = Recent(RELAYS_CACHED)
+        self._kept: dict[UUID, EndRelay] = {}
+        self._collected: dict[tuple[bytes, str], tuple[float, bytes]] = {}
+        """What this transaction has yet to write: relays, and shares (deadline, payload)."""
+        self._totals: tuple[int, int] | None = None
+
+    def _forget_cached(self) -> None:
+        super()._forget_cached()
+        self._relays.clear()
+        self._kept.clear()
+        self._collected.clear()
+        self._totals = None
+
+    def _write(self) -> None:
+        super()._write()
+        self._db.executemany(_KEEP, [_row(relay) for relay in self._kept.values()])
+        shares = [(*key, *value) for key, value in self._collected.items()]
+        self._db.executemany(_KEEP_SHARE, shares)
+        self._kept.clear()
+        self._collected.clear()
 
     # --- what a decision may ask (kme.node.Memory) -------------------------------------------------
 
@@ -70,8 +100,17 @@ class KmeStore(Journal):
 
     def relay(self, relay_id: UUID) -> EndRelay | None:
         """Return a relay that starts or ends here."""
-        row = self._db.execute(f"{_RELAY} WHERE relay_id = ?", (relay_id.bytes,)).fetchone()
-        return None if row is None else _relay(row)
+        relay = self._kept.get(relay_id) or self._relays.get(relay_id)
+        if relay is None:
+            row = self._db.execute(f"{_RELAY} WHERE relay_id = ?", (relay_id.bytes,)).fetchone()
+            if row is not None:
+                self._cache(relay := _relay(row))
+        return relay
+
+    def _cache(self, relay: EndRelay) -> None:
+        """Keep a relay in memory, too, unless it is large."""
+        if relay.payload_length <= CACHED_BYTES_MAX:
+            self._relays.keep(relay.relay_id, relay)
 
     def relays(self) -> Iterator[EndRelay]:
         """Yield every relay that starts or ends here, by deadline."""
@@ -80,30 +119,41 @@ class KmeStore(Journal):
 
     def shares(self, relay_id: UUID) -> dict[Route, bytes]:
         """Return the shares collected for a relay."""
+        self._write()
         rows = self._db.execute("SELECT route, payload FROM shares WHERE relay_id = ?", (relay_id.bytes,))
         return {tuple(route.split(_HOP)): payload for route, payload in rows}
 
     def share(self, relay_id: UUID, route: Route) -> bytes | None:
         """Return one collected share."""
         key = (relay_id.bytes, _HOP.join(route))
+        if key in self._collected:
+            return self._collected[key][1]
         row = self._db.execute("SELECT payload FROM shares WHERE relay_id = ? AND route = ?", key).fetchone()
         return None if row is None else bytes(row[0])
 
     def early_shares(self) -> tuple[int, int]:
         """Return how many shares of relays that are not expected are kept, and their bytes."""
+        self._write()
         query = "SELECT count(*), coalesce(sum(length(payload)), 0) FROM shares"
         count, size = self._db.execute(f"{query} WHERE relay_id NOT IN (SELECT relay_id FROM relays)").fetchone()
         return count, size
 
     def pending(self) -> int:
         """Return how many relays at this end are undecided."""
-        return self._count("SELECT count(*) FROM relays WHERE state IN ('expecting', 'pending')")
+        return self._read_totals()[0]
 
     def key_bytes(self) -> int:
         """Return how many bytes of keys are kept."""
-        return self._count(
-            "SELECT coalesce(sum(key_count * key_size_bits / 8), 0) FROM relays WHERE state IN ('pending', 'delivered')"
-        )
+        return self._read_totals()[1]
+
+    def _read_totals(self) -> tuple[int, int]:
+        """Count once what is kept, and from then on what comes and goes: it is asked for with every relay."""
+        if self._totals is None:
+            self._write()
+            undecided = "SELECT count(*) FROM relays WHERE state IN ('expecting', 'pending')"
+            size = "SELECT coalesce(sum(key_count * key_size_bits / 8), 0) FROM relays"
+            self._totals = self._count(undecided), self._count(f"{size} WHERE state IN ('pending', 'delivered')")
+        return self._totals
 
     def _count(self, query: str, *arguments: object) -> int:
         return int(self._db.execute(query, arguments).fetchone()[0])
@@ -112,35 +162,27 @@ class KmeStore(Journal):
 
     def keep_relay(self, relay: EndRelay) -> None:
         """Keep this end's relay as it is now."""
-        payload = relay.payload
-        self._db.execute(
-            "INSERT OR REPLACE INTO relays VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                relay.relay_id.bytes,
-                relay.role,
-                relay.state,
-                codec.encode_plan(relay.plan),
-                relay.key_count,
-                relay.key_size_bits,
-                relay.deadline,
-                payload.keys if payload else None,
-                # Once the keys are delivered there is nothing left to prove.
-                payload.source_key if payload and relay.state == "pending" else b"",
-                payload.target_key if payload and relay.state == "pending" else b"",
-                relay.peer_valid,
-                None if relay.findings is None else codec.encode(relay.findings),
-                _ROUTE.join(_HOP.join(route) for route in relay.equivocating),
-            ),
+        before = self.relay(relay.relay_id)
+        undecided, size = self._read_totals()
+        self._totals = (
+            undecided + _undecided(relay) - (_undecided(before) if before else 0),
+            size + _key_bytes(relay) - (_key_bytes(before) if before else 0),
         )
+        if relay.state == "delivered" and relay.payload is not None:
+            # There is nothing left to prove.
+            relay = replace(relay, payload=Payload(relay.payload.keys, b"", b""))
+        self._kept[relay.relay_id] = relay
+        self._cache(relay)
 
     def keep_share(self, share: KeepShare) -> None:
         """Keep a share that reached the target; of one that is here already, only for how long."""
-        row = (share.relay_id.bytes, _HOP.join(share.route), share.deadline, share.payload)
-        query = "INSERT INTO shares VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET deadline = excluded.deadline"
-        self._db.execute(query, row)
+        key = (share.relay_id.bytes, _HOP.join(share.route))
+        kept = self._collected.get(key)
+        self._collected[key] = share.deadline, share.payload if kept is None else kept[1]
 
     def drop_shares(self, relay_id: UUID) -> None:
         """Delete what was collected for a relay, and what still waits for a link: both give its keys away."""
+        self._write()
         self._db.execute("DELETE FROM shares WHERE relay_id = ?", (relay_id.bytes,))
         self._db.execute("DELETE FROM waiting WHERE relay_id = ?", (relay_id.bytes,))
 
@@ -149,6 +191,9 @@ class KmeStore(Journal):
 
         Or those of one that is undecided an hour after its deadline: nobody will decide it any more.
         """
+        self._write()
+        self._relays.drop(relay_id)
+        self._totals = None
         may_go = "state = 'delivered' OR (state IN ('expecting', 'pending') AND deadline < ?)"
         query = f"DELETE FROM relays WHERE relay_id = ? AND ({may_go})"
         gone = self._db.execute(query, (relay_id.bytes, now - TOMBSTONE_S)).rowcount > 0
@@ -165,6 +210,8 @@ class KmeStore(Journal):
 
         Returns whether shares were deleted.
         """
+        self._write()
+        self._relays.clear()
         self._db.execute("DELETE FROM relays WHERE state = 'failed' AND deadline < ?", (now - TOMBSTONE_S,))
         return self._db.execute("DELETE FROM shares WHERE deadline < ?", (now - LATE_S,)).rowcount > 0
 
@@ -233,6 +280,33 @@ class KmeStore(Journal):
             (before,),
         ).fetchall()
         return [_waiting(row).share for row in rows]
+
+
+def _undecided(relay: EndRelay) -> bool:
+    return relay.state in ("expecting", "pending")
+
+
+def _key_bytes(relay: EndRelay) -> int:
+    return relay.key_count * relay.key_size_bits // 8 if relay.state in ("pending", "delivered") else 0
+
+
+def _row(relay: EndRelay) -> tuple[object, ...]:
+    payload = relay.payload
+    return (
+        relay.relay_id.bytes,
+        relay.role,
+        relay.state,
+        codec.encode_plan(relay.plan),
+        relay.key_count,
+        relay.key_size_bits,
+        relay.deadline,
+        payload.keys if payload else None,
+        payload.source_key if payload else b"",
+        payload.target_key if payload else b"",
+        relay.peer_valid,
+        None if relay.findings is None else codec.encode(relay.findings),
+        _ROUTE.join(_HOP.join(route) for route in relay.equivocating),
+    )
 
 
 def _relay(row: tuple[object, ...]) -> EndRelay:

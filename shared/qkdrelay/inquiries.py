@@ -49,6 +49,8 @@ class RelayRequest(Message, frozen=True, tag="relay", tag_field="type"):
     withstand: Wish | None
     """None: one compromised KME, and one failed one if the network allows it."""
     allow_unprotected: bool
+    follow: bool
+    """Show the relay now and whenever it changes; otherwise say once, in a line, how it ended."""
 
 
 class RelaysRequest(Message, frozen=True, tag="relays", tag_field="type"):
@@ -191,8 +193,8 @@ class RelayView(Message, frozen=True, tag="relay", tag_field="type"):
     """Nothing about this relay is expected to change any more."""
 
 
-class RelaySummary(Message, frozen=True):
-    """One line of a list of relays."""
+class RelaySummary(Message, frozen=True, tag="summary", tag_field="type"):
+    """One line of a list of relays, or how one ended."""
 
     relay_id: UUID
     source: Name
@@ -304,7 +306,15 @@ class Refusal(Message, frozen=True, tag="refusal", tag_field="type"):
 
 
 ReplyBody = (
-    RelayView | RelaysView | NetworkView | AttackView | DeadLettersView | DeadLetterView | Acknowledged | Refusal
+    RelayView
+    | RelaySummary
+    | RelaysView
+    | NetworkView
+    | AttackView
+    | DeadLettersView
+    | DeadLetterView
+    | Acknowledged
+    | Refusal
 )
 
 

@@ -26,7 +26,7 @@ def same_keys(network, view):
 
 def wish(relay_id, **wishes):
     defaults = {"source": "kme-1", "target": "kme-8", "key_count": 1, "key_size_bits": 256, "timeout_s": 30.0}
-    defaults |= {"policy": None, "withstand": None, "allow_unprotected": False}
+    defaults |= {"policy": None, "withstand": None, "allow_unprotected": False, "follow": True}
     return RelayRequest(relay_id=relay_id, **{**defaults, **wishes})
 
 

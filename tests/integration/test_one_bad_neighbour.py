@@ -46,7 +46,14 @@ def sealed_by(network, sender, receiver, route, part, payload, number=None):
 
 
 def request(source, target, **wishes):
-    asked = {"key_count": 1, "key_size_bits": 256, "timeout_s": 30.0, "allow_unprotected": True, **wishes}
+    asked = {
+        "key_count": 1,
+        "key_size_bits": 256,
+        "timeout_s": 30.0,
+        "allow_unprotected": True,
+        "follow": True,
+        **wishes,
+    }
     fields = {"policy": None, "withstand": None} if "policy" in RelayRequest.__struct_fields__ else {}
     return RelayRequest(relay_id=uuid4(), source=source, target=target, **asked, **fields)
 

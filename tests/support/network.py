@@ -188,7 +188,7 @@ def of(kmes, links):
 def ask(network, source, target, **wishes):
     """Ask for a relay and let nothing happen yet; return its id."""
     defaults = {"key_count": 1, "key_size_bits": 256, "timeout_s": 30.0, "allow_unprotected": True}
-    defaults |= {"policy": "recursive", "withstand": None}
+    defaults |= {"policy": "recursive", "withstand": None, "follow": True}
     body = RelayRequest(relay_id=uuid4(), source=source, target=target, **{**defaults, **wishes})
     network.as_cli(codec.encode(Request(request_id=uuid4(), reply_to="cli.q.0", body=body)))
     return body.relay_id

@@ -217,6 +217,7 @@ REQUESTS = [
         "policy": None,
         "withstand": None,
         "allow_unprotected": False,
+        "follow": False,
     },
     {
         "type": "relay",
@@ -229,6 +230,7 @@ REQUESTS = [
         "policy": "best",
         "withstand": {"compromised": 2, "failed": None, "tampering": 1},
         "allow_unprotected": True,
+        "follow": True,
     },
     {"type": "relays", "limit": 20},
     {"type": "show", "relay": "0011", "follow": True},
@@ -243,6 +245,7 @@ REQUESTS = [
     {"type": "drop", "letters": [17]},
 ]
 SUMMARY = {
+    "type": "summary",
     "relay_id": RELAY,
     "source": "kme-1",
     "target": "kme-4",
@@ -295,6 +298,7 @@ REPLIES = [
         "final": False,
     },
     {"type": "relays", "relays": [SUMMARY], "total": 70_000},
+    SUMMARY,
     {
         "type": "network",
         "name": "diamond",

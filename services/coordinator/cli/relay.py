@@ -75,6 +75,7 @@ def relay(
         policy=policy,
         withstand=Wish(compromised=wish.compromised, failed=wish.failed, tampering=wish.tampering),
         allow_unprotected=allow_unprotected,
+        follow=True,
     )
     with session.opened() as talk, _afterwards(request.relay_id):
         following = talk.follow(request)

@@ -118,6 +118,7 @@ class EmbeddedNetwork:
             "policy": None,
             "withstand": None,
             "allow_unprotected": False,
+            "follow": True,
         }
         relay_id = uuid4()
         self.ask(RelayRequest(relay_id=relay_id, source=source, target=target, **{**defaults, **wishes}))

@@ -16,6 +16,7 @@ from qkdrelay.inquiries import (
     NetworkRequest,
     RelayRequest,
     RelaysRequest,
+    RelaySummary,
     Reply,
     Request,
     ShowRequest,
@@ -53,6 +54,7 @@ def relay(**changed):
         "policy": None,
         "withstand": None,
         "allow_unprotected": False,
+        "follow": True,
     }
     return RelayRequest(**{**fields, **changed})
 
@@ -310,3 +312,17 @@ def test_to_ask_for_no_protection_is_not_to_allow_none():
 def test_where_there_is_nobody_else_a_relay_is_protected():
     view = Network(of(["a", "b"], [("a", "b")])).ask(relay(source="a", target="b"))
     assert (view.state, view.protected) == ("confirmed", True)
+
+
+def test_who_does_not_follow_is_told_once_how_the_relay_ended():
+    network = Network(DIAMOND)
+    request = Request(uuid4(), network._client.address, relay(follow=False))
+    answers = []
+    for _ in range(2):
+        network._client.send(codec.encode(request))
+        network.settle()
+        while (message := network._client.receive(0.0)) is not None:
+            answers.append(codec.decode(message[2], Reply).body)
+    # Asked twice it is one relay, and each asking has its answer.
+    assert [(type(answer), answer.state) for answer in answers] == [(RelaySummary, "confirmed")] * 2
+    assert {answer.relay_id for answer in answers} == {request.body.relay_id}
