@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Protocol
 
 from qkdrelay.errors import SettingsError
@@ -15,6 +16,8 @@ from qkdrelay.errors import SettingsError
 SLOT_BYTES = 32
 LINK_SECRET_BYTES = 32
 _PAD_BLOCK_BYTES = 1024
+_PAD_BLOCKS_KEPT = 4
+"""Several short messages lie in one block, one after the other."""
 _SLOT_STREAM, _PAD_STREAM = 0, 1
 
 
@@ -69,6 +72,7 @@ class SimulatedLinkKey:
         self._seed = hashlib.shake_256(secret + direction)
         self._rate, self._buffer, self._clock = rate_bps / 8, buffer_bytes, clock
         self._level, self._at = float(buffer_bytes), clock()
+        self._block_of_pad = lru_cache(maxsize=_PAD_BLOCKS_KEPT)(self._pad_block)
 
     def slot(self, epoch: bytes, number: int) -> bytes:
         """Return the 32 bytes of slot ``number``."""
@@ -77,9 +81,12 @@ class SimulatedLinkKey:
     def pad(self, epoch: bytes, offset: int, length: int) -> bytes:
         """Return ``length`` bytes of the pad from ``offset``."""
         first, last = offset // _PAD_BLOCK_BYTES, (offset + max(length, 1) - 1) // _PAD_BLOCK_BYTES
-        blocks = b"".join(self._block(epoch, _PAD_STREAM, block, _PAD_BLOCK_BYTES) for block in range(first, last + 1))
+        blocks = b"".join([self._block_of_pad(epoch, block) for block in range(first, last + 1)])
         start = offset - first * _PAD_BLOCK_BYTES
         return blocks[start : start + length]
+
+    def _pad_block(self, epoch: bytes, block: int) -> bytes:
+        return self._block(epoch, _PAD_STREAM, block, _PAD_BLOCK_BYTES)
 
     def _block(self, epoch: bytes, stream: int, block: int, length: int) -> bytes:
         shake = self._seed.copy()

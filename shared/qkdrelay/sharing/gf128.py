@@ -21,6 +21,8 @@ _LONG = 1024
 
 _ONES = int.from_bytes(b"\x01" * 2 * 128)
 _LOW = (1 << 8 * 128) - 1
+_REDUCED = 1 | 1 << 8 | 1 << 16 | 1 << 56
+"""What x^128 is in the field, spread: 1 + x + x^2 + x^7."""
 _TO_DIGITS = bytes(48 + (byte & 1) for byte in range(256))
 
 
@@ -52,10 +54,9 @@ def _gather(spread: int) -> int:
 def _times(a: int, b: int) -> int:
     """Return the product of two spread elements, spread and reduced."""
     product = a * b & _ONES
-    for _ in range(2):  # the first pass can leave up to x^133, the second leaves less than x^128
-        high = product >> 8 * 128
-        product = (product & _LOW) ^ high ^ high << 8 ^ high << 16 ^ high << 56
-    return product
+    # The first pass can leave up to x^133, the second leaves less than x^128.
+    product = (product & _LOW) ^ ((product >> 8 * 128) * _REDUCED & _ONES)
+    return (product & _LOW) ^ ((product >> 8 * 128) * _REDUCED & _ONES)
 
 
 def _fold(blocks: bytes, r: int) -> bytes:
