@@ -49,7 +49,7 @@ from qkdrelay.messages import (
     Verified,
     check_key_amount,
 )
-from qkdrelay.network.analysis import withstands
+from qkdrelay.network.analysis import least_shares, withstands
 from qkdrelay.network.coalitions import STEPS_MAX
 from qkdrelay.network.plan import Plan, Route
 from qkdrelay.sharing.tree import ATTEMPTS_MAX, rebuild, start
@@ -120,9 +120,11 @@ class Ends:
         if relay is None or relay.role != "target" or relay.state == "failed":
             return []
         plan = relay.plan
-        fitting = {route: share for route, share in memory.shares(relay_id).items() if relay.plan.is_route(route)}
+        fitting = {route: share for route, share in memory.shares(relay_id).items() if plan.is_route(route)}
+        if len(fitting) < least_shares(plan):
+            return []
         result = rebuild(
-            relay.plan,
+            plan,
             fitting,
             relay.payload_length,
             attempts=max(ATTEMPTS_MIN, min(ATTEMPTS_MAX, ATTEMPT_BYTES_MAX // relay.payload_length)),
@@ -144,6 +146,13 @@ class Ends:
         if relay is not before:
             effects.insert(0, KeepRelay(relay))
         return effects
+
+    def is_urgent(self, relay_id: UUID, memory: Memory) -> bool:
+        """Whether to `settle` at once; what comes after the rebuild can only name false shares, best all together."""
+        relay = memory.relay(relay_id)
+        if relay is None or relay.state == "expecting" or relay.equivocating:
+            return True
+        return len(memory.shares(relay_id)) >= relay.plan.final_shares
 
     def _keeps(self, part: Plan, steps_max: int) -> bool:
         """Whether as many compromised KMEs as are reckoned with cannot learn what ``part`` splits."""

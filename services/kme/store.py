@@ -73,11 +73,13 @@ class KmeStore(Journal):
         self._kept: dict[UUID, EndRelay] = {}
         self._collected: dict[tuple[bytes, str], tuple[float, bytes]] = {}
         """What this transaction has yet to write: relays, and shares (deadline, payload)."""
+        self._shares: Recent[UUID, dict[Route, bytes]] = Recent(RELAYS_CACHED)
         self._totals: tuple[int, int] | None = None
 
     def _forget_cached(self) -> None:
         super()._forget_cached()
         self._relays.clear()
+        self._shares.clear()
         self._kept.clear()
         self._collected.clear()
         self._totals = None
@@ -119,12 +121,24 @@ class KmeStore(Journal):
 
     def shares(self, relay_id: UUID) -> dict[Route, bytes]:
         """Return the shares collected for a relay."""
-        self._write()
-        rows = self._db.execute("SELECT route, payload FROM shares WHERE relay_id = ?", (relay_id.bytes,))
-        return {tuple(route.split(_HOP)): payload for route, payload in rows}
+        shares = self._shares.get(relay_id)
+        if shares is None:
+            self._write()
+            rows = self._db.execute("SELECT route, payload FROM shares WHERE relay_id = ?", (relay_id.bytes,))
+            shares = {tuple(route.split(_HOP)): payload for route, payload in rows}
+            if sum(map(len, shares.values())) <= CACHED_BYTES_MAX:
+                self._shares.keep(relay_id, shares)
+        return shares
+
+    def relays_with_shares(self, limit: int) -> list[UUID]:
+        """Return relays that shares were collected for."""
+        rows = self._db.execute("SELECT DISTINCT relay_id FROM shares ORDER BY deadline DESC LIMIT ?", (limit,))
+        return [UUID(bytes=row[0]) for row in rows]
 
     def share(self, relay_id: UUID, route: Route) -> bytes | None:
         """Return one collected share."""
+        if (shares := self._shares.get(relay_id)) is not None or relay_id in self._relays:
+            return (shares or self.shares(relay_id)).get(route)
         key = (relay_id.bytes, _HOP.join(route))
         if key in self._collected:
             return self._collected[key][1]
@@ -179,10 +193,15 @@ class KmeStore(Journal):
         key = (share.relay_id.bytes, _HOP.join(share.route))
         kept = self._collected.get(key)
         self._collected[key] = share.deadline, share.payload if kept is None else kept[1]
+        if (shares := self._shares.get(share.relay_id)) is not None:
+            shares.setdefault(share.route, share.payload)
+            if sum(map(len, shares.values())) > CACHED_BYTES_MAX:
+                self._shares.drop(share.relay_id)
 
     def drop_shares(self, relay_id: UUID) -> None:
         """Delete what was collected for a relay, and what still waits for a link: both give its keys away."""
         self._write()
+        self._shares.drop(relay_id)
         self._db.execute("DELETE FROM shares WHERE relay_id = ?", (relay_id.bytes,))
         self._db.execute("DELETE FROM waiting WHERE relay_id = ?", (relay_id.bytes,))
 
@@ -212,6 +231,7 @@ class KmeStore(Journal):
         """
         self._write()
         self._relays.clear()
+        self._shares.clear()
         self._db.execute("DELETE FROM relays WHERE state = 'failed' AND deadline < ?", (now - TOMBSTONE_S,))
         return self._db.execute("DELETE FROM shares WHERE deadline < ?", (now - LATE_S,)).rowcount > 0
 

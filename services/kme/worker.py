@@ -59,6 +59,7 @@ HELLO_SOONER_S = 1.0
 """When shares began to wait."""
 _HOUSEKEEPING_EVERY_S = 5.0
 _REPORTS_AT_ONCE = 2_000
+_LATER_MAX = 1_000
 
 
 class KmeService:
@@ -82,6 +83,11 @@ class KmeService:
         self._notes: list[Note] = []
         self._refused: list[str] = []
         self._settle: dict[UUID, None] = {}
+        self._later = dict.fromkeys(store.relays_with_shares(_LATER_MAX))
+        """Relays to settle when there is time: rebuilt, with shares that came since."""
+        self._settled: list[UUID] = []
+        self._idle = True
+        """Nothing was handled since the last tick."""
         self._destroyed = True
         """The write-ahead log may hold secrets that were deleted; what was left undone is done at start."""
         self._hello_at = self._housekeeping_at = 0.0
@@ -92,6 +98,7 @@ class KmeService:
 
     def handle(self, delivery: Delivery, now: float) -> None:
         """Carry out one message from a link or from the coordinator."""
+        self._idle = False
         if delivery.queue == control_queue(self._me.name):
             self._handle_control(delivery, now)
         else:
@@ -228,11 +235,11 @@ class KmeService:
 
     def tick(self, now: float, *, connected: bool, reconnected: bool) -> None:
         """Rebuild what can be, send what waited, say hello, forget what is over."""
-        for relay_id in self._settle:
-            self._carry_out(self._ends.settle(relay_id, self._store))
-        self._settle.clear()
         # Distances, not differences: the clock may be stepped back.
-        if abs(now - self._housekeeping_at) >= _HOUSEKEEPING_EVERY_S:
+        housekeeping = abs(now - self._housekeeping_at) >= _HOUSEKEEPING_EVERY_S
+        self._settle_what_is_due(everything=self._idle or housekeeping)
+        self._idle = True
+        if housekeeping:
             self._housekeeping_at = now
             self._destroyed |= self._store.purge(now)
             for share in self._store.expire_waiting(now - LATE_S):
@@ -244,6 +251,19 @@ class KmeService:
         if connected and (reconnected or abs(now - self._hello_at) >= patience_s):
             self._hello_at, self._stirred = now, False
             self._say_hello(now)
+
+    def _settle_what_is_due(self, *, everything: bool) -> None:
+        for relay_id in self._settle:
+            if self._ends.is_urgent(relay_id, self._store):
+                self._carry_out(self._ends.settle(relay_id, self._store))
+                self._settled.append(relay_id)
+            else:
+                self._later[relay_id] = None
+        self._settle.clear()
+        if everything or len(self._later) > _LATER_MAX:
+            for relay_id in self._later:
+                self._carry_out(self._ends.settle(relay_id, self._store))
+                self._settled.append(relay_id)
 
     def _say_hello(self, now: float) -> None:
         """Tell how things are now, at most once: what is read later would not be true any more."""
@@ -289,6 +309,9 @@ class KmeService:
         self._refused.clear()
         for peer, length in self._links.committed().items():
             self.metrics.drew(peer, length)
+        for relay_id in self._settled:
+            self._later.pop(relay_id, None)
+        self._settled.clear()
         if self._destroyed:
             self._destroyed = not self._store.scrub()
 
@@ -298,6 +321,7 @@ class KmeService:
         self._notes.clear()
         self._refused.clear()
         self._settle.clear()
+        self._settled.clear()
         self._links.forget()
 
     def measure(self) -> None:

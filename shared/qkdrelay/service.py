@@ -78,7 +78,7 @@ class Loop:
         """``clock`` returns seconds since the epoch."""
         self._service, self._journal, self._broker, self._clock = service, service.journal, broker, clock
         self._generation = 0
-        self._connected = False
+        self._connected = self._published = False
         self._store_failed = False
         self.health = Health()
         self._confirmed: list[int] = []
@@ -104,7 +104,7 @@ class Loop:
             self._service.metrics.reconnects.inc(received.generation - max(1, self._generation))
             self._generation = received.generation
         self._broker.acknowledge(deliveries)
-        return bool(deliveries or received.confirmed or reconnected)
+        return bool(deliveries or received.confirmed or reconnected or self._published)
 
     def _note_confirms(self, confirmed: list[int], now: float) -> None:
         if confirmed and not self._confirmed:
@@ -163,6 +163,7 @@ class Loop:
 
     def _publish(self) -> None:
         fresh = self._journal.take_fresh()
+        self._published = bool(fresh)
         if fresh:
             self._broker.publish(fresh)
         self._service.committed()

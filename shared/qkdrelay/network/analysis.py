@@ -44,6 +44,16 @@ def withstands(plan: Plan, compromised: int, steps_max: int = STEPS_MAX) -> bool
     return not any_of_size(learning(plan), compromised, steps_max)
 
 
+@lru_cache(maxsize=PLANS_KEPT)
+def least_shares(plan: Plan) -> int:
+    """Return with how few shares at the target it can rebuild, if they are the right ones."""
+    least = {plan.target: 1}
+    for kme in reversed(plan.order):
+        if kme != plan.target:
+            least[kme] = sum(sorted(least[s] for s in plan.successors(kme))[: plan.threshold(kme)])
+    return least[plan.source]
+
+
 def shortfall(plan: Plan, collected: Collection[Route]) -> list[tuple[Route, int, int]]:
     """Return the splits that have fewer shares than they need: (route of the splitter, present, needed).
 
