@@ -297,6 +297,16 @@ class Reports(Message, frozen=True):
 # --- beside the relay ------------------------------------------------------------------------------
 
 
+BUNDLE_MAX = 64
+"""Messages in one bundle."""
+
+
+class Bundle(Message, frozen=True):
+    """Messages for one queue that travel in one of the broker's; each is what it would be if it had come alone."""
+
+    bodies: Annotated[tuple[bytes, ...], Meta(min_length=1, max_length=BUNDLE_MAX)]
+
+
 class DeadLetter(Message, frozen=True):
     """A message its receiver did not accept, and why; ``body`` is still sealed or signed."""
 

@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from qkdrelay.broker.names import VHOST
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
 from qkdrelay.errors import SettingsError
+from qkdrelay.messages import BUNDLE_MAX
 from qkdrelay.observability import LogFormat, LogLevel
 
 PREFIX = "QKDRELAY_"
@@ -87,6 +88,7 @@ class ServiceSettings(BrokerSettings):
             vhost=self.broker_vhost,
             queues=queues,
             prefetch=self.prefetch,
+            bundle_max=BUNDLE_MAX,
         )
 
 

@@ -15,6 +15,7 @@ KINDS = (
     messages.Terms,
     messages.Commands,
     messages.Reports,
+    messages.Bundle,
     messages.DeadLetter,
     messages.Leak,
     inquiries.Request,

@@ -350,6 +350,7 @@ MESSAGES = {
     "Terms": [TERMS],
     "Commands": [{"items": [command]} for command in COMMANDS] + [{"items": COMMANDS}],
     "Reports": [{"items": [report]} for report in REPORTS] + [{"items": REPORTS}],
+    "Bundle": [{"bodies": [b"one", b""]}, {"bodies": [bytes(300)]}],
     "DeadLetter": [
         {"kme": "kme-4", "queue": "link.kme-2.kme-4", "reason": "not a map", "at": 1700000000.25, "body": b"\xc0"}
     ],

@@ -48,9 +48,9 @@ class RabbitMqBroker:
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """See `Broker.acknowledge`."""
         generation = self._inbox.generation
-        tags = {tag for born, tag in (delivery.token for delivery in deliveries) if born == generation}
-        if tags:
-            self._call(lambda: self._consumer.acknowledge(generation, tags))
+        parts = {part for born, part in (delivery.token for delivery in deliveries) if born == generation}
+        if parts:
+            self._call(lambda: self._consumer.acknowledge(generation, parts))
 
     def publish(self, publications: Sequence[Publication]) -> None:
         """See `Broker.publish`."""

@@ -10,6 +10,7 @@ from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
 from qkdrelay.broker.port import Delivery
+from qkdrelay.broker.rabbitmq.bundle import BUNDLE_MAX, unpacked
 from qkdrelay.broker.rabbitmq.connection import LiveConnection
 from qkdrelay.broker.rabbitmq.inbox import Inbox
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
@@ -27,8 +28,8 @@ class Consumer:
             ROLE, settings, loop, on_channel=self._set_up, on_lost=self._lost, on_stopped=on_stopped
         )
         self._channel: Channel | None = None
-        self._outstanding: dict[int, None] = {}
-        """Delivery tags not settled yet, ascending, whether or not the service has taken them."""
+        self._outstanding: dict[int, int] = {}
+        """For each delivery tag not settled yet, ascending, which of its parts are not acknowledged: a bit for each."""
 
     def start(self) -> None:
         """Connect and consume."""
@@ -38,20 +39,26 @@ class Consumer:
         """Close; what is not acknowledged goes back to its queue."""
         self._connection.stop()
 
-    def acknowledge(self, generation: int, tags: set[int]) -> None:
+    def acknowledge(self, generation: int, parts: set[int]) -> None:
         """Acknowledge deliveries of one generation; those of an earlier one, or settled already, are ignored.
 
+        A bundle is acknowledged once all in it is.
         The broker closes a channel that acknowledges a tag twice or one it does not know.
         """
         channel = self._channel
         if channel is None or not channel.is_open or generation != self._inbox.generation:
             return
+        for part in parts:
+            tag, place = divmod(part, BUNDLE_MAX)
+            if tag in self._outstanding:
+                self._outstanding[tag] &= ~(1 << place)
         first = []  # every outstanding tag up to the last of these is to be acknowledged
-        for tag in self._outstanding:
-            if tag not in tags:
+        for tag, missing in self._outstanding.items():
+            if missing:
                 break
             first.append(tag)
-        rest = sorted(tags.difference(first) & self._outstanding.keys())
+        whole = {part // BUNDLE_MAX for part in parts}
+        rest = sorted(tag for tag in whole.difference(first) if self._outstanding.get(tag) == 0)
         for tag in rest:
             channel.basic_ack(tag)
         if first:
@@ -85,19 +92,23 @@ class Consumer:
         queue: str,
         _channel: Channel,
         method: Basic.Deliver,
-        _properties: BasicProperties,
+        properties: BasicProperties,
         body: bytes,
     ) -> None:
-        self._outstanding[method.delivery_tag] = None
+        bodies = unpacked(body, properties.content_type)
+        self._outstanding[method.delivery_tag] = (1 << len(bodies)) - 1
         self._inbox.deliver(
-            Delivery(
-                queue=queue,
-                exchange=method.exchange,
-                routing_key=method.routing_key,
-                body=body,
-                redelivered=method.redelivered,
-                token=(generation, method.delivery_tag),
-            )
+            [
+                Delivery(
+                    queue=queue,
+                    exchange=method.exchange,
+                    routing_key=method.routing_key,
+                    body=part,
+                    redelivered=method.redelivered,
+                    token=(generation, method.delivery_tag * BUNDLE_MAX + place),
+                )
+                for place, part in enumerate(bodies)
+            ]
         )
 
     def _lost(self) -> None:

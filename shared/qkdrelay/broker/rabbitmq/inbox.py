@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Sequence
 
 from qkdrelay.broker.port import Delivery, Received
 from qkdrelay.errors import BrokerUnreachableError
@@ -28,10 +29,10 @@ class Inbox:
         """The consuming connection's."""
         return self._generation
 
-    def deliver(self, delivery: Delivery) -> None:
-        """Hand over one delivery."""
+    def deliver(self, deliveries: Sequence[Delivery]) -> None:
+        """Hand over deliveries."""
         with self._changed:
-            self._deliveries.append(delivery)
+            self._deliveries.extend(deliveries)
             self._changed.notify()
 
     def confirm(self, ids: list[int]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -15,6 +14,7 @@ from pika.spec import Basic, BasicProperties
 
 from qkdrelay.broker.port import Publication
 from qkdrelay.broker.rabbitmq.backoff import backoff_s
+from qkdrelay.broker.rabbitmq.bundle import Parcel, parcels
 from qkdrelay.broker.rabbitmq.connection import LiveConnection
 from qkdrelay.broker.rabbitmq.inbox import Inbox
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
@@ -27,16 +27,10 @@ _REASONS_MAX = 5
 _log = structlog.get_logger()
 
 
-@dataclass(slots=True)
-class _Attempt:
-    publication: Publication
-    failures: int = 0
-
-
 class Publisher:
     """Lives on the I/O loop's thread; all methods are called there.
 
-    A publication is in one of three places: waiting to be sent, in flight (sent, no answer yet),
+    A parcel of publications is in one of three places: waiting to be sent, in flight (sent, no answer yet),
     or held back after a failure until its back-off is over.
     """
 
@@ -49,10 +43,10 @@ class Publisher:
         )
         self._channel: Channel | None = None
         """The channel while it can be published on: confirms are on and the broker does not block."""
-        self._waiting: deque[_Attempt] = deque()
-        self._in_flight: dict[int, _Attempt] = {}
+        self._waiting: deque[Parcel] = deque()
+        self._in_flight: dict[int, Parcel] = {}
         self._in_flight_bytes = 0
-        self._held: dict[int, list[_Attempt]] = {}
+        self._held: dict[int, list[Parcel]] = {}
         """By the number of failures so far: those wait the same time, and one timer does for them."""
         self._held_reasons: dict[int, set[str]] = {}
         self._tag = 0
@@ -65,11 +59,8 @@ class Publisher:
 
     def publish(self, publications: Iterable[Publication]) -> None:
         """Take the publications over; an observation is dropped at once if it cannot be sent."""
-        self._waiting.extend(
-            _Attempt(publication)
-            for publication in publications
-            if publication.id is not None or self._channel is not None
-        )
+        taken = [p for p in publications if p.id is not None or self._channel is not None]
+        self._waiting.extend(parcels(taken, self._settings.bundle_max))
         self._send()
 
     def finish(self) -> None:
@@ -111,19 +102,19 @@ class Publisher:
             and len(self._in_flight) < self._settings.in_flight_max
             and self._in_flight_bytes < self._settings.in_flight_bytes_max
         ):
-            attempt = self._waiting.popleft()
-            publication = attempt.publication
-            kept = publication.id is not None
+            parcel = self._waiting.popleft()
+            publication = parcel.publications[0]
             self._tag += 1
-            self._in_flight[self._tag] = attempt
-            self._in_flight_bytes += len(publication.body)
-            self._channel.basic_publish(
-                publication.exchange,
-                publication.routing_key,
-                publication.body,
+            self._in_flight[self._tag] = parcel
+            self._in_flight_bytes += parcel.size
+            properties = BasicProperties(
+                content_type=parcel.content_type,
+                delivery_mode=_PERSISTENT if parcel.kept else _TRANSIENT,
                 # A return carries no tag of its own, so the message does.
-                BasicProperties(delivery_mode=_PERSISTENT if kept else _TRANSIENT, message_id=str(self._tag)),
-                mandatory=kept,
+                message_id=str(self._tag),
+            )
+            self._channel.basic_publish(
+                publication.exchange, publication.routing_key, parcel.body(), properties, mandatory=parcel.kept
             )
 
     def _note_return(self, _channel: Channel, method: Basic.Return, properties: BasicProperties, _body: bytes) -> None:
@@ -133,17 +124,17 @@ class Publisher:
     def _settle(self, frame: Method) -> None:
         """Settle what one ack or nack of the broker answers."""
         answer = frame.method
-        confirmed = []
+        confirmed: list[int] = []
         for tag in self._answered(answer.delivery_tag, answer.multiple):
-            attempt = self._in_flight.pop(tag)
-            self._in_flight_bytes -= len(attempt.publication.body)
+            parcel = self._in_flight.pop(tag)
+            self._in_flight_bytes -= parcel.size
             returned = self._returned.pop(tag, None)
-            if attempt.publication.id is None:
+            if not parcel.kept:
                 continue
             if isinstance(answer, Basic.Ack) and returned is None:
-                confirmed.append(attempt.publication.id)
+                confirmed += [publication.id for publication in parcel.publications if publication.id is not None]
             else:
-                self._hold(attempt, returned or f"refused {attempt.publication.routing_key}")
+                self._hold(parcel, returned or f"refused {parcel.publications[0].routing_key}")
         self._inbox.confirm(confirmed)
         self._send()
         self._stop_if_idle()
@@ -158,30 +149,30 @@ class Publisher:
             tags.append(sent)
         return tags
 
-    def _hold(self, attempt: _Attempt, reason: str) -> None:
-        attempt.failures += 1
-        failures = attempt.failures
+    def _hold(self, parcel: Parcel, reason: str) -> None:
+        parcel.failures += 1
+        failures = parcel.failures
         if failures not in self._held:
             self._held[failures] = []
             wait_s = backoff_s(failures - 1, self._settings.backoff_min_s, self._settings.backoff_max_s)
             self._loop.call_later(wait_s, lambda: self._release(failures))
-        self._held[failures].append(attempt)
+        self._held[failures].append(parcel)
         reasons = self._held_reasons.setdefault(failures, set())
         if len(reasons) < _REASONS_MAX:
             reasons.add(reason)
 
     def _release(self, failures: int) -> None:
-        attempts = self._held.pop(failures)
-        self._log_retry(attempts, reason="; ".join(sorted(self._held_reasons.pop(failures))))
-        self._waiting.extend(attempts)
+        held = self._held.pop(failures)
+        self._log_retry(held, reason="; ".join(sorted(self._held_reasons.pop(failures))))
+        self._waiting.extend(held)
         self._send()
 
     def _lost(self) -> None:
         """Have everything in flight sent again, first and in its order; nobody knows what became of it."""
         self._channel = None
         self._inbox.working(ROLE, works=False)
-        again = [attempt for attempt in self._in_flight.values() if attempt.publication.id is not None]
-        self._waiting = deque(attempt for attempt in self._waiting if attempt.publication.id is not None)
+        again = [parcel for parcel in self._in_flight.values() if parcel.kept]
+        self._waiting = deque(parcel for parcel in self._waiting if parcel.kept)
         self._waiting.extendleft(reversed(again))
         self._in_flight.clear()
         self._in_flight_bytes = 0
@@ -190,12 +181,12 @@ class Publisher:
             self._log_retry(again, reason="connection lost")
         self._stop_if_idle()
 
-    def _log_retry(self, attempts: list[_Attempt], reason: str) -> None:
+    def _log_retry(self, held: list[Parcel], reason: str) -> None:
         _log.warning(
             "broker.publish_retried",
             user=self._settings.user,
-            count=len(attempts),
-            failures=max(attempt.failures for attempt in attempts),
+            count=sum(len(parcel.publications) for parcel in held),
+            failures=max(parcel.failures for parcel in held),
             reason=reason,
         )
 

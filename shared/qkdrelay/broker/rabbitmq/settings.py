@@ -11,6 +11,7 @@ import pika
 from qkdrelay.broker.names import VHOST
 from qkdrelay.broker.rabbitmq.tls import client_context
 from qkdrelay.errors import SettingsError
+from qkdrelay.messages import BUNDLE_MAX
 
 DEFAULT_PORT, DEFAULT_TLS_PORT = 5672, 5671
 
@@ -32,6 +33,8 @@ class RabbitMqSettings:
     """Messages unacknowledged at a time, for each queue."""
     client_name: str = ""
     """Shown by the management pages; the user if empty."""
+    bundle_max: int = 1
+    """Publications for one queue that may travel in one of the broker's messages (`bundle`)."""
     in_flight_max: int = 500
     """Publications sent and not yet confirmed."""
     in_flight_bytes_max: int = 16 * 1024 * 1024
@@ -46,6 +49,8 @@ class RabbitMqSettings:
         """Raise `SettingsError` for what cannot be."""
         if not 1 <= self.prefetch <= 65535:
             raise SettingsError(f"a prefetch of {self.prefetch} is not within 1 to 65535")
+        if not 1 <= self.bundle_max <= BUNDLE_MAX:
+            raise SettingsError(f"a bundle of {self.bundle_max} is not within 1 to {BUNDLE_MAX}")
         if self.in_flight_max < 1 or self.in_flight_bytes_max < 1:
             raise SettingsError("at least one publication must be allowed in flight")
         if self.tls is not None:
