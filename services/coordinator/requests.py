@@ -40,6 +40,7 @@ from qkdrelay.messages import TIMEOUT_S_MAX, TIMEOUT_S_MIN, Command, Hello, SetL
 from qkdrelay.network.candidates import Candidate, Policy, Withstand, choose
 from qkdrelay.network.circuit import Link
 from qkdrelay.network.topology import Topology
+from qkdrelay.observability import LogLevel
 
 UNDECIDED_MAX = 10_000
 PLANS_KEPT = 256
@@ -59,7 +60,7 @@ class Orders(Protocol):
         """Tell a KME something."""
         ...
 
-    def note(self, event: str, level: str, **fields: object) -> None:
+    def note(self, event: str, level: LogLevel, **fields: object) -> None:
         """Log after the commit."""
         ...
 
