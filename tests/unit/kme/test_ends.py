@@ -281,6 +281,7 @@ def test_however_many_splits_may_be_named_the_work_is_that_of_one_check_of_a_pla
         return tree.Rebuilt(None, (), ())
 
     monkeypatch.setattr(ends, "rebuild", ask_for_each_route)
+    monkeypatch.setattr(ends, "least_shares", lambda _plan: 0)
     target = Kme("t", plan, withstand_compromised=3)
     target.command(Expect(terms=terms(plan)))
     steps.clear()
