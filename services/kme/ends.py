@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from uuid import UUID
 
 import msgspec
@@ -51,7 +51,7 @@ from qkdrelay.messages import (
 )
 from qkdrelay.network.analysis import least_shares, withstands
 from qkdrelay.network.coalitions import STEPS_MAX
-from qkdrelay.network.plan import Plan, Route
+from qkdrelay.network.plan import PLANS_KEPT, Plan, Route
 from qkdrelay.sharing.tree import ATTEMPTS_MAX, rebuild, start
 from qkdrelay.sharing.tree import Rebuilt as Rebuild
 
@@ -66,6 +66,8 @@ class Ends:
     def __init__(self, settings: NodeSettings, random: Callable[[int], bytes]) -> None:
         """``random`` as for `Node`."""
         self._me, self._random = settings, random
+        # The same few plans are checked again and again.
+        self._withstands = lru_cache(maxsize=PLANS_KEPT)(withstands)
 
     def on_command(self, command: Command, memory: Memory, now: float) -> list[Effect]:
         """Decide on a command; every command may come again and then has the same outcome."""
@@ -157,7 +159,7 @@ class Ends:
     def _keeps(self, part: Plan, steps_max: int) -> bool:
         """Whether as many compromised KMEs as are reckoned with cannot learn what ``part`` splits."""
         try:
-            return withstands(part, self._me.withstand_compromised, steps_max)
+            return self._withstands(part, self._me.withstand_compromised, steps_max)
         except InvalidPlanError:  # too large to tell
             return False
 
@@ -212,7 +214,7 @@ class Ends:
             raise RequestRefusedError(wrong)
         if not now < terms.deadline <= now + TIMEOUT_S_MAX + LATE_S:
             raise RequestRefusedError("the deadline has passed or is too far away; are the clocks right?")
-        if not withstands(plan, self._me.withstand_compromised):
+        if not self._withstands(plan, self._me.withstand_compromised):
             raise RequestRefusedError(
                 f"the plan does not withstand {self._me.withstand_compromised} compromised KME,"
                 " which this KME's own settings demand (QKDRELAY_WITHSTAND_COMPROMISED)"

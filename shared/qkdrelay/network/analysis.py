@@ -34,7 +34,6 @@ def delivers(plan: Plan, failed: Collection[str] = (), cut: Collection[tuple[str
     return rebuilt[plan.source]
 
 
-@lru_cache(maxsize=PLANS_KEPT)
 def withstands(plan: Plan, compromised: int, steps_max: int = STEPS_MAX) -> bool:
     """Whether no coalition of ``compromised`` KMEs between the two ends learns the secret.
 
