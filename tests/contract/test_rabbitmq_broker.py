@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from contract.broker_contract import KMES, LINK, LINKS, Adjust, BrokerContract, Network, NetworkFactory, Service
+from contract.broker_contract import (
+    KMES,
+    LINK,
+    LINKS,
+    Adjust,
+    BrokerContract,
+    Network,
+    NetworkFactory,
+    Service,
+    numbered,
+)
 from qkdrelay.broker.names import CLI
 from qkdrelay.broker.port import Publication
 from qkdrelay.broker.rabbitmq import RabbitMqBroker, RabbitMqClient, RabbitMqSettings
@@ -116,6 +126,26 @@ class TestRabbitMqFailures:
         assert retried["event"] == "broker.publish_retried"
         assert retried["count"] == 1
         assert "secret" not in repr(logs)
+
+    def test_messages_that_travel_together_come_and_are_acknowledged_one_by_one(self, network: RabbitMqNetwork) -> None:
+        sender = Service(network.connect("kme-1", bundle_max=64))
+        receiver = Service(network.connect("kme-2", [LINK]))
+        sender.publish(numbered(150))
+        ready = ["messages_ready", "messages_unacknowledged"]
+        queue = f"queues/{network.host.vhost}/{LINK}"
+        eventually(lambda: sum(network.host.server.call("GET", queue).get(name, 0) for name in ready) == 3)
+        deliveries = receiver.receive(150)
+        assert [delivery.body for delivery in deliveries] == numbered(150)
+        # The first bundle but for one message, the second whole, nothing of the third.
+        receiver.broker.acknowledge(deliveries[1:128])
+        network.drop("kme-2")
+        again = receiver.receive_any_order(64 + 22)
+        assert again == numbered(64) + numbered(22, start=128)
+        receiver.broker.acknowledge(receiver.deliveries[-86:])
+        receiver.broker.acknowledge(receiver.deliveries[-86:])
+        receiver.gets_nothing()
+        receiver.broker.close(10)
+        Service(network.connect("kme-2", [LINK])).until_connected().gets_nothing()
 
 
 @contextmanager
