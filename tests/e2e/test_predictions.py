@@ -30,7 +30,7 @@ Link = tuple[str, str]
 NETWORKS = {"eight-kmes": ("kme-1", "kme-8"), "nsfnet": ("san-diego", "pittsburgh")}
 """Two KMEs of each that three disjoint paths join."""
 POLICIES = ("recursive", "best")
-TWO_LOST = 12
+TWO_LOST = 8
 COALITIONS = 63
 DELIVERED_WITHIN_S = 60.0
 BLOCKED_FOR_S = (1.0, 4.0, 16.0)
