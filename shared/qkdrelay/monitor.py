@@ -21,6 +21,8 @@ ALIVE_S = 30.0
 CONNECTIONS_MAX = 8
 REQUEST_S = 5.0
 """How long one request may take, from its connection to its end."""
+LOOK_EVERY_S = 0.5
+"""How often the server looks whether to cut somebody, or to stop."""
 
 
 class Health:
@@ -62,7 +64,7 @@ def served(address: tuple[str, int] | None, registry: CollectorRegistry, health:
     except OSError as error:
         raise SettingsError(f"QKDRELAY_HTTP: {host}:{port} cannot be served: {error.strerror or error}") from None
     ProcessCollector(registry=registry)
-    thread = threading.Thread(target=server.serve_forever, name="http", daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=[LOOK_EVERY_S], name="http", daemon=True)
     thread.start()
     try:
         yield server.server_port
@@ -117,7 +119,7 @@ class _Server(ThreadingMixIn, WSGIServer):
         super().process_request(request, client_address)
 
     def service_actions(self) -> None:
-        """Cut what takes too long; called twice a second."""
+        """Cut what takes too long; called every `LOOK_EVERY_S`."""
         for request, since in self._since.copy().items():
             if time.monotonic() - since > REQUEST_S:
                 with suppress(OSError):

@@ -24,7 +24,7 @@ def exposed():
 
 def named(text):
     """The metrics a text speaks of; of a histogram, the family."""
-    found = set(re.findall(r"\bqkdrelay_[a-z_]+\b(?!-)", text))
+    found = set(re.findall(r"`(qkdrelay_[a-z_]+)`" if text == HANDBOOK else r"qkdrelay_[a-z_]+", text))
     histograms = {name for name in found if name.endswith(("_bucket", "_count", "_sum"))}
     return (found - histograms) | {name.rpartition("_")[0] for name in histograms}
 

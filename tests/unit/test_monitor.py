@@ -5,13 +5,15 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from contextlib import contextmanager
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
+import qkdrelay.service
 from qkdrelay import monitor
 from qkdrelay.broker.port import Received
-from qkdrelay.errors import SettingsError
+from qkdrelay.errors import SettingsError, StoreError
 from qkdrelay.journal import Journal
 from qkdrelay.metrics import Metrics
 from qkdrelay.monitor import Health, served
@@ -28,6 +30,12 @@ def get(port, path, host="127.0.0.1"):
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(monitor, "LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(qkdrelay.service, "_RETRY_S", 0.05)
 
 
 @pytest.fixture
@@ -187,8 +195,7 @@ class Idle:
 
 
 @pytest.fixture
-def running(tmp_path, monkeypatch):
-    monkeypatch.setattr("qkdrelay.service._RETRY_S", 0.05)
+def running(tmp_path):
     broker, stop, made = Broker(), threading.Event(), []
 
     def run():
@@ -228,33 +235,30 @@ def test_a_loop_that_hangs_is_not_alive(running):
     eventually(lambda: asked("/healthz")[0] == 200)
 
 
-def test_a_full_disk_makes_a_service_unready_until_a_write_succeeds(running, tmp_path):
+def test_a_full_disk_makes_a_service_unready_until_a_write_succeeds(running):
     loop, _, asked = running
     eventually(lambda: asked()[0] == 200)
-    ticks = loop._service.tick
-    # No room for one page more, as SQLite sees it, and then nothing to write but the probe.
-    loop._service.tick = lambda *args, **options: loop._journal.set_meta("filler", bytes(200_000))
-    limit = "PRAGMA max_page_count"
-    loop._journal.transaction, transaction = limited(loop._journal, f"{limit}=1"), loop._journal.transaction
-    status, reason = eventually(lambda: (found := asked())[0] == 503 and found)
-    assert status == 503
-    assert "does not take a commit" in reason
-    assert "full" in reason
-    assert loop._service.metrics.store_failures._value.get() >= 1
-    loop._service.tick = ticks
-    loop._journal.transaction = limited(loop._journal, f"{limit}=100000", transaction)
+    journal, transaction, full = loop._journal, loop._journal.transaction, threading.Event()
+
+    @contextmanager
+    def on_a_full_disk():
+        before = journal._db.total_changes
+        with transaction():
+            yield
+            if full.is_set() and journal._db.total_changes != before:
+                raise StoreError("the store is full")
+
+    journal.transaction = on_a_full_disk
+    full.set()
+    eventually(lambda: asked() == (503, "the store is full\n"))
+    # With nothing to write a commit succeeds, and proves nothing.
+    loop._service.tick = lambda *arguments, **options: None
+    failures = loop._service.metrics.store_failures._value
+    before = failures.get()
+    eventually(lambda: failures.get() >= before + 3)
+    assert asked() == (503, "the store is full\n")
+    full.clear()
     eventually(lambda: asked() == (200, "ok\n"))
-
-
-def limited(journal, pragma, transaction=None):
-    """The journal's transaction, with a limit set before each by the thread that uses it."""
-    of = transaction or journal.transaction
-
-    def limited_transaction():
-        journal._db.execute(pragma)
-        return of()
-
-    return limited_transaction
 
 
 def test_what_fails_again_and_again_is_not_ready_and_says_so(running):
