@@ -197,7 +197,7 @@ def _key(name: str, kept: str | None) -> str:
     if not _SECRET.fullmatch(kept):
         raise SettingsError(
             f"{name} in .env is not {2 * SECRET_BYTES} hexadecimal digits",
-            hint="restore it; or delete the line and the volumes of the KMEs that used it",
+            hint="restore it; or delete the line, and a new one is made",
         )
     return kept
 
@@ -271,8 +271,8 @@ def _sections(topology: Topology) -> Iterator[tuple[str, list[str]]]:
         [control_key_variable(kme) for kme in topology.kmes],
     )
     yield (
-        "What the simulated QKD links draw their keys from. Never reuse one with a KME's volume gone:\n"
-        "# its one-time pads would repeat",
+        "What the simulated QKD links draw their keys from: who has one has all of that link's key.\n"
+        "# docs/operating.md says how to renew one",
         [link_secret_variable(*link) for link in topology.links],
     )
 

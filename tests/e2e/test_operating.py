@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +28,15 @@ def ready(network: stack.Stack, *services: str) -> bool:
     return all(network.get(service, "/readyz") == (200, "ok\n") for service in services)
 
 
+def checked(network: stack.Stack, service: str) -> tuple[int, str]:
+    """Run the compose file's own health check: exit status and output."""
+    found = re.search(r"- -c\n +- >-\n((?: {8}.*\n)+)", (stack.ROOT / "docker-compose.yml").read_text())
+    assert found is not None
+    check = " ".join(found[1].split("\n")).replace("$$", "$")
+    result = network.containers[service].exec_run(["bash", "-c", check])
+    return result.exit_code, result.output.decode()
+
+
 def test_a_service_without_its_broker_is_alive_but_not_ready_until_it_is_back(network: stack.Stack) -> None:
     services = tuple(network.containers)
     eventually(lambda: ready(network, *services), timeout_s=WITHIN_S)
@@ -39,10 +49,12 @@ def test_a_service_without_its_broker_is_alive_but_not_ready_until_it_is_back(ne
                 what=f"{service} not to be ready",
             )
             assert lost == (503, "not connected to the broker\n")
+            assert checked(network, service) == (1, "not connected to the broker\n")
             assert network.get(service, "/healthz") == (200, "ok\n")
     finally:
         network.server.control("start_app")
     eventually(lambda: ready(network, *services), timeout_s=WITHIN_S, what="all to be ready again")
+    assert checked(network, "kme-1") == (0, "ok\n")
     assert network.relay("kme-1", "kme-4")["state"] == "confirmed"
     for service in services:
         eventually(
