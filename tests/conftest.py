@@ -8,7 +8,8 @@ import pytest
 
 pytest.register_assert_rewrite("support", "contract.broker_contract")
 
-from support import rabbitmq as support  # noqa: E402 - its assertions are rewritten too
+from support import fuzzing  # noqa: E402 - its assertions are rewritten too
+from support import rabbitmq as support  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +18,9 @@ def rabbitmq() -> Iterator[support.RabbitMqServer]:
     support.require_containers(support.IMAGE)
     with support.running() as server:
         yield server
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many inputs were made up for the code to read."""
+    if fuzzing.TRIED:
+        terminalreporter.write_line(f"inputs fuzzed: {fuzzing.TRIED.total()}")

@@ -17,11 +17,12 @@ def listed(store: KmeStore, *, reveal: bool, limit: int) -> list[dict[str, Any]]
     one's never, for its relay may still fail.
     """
     keys: list[dict[str, Any]] = []
-    for relay in sorted(store.relays(), key=lambda relay: -relay.deadline):
-        for index in range(relay.key_count):
-            if len(keys) >= limit:
-                return keys
-            keys.append(_key(relay, index, reveal=reveal))
+    with store.looking():
+        for relay in sorted(store.relays(), key=lambda relay: -relay.deadline):
+            for index in range(relay.key_count):
+                if len(keys) >= limit:
+                    return keys
+                keys.append(_key(relay, index, reveal=reveal))
     return keys
 
 

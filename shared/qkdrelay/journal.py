@@ -153,7 +153,8 @@ class Journal:
             self._db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}{schema};{mine};{version_set};COMMIT")
         elif version != _SCHEMA_VERSION:
             raise StoreError(f"the store {self._path} has format {version}; this version reads {_SCHEMA_VERSION}")
-        owner = (self.get_meta("name") or b"").decode()
+        with self.looking():
+            owner = (self.get_meta("name") or b"").decode()
         if owner != name:
             raise StoreError(f"the store {self._path} belongs to {owner}, not to {name}")
 
@@ -211,6 +212,14 @@ class Journal:
             heard.written = heard.highest
         self._given_now.clear()
         self._heard_now.clear()
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """Raise StoreError if what is read is nothing that a service wrote; it may be a secret, so it is not quoted."""
+        try:
+            yield
+        except (sqlite3.Error, ValueError, TypeError, AttributeError) as error:
+            raise StoreError(f"the store {self._path} is damaged ({type(error).__name__})") from None
 
     def scrub(self) -> bool:
         """Empty the write-ahead log, which still holds deleted rows; after a commit that destroyed keys.

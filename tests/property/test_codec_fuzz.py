@@ -3,13 +3,14 @@
 import contextlib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from qkdrelay import codec
 from qkdrelay.errors import InvalidPlanError, MalformedMessageError
 from qkdrelay.network.plan import Plan
 from support import wire_slow as slow
+from support.fuzzing import fuzzed
 from support.messages import KINDS, any_of
 from support.plans import random_plans
 from support.slow_msgpack import packed
@@ -30,7 +31,7 @@ VALUES = st.recursive(
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_every_message_comes_back_and_has_one_encoding(kind):
-    @settings(max_examples=40, deadline=None)
+    @fuzzed(40)
     @given(any_of(kind))
     def check(message):
         data = codec.encode(message)
@@ -58,7 +59,7 @@ def mutated(draw, data):
             return data + data[place:]
 
 
-@settings(max_examples=800, deadline=None)
+@fuzzed(800)
 @given(st.data())
 def test_altered_bytes_are_malformed_or_another_message(data):
     example = data.draw(st.sampled_from(EXAMPLES))
@@ -69,14 +70,14 @@ def test_altered_bytes_are_malformed_or_another_message(data):
         assert codec.decode(codec.encode(message), kind) == message
 
 
-@settings(max_examples=400, deadline=None)
+@fuzzed(400)
 @given(st.sampled_from(KINDS), st.binary(max_size=60) | VALUES.map(packed))
 def test_any_bytes_are_malformed_or_a_message(kind, data):
     with contextlib.suppress(MalformedMessageError):
         assert isinstance(codec.decode(data, kind), kind)
 
 
-@settings(max_examples=400, deadline=None)
+@fuzzed(400)
 @given(st.data())
 def test_a_field_of_any_other_value_is_malformed_or_a_message(data):
     name, examples = data.draw(st.sampled_from([(n, e) for n, e in slow.MESSAGES.items() if n != "Context"]))
@@ -87,7 +88,7 @@ def test_a_field_of_any_other_value_is_malformed_or_a_message(data):
         assert isinstance(codec.decode(slow.message(fields), kind), kind)
 
 
-@settings(max_examples=100, deadline=None)
+@fuzzed(100)
 @given(random_plans())
 def test_every_plan_comes_back_and_has_one_encoding(plan):
     data = codec.encode_plan(plan)
@@ -96,7 +97,7 @@ def test_every_plan_comes_back_and_has_one_encoding(plan):
     assert codec.decode_plan(data) == plan
 
 
-@settings(max_examples=400, deadline=None)
+@fuzzed(400)
 @given(st.data(), random_plans())
 def test_altered_plans_are_refused_or_another_plan_in_its_one_encoding(data, plan):
     altered = mutated(data.draw, codec.encode_plan(plan))
@@ -108,7 +109,7 @@ def test_altered_plans_are_refused_or_another_plan_in_its_one_encoding(data, pla
     assert codec.encode_plan(again) == altered
 
 
-@settings(max_examples=300, deadline=None)
+@fuzzed(300)
 @given(st.binary(max_size=60) | VALUES.map(packed))
 def test_any_bytes_are_refused_as_a_plan_or_one(data):
     with contextlib.suppress(MalformedMessageError, InvalidPlanError):
