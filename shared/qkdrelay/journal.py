@@ -97,12 +97,6 @@ class Journal:
         except StoreError:
             self.close()
             raise
-        # Never the id of a message before, also if that is gone: AUTOINCREMENT's own promise, kept by hand.
-        self._next_id = 1 + int(
-            self._db.execute("SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'outbox'), 0)").fetchone()[
-                0
-            ]
-        )
         self.epoch = _new_epoch()
         """Of this start: numbers, and link key, are never those of an earlier one.
 
@@ -153,8 +147,11 @@ class Journal:
             self._db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}{schema};{mine};{version_set};COMMIT")
         elif version != _SCHEMA_VERSION:
             raise StoreError(f"the store {self._path} has format {version}; this version reads {_SCHEMA_VERSION}")
+        # Never the id of a message before, also if that is gone: AUTOINCREMENT's own promise, kept by hand.
+        last = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'outbox'), 0)"
         with self.looking():
             owner = (self.get_meta("name") or b"").decode()
+            self._next_id = 1 + int(self._db.execute(last).fetchone()[0])
         if owner != name:
             raise StoreError(f"the store {self._path} belongs to {owner}, not to {name}")
 

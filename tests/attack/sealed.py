@@ -12,12 +12,13 @@ from attack.coalition import Coalition
 from attack.coordinator import Dishonest
 from attack.outcome import Outcome
 from kme.effects import Effect, SendShare
+from kme.worker import KmeService
 from qkdrelay import control
 from qkdrelay.broker.names import COORDINATOR
 from qkdrelay.codec import decode_plan, encode_plan
-from qkdrelay.inquiries import RelayRequest
 from qkdrelay.messages import Commands, Rebuilt, ShareHeader, Started, Terms
 from qkdrelay.network.plan import Route
+from qkdrelay.service import Loop
 from support.network import Network
 
 TIMEOUT_S = 30.0
@@ -39,12 +40,20 @@ def sendable(coalition: Coalition, member: str, shares: list[SendShare]) -> list
     return [share for share in shares if share.route and share.route[-1] in coalition.neighbours[member]]
 
 
+def send_late(loop: Loop, service: KmeService, coalition: Coalition, shares: list[SendShare]) -> None:
+    """Have a member send what it kept back."""
+    with service.journal.transaction():
+        service._carry_out(sendable(coalition, service._me.name, shares))
+    loop._publish()
+
+
 class Sealed:
     """A network of a case; it can carry several relays, each under attack."""
 
-    def __init__(self, case: Case, rng: Random) -> None:
+    def __init__(self, case: Case, rng: Random, **options: object) -> None:
         self.case, self.rng = case, rng
-        self.network = Network(case.topology, withstand_compromised=case.demanded, random=rng.randbytes)
+        wishes = {"withstand_compromised": case.demanded, "random": rng.randbytes, **options}
+        self.network = Network(case.topology, **wishes)
         self.past: list[bytes] = []
         self.sent: dict[tuple[UUID, Route], bytes] = {}
         self.number, self.epoch = 0, rng.randbytes(16)
@@ -76,10 +85,8 @@ class Sealed:
         if case.dishonest:
             relay_id = self.misled(outcome)
         else:
-            relay_id = uuid4()
             wishes = {"key_count": 2, "key_size_bits": 128, "timeout_s": TIMEOUT_S, "allow_unprotected": True}
-            ends = {"source": case.plan.source, "target": case.plan.target}
-            network.ask(RelayRequest(relay_id=relay_id, policy=case.policy, withstand=None, **ends, **wishes))
+            relay_id = network.relay(case.plan.source, case.plan.target, policy=case.policy, **wishes).relay_id
             # The coordinator's own plan, which spreads the load: another one, perhaps, than the first of its policy.
             plan = decode_plan(network.coordinator_store.relay(relay_id).terms.plan)
             outcome.case = replace(case, plan=plan)
@@ -96,10 +103,7 @@ class Sealed:
     def release(self, coalition: Coalition) -> None:
         """Let the members send what they kept back."""
         for member, shares in coalition.later():
-            loop, service = self.network.loops[member], self.network.service(member)
-            with service.journal.transaction():
-                service._carry_out(sendable(coalition, member, shares))
-            loop._publish()
+            send_late(self.network.loops[member], self.network.service(member), coalition, shares)
         self.network.settle()
 
     def look(self, outcome: Outcome, relay_id: UUID) -> None:

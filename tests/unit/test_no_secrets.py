@@ -7,12 +7,17 @@ import json
 import os
 import traceback
 from contextlib import suppress
+from random import Random
 from uuid import uuid4
 
 import pytest
 import structlog
+from prometheus_client import generate_latest
 from pydantic import ValidationError
 
+from attack.case import Case
+from attack.coalition import TRICKS
+from attack.sealed import Sealed
 from kme.effects import EndRelay, KeepShare, LeakShare, SendShare
 from kme.ends import Ends
 from kme.links import Links, Opened
@@ -24,11 +29,12 @@ from qkdrelay.confirmation import Payload
 from qkdrelay.errors import QkdRelayError
 from qkdrelay.link.key import SimulatedLinkKey
 from qkdrelay.messages import Leak
+from qkdrelay.network.planner import recursive_plan
 from qkdrelay.observability import set_up_logging
 from qkdrelay.settings import load
 from support import plans
 from support.kme import NOW, RELAY, header
-from support.network import Network
+from support.network import REFERENCE, Network
 
 PLAN = plans.eight()
 SECRET = os.urandom(64)
@@ -157,6 +163,43 @@ def test_whatever_happens_no_secret_is_logged_reported_or_kept_by_the_coordinato
     # The search itself finds what is there.
     held = b"".join(file.read_bytes() for file in (tmp_path / "kme-1").iterdir())
     assert not none_of(secrets, held)
+
+
+@pytest.mark.parametrize("dishonest", [False, True], ids=["honest coordinator", "dishonest coordinator"])
+def test_whatever_a_coalition_does_no_secret_is_logged_reported_counted_or_kept_by_the_coordinator(
+    recorder, monkeypatch, capfd, tmp_path, dishonest
+):
+    set_up_logging("json", "debug")
+    plan = recursive_plan(REFERENCE, "kme-1", "kme-8")
+    case = Case(REFERENCE, plan, "recursive", 1, frozenset({"kme-3", "kme-6"}), TRICKS, dishonest=dishonest)
+    attacked = Sealed(case, Random(1), folder=tmp_path, random=recorder.random)
+    network, published = attacked.network, []
+    publish = network.hub.publish
+
+    def recorded(user, publication):
+        published.append(publication.body)
+        return publish(user, publication)
+
+    monkeypatch.setattr(network.hub, "publish", recorded)
+    for kme in case.kmes:
+        recorder.note(network.service(kme)._key)
+    for _ in range(6):
+        attacked.relay()
+    said = "".join(capfd.readouterr())
+    metrics = b"".join(generate_latest(network.service(name).metrics.registry) for name in network.loops)
+    kept = b"".join(file.read_bytes() for file in (tmp_path / "coordinator").iterdir())
+    secrets = sorted(recorder.secrets)
+    assert len(secrets) > 300
+    assert "share.rejected" in said
+    assert b"qkdrelay_messages_refused_total" in metrics
+    for where in (
+        said.encode(),
+        metrics,
+        kept,
+        b"\n".join(published),
+        "\n".join(map(str, network.dead_letters())).encode(),
+    ):
+        assert none_of(secrets, where)
 
 
 def test_a_leak_that_is_no_message_is_not_kept_by_the_coordinator(tmp_path):
