@@ -1,0 +1,192 @@
+"""Parts 3 and 4: link key per byte of secret, and what grows with what. One process, its CPU time, stores on disk."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from coordinator.demo import network as embedded
+from qkdrelay import codec
+from qkdrelay.errors import QkdRelayError
+from qkdrelay.inquiries import RelayRequest, Request
+from qkdrelay.link.envelope import Suite
+from qkdrelay.network.candidates import choose
+from qkdrelay.network.topology import Topology, load_topology
+
+TOPOLOGY = Path(__file__).parents[1] / "infra" / "topologies" / "eight-kmes.toml"
+BATCHES = (1, 16, 256, 4096, 16_384)
+AT_ONCE = (1, 10, 100, 1000)
+KEY_BYTES = 32
+embedded.LINK_BUFFER_BYTES = 1 << 34
+
+
+class Counted(embedded.EmbeddedNetwork):
+    """A network that counts what is published on its links, and the key that is drawn."""
+
+    def __init__(self, topology: Topology, **options: Any) -> None:
+        self.messages = self.bytes = self.drawn = 0
+        super().__init__(topology, **options)
+        publish = self.hub.publish
+
+        def counted(user: str, publication: Any) -> Any:
+            if publication.routing_key.startswith("link."):
+                self.messages += 1
+                self.bytes += len(publication.body)
+            return publish(user, publication)
+
+        self.hub.publish = counted  # type: ignore[method-assign]
+        for loop in self.loops.values():
+            for link in getattr(getattr(loop._service, "_links", None), "_links", {}).values():
+                self._count(link.outgoing)
+
+    def _count(self, key: Any) -> None:
+        draw = key.draw
+
+        def counted(length: int) -> None:
+            self.drawn += length
+            draw(length)
+
+        key.draw = counted
+
+    def relay_all(self, relays: int, keys: int, policy: str = "recursive") -> float:
+        """Run ``relays`` relays at once; return the CPU seconds."""
+        source, target = self.topology.kmes[0], self.topology.kmes[-1]
+        for _ in range(relays):
+            body = RelayRequest(
+                relay_id=uuid4(),
+                source=source,
+                target=target,
+                key_count=keys,
+                key_size_bits=8 * KEY_BYTES,
+                timeout_s=600.0,
+                policy=policy,
+                withstand=None,
+                allow_unprotected=True,
+                follow=False,
+            )
+            request = Request(request_id=uuid4(), reply_to=self._client.address, body=body)
+            self._client.send(codec.encode(request))
+        before = time.process_time()
+        self.settle()
+        return time.process_time() - before
+
+
+@contextmanager
+def network(topology: Topology | None = None, **options: Any) -> Iterator[Counted]:
+    """Yield a fresh network with its stores in a folder that is deleted afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Counted(topology or load_topology(TOPOLOGY), folder=Path(folder), **options)
+
+
+def link_key() -> list[dict[str, Any]]:
+    """Return for each suite and batch the link key drawn per byte of secret, and over the plan's minimum."""
+    rows = []
+    suites: tuple[Suite, ...] = ("otp", "aes-256-gcm")
+    for suite in suites:
+        for keys in BATCHES:
+            with network(suite=suite) as counted:
+                counted.relay_all(1, keys)
+                secret = keys * KEY_BYTES
+                least = counted.messages * secret
+                rows.append(
+                    {
+                        "suite": suite,
+                        "keys": keys,
+                        "per_secret_byte": counted.drawn / secret,
+                        "over_minimum": counted.drawn / least,
+                    }
+                )
+    return rows
+
+
+def batches() -> list[dict[str, Any]]:
+    """Return CPU time, messages and bytes of one relay by how many keys it has."""
+    rows = []
+    for keys in BATCHES:
+        with network() as counted:
+            counted.relay_all(1, keys)
+            counted.messages = counted.bytes = 0
+            seconds = min(counted.relay_all(1, keys) for _ in range(5))
+            each = {"messages": counted.messages // 5, "bytes": counted.bytes // 5}
+            rows.append({"keys": keys, "cpu_ms": seconds * 1e3, **each})
+    return rows
+
+
+def at_once() -> list[dict[str, Any]]:
+    """Return CPU time per relay by how many there are at once."""
+    rows = []
+    for relays in AT_ONCE:
+        with network() as counted:
+            counted.relay_all(5, 1)
+            seconds = min(counted.relay_all(relays, 1) for _ in range(1 if relays > 100 else 5))
+            rows.append({"relays": relays, "cpu_ms_per_relay": seconds * 1e3 / relays})
+    return rows
+
+
+def age(relays: int = 6_000) -> list[dict[str, Any]]:
+    """Return CPU time per relay of a hundred at once in a young store and in one with many relays behind it."""
+    rows = []
+    with network() as counted:
+        counted.relay_all(1, 1)
+        while True:
+            seconds = min(counted.relay_all(100, 1) for _ in range(3))
+            rows.append({"messages_before": counted.messages, "cpu_ms_per_relay": seconds * 10})
+            if len(rows) == 4:
+                return rows
+            counted.relay_all(relays // 3, 1)
+
+
+def layered(layers: int, width: int) -> Topology:
+    """Return a network of ``layers`` layers of ``width`` KMEs between two ends, each linked to all of the next."""
+    levels = [["a"], *([f"k{i}-{j}" for j in range(width)] for i in range(layers)), ["z"]]
+    links = [(u, v) for here, there in pairwise(levels) for u in here for v in there]
+    return Topology("layered", tuple(kme for level in levels for kme in level), tuple(links))
+
+
+def networks() -> list[dict[str, Any]]:
+    """Return CPU time and messages of a relay as the network deepens and widens, by policy."""
+    rows: list[dict[str, Any]] = []
+    for policy in ("recursive", "best"):
+        for layers in (1, 2, 3, 4, 6, 8):
+            for width in (2, 3, 5):
+                topology = layered(layers, width)
+                row: dict[str, Any] = {"policy": policy, "layers": layers, "width": width}
+                rows.append(row)
+                try:
+                    chosen = choose(topology, "a", "z", policy=policy, allow_unprotected=True)
+                except QkdRelayError as error:
+                    row["refused"] = str(error)
+                    continue
+                row["messages"] = chosen.messages
+                if chosen.messages <= 1_000:
+                    with network(topology, withstand_compromised=0) as counted:
+                        counted.relay_all(1, 1, policy)
+                        row["cpu_ms"] = min(counted.relay_all(1, 1, policy) for _ in range(3)) * 1e3
+    return rows
+
+
+def memory() -> list[dict[str, Any]]:
+    """Return the peak memory of a process with the whole network in it, by relays and keys, each in its own process."""
+    rows = []
+    for relays, keys in ((1, 1), (100, 1), (1000, 1), (1, 16_384), (7, 14_286)):
+        code = f"from bench.growth import peak; print(peak({relays}, {keys}))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        rows.append({"relays": relays, "keys_each": keys, "peak_mib": round(float(done.stdout.split()[-1]))})
+    return rows
+
+
+def peak(relays: int, keys: int) -> float:
+    """Run the relays one after the other; return the process's peak memory in MiB."""
+    with network() as counted:
+        for _ in range(relays):
+            counted.relay_all(1, keys)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
