@@ -12,6 +12,8 @@ LAB ?=
 TLS ?=
 CLUSTER ?=
 PYTEST_ARGS ?=
+BENCH_VENV ?= .venv-bench
+PARTS ?=
 COMPOSE := infra/docker/compose.sh
 WITH_IMAGES := infra/docker/with-images.sh
 INSTALLED := $(VENV)/.installed
@@ -42,8 +44,8 @@ down: ## stop the containers; volumes and secrets stay
 logs: ## follow the containers' logs
 	@$(COMPOSE) logs --follow --tail 200
 
-bench: $(INSTALLED) ## the full stack against the bare broker, as ratios of one run
-	$(WITH_IMAGES) bash -c 'QKDRELAY_RABBITMQ_IMAGE=$$RABBITMQ_IMAGE PYTHONPATH=tests:. $(BIN)/python -m bench'
+bench: $(BENCH_VENV)/.installed ## measure, into docs/performance/ (PARTS="broker sharing" for some only)
+	$(WITH_IMAGES) infra/bench.sh $(BENCH_VENV)/bin/python $(PARTS)
 
 lint: $(INSTALLED) ## style, types, import rules
 	$(BIN)/ruff check .
@@ -61,9 +63,13 @@ wheelhouse: $(INSTALLED) ## fetch what the image is built from, so that it can b
 
 clean: ## stop all; delete volumes, secrets, the environment and caches
 	@if [ -f .env ]; then $(COMPOSE) down --volumes --remove-orphans; fi
-	rm -rf .env deploy $(VENV) wheelhouse build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .env deploy $(VENV) $(BENCH_VENV) wheelhouse build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find services shared tests -name __pycache__ -prune -exec rm -rf {} +
 
 $(INSTALLED): requirements-dev.lock pyproject.toml infra/venv.sh
 	@infra/venv.sh $(PYTHON) $(VENV)
+	@touch $@
+
+$(BENCH_VENV)/.installed: requirements-bench.lock pyproject.toml infra/venv.sh
+	@infra/venv.sh $(PYTHON) $(BENCH_VENV) requirements-bench.lock
 	@touch $@

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Resolves the dependencies in pyproject.toml into the three lock files, for all platforms, with hashes.
+# Resolves the dependencies in pyproject.toml into the lock files, for all platforms, with hashes.
 #   usage: lock.sh PYTHON
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -20,4 +20,6 @@ compile() {
 backend='hatchling>=1.27'
 compile --group dev pyproject.toml - -o requirements-dev.lock <<<"$backend"$'\n'editables
 compile --constraint requirements-dev.lock pyproject.toml -o requirements.lock
+compile --constraint requirements-dev.lock --group bench pyproject.toml - -o requirements-bench.lock \
+  <<<"$backend"$'\n'editables
 compile --constraint requirements-dev.lock - -o infra/image/build.lock <<<"$backend"

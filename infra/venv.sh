@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Makes the virtual environment: the locked dependencies, by hash, and this project, editable.
-#   usage: venv.sh PYTHON DIRECTORY
+#   usage: venv.sh PYTHON DIRECTORY [LOCK FILE]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-python=$1 venv=$2
+python=$1 venv=$2 lock=${3:-requirements-dev.lock}
 say() { echo "venv: $*" >&2; }
 
 command -v "$python" >/dev/null || python=python3
@@ -28,6 +28,6 @@ fi
 say "installing into $venv"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet)
-"${pip[@]}" install --require-hashes -r requirements-dev.lock
+"${pip[@]}" install --require-hashes -r "$lock"
 # The build backend is among what was just installed, so nothing is fetched that no hash vouches for.
 "${pip[@]}" install --no-build-isolation --no-deps --editable .

@@ -149,10 +149,10 @@ class Ends:
             effects.insert(0, KeepRelay(relay))
         return effects
 
-    def is_urgent(self, relay_id: UUID, memory: Memory) -> bool:
+    def is_urgent(self, relay_id: UUID, memory: Memory, *, calm: bool) -> bool:
         """Whether to `settle` at once; what comes after the rebuild can only name false shares, best all together."""
         relay = memory.relay(relay_id)
-        if relay is None or relay.state == "expecting" or relay.equivocating:
+        if relay is None or relay.equivocating or (calm and relay.state == "expecting"):
             return True
         return len(memory.shares(relay_id)) >= relay.plan.final_shares
 

@@ -48,7 +48,7 @@ _KEEP = (
     " peer_valid = excluded.peer_valid, findings = excluded.findings, equivocating = excluded.equivocating"
 )
 _KEEP_SHARE = "INSERT INTO shares VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET deadline = excluded.deadline"
-RELAYS_CACHED, CACHED_BYTES_MAX = 1_000, 16_384
+RELAYS_CACHED, CACHED_BYTES_MAX = 500, 65_536
 """Relays kept in memory beside the store, and the most bytes one of them may have."""
 _WAITING_COLUMNS = "id, relay_id, route, plan, deadline, payload, share, threshold"
 # KME names have neither of these characters.

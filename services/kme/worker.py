@@ -59,7 +59,9 @@ HELLO_SOONER_S = 1.0
 """When shares began to wait."""
 _HOUSEKEEPING_EVERY_S = 5.0
 _REPORTS_AT_ONCE = 2_000
-_LATER_MAX = 1_000
+_CALM = 16
+"""Messages in a batch, from which on there is load."""
+_LATER_S, _LATER_MAX = 0.5, 1_000
 
 
 class KmeService:
@@ -86,8 +88,9 @@ class KmeService:
         self._later = dict.fromkeys(store.relays_with_shares(_LATER_MAX))
         """Relays to settle when there is time: rebuilt, with shares that came since."""
         self._settled: list[UUID] = []
-        self._idle = True
-        """Nothing was handled since the last tick."""
+        self._handled = 0
+        """Messages since the last tick."""
+        self._later_since = 0.0
         self._destroyed = True
         """The write-ahead log may hold secrets that were deleted; what was left undone is done at start."""
         self._hello_at = self._housekeeping_at = 0.0
@@ -98,7 +101,7 @@ class KmeService:
 
     def handle(self, delivery: Delivery, now: float) -> None:
         """Carry out one message from a link or from the coordinator."""
-        self._idle = False
+        self._handled += 1
         if delivery.queue == control_queue(self._me.name):
             self._handle_control(delivery, now)
         else:
@@ -237,8 +240,8 @@ class KmeService:
         """Rebuild what can be, send what waited, say hello, forget what is over."""
         # Distances, not differences: the clock may be stepped back.
         housekeeping = abs(now - self._housekeeping_at) >= _HOUSEKEEPING_EVERY_S
-        self._settle_what_is_due(everything=self._idle or housekeeping)
-        self._idle = True
+        self._settle_what_is_due(now)
+        self._handled = 0
         if housekeeping:
             self._housekeeping_at = now
             self._destroyed |= self._store.purge(now)
@@ -252,15 +255,23 @@ class KmeService:
             self._hello_at, self._stirred = now, False
             self._say_hello(now)
 
-    def _settle_what_is_due(self, *, everything: bool) -> None:
+    def _settle_what_is_due(self, now: float) -> None:
+        """Rebuild what has all its shares; the rest at once if little is going on, or else a little later.
+
+        Under load the missing shares are in the next batch, and to rebuild once is half the work.
+        """
+        calm = self._handled < _CALM
         for relay_id in self._settle:
-            if self._ends.is_urgent(relay_id, self._store):
+            if self._ends.is_urgent(relay_id, self._store, calm=calm):
                 self._carry_out(self._ends.settle(relay_id, self._store))
                 self._settled.append(relay_id)
             else:
                 self._later[relay_id] = None
         self._settle.clear()
-        if everything or len(self._later) > _LATER_MAX:
+        # A distance, not a difference: the clock may be stepped back.
+        overdue = abs(now - self._later_since) >= _LATER_S or len(self._later) > _LATER_MAX
+        if self._handled == 0 or overdue:
+            self._later_since = now
             for relay_id in self._later:
                 self._carry_out(self._ends.settle(relay_id, self._store))
                 self._settled.append(relay_id)

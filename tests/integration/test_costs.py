@@ -1,0 +1,100 @@
+"""What a relay costs, counted: messages, commits, statements, link key, decodings of plans. Times are the benchmark's."""
+
+from collections import Counter
+
+import pytest
+
+from qkdrelay import codec
+from qkdrelay.confirmation import OVERHEAD
+from qkdrelay.link.key import SLOT_BYTES
+from support.network import Network, ask
+
+RELAYS = 40
+STATEMENTS = ("BEGIN", "COMMIT", "INSERT", "UPDATE", "DELETE", "SELECT")
+
+
+class Costs:
+    """Counts what a network does, from its second relay on: what is done once for a plan is done then."""
+
+    def __init__(self, network):
+        self.network = network
+        network.relay("kme-1", "kme-8", policy="recursive")
+        self.statements, self.messages, self.drawn = Counter(), Counter(), 0
+        for loop in network.loops.values():
+            loop._journal._db.set_trace_callback(self._count)
+        publish = network.hub.publish
+
+        def counted(user, publication):
+            self.messages[publication.routing_key.split(".")[0]] += 1
+            return publish(user, publication)
+
+        network.hub.publish = counted
+        for kme in network.topology.kmes:
+            for link in network.service(kme)._links._links.values():
+                self._count_key(link.outgoing)
+
+    def _count(self, statement):
+        self.statements[statement.lstrip().split(None, 1)[0].upper()] += 1
+
+    def _count_key(self, key):
+        draw = key.draw
+
+        def counted(length):
+            self.drawn += length
+            draw(length)
+
+        key.draw = counted
+
+    def run(self, relays, **wishes):
+        ids = [ask(self.network, "kme-1", "kme-8", follow=False, **wishes) for _ in range(relays)]
+        self.messages.clear()
+        self.network.settle()
+        # Looked at in the stores, for to ask would cost something, too.
+        assert all(self.network.keys(kme, relay) is not None for relay in ids for kme in ("kme-1", "kme-8"))
+        return self
+
+
+@pytest.fixture
+def costs():
+    return Costs(Network())
+
+
+def test_a_relay_takes_as_many_share_messages_as_its_plan_has(costs):
+    assert costs.run(RELAYS).messages["link"] == 17 * RELAYS
+
+
+def test_control_and_reports_travel_as_lists_under_load(costs):
+    one = Costs(Network()).run(1).messages
+    many = costs.run(RELAYS).messages
+    for kind in ("kme", "results"):
+        assert 0 < many[kind] <= one[kind] + 6, kind
+
+
+def test_commits_are_for_batches_and_not_for_relays(costs):
+    one = Costs(Network()).run(1).statements["COMMIT"]
+    many = costs.run(RELAYS).statements["COMMIT"]
+    assert 0 < many <= 2 * one
+    assert many < 3 * RELAYS
+
+
+def test_a_relay_takes_few_statements(costs):
+    found = costs.run(RELAYS).statements
+    assert all(found[kind] for kind in STATEMENTS)
+    # For 17 share messages: the outbox, the numbers finished, 18 steps of the flow, the relay at three places.
+    assert sum(found.values()) / RELAYS <= 100
+    assert found["SELECT"] / RELAYS <= 12
+
+
+@pytest.mark.parametrize(("keys", "over"), [(1, 7.0), (256, 1.05), (4096, 1.003)])
+def test_link_key_is_little_more_than_the_bytes_of_the_shares(costs, keys, over):
+    plan_bytes = 17 * keys * 32
+    costs.run(1, key_count=keys)
+    lengths = [32] * 3 + [64] * 14  # what the AMD code adds to the shares of the first split, and to those below
+    assert costs.drawn == 17 * (keys * 32 + OVERHEAD + SLOT_BYTES) + sum(lengths)
+    assert costs.drawn / plan_bytes <= over
+
+
+def test_a_plan_is_decoded_once_however_many_relays_follow_it(costs):
+    before = codec.decode_plan.cache_info().misses
+    costs.run(RELAYS)
+    assert codec.decode_plan.cache_info().misses == before
