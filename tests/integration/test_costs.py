@@ -1,4 +1,4 @@
-"""What a relay costs, counted: messages, commits, statements, link key, decodings of plans. Times are the benchmark's."""
+"""What a relay costs, counted: messages, commits, statements, link key, decodings of plans. Times are not asserted."""
 
 from collections import Counter
 
