@@ -52,7 +52,8 @@ from qkdrelay.observability import LogLevel, log_all
 SKEW_MAX_S = 5.0
 """A KME whose clock differs by more raises an alarm: deadlines are in absolute time."""
 _HOUSEKEEPING_EVERY_S = 10.0
-_COMMANDS_AT_ONCE = 1_000
+_COMMANDS_AT_ONCE = 32
+"""A KME takes in a list as a whole, and what it answers to the first waits for the last."""
 COMMANDS_WAITING_MAX = 500
 """Messages to one KME that the broker has not taken over."""
 

@@ -22,7 +22,7 @@ from qkdrelay.errors import RequestRefusedError
 from qkdrelay.link.key import SimulatedLinkKey
 from qkdrelay.monitor import served
 from qkdrelay.observability import set_up_logging
-from qkdrelay.service import Loop, stop_on_signal
+from qkdrelay.service import BATCH_S, Loop, stop_on_signal
 from qkdrelay.settings import key_bytes, load
 from qkdrelay.terminal import app_with, console, run_app
 
@@ -61,7 +61,7 @@ def run() -> None:
     service = KmeService(node, store, links, key_bytes(settings.control_key))
     queues = kme_queues(name, [(name, peer) for peer in links])
     broker = RabbitMqBroker(settings.rabbitmq(name, queues))
-    loop = Loop(service, broker)
+    loop = Loop(service, broker, batch_s=BATCH_S)
     with served(settings.http, service.metrics.registry, loop.health):
         loop.run(stop_on_signal())
 

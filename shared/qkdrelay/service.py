@@ -6,6 +6,7 @@ before the commit, nothing is acknowledged before it, and what is published is w
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -20,8 +21,8 @@ from qkdrelay.journal import Journal
 from qkdrelay.metrics import Metrics
 from qkdrelay.monitor import Health
 
-BATCH_MAX = 200
-"""Deliveries handled in one transaction."""
+BATCH_MAX, BATCH_S = 200, 0.05
+"""Deliveries handled in one transaction, and how long that may take: who is next on their way waits for the commit."""
 OUTBOX_MAX, OUTBOX_BYTES_MAX = 20_000, 64 << 20
 """Unconfirmed messages, and their bytes, above which a service takes nothing more in.
 
@@ -74,8 +75,11 @@ class Service(Protocol):
 class Loop:
     """Runs a service on a broker; one thread calls it."""
 
-    def __init__(self, service: Service, broker: Broker, *, clock: Callable[[], float] = time.time) -> None:
-        """``clock`` returns seconds since the epoch."""
+    def __init__(
+        self, service: Service, broker: Broker, *, clock: Callable[[], float] = time.time, batch_s: float = math.inf
+    ) -> None:
+        """``clock`` returns seconds since the epoch; after ``batch_s`` seconds of handling a batch is committed."""
+        self._batch_s = batch_s
         self._service, self._journal, self._broker, self._clock = service, service.journal, broker, clock
         self._generation = 0
         self._connected = self._published = False
@@ -98,12 +102,12 @@ class Loop:
         deliveries = self._again + received.deliveries
         # If the commit fails the deliveries stay ours, unacknowledged, and are handled again.
         self._again = deliveries
-        self._commit(deliveries, now, reconnected)
-        self._again = []
+        handled = self._commit(deliveries, now, reconnected)
+        self._again = deliveries[handled:]
         if reconnected:
             self._service.metrics.reconnects.inc(received.generation - max(1, self._generation))
             self._generation = received.generation
-        self._broker.acknowledge(deliveries)
+        self._broker.acknowledge(deliveries[:handled])
         return bool(deliveries or received.confirmed or reconnected or self._published)
 
     def _note_confirms(self, confirmed: list[int], now: float) -> None:
@@ -112,9 +116,10 @@ class Loop:
         self._confirmed += confirmed
         self._journal.backlog.confirmed(confirmed)
 
-    def _commit(self, deliveries: list[Delivery], now: float, reconnected: bool) -> None:
+    def _commit(self, deliveries: list[Delivery], now: float, reconnected: bool) -> int:
+        """Handle and commit the first of the deliveries, most often all; return how many."""
         try:
-            self._transact(deliveries, now, reconnected)
+            return self._transact(deliveries, now, reconnected)
         except StoreError:
             raise
         except Exception:
@@ -124,6 +129,7 @@ class Loop:
             # One message that cannot be handled must not take its batch with it: singly, then.
             for delivery in deliveries:
                 self._commit_one(delivery, now)
+            return len(deliveries)
 
     def _commit_one(self, delivery: Delivery, now: float) -> None:
         try:
@@ -140,7 +146,9 @@ class Loop:
                 raise
             self._publish()
 
-    def _transact(self, deliveries: list[Delivery], now: float, reconnected: bool) -> None:
+    def _transact(self, deliveries: list[Delivery], now: float, reconnected: bool) -> int:
+        """Handle deliveries for as long as a batch may take, commit, publish; return how many were handled."""
+        handled, until = 0, time.perf_counter() + self._batch_s
         confirmed = self._confirmed
         lazy = len(confirmed) < _CONFIRMS_MAX and abs(now - self._confirmed_since) < _CONFIRM_AGE_S
         try:
@@ -152,6 +160,9 @@ class Loop:
                     self._journal.forget(confirmed)
                 for delivery in deliveries:
                     self._service.handle(delivery, now)
+                    handled += 1
+                    if time.perf_counter() > until:
+                        break
                 self._service.tick(now, connected=self._connected, reconnected=reconnected)
         except BaseException:
             self._service.rolled_back()
@@ -160,6 +171,7 @@ class Loop:
         if confirmed and (deliveries or not lazy):
             self._confirmed = []
         self._publish()
+        return handled
 
     def _publish(self) -> None:
         fresh = self._journal.take_fresh()
