@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -24,7 +23,7 @@ from contract.broker_contract import (
 from qkdrelay.broker.names import CLI
 from qkdrelay.broker.port import Publication
 from qkdrelay.broker.rabbitmq import RabbitMqBroker, RabbitMqClient, RabbitMqSettings
-from support.rabbitmq import RabbitMqServer, VirtualHost
+from support.rabbitmq import RabbitMqServer, VirtualHost, free_port
 from support.waiting import eventually
 
 pytestmark = pytest.mark.rabbitmq
@@ -159,6 +158,4 @@ def short_of_memory(rabbitmq: RabbitMqServer) -> Iterator[None]:
 
 def _nobody() -> str:
     """Return an address at which nothing listens."""
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{unused.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"

@@ -6,13 +6,12 @@ import json
 import os
 import secrets
 import shutil
-import socket
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -51,14 +50,8 @@ class Deployment:
         return self.run(str(Path(sys.executable).parent / "coordinator"), *arguments)
 
 
-def free_port() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
-
-
 @contextmanager
-def brought_up(folder: Path, topology: str) -> Iterator[Deployment]:
+def brought_up(folder: Path, topology: str, *switches: str) -> Iterator[Deployment]:
     """Bring a network up in a folder of its own, so that one that the developer has up stays as it is."""
     rabbitmq.require_containers(stack.IMAGE)
     shutil.copytree(stack.ROOT / "infra", folder / "infra")
@@ -67,12 +60,12 @@ def brought_up(folder: Path, topology: str) -> Iterator[Deployment]:
         "COMPOSE_PROJECT_NAME": f"qkdrelay-test-{secrets.token_hex(4)}",
         "QKDRELAY_IMAGE": stack.IMAGE,
         "RABBITMQ_IMAGE": rabbitmq.IMAGE,
-        "QKDRELAY_AMQP_PORT": free_port(),
-        "QKDRELAY_MANAGEMENT_PORT": free_port(),
+        "QKDRELAY_AMQP_PORT": str(rabbitmq.free_port()),
+        "QKDRELAY_MANAGEMENT_PORT": str(rabbitmq.free_port()),
     }
     running = Deployment(folder, environment)
     try:
-        up = running.run("infra/docker/up.sh", sys.executable, topology, timeout_s=300)
+        up = running.run("infra/docker/up.sh", sys.executable, topology, *switches, timeout_s=300)
         assert up.code == 0, up.err
         # The command line must find everything in .env.
         for name in ("QKDRELAY_IMAGE", "QKDRELAY_AMQP_PORT", "QKDRELAY_MANAGEMENT_PORT"):
@@ -88,12 +81,16 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         yield running
 
 
-def test_another_network_is_brought_up_by_its_name(tmp_path: Path) -> None:
-    with brought_up(tmp_path, "diamond") as diamond:
+def test_another_network_is_brought_up_by_its_name_and_with_tls_alone(tmp_path: Path) -> None:
+    with brought_up(tmp_path, "diamond", "--tls") as diamond:
         outcome = diamond.coordinator("relay", "kme-1", "kme-4", "--policy", "best", "--json").json()
         assert outcome["state"] == "confirmed"
         ends = [eventually(lambda kme=kme: _delivered(diamond, kme, outcome["relay_id"])) for kme in ("kme-1", "kme-4")]
         assert ends[0] == ends[1]
+        environment = {**diamond.environment, "QKDRELAY_BROKER_TLS": ""}
+        plain = replace(diamond, environment=environment).coordinator("relays")
+        assert plain.code == 3
+        assert "or it wants TLS" in plain.err
 
 
 def test_ten_keys_are_relayed_and_each_end_has_them(deployment: Deployment) -> None:

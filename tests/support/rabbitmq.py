@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import secrets
+import socket
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -59,6 +60,7 @@ class RabbitMqServer:
         user: str,
         password: str,
         control: Callable[..., None],
+        restart: Callable[[], object],
         *,
         tls_port: int,
         authority: Authority,
@@ -70,10 +72,23 @@ class RabbitMqServer:
         """Issued the broker's certificate, for the host 127.0.0.1."""
         self.control = control
         """Runs ``rabbitmqctl`` with the arguments."""
+        self._restart = restart
         self._management = f"http://{host}:{management_port}/api"
         self._user = user
         self._authorization = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
         self._secret = secrets.token_hex(8)
+
+    def answers(self) -> bool:
+        """Say whether it takes connections."""
+        try:
+            return bool(self.call("GET", f"health/checks/port-listener/{AMQP_PORT}")["status"] == "ok")
+        except (OSError, urllib.error.URLError):
+            return False
+
+    def restart(self) -> None:
+        """Restart it, and wait until it takes connections again, at the same ports."""
+        self._restart()
+        eventually(self.answers, timeout_s=90, what="the broker to come up again")
 
     @property
     def addresses(self) -> str:
@@ -160,6 +175,13 @@ class VirtualHost:
         self.server.call("PUT", f"queues/{self.vhost}/{queue}", {"durable": True, "arguments": arguments})
 
 
+def free_port() -> int:
+    """Return a port of the loopback interface at which nothing listens."""
+    with socket.socket() as unused:
+        unused.bind((LOOPBACK, 0))
+        return int(unused.getsockname()[1])
+
+
 def _quote(name: str) -> str:
     return urllib.parse.quote(name, safe="")
 
@@ -202,7 +224,9 @@ def running(configuration: str = CONFIGURATION, network: Any = None) -> Iterator
 
     user, password = "tests", secrets.token_hex(8)
     container = DockerContainer(IMAGE)
-    container.ports = {f"{port}/tcp": (LOOPBACK, None) for port in (AMQP_PORT, TLS_PORT, MANAGEMENT_PORT)}
+    # Chosen here, so that they stay the same when the container is restarted.
+    ports = {port: free_port() for port in (AMQP_PORT, TLS_PORT, MANAGEMENT_PORT)}
+    container.ports = {f"{inside}/tcp": (LOOPBACK, port) for inside, port in ports.items()}
     container.with_envs(
         RABBITMQ_DEFAULT_USER=user,
         RABBITMQ_DEFAULT_PASS=password,
@@ -217,7 +241,6 @@ def running(configuration: str = CONFIGURATION, network: Any = None) -> Iterator
     for name, text in {"ca.pem": authority.pem, "cert.pem": certificate, "key.pem": key}.items():
         container.with_copy_into_container(text.encode(), f"{TLS}/{name}", mode=0o644)
     with container:
-        port: Callable[[int], int] = lambda inside: int(container.get_exposed_port(inside))  # noqa: E731
 
         def control(*arguments: str) -> None:
             result = container.exec(["rabbitmqctl", *arguments])
@@ -225,20 +248,15 @@ def running(configuration: str = CONFIGURATION, network: Any = None) -> Iterator
 
         server = RabbitMqServer(
             LOOPBACK,
-            port(AMQP_PORT),
-            port(MANAGEMENT_PORT),
+            ports[AMQP_PORT],
+            ports[MANAGEMENT_PORT],
             user,
             password,
             control,
-            tls_port=port(TLS_PORT),
+            lambda: container.get_wrapped_container().restart(timeout=10),
+            tls_port=ports[TLS_PORT],
             authority=authority,
         )
 
-        def answers() -> bool:
-            try:
-                return server.call("GET", "health/checks/port-listener/5672")["status"] == "ok"
-            except (OSError, urllib.error.URLError):
-                return False
-
-        eventually(answers, timeout_s=90, what="the broker to come up")
+        eventually(server.answers, timeout_s=90, what="the broker to come up")
         yield server

@@ -222,7 +222,7 @@ def running(topology_name: str = "eight-kmes", *, lab: bool, disk: str | None = 
         passwords = {user: secrets.token_hex(16) for user in (*topology.kmes, *SERVICE_USERS)}
         server.call("POST", "definitions", definitions(topology.kmes, topology.links, passwords, lab=lab))
         stack = Stack(topology, server, "qkdrelay", passwords)
-        for service, environment in _environments(topology, passwords, lab=lab).items():
+        for service, environment in environments(topology, passwords, lab=lab).items():
             container = _container(service, environment, path).with_network(network)
             if disk is None:
                 volume = client.volumes.create()
@@ -248,7 +248,7 @@ def _container(service: str, environment: dict[str, str], topology: Path) -> Any
     return container.with_kwargs(read_only=True, cap_drop=["ALL"])
 
 
-def _environments(topology: Topology, passwords: dict[str, str], *, lab: bool) -> dict[str, dict[str, str]]:
+def environments(topology: Topology, passwords: dict[str, str], *, lab: bool) -> dict[str, dict[str, str]]:
     """Return each service's settings; a KME gets its own secrets only."""
     control = {kme: secrets.token_hex(32) for kme in topology.kmes}
     link = {frozenset(pair): secrets.token_hex(32) for pair in topology.links}

@@ -1,0 +1,163 @@
+"""Three RabbitMQ nodes as `make up TLS=1 CLUSTER=1` brings them up: any one may die, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coordinator.compose import CLUSTER_NODES, CLUSTER_SERVICES, password_variable
+from coordinator.provision import AMQP_PORTS, provision
+from qkdrelay.broker.names import SERVICE_USERS, VHOST
+from support import processes, rabbitmq, stack
+from support.network import DIAMOND
+from support.waiting import eventually
+
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(400)]
+
+UP_WITHIN_S = 180
+QUEUE = "link.kme-1.kme-2"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The nodes' containers, by node, and the network that joins them."""
+
+    containers: dict[str, Any]
+    between: Any
+
+    def ask(self, node: str, *question: str) -> Any:
+        """Return what rabbitmqctl says at ``node``, or None if it cannot."""
+        result = self.containers[node].exec_run(["rabbitmqctl", "--quiet", *question, "--formatter", "json"])
+        return json.loads(result.output) if result.exit_code == 0 else None
+
+    def complete(self, node: str = CLUSTER_NODES[0]) -> bool:
+        """Whether ``node`` sees all three run."""
+        status = self.ask(node, "cluster_status")
+        return status is not None and len(status["running_nodes"]) == len(CLUSTER_NODES)
+
+    def queues(self, node: str = CLUSTER_NODES[0]) -> dict[str, dict[str, Any]]:
+        """Return each queue's leader and members."""
+        found = self.ask(node, "list_queues", "--vhost", VHOST, "name", "leader", "members")
+        return {queue["name"]: queue for queue in found or []}
+
+    def wait(self, node: str = CLUSTER_NODES[0]) -> None:
+        eventually(lambda: self.complete(node), timeout_s=UP_WITHIN_S, what=f"{node} to see all nodes")
+
+    def leader(self) -> str:
+        leader: str = eventually(lambda: self.queues().get(QUEUE, {}).get("leader"), what=f"{QUEUE} to have a leader")
+        return leader
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cluster")
+
+
+@pytest.fixture(scope="module")
+def settings(folder: Path) -> dict[str, str]:
+    """What provisioning wrote into .env."""
+    rabbitmq.require_containers(rabbitmq.IMAGE)
+    ports = {name: str(rabbitmq.free_port()) for name in (*AMQP_PORTS, "QKDRELAY_MANAGEMENT_PORT")}
+    project = f"qkdrelay-test-{secrets.token_hex(4)}"
+    environment = {"COMPOSE_PROJECT_NAME": project, "RABBITMQ_IMAGE": rabbitmq.IMAGE, **ports}
+    shutil.copytree(stack.ROOT / "infra", folder / "infra")
+    provision(DIAMOND, folder, tls=True, cluster=True, environment=environment)
+    lines = (folder / ".env").read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+
+
+@pytest.fixture(scope="module")
+def cluster(folder: Path, settings: dict[str, str]) -> Iterator[Cluster]:
+    import docker  # noqa: PLC0415 - slow, and only these tests need it
+
+    inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "DOCKER_HOST")}
+
+    def run(script: str, *arguments: str) -> None:
+        done = subprocess.run([folder / script, *arguments], env=inherited, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    client, project = docker.from_env(), settings["COMPOSE_PROJECT_NAME"]
+    try:
+        run("infra/docker/compose.sh", "up", "--detach", "--no-build", *CLUSTER_SERVICES)
+        label = f"com.docker.compose.project={project}"
+        found = client.containers.list(all=True, filters={"label": label})
+        by_service = {each.labels["com.docker.compose.service"]: each for each in found}
+        nodes = {node: by_service[name] for node, name in zip(CLUSTER_NODES, CLUSTER_SERVICES, strict=True)}
+        cluster = Cluster(nodes, client.networks.get(f"{project}_cluster"))
+        for node in nodes:
+            cluster.wait(node)
+        run("infra/cluster/grow.sh")
+        yield cluster
+    finally:
+        run("infra/docker/compose.sh", "down", "--volumes", "--timeout", "2")
+
+
+@pytest.fixture(scope="module")
+def network(cluster: Cluster, folder: Path, settings: dict[str, str]) -> Iterator[processes.Processes]:
+    passwords = {user: settings[password_variable(user)] for user in (*DIAMOND.kmes, *SERVICE_USERS)}
+    ways = {
+        user: {
+            "QKDRELAY_BROKER": settings["QKDRELAY_BROKER"],
+            "QKDRELAY_BROKER_VHOST": VHOST,
+            "QKDRELAY_BROKER_TLS": str(folder / "deploy" / "tls" / user),
+        }
+        for user in ("coordinator", "cli", *DIAMOND.kmes)
+    }
+    (folder / "services").mkdir()
+    with processes.running(DIAMOND, folder / "services", passwords, ways) as network:
+        yield network
+
+
+def test_every_queue_is_on_all_three_nodes_and_leaders_are_spread(cluster: Cluster) -> None:
+    queues = cluster.queues()
+    assert queues
+    assert {name for name, queue in queues.items() if set(queue["members"]) != set(CLUSTER_NODES)} == set()
+    assert {queue["leader"] for queue in queues.values()} == set(CLUSTER_NODES)
+
+
+def test_the_clustering_ports_are_open_between_the_nodes_only(cluster: Cluster) -> None:
+    node = cluster.containers[CLUSTER_NODES[0]]
+    listeners = node.exec_run(["cat", "/proc/net/tcp", "/proc/net/tcp6"]).output.decode()
+    open_at = {line.split()[1].split(":")[0] for line in listeners.splitlines() if " 0A " in line and ":6448 " in line}
+    node.reload()
+    networks = node.attrs["NetworkSettings"]["Networks"]
+    address = next(each["IPAddress"] for name, each in networks.items() if name.endswith("_cluster"))
+    assert open_at == {"".join(f"{int(part):02X}" for part in reversed(address.split(".")))}
+
+
+def test_the_leader_is_killed(cluster: Cluster, network: processes.Processes) -> None:
+    leader = cluster.leader()
+    with network.load():
+        cluster.containers[leader].kill()
+        network.goes_on()
+        cluster.containers[leader].start()
+        cluster.wait(leader)
+
+
+def test_a_follower_is_cut_off(cluster: Cluster, network: processes.Processes) -> None:
+    leader = cluster.leader()
+    follower = next(node for node in CLUSTER_NODES if node != leader)
+    with network.load():
+        container = cluster.containers[follower]
+        cluster.between.disconnect(container)
+        eventually(lambda: not cluster.complete(leader), timeout_s=60, what=f"{leader} to miss {follower}")
+        network.goes_on()
+        cluster.between.connect(container, aliases=[follower.partition("@")[2]])
+        cluster.wait(leader)
+
+
+def test_all_three_restart_in_turn(cluster: Cluster, network: processes.Processes) -> None:
+    with network.load():
+        for node in CLUSTER_NODES:
+            cluster.containers[node].restart(timeout=10)
+            cluster.wait(node)
+            network.goes_on(1)

@@ -1,0 +1,203 @@
+"""A network whose services are processes of this machine, under load, with a broker that the test has in its hands."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+from coordinator.cli.session import Session
+from qkdrelay.broker.names import CLI, COORDINATOR
+from qkdrelay.broker.rabbitmq import RabbitMqClient, RabbitMqSettings
+from qkdrelay.errors import BrokerUnreachableError
+from qkdrelay.network.topology import Topology
+from support import stack
+from support.waiting import eventually
+
+RELAY_TIMEOUT_S = 20.0
+PAUSE_S = 0.1
+
+
+class Load(threading.Thread):
+    """Asks for a relay from end to end of ``topology``, and another, until told to stop; also over a new connection."""
+
+    def __init__(self, settings: RabbitMqSettings, topology: Topology) -> None:
+        super().__init__(name="load", daemon=True)
+        self._settings, self._ends = settings, (topology.kmes[0], topology.kmes[-1])
+        self._stopped = threading.Event()
+        self.accepted: list[UUID] = []
+        """Relays that the coordinator has promised to bring to an end."""
+        self.refused: list[str] = []
+        """Why a relay could not be asked for; nothing is promised then."""
+
+    def run(self) -> None:
+        while not self._stopped.is_set():
+            try:
+                with RabbitMqClient(self._settings) as client:
+                    self._ask(Session(client))
+            except BrokerUnreachableError as error:
+                self.refused.append(str(error))
+                self._stopped.wait(PAUSE_S)
+
+    def _ask(self, session: Session) -> None:
+        while not self._stopped.wait(PAUSE_S):
+            body = stack.relay_request(uuid4(), *self._ends, "best", RELAY_TIMEOUT_S)
+            self.accepted.append(session.follow(body).first().relay_id)
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self.join(timeout=60)
+        assert not self.is_alive()
+
+
+@dataclass
+class Processes:
+    """The services of ``topology``; each writes its log and its store into ``folder``."""
+
+    topology: Topology
+    folder: Path
+    environments: dict[str, dict[str, str]] = field(repr=False)
+    cli: RabbitMqSettings = field(repr=False)
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, name: str) -> None:
+        """Start a service, as ``kme run`` and ``coordinator serve`` do."""
+        command = ["coordinator", "serve"] if name == COORDINATOR else ["kme", "run"]
+        command[0] = str(Path(sys.executable).parent / command[0])
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.running[name] = subprocess.Popen(
+                command, env=self.environments[name], cwd=self.folder, stdout=log, stderr=log
+            )
+
+    def stop(self) -> None:
+        for process in self.running.values():
+            process.terminate()
+        for process in self.running.values():
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def log(self, name: str, *events: str) -> list[dict[str, Any]]:
+        """Return what a service has logged, of these events if any are named."""
+        lines = (self.folder / f"{name}.log").read_text().splitlines()
+        logged = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+        return [line for line in logged if not events or line["event"] in events]
+
+    def attempts(self) -> dict[str, int]:
+        """Count how often each service has tried, in vain, to connect, or lost a connection."""
+        return {name: len(self.log(name, "broker.lost", "broker.unreachable")) for name in self.running}
+
+    def resident_bytes(self) -> dict[str, int]:
+        """Return each service's memory."""
+        found = {}
+        for name, process in self.running.items():
+            status = Path(f"/proc/{process.pid}/status").read_text()
+            found[name] = int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))) * 1024
+        return found
+
+    def command(self, name: str, *arguments: str) -> stack.Answer:
+        """Run a command of a service's where that service runs; of the command line for `coordinator`."""
+        program = "coordinator" if name == CLI else "kme"
+        environment = {k: v for k, v in self.environments[name].items() if k.startswith("QKDRELAY_")}
+        return stack.command(program, *arguments, **environment)
+
+    def relays(self) -> dict[str, dict[str, Any]]:
+        """Return the relays that the coordinator knows, by id; none while it cannot be asked."""
+        answer = self.command(CLI, "relays", "--limit", "1000", "--json")
+        return {relay["relay_id"]: relay for relay in answer.json()["relays"]} if answer.code == 0 else {}
+
+    def confirmed(self) -> int:
+        return sum(relay["state"] == "confirmed" for relay in self.relays().values())
+
+    def goes_on(self, count: int = 5, timeout_s: float = 90) -> None:
+        """Wait until so many more relays are confirmed."""
+        before = eventually(self.relays, timeout_s=timeout_s, what="the coordinator to answer")
+        wanted = sum(relay["state"] == "confirmed" for relay in before.values()) + count
+        eventually(lambda: self.confirmed() >= wanted, timeout_s=timeout_s, what=f"{wanted} confirmed relays")
+
+    def keys(self, kme: str) -> dict[str, tuple[str, str]]:
+        """Return (relay, bytes) of each key that ``kme`` has released, by its id."""
+        answer = self.command(kme, "keys", "--json", "--reveal", "--limit", "20000")
+        assert answer.code == 0, answer.err
+        return {key["key_id"]: (key["relay_id"], key["key"]) for key in answer.json()["keys"] if "key" in key}
+
+    @contextmanager
+    def load(self) -> Iterator[Load]:
+        """Ask for relays meanwhile; at the end, every one must have ended, and both ends agree."""
+        load = Load(self.cli, self.topology)
+        load.start()
+        try:
+            self.goes_on(1)
+            yield load
+            self.goes_on()
+        finally:
+            load.stop()
+        confirmed, failed = self._check_nothing_is_lost(load.accepted)
+        print(f"{confirmed} relays confirmed, {failed} failed; {len(load.refused)} could not be asked for")
+
+    def _check_nothing_is_lost(self, accepted: list[UUID]) -> tuple[int, int]:
+        """Wait until every relay has ended, then compare both ends; return how many confirmed and how many failed."""
+        wanted = {str(relay_id) for relay_id in accepted}
+
+        def ended() -> dict[str, dict[str, Any]]:
+            relays = self.relays()
+            open_ones = [relay for relay in relays.values() if relay["state"] not in ("confirmed", "failed")]
+            return relays if relays.keys() >= wanted and not open_ones else {}
+
+        relays = eventually(ended, timeout_s=90, what="every relay to end")
+        confirmed = {relay_id for relay_id, relay in relays.items() if relay["state"] == "confirmed"}
+        failed = relays.keys() - confirmed
+        assert all(relays[relay_id]["reason"] for relay_id in failed)
+
+        def released(kme: str) -> dict[str, tuple[str, str]]:
+            keys = self.keys(kme)
+            return keys if {relay for relay, _ in keys.values()} >= confirmed else {}
+
+        source, target = (
+            eventually(lambda kme=kme: released(kme), timeout_s=60, what=f"{kme} to release what is confirmed")
+            for kme in (self.topology.kmes[0], self.topology.kmes[-1])
+        )
+        assert source == target
+        assert {relay for relay, _ in source.values()} == confirmed
+        assert len({key for _, key in source.values()}) == len(source)
+        return len(confirmed), len(failed)
+
+
+@contextmanager
+def running(
+    topology: Topology, folder: Path, passwords: Mapping[str, str], broker: Mapping[str, Mapping[str, str]]
+) -> Iterator[Processes]:
+    """Start the services. ``broker`` has, for each user, the settings that lead to the broker."""
+    (folder / "topology.toml").write_text(
+        f'name = "{topology.name}"\nkmes = {json.dumps(topology.kmes)}\nlinks = {json.dumps(topology.links)}\n'
+    )
+    environments = stack.environments(topology, dict(passwords), lab=False)
+    for name, environment in environments.items():
+        environment |= {**broker[name], "QKDRELAY_STORE": str(folder / f"{name}.sqlite")}
+        environment.pop("QKDRELAY_HTTP")
+    environments[COORDINATOR]["QKDRELAY_TOPOLOGY"] = str(folder / "topology.toml")
+    environments[CLI] = {**broker[CLI], "QKDRELAY_CLI_PASSWORD": passwords[CLI]}
+    tls = broker[CLI].get("QKDRELAY_BROKER_TLS")
+    cli = RabbitMqSettings(
+        addresses=broker[CLI]["QKDRELAY_BROKER"],
+        vhost=broker[CLI]["QKDRELAY_BROKER_VHOST"],
+        user=CLI,
+        password=passwords[CLI],
+        tls=Path(tls) if tls else None,
+    )
+    network = Processes(topology, folder, environments, cli)
+    try:
+        for name in (COORDINATOR, *topology.kmes):
+            network.start(name)
+        yield network
+    finally:
+        network.stop()

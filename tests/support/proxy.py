@@ -1,0 +1,118 @@
+"""A TCP proxy on the loopback interface that cuts connections, or lets them hang, as a bad network does."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+_CHUNK = 4096
+_RESET = struct.pack("ii", 1, 0)
+
+
+class Proxy:
+    """Forwards to ``target`` (host, port). Counts the connections it took in `accepted`."""
+
+    def __init__(self, target: tuple[str, int]) -> None:
+        self._target = target
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self._pairs: set[tuple[socket.socket, socket.socket]] = set()
+        self._lock = threading.Lock()
+        self._flowing = threading.Event()
+        self._flowing.set()
+        self.accepted = 0
+        self.cut_after: Callable[[], int] | None = None
+        """Gives, for each new connection, how many bytes pass before it is cut, in whichever direction they go."""
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def hang(self) -> None:
+        """Forward nothing more on the connections there are, and do not close them. New ones work."""
+        with self._lock:
+            self._flowing.clear()
+            self._flowing = threading.Event()
+            self._flowing.set()
+
+    def cut(self) -> int:
+        """Reset all connections; return how many there were, hanging ones included."""
+        with self._lock:
+            pairs, self._pairs = self._pairs, set()
+        for pair in pairs:
+            _reset(*pair)
+        return len(pairs)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self._target, timeout=5)
+            except OSError:
+                if self._listener.fileno() < 0:
+                    return
+                client.close()
+                continue
+            server.settimeout(None)
+            self.accepted += 1
+            budget = Budget(self.cut_after() if self.cut_after else None)
+            with self._lock:
+                self._pairs.add((client, server))
+                flowing = self._flowing
+            for source, sink in ((client, server), (server, client)):
+                threading.Thread(target=self._pump, args=(source, sink, budget, flowing), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, budget: Budget, flowing: threading.Event) -> None:
+        try:
+            while data := source.recv(_CHUNK):
+                if not flowing.is_set():
+                    return  # neither forwarded nor closed
+                passing = budget.take(len(data))
+                sink.sendall(data[:passing])
+                if passing < len(data):
+                    break
+        except OSError:
+            pass
+        if flowing.is_set():
+            _reset(source, sink)
+            with self._lock:
+                self._pairs -= {(source, sink), (sink, source)}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._listener.close()
+        self.cut()
+
+
+class Budget:
+    """The bytes that may still pass on one connection; None is any number."""
+
+    def __init__(self, left: int | None) -> None:
+        self._left = left
+        self._lock = threading.Lock()
+
+    def take(self, wanted: int) -> int:
+        with self._lock:
+            if self._left is None:
+                return wanted
+            taken = min(wanted, self._left)
+            self._left -= taken
+            return taken
+
+
+def _reset(*ends: socket.socket) -> None:
+    for end in ends:
+        try:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            end.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        end.close()
