@@ -3,6 +3,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
-queues() { infra/docker/compose.sh exec -T rabbitmq rabbitmq-queues --quiet "$@" </dev/null >/dev/null; }
-for node in rabbit@node-1 rabbit@node-2 rabbit@node-3; do queues grow "$node" all; done
-queues rebalance quorum
+infra/docker/compose.sh exec -T rabbitmq bash -euc '
+  for node in rabbit@node-1 rabbit@node-2 rabbit@node-3; do rabbitmq-queues --quiet grow "$node" all; done
+  rabbitmq-queues --quiet rebalance quorum
+' </dev/null >/dev/null

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,12 +18,16 @@ from coordinator.cli.session import Session
 from qkdrelay.broker.names import CLI, COORDINATOR
 from qkdrelay.broker.rabbitmq import RabbitMqClient, RabbitMqSettings
 from qkdrelay.errors import BrokerUnreachableError
+from qkdrelay.inquiries import RelaysRequest, RelaySummary, RelaysView
+from qkdrelay.messages import TERMINAL
 from qkdrelay.network.topology import Topology
 from support import stack
 from support.waiting import eventually
 
 RELAY_TIMEOUT_S = 20.0
-PAUSE_S = 0.1
+PAUSE_S = 0.2
+ANSWER_WITHIN_S = 10
+LISTED_MAX = 1000
 
 
 class Load(threading.Thread):
@@ -104,29 +109,31 @@ class Processes:
             found[name] = int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))) * 1024
         return found
 
-    def command(self, name: str, *arguments: str) -> stack.Answer:
-        """Run a command of a service's where that service runs; of the command line for `coordinator`."""
-        program = "coordinator" if name == CLI else "kme"
-        environment = {k: v for k, v in self.environments[name].items() if k.startswith("QKDRELAY_")}
-        return stack.command(program, *arguments, **environment)
-
-    def relays(self) -> dict[str, dict[str, Any]]:
+    def relays(self) -> dict[str, RelaySummary]:
         """Return the relays that the coordinator knows, by id; none while it cannot be asked."""
-        answer = self.command(CLI, "relays", "--limit", "1000", "--json")
-        return {relay["relay_id"]: relay for relay in answer.json()["relays"]} if answer.code == 0 else {}
+        try:
+            with RabbitMqClient(self.cli) as client:
+                session = Session(client)
+                answer = session.receive(
+                    session.send(RelaysRequest(limit=LISTED_MAX)), time.monotonic() + ANSWER_WITHIN_S
+                )
+        except BrokerUnreachableError:
+            return {}
+        return {str(relay.relay_id): relay for relay in answer.relays} if isinstance(answer, RelaysView) else {}
 
-    def confirmed(self) -> int:
-        return sum(relay["state"] == "confirmed" for relay in self.relays().values())
+    def _confirmed(self) -> set[str]:
+        return {relay_id for relay_id, relay in self.relays().items() if relay.state == "confirmed"}
 
     def goes_on(self, count: int = 5, timeout_s: float = 90) -> None:
         """Wait until so many more relays are confirmed."""
-        before = eventually(self.relays, timeout_s=timeout_s, what="the coordinator to answer")
-        wanted = sum(relay["state"] == "confirmed" for relay in before.values()) + count
-        eventually(lambda: self.confirmed() >= wanted, timeout_s=timeout_s, what=f"{wanted} confirmed relays")
+        before = eventually(self._confirmed, timeout_s=timeout_s, what="a confirmed relay")
+        eventually(
+            lambda: len(self._confirmed() - before) >= count, timeout_s=timeout_s, what=f"{count} more confirmed relays"
+        )
 
-    def keys(self, kme: str) -> dict[str, tuple[str, str]]:
+    def _keys(self, kme: str) -> dict[str, tuple[str, str]]:
         """Return (relay, bytes) of each key that ``kme`` has released, by its id."""
-        answer = self.command(kme, "keys", "--json", "--reveal", "--limit", "20000")
+        answer = stack.command("kme", "keys", "--json", "--reveal", "--limit", "20000", **self.environments[kme])
         assert answer.code == 0, answer.err
         return {key["key_id"]: (key["relay_id"], key["key"]) for key in answer.json()["keys"] if "key" in key}
 
@@ -148,18 +155,20 @@ class Processes:
         """Wait until every relay has ended, then compare both ends; return how many confirmed and how many failed."""
         wanted = {str(relay_id) for relay_id in accepted}
 
-        def ended() -> dict[str, dict[str, Any]]:
+        assert len(wanted) <= LISTED_MAX
+
+        def ended() -> dict[str, RelaySummary]:
             relays = self.relays()
-            open_ones = [relay for relay in relays.values() if relay["state"] not in ("confirmed", "failed")]
+            open_ones = [relay for relay in relays.values() if relay.state not in TERMINAL]
             return relays if relays.keys() >= wanted and not open_ones else {}
 
         relays = eventually(ended, timeout_s=90, what="every relay to end")
-        confirmed = {relay_id for relay_id, relay in relays.items() if relay["state"] == "confirmed"}
-        failed = relays.keys() - confirmed
-        assert all(relays[relay_id]["reason"] for relay_id in failed)
+        confirmed = {relay_id for relay_id in wanted if relays[relay_id].state == "confirmed"}
+        failed = wanted - confirmed
+        assert all(relays[relay_id].reason for relay_id in failed)
 
         def released(kme: str) -> dict[str, tuple[str, str]]:
-            keys = self.keys(kme)
+            keys = {key_id: key for key_id, key in self._keys(kme).items() if key[0] in wanted}
             return keys if {relay for relay, _ in keys.values()} >= confirmed else {}
 
         source, target = (
@@ -185,7 +194,6 @@ def running(
         environment |= {**broker[name], "QKDRELAY_STORE": str(folder / f"{name}.sqlite")}
         environment.pop("QKDRELAY_HTTP")
     environments[COORDINATOR]["QKDRELAY_TOPOLOGY"] = str(folder / "topology.toml")
-    environments[CLI] = {**broker[CLI], "QKDRELAY_CLI_PASSWORD": passwords[CLI]}
     tls = broker[CLI].get("QKDRELAY_BROKER_TLS")
     cli = RabbitMqSettings(
         addresses=broker[CLI]["QKDRELAY_BROKER"],
