@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 from coordinator.cli.session import Session
 from qkdrelay.broker.names import CLI, COORDINATOR
 from qkdrelay.broker.rabbitmq import RabbitMqClient, RabbitMqSettings
-from qkdrelay.errors import BrokerUnreachableError
+from qkdrelay.errors import BrokerUnreachableError, RequestRefusedError
 from qkdrelay.inquiries import RelaysRequest, RelaySummary, RelaysView
 from qkdrelay.messages import TERMINAL
 from qkdrelay.network.topology import Topology
@@ -27,6 +27,7 @@ from support.waiting import eventually
 RELAY_TIMEOUT_S = 20.0
 PAUSE_S = 0.2
 ANSWER_WITHIN_S = 10
+ASK_EVERY_S = 0.1
 LISTED_MAX = 1000
 
 
@@ -47,7 +48,7 @@ class Load(threading.Thread):
             try:
                 with RabbitMqClient(self._settings) as client:
                     self._ask(Session(client))
-            except BrokerUnreachableError as error:
+            except (BrokerUnreachableError, RequestRefusedError) as error:
                 self.refused.append(str(error))
                 self._stopped.wait(PAUSE_S)
 
@@ -71,6 +72,7 @@ class Processes:
     environments: dict[str, dict[str, str]] = field(repr=False)
     cli: RabbitMqSettings = field(repr=False)
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    _client: RabbitMqClient | None = None
 
     def start(self, name: str) -> None:
         """Start a service, as ``kme run`` and ``coordinator serve`` do."""
@@ -82,6 +84,8 @@ class Processes:
             )
 
     def stop(self) -> None:
+        if self._client is not None:
+            self._client.close()
         for process in self.running.values():
             process.terminate()
         for process in self.running.values():
@@ -111,13 +115,13 @@ class Processes:
 
     def relays(self) -> dict[str, RelaySummary]:
         """Return the relays that the coordinator knows, by id; none while it cannot be asked."""
+        time.sleep(ASK_EVERY_S)
         try:
-            with RabbitMqClient(self.cli) as client:
-                session = Session(client)
-                answer = session.receive(
-                    session.send(RelaysRequest(limit=LISTED_MAX)), time.monotonic() + ANSWER_WITHIN_S
-                )
+            self._client = self._client or RabbitMqClient(self.cli)
+            session = Session(self._client)
+            answer = session.receive(session.send(RelaysRequest(limit=LISTED_MAX)), time.monotonic() + ANSWER_WITHIN_S)
         except BrokerUnreachableError:
+            self._client = None
             return {}
         return {str(relay.relay_id): relay for relay in answer.relays} if isinstance(answer, RelaysView) else {}
 
@@ -154,7 +158,6 @@ class Processes:
     def _check_nothing_is_lost(self, accepted: list[UUID]) -> tuple[int, int]:
         """Wait until every relay has ended, then compare both ends; return how many confirmed and how many failed."""
         wanted = {str(relay_id) for relay_id in accepted}
-
         assert len(wanted) <= LISTED_MAX
 
         def ended() -> dict[str, RelaySummary]:

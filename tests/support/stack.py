@@ -190,6 +190,7 @@ def relay_request(relay_id: UUID, source: str, target: str, policy: str, timeout
         policy=policy,
         withstand=None,
         allow_unprotected=False,
+        follow=True,
     )
 
 
