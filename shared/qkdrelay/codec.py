@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from functools import lru_cache
+from threading import Lock
 from typing import Any, TypeVar, cast
 
 import msgpack
@@ -23,6 +24,8 @@ MESSAGE_BYTES_MAX = 1 << 20
 _COUNT_MAX = 65_536
 _DEPTH_MAX = 12
 _BUILTIN = (bytes,)
+# msgspec crashes when one thread uses what it has of a type while another is still building it.
+_BUILDING = Lock()
 
 T = TypeVar("T")
 
@@ -63,7 +66,8 @@ def _decode_own(data: bytes, kind: type[T]) -> T | None:
 
 @lru_cache(maxsize=64)
 def _decoder(kind: Hashable) -> msgspec.msgpack.Decoder[Any]:
-    return msgspec.msgpack.Decoder(kind)
+    with _BUILDING:
+        return msgspec.msgpack.Decoder(kind)
 
 
 def _map_length(data: bytes) -> tuple[int, int]:

@@ -1,5 +1,8 @@
 """What is wrong with bytes is said in one kind of error, and which thing it is."""
 
+import subprocess
+import sys
+
 import pytest
 
 from qkdrelay import codec
@@ -361,3 +364,31 @@ def test_a_plan_has_one_encoding():
 def test_an_oversized_plan_is_refused_unread():
     with pytest.raises(MalformedMessageError, match="65537"):
         codec.decode_plan(bytes(65_537))
+
+
+AT_ONCE = """
+import sys, threading
+from uuid import uuid4
+from qkdrelay import codec
+from qkdrelay.inquiries import RelaysView, Reply
+
+data = codec.encode(Reply(request_id=uuid4(), body=RelaysView(relays=(), total=0)))
+together = threading.Barrier(4)
+
+def decode():
+    together.wait()
+    codec.decode(data, Reply)
+
+sys.setswitchinterval(1e-6)
+threads = [threading.Thread(target=decode) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_the_first_messages_of_a_kind_may_come_in_several_threads_at_once():
+    # Every other such process crashed: the library builds what it needs of a type as it first meets it.
+    for _ in range(4):
+        assert subprocess.run([sys.executable, "-c", AT_ONCE], check=False, capture_output=True).returncode == 0
