@@ -53,8 +53,8 @@ _KEEP = (
     "INSERT INTO relays VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET "
     + ", ".join(f"{column} = excluded.{column}" for column in _CHANGING)
 )
-RELAYS_CACHED = 2_000
-"""Relays kept in memory beside the store."""
+RELAYS_CACHED, CACHED_PLAN_BYTES_MAX = 2_000, 16_384
+"""Relays kept in memory beside the store, and the longest plan that one of them may have."""
 _HOP = ">"
 _TELL_AGAIN_S, _TELL_AGAIN_MAX_S = 5.0, 300.0
 _TELL_AGAIN_AT_ONCE = 1_000
@@ -126,10 +126,19 @@ class CoordinatorStore(Journal):
         """Return a relay."""
         relay = self._relays.get(relay_id)
         if relay is None:
+            if relay_id in self._kept:  # in memory no more, and not in the store yet
+                self._write()
             row = self._db.execute(f"{_RELAY} WHERE relay_id = ?", (relay_id.bytes,)).fetchone()
             if row is not None:
-                self._relays.keep(relay_id, relay := _relay(row))
+                self._cache(relay := _relay(row))
         return relay
+
+    def _cache(self, relay: Relay) -> None:
+        """Keep a relay in memory, too, unless it is large: what its target finds may be a megabyte."""
+        if relay.findings is None and len(relay.terms.plan) <= CACHED_PLAN_BYTES_MAX:
+            self._relays.keep(relay.relay_id, relay)
+        else:
+            self._relays.drop(relay.relay_id)
 
     def relays_named(self, prefix: str, limit: int) -> list[UUID]:
         """Return the ids that begin with ``prefix`` (hexadecimal digits, no hyphens)."""
@@ -184,7 +193,7 @@ class CoordinatorStore(Journal):
         ``told`` are the ends that were told something and have not answered.
         """
         source, target = relay.ends
-        self._relays.keep(relay.relay_id, relay)
+        self._cache(relay)
         self._kept[relay.relay_id] = (
             relay.relay_id.bytes,
             codec.encode(relay.terms),

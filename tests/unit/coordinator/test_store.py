@@ -9,6 +9,7 @@ from coordinator import store as module
 from coordinator.progress import Relay
 from coordinator.store import CoordinatorStore
 from qkdrelay.messages import Dispute, Findings
+from qkdrelay.recent import Recent
 from support import plans
 from support.kme import NOW, terms
 
@@ -61,6 +62,31 @@ def test_a_relay_comes_back_as_it_was(store, changed):
     keep(store, kept)
     assert store.relay(kept.relay_id) == kept
     assert store.latest(5) == [kept]
+
+
+def test_a_relay_is_as_it_was_kept_however_many_others_are_looked_at_before_the_commit(store, monkeypatch):
+    monkeypatch.setattr(store, "_relays", Recent(3))
+    decided, *others = [relay() for _ in range(5)]
+    keep(store, decided, *others)
+    with store.transaction():
+        store.keep(replace(decided, state="failed", reason="why", ended_at=NOW), NOW, told=())
+        for other in others:
+            assert store.relay(other.relay_id) == other
+        assert store.relay(decided.relay_id).state == "failed"
+
+
+@pytest.mark.parametrize(("findings", "plan_bytes_max"), [(FINDINGS, module.CACHED_PLAN_BYTES_MAX), (None, 100)])
+def test_what_is_large_takes_no_memory_beside_the_store(store, monkeypatch, findings, plan_bytes_max):
+    small = relay()
+    keep(store, small)
+    assert small.relay_id in store._relays
+    monkeypatch.setattr(module, "CACHED_PLAN_BYTES_MAX", plan_bytes_max)
+    large = replace(small, findings=findings, reason="later")
+    with store.transaction():
+        store.keep(large, NOW, told=())
+        assert store.relay(large.relay_id) == large
+    assert store.relay(large.relay_id) == large
+    assert large.relay_id not in store._relays
 
 
 def test_who_was_told_is_told_again_after_a_while_then_after_longer_ones(store):
