@@ -9,9 +9,9 @@ from dataclasses import replace
 
 import pytest
 
-from qkdrelay.broker.names import CLI, CLI_EXCHANGE, REQUESTS_KEY, REQUESTS_QUEUE
-from qkdrelay.broker.port import MessageTooLargeError
-from qkdrelay.broker.rabbitmq import RabbitMqClient, RabbitMqSettings
+from qkdrelay.broker.names import CLI, CLI_EXCHANGE, REQUESTS_KEY, REQUESTS_QUEUE, kme_exchange, results_queue
+from qkdrelay.broker.port import MessageTooLargeError, Publication
+from qkdrelay.broker.rabbitmq import RabbitMqBroker, RabbitMqClient, RabbitMqSettings
 from qkdrelay.codec import MESSAGE_BYTES_MAX
 from qkdrelay.errors import BrokerUnreachableError
 from support.rabbitmq import RabbitMqServer, VirtualHost
@@ -123,6 +123,19 @@ def test_a_lost_connection_is_told_to_who_waits(settings: RabbitMqSettings, host
         host.drop_connections(CLI)
         with pytest.raises(BrokerUnreachableError, match="lost: 320 CONNECTION_FORCED"):
             client.receive(20)
+
+
+def test_reports_that_travel_together_are_watched_one_by_one(settings: RabbitMqSettings, host: VirtualHost) -> None:
+    kme = RabbitMqBroker(replace(settings, user="kme-1", password=host.passwords["kme-1"], bundle_max=64))
+    bodies = [b"one", b"two", b"three"]
+    place = kme_exchange("kme-1"), results_queue("kme-1")
+    try:
+        with RabbitMqClient(settings, watch=["results.#"]) as client:
+            kme.publish([Publication(number, *place, body) for number, body in enumerate(bodies)])
+            assert [client.receive(20) for _ in bodies] == [(*place, body) for body in bodies]
+            assert client.receive(0) is None
+    finally:
+        kme.close(10)
 
 
 def test_a_request_that_is_too_large_is_not_sent(settings: RabbitMqSettings) -> None:

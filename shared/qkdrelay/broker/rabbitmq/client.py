@@ -27,6 +27,7 @@ from qkdrelay.broker.names import (
     REQUESTS_KEY,
 )
 from qkdrelay.broker.port import Publication, check_size
+from qkdrelay.broker.rabbitmq.bundle import unpacked
 from qkdrelay.broker.rabbitmq.explain import HINT_PROVISION, describe, explain
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
 from qkdrelay.errors import BrokerUnreachableError
@@ -48,7 +49,8 @@ class RabbitMqClient:
     def __init__(self, settings: RabbitMqSettings, *, watch: Sequence[str] = ()) -> None:
         self._settings = settings
         self._address = f"{CLIENT_QUEUE_PREFIX}{uuid.uuid4()}"
-        self._arrived: deque[tuple[int, tuple[str, str, bytes]]] = deque()
+        self._arrived: deque[tuple[int | None, tuple[str, str, bytes]]] = deque()
+        """Messages with the delivery tag to acknowledge once each is taken: of those in a bundle, the last has it."""
         self._connection = _connect(settings)
         try:
             self._channel = self._guard(lambda: self._set_up(watch))
@@ -93,7 +95,8 @@ class RabbitMqClient:
         if not self._arrived:
             return None
         tag, message = self._arrived.popleft()
-        self._guard(lambda: self._channel.basic_ack(tag))
+        if tag is not None:
+            self._guard(lambda: self._channel.basic_ack(tag))
         return message
 
     def close(self) -> None:
@@ -126,8 +129,11 @@ class RabbitMqClient:
         channel.basic_consume(self._address, self._keep)
         return channel
 
-    def _keep(self, _channel: Any, method: Any, _properties: Any, body: bytes) -> None:
-        self._arrived.append((method.delivery_tag, (method.exchange, method.routing_key, body)))
+    def _keep(self, _channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        *others, last = unpacked(body, properties.content_type)
+        for part in others:
+            self._arrived.append((None, (method.exchange, method.routing_key, part)))
+        self._arrived.append((method.delivery_tag, (method.exchange, method.routing_key, last)))
 
     def _guard(self, call: Callable[[], _T]) -> _T:
         """Run ``call`` and turn what pika raises when the broker refuses or goes away into our error."""
