@@ -47,7 +47,8 @@ def encode(message: msgspec.Struct) -> bytes:
 
 def decode(data: bytes, kind: type[T], size_max: int = MESSAGE_BYTES_MAX) -> T:
     """Return the message of type ``kind`` in ``data``, or raise MalformedMessageError saying what is wrong where."""
-    message = _decode_own(data, kind) if len(data) <= size_max else None
+    # What is no longer than this has no more parts, nor longer ones, than are allowed.
+    message = _decode_own(data, kind) if len(data) <= min(size_max, _COUNT_MAX) else None
     return _decode_any(data, kind, size_max) if message is None else message
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from uuid import UUID
 
 import pytest
 
@@ -12,7 +13,9 @@ from qkdrelay.messages import (
     KEY_BYTES_MAX,
     KEY_COUNT_MAX,
     Commands,
+    Dispute,
     Expected,
+    Findings,
     Leak,
     Reports,
     SealedMessage,
@@ -392,3 +395,10 @@ def test_the_first_messages_of_a_kind_may_come_in_several_threads_at_once():
     # Every other such process crashed: the library builds what it needs of a type as it first meets it.
     for _ in range(4):
         assert subprocess.run([sys.executable, "-c", AT_ONCE], check=False, capture_output=True).returncode == 0
+
+
+def test_what_has_too_many_parts_is_refused_also_in_its_one_encoding():
+    dispute = Dispute(split=("kme-1",), sets=((),) * 65_537)
+    findings = Findings(relay_id=UUID(int=1), false=(), disputed=(dispute,), equivocating=(), unclear="")
+    with pytest.raises(MalformedMessageError):
+        codec.decode(codec.encode(findings), Findings)
