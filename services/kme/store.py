@@ -110,9 +110,12 @@ class KmeStore(Journal):
         return relay
 
     def _cache(self, relay: EndRelay) -> None:
-        """Keep a relay in memory, too, unless it is large."""
-        if relay.payload_length <= CACHED_BYTES_MAX:
+        """Keep a relay in memory, too, unless it is large: what was found may be a megabyte."""
+        found, context = relay.findings is not None or relay.equivocating, relay.context
+        if not found and context.payload_length + len(context.plan) <= CACHED_BYTES_MAX:
             self._relays.keep(relay.relay_id, relay)
+        else:
+            self._relays.drop(relay.relay_id)
 
     def relays(self) -> Iterator[EndRelay]:
         """Yield every relay that starts or ends here, by deadline."""
@@ -137,8 +140,8 @@ class KmeStore(Journal):
 
     def share(self, relay_id: UUID, route: Route) -> bytes | None:
         """Return one collected share."""
-        if (shares := self._shares.get(relay_id)) is not None or relay_id in self._relays:
-            return (shares or self.shares(relay_id)).get(route)
+        if (shares := self._shares.get(relay_id)) is not None:
+            return shares.get(route)
         key = (relay_id.bytes, _HOP.join(route))
         if key in self._collected:
             return self._collected[key][1]

@@ -23,9 +23,6 @@ class Recent(Generic[K, V]):
             self._values.move_to_end(key)
         return value
 
-    def __contains__(self, key: object) -> bool:
-        return key in self._values
-
     def keep(self, key: K, value: V) -> None:
         """Keep a value."""
         self._values[key] = value

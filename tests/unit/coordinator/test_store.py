@@ -79,14 +79,14 @@ def test_a_relay_is_as_it_was_kept_however_many_others_are_looked_at_before_the_
 def test_what_is_large_takes_no_memory_beside_the_store(store, monkeypatch, findings, plan_bytes_max):
     small = relay()
     keep(store, small)
-    assert small.relay_id in store._relays
+    assert store._relays.get(small.relay_id) == small
     monkeypatch.setattr(module, "CACHED_PLAN_BYTES_MAX", plan_bytes_max)
     large = replace(small, findings=findings, reason="later")
     with store.transaction():
         store.keep(large, NOW, told=())
         assert store.relay(large.relay_id) == large
     assert store.relay(large.relay_id) == large
-    assert large.relay_id not in store._relays
+    assert store._relays.get(large.relay_id) is None
 
 
 def test_who_was_told_is_told_again_after_a_while_then_after_longer_ones(store):

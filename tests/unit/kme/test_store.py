@@ -8,7 +8,7 @@ import pytest
 
 from kme.effects import EndRelay, KeepShare, SendShare
 from kme.node import LATE_S
-from kme.store import TOMBSTONE_S, KmeStore
+from kme.store import CACHED_BYTES_MAX, TOMBSTONE_S, KmeStore
 from qkdrelay.confirmation import Payload
 from qkdrelay.messages import Dispute, Findings
 from support import plans
@@ -79,6 +79,35 @@ def test_a_kept_share_stays_the_first_and_its_deadline_the_last(store):
     assert store.shares(RELAY) == {ROUTE: b"first"}
     assert store.share(RELAY, ROUTE) == b"first"
     assert store.share(RELAY, OTHER) is None
+
+
+def test_one_share_is_looked_up_alone_however_many_there_are(store, monkeypatch):
+    keep(store, EXPECTING)
+    with store.transaction():
+        store.keep_share(KeepShare(RELAY, ROUTE, b"share", NOW))
+    monkeypatch.setattr(store, "shares", None)
+    assert (store.share(RELAY, ROUTE), store.share(RELAY, OTHER)) == (b"share", None)
+
+
+@pytest.mark.parametrize(
+    "large",
+    [
+        replace(PENDING, findings=FINDINGS),
+        replace(PENDING, equivocating=(ROUTE,)),
+        replace(PENDING, key_count=CACHED_BYTES_MAX // 32),
+        replace(PENDING, key_count=CACHED_BYTES_MAX // 32 - 100, plan=plans.chain(490)),
+    ],
+    ids=["findings", "equivocating", "keys", "plan"],
+)
+def test_what_is_large_takes_no_memory_beside_the_store(store, large):
+    small = replace(large, findings=None, equivocating=(), key_count=2, plan=PLAN)
+    keep(store, small)
+    assert store._relays.get(RELAY) == small
+    with store.transaction():
+        store.forget_relay(RELAY, NOW + 2 * TOMBSTONE_S)
+    keep(store, large)
+    assert store.relay(RELAY) == large
+    assert store._relays.get(RELAY) is None
 
 
 def test_early_shares_are_those_of_relays_that_are_not_expected(store):
