@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import islice
 from uuid import UUID
 
 from kme.effects import (
@@ -52,6 +53,7 @@ from qkdrelay.messages import (
 )
 from qkdrelay.metrics import refusal
 from qkdrelay.observability import LogLevel, link_name, log_all
+from qkdrelay.service import BATCH_MAX
 from qkdrelay.telling import event_of, fields_of, level_of
 
 HELLO_EVERY_S = 10.0
@@ -61,7 +63,8 @@ _HOUSEKEEPING_EVERY_S = 5.0
 _REPORTS_AT_ONCE = 2_000
 _CALM = 16
 """Messages in a batch, from which on there is load."""
-_LATER_S, _LATER_MAX = 0.5, 1_000
+_LATER_S, _LATER_MAX, _LATER_AT_ONCE = 0.5, 1_000, BATCH_MAX
+"""How late and how many relays are settled later, and in one transaction: at least as many as one batch adds."""
 
 
 class KmeService:
@@ -87,6 +90,7 @@ class KmeService:
         self._settle: dict[UUID, None] = {}
         self._later = dict.fromkeys(store.relays_with_shares(_LATER_MAX))
         """Relays to settle when there is time: rebuilt, with shares that came since."""
+        self._settling: UUID | None = None
         self._settled: list[UUID] = []
         self._handled = 0
         """Messages since the last tick."""
@@ -271,10 +275,13 @@ class KmeService:
         # A distance, not a difference: the clock may be stepped back.
         overdue = abs(now - self._later_since) >= _LATER_S or len(self._later) > _LATER_MAX
         if self._handled == 0 or overdue:
-            self._later_since = now
-            for relay_id in self._later:
+            if len(self._later) <= _LATER_AT_ONCE:
+                self._later_since = now
+            for relay_id in islice(self._later, _LATER_AT_ONCE):
+                self._settling = relay_id
                 self._carry_out(self._ends.settle(relay_id, self._store))
                 self._settled.append(relay_id)
+            self._settling = None
 
     def _say_hello(self, now: float) -> None:
         """Tell how things are now, at most once: what is read later would not be true any more."""
@@ -333,6 +340,10 @@ class KmeService:
         self._refused.clear()
         self._settle.clear()
         self._settled.clear()
+        if self._settling is not None:
+            # It would fail again and again, and every batch with it.
+            del self._later[self._settling]
+            self._settling = None
         self._links.forget()
 
     def measure(self) -> None:

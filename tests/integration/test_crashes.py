@@ -9,6 +9,7 @@ from kme.ends import Ends
 from kme.node import Node
 from qkdrelay import codec
 from qkdrelay.inquiries import NetworkRequest, Request
+from qkdrelay.service import BATCH_MAX
 from support.network import DIAMOND, Killed, Network, ask, of
 
 SERVICES = ("kme-1", "kme-2", "kme-4", "coordinator")
@@ -228,6 +229,43 @@ def test_one_relay_whose_rebuild_fails_does_not_take_the_others_with_it(monkeypa
     network.settle()
     assert network.show(good).state == "confirmed"
     assert network.wait(bad).state == "failed"
+
+
+def test_one_relay_whose_late_shares_cannot_be_looked_at_does_not_stop_the_kme(monkeypatch):
+    network = Network()
+    network.stop("kme-2", "kme-5")
+    settle, failed = Ends.settle, []
+
+    def failing(self, relay_id, memory):
+        if relay_id == bad and memory.relay(relay_id).state != "expecting":
+            failed.append(relay_id)
+            raise ZeroDivisionError
+        return settle(self, relay_id, memory)
+
+    monkeypatch.setattr(Ends, "settle", failing)
+    bad, good = ask(network, "kme-1", "kme-8"), ask(network, "kme-1", "kme-8")
+    network.settle()
+    assert failed == []
+    # One share of each is late, and others are missing still: the last one is looked at with what brings it.
+    network.resume("kme-5")
+    network.later(1.0)
+    network.later(6.0)
+    assert bad in failed
+    assert {len(network.show(relay_id).missing) for relay_id in (bad, good)} == {2}
+    assert network.relay("kme-1", "kme-8").state == "confirmed"
+
+
+def test_what_is_settled_later_is_settled_in_parts(monkeypatch):
+    network, settled = Network(), []
+    network.settle()
+    monkeypatch.setattr(Ends, "settle", lambda _self, relay_id, _memory: settled.append(relay_id) or [])
+    many = [uuid4() for _ in range(3 * BATCH_MAX)]
+    network.service("kme-8")._later.update(dict.fromkeys(many))
+    network.loops["kme-8"].step(0.0)
+    assert settled == many[:BATCH_MAX]
+    network.loops["kme-8"].step(0.0)
+    network.loops["kme-8"].step(0.0)
+    assert settled == many
 
 
 def test_one_request_that_the_coordinator_fails_on_does_not_take_the_others_with_it(monkeypatch):
