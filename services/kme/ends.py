@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from functools import cache, lru_cache
+from typing import TypeVar
 from uuid import UUID
 
 import msgspec
@@ -57,7 +58,10 @@ from qkdrelay.sharing.tree import Rebuilt as Rebuild
 
 ATTEMPTS_MIN, ATTEMPT_BYTES_MAX = 100, 64 << 20
 """Bound on the work of one rebuild among false shares: its subsets, and their bytes."""
-ROUTES_REPORTED_MAX = 4_000
+KMES_REPORTED_MAX = 24_000
+"""In the routes of one relay's findings, so that they fit a message whatever the KMEs are called."""
+
+T = TypeVar("T")
 
 
 class Ends:
@@ -290,17 +294,23 @@ def _findings_none(relay_id: UUID) -> Findings:
 
 def _findings(relay: EndRelay, result: Rebuild) -> Findings:
     """Return what to report; cut to what fits a message, and then said to be incomplete."""
-    disputed, named = [], len(result.false)
-    for dispute in result.disputed:
-        named += sum(map(len, dispute.sets))
-        if named > ROUTES_REPORTED_MAX:
-            break
-        disputed.append(Dispute(split=dispute.route, sets=dispute.sets))
-    incomplete = result.exhausted or len(disputed) < len(result.disputed)
+    false, left = _fitting(result.false, KMES_REPORTED_MAX, len)
+    disputed, left = _fitting(result.disputed, left, lambda d: sum(len(route) for part in d.sets for route in part))
+    equivocating, _ = _fitting(relay.equivocating, left, len)
+    whole = (false, disputed, equivocating) == (result.false, result.disputed, relay.equivocating)
     return msgspec.structs.replace(
         _findings_none(relay.relay_id),
-        false=result.false[:ROUTES_REPORTED_MAX],
-        disputed=tuple(disputed),
-        equivocating=relay.equivocating,
-        unclear="ambiguous" if result.ambiguous else "exhausted" if incomplete else "",
+        false=false,
+        disputed=tuple(Dispute(split=dispute.route, sets=dispute.sets) for dispute in disputed),
+        equivocating=equivocating,
+        unclear="ambiguous" if result.ambiguous else "" if whole and not result.exhausted else "exhausted",
     )
+
+
+def _fitting(items: tuple[T, ...], room: int, length: Callable[[T], int]) -> tuple[tuple[T, ...], int]:
+    """Return the first of ``items`` that fit into ``room`` together, and how much room is left."""
+    for number, item in enumerate(items):
+        if length(item) > room:
+            return items[:number], room
+        room -= length(item)
+    return items, room

@@ -9,7 +9,8 @@ import pytest
 from kme import ends
 from kme.effects import DropShares, KeepRelay, Note, SendShare, Settle, TurnLab, TurnLink
 from kme.node import LATE_S
-from qkdrelay.codec import encode_plan
+from qkdrelay.codec import MESSAGE_BYTES_MAX, encode_plan
+from qkdrelay.control import COORDINATOR, sign
 from qkdrelay.messages import (
     TIMEOUT_S_MAX,
     Alarm,
@@ -23,6 +24,7 @@ from qkdrelay.messages import (
     Prove,
     Rebuilt,
     Refused,
+    Reports,
     SetLab,
     SetLink,
     Split,
@@ -289,6 +291,27 @@ def test_however_many_splits_may_be_named_the_work_is_that_of_one_check_of_a_pla
     assert len(asked) == 3 * len(plan.hops)
     assert {True, False} == set(asked)
     assert 0 < sum(steps) <= 2 * STEPS_MAX
+
+
+@pytest.mark.parametrize("kind", ["false", "disputed", "equivocating"])
+def test_findings_fit_a_message_however_long_the_routes_are(monkeypatch, kind):
+    routes = tuple(tuple(f"{i}-{n}".ljust(32, "x") for n in range(250)) for i in range(200))
+    result = tree.Rebuilt(None, (), ())
+    target = Kme("kme-8")
+    target.command(Expect(terms=terms()))
+    if kind == "false":
+        result = replace(result, false=routes)
+    elif kind == "disputed":
+        result = replace(result, disputed=tuple(tree.Dispute(route[:1], ((route,),)) for route in routes))
+    else:
+        target.memory.relays[RELAY] = replace(target.relay, equivocating=routes)
+    monkeypatch.setattr(ends, "rebuild", lambda *_arguments, **_options: result)
+    monkeypatch.setattr(ends, "least_shares", lambda _plan: 0)
+    (findings,) = told(target.settle())
+    body = Reports(items=(findings,))
+    assert len(sign(bytes(32), "kme-8", COORDINATOR, epoch=bytes(16), number=2**62, body=body)) > MESSAGE_BYTES_MAX / 2
+    assert 0 < len(getattr(findings, kind)) < len(routes)
+    assert findings.unclear == "exhausted"
 
 
 def test_equivocation_is_among_the_findings():
