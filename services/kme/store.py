@@ -143,10 +143,11 @@ class KmeStore(Journal):
         if (shares := self._shares.get(relay_id)) is not None:
             return shares.get(route)
         key = (relay_id.bytes, _HOP.join(route))
-        if key in self._collected:
-            return self._collected[key][1]
+        # What the store has came first, and stays.
         row = self._db.execute("SELECT payload FROM shares WHERE relay_id = ? AND route = ?", key).fetchone()
-        return None if row is None else bytes(row[0])
+        if row is not None:
+            return bytes(row[0])
+        return self._collected[key][1] if key in self._collected else None
 
     def early_shares(self) -> tuple[int, int]:
         """Return how many shares of relays that are not expected are kept, and their bytes."""

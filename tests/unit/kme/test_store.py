@@ -76,6 +76,9 @@ def test_a_kept_share_stays_the_first_and_its_deadline_the_last(store):
         store.keep_share(KeepShare(RELAY, ROUTE, b"second", NOW + 100))
         store.keep_share(KeepShare(RELAY, OTHER, b"other", NOW))
         store.purge(NOW + LATE_S + 1)
+    with store.transaction():
+        store.keep_share(KeepShare(RELAY, ROUTE, b"third", NOW + 100))
+        assert store.share(RELAY, ROUTE) == b"first"
     assert store.shares(RELAY) == {ROUTE: b"first"}
     assert store.share(RELAY, ROUTE) == b"first"
     assert store.share(RELAY, OTHER) is None
