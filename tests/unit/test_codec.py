@@ -23,7 +23,9 @@ from qkdrelay.messages import (
     Terms,
     check_key_amount,
 )
+from qkdrelay.network.plan import Hop, Plan
 from support import wire_slow as slow
+from support.plans import fan
 from support.slow_msgpack import packed
 
 SIGNED = slow.MESSAGES["SignedMessage"][0]
@@ -362,6 +364,18 @@ def test_a_plan_has_one_encoding():
     for other in (unsorted, longer):
         with pytest.raises(MalformedMessageError, match="canonical"):
             codec.decode_plan(other)
+
+
+def test_plans_that_differ_have_different_hashes_and_equal_ones_the_same():
+    # Or a neighbour could send many that have all to be compared with each other, wherever plans are kept.
+    middle = [f"m{i}" for i in range(100)]
+    different = [fan(100, k) for k in range(1, 101)]
+    for i in range(1, 100):
+        others = {kme: Hop(("t",), 1) for kme in middle}
+        different.append(Plan("s", "t", {"s": Hop((*middle[i:], *middle[:i]), 51), **others}))
+    assert len(set(map(hash, different))) == len(different)
+    for plan in different:
+        assert hash(Plan(plan.source, plan.target, dict(reversed(plan.hops.items())))) == hash(plan)
 
 
 def test_an_oversized_plan_is_refused_unread():

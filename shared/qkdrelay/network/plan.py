@@ -61,7 +61,8 @@ class Plan:
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.source, self.target, tuple(sorted(self.hops))))
+        # Of all of it: whoever sends plans must not be able to have many of them meet in one place of a cache.
+        return hash((self.source, self.target, tuple(sorted(self.hops.items()))))
 
     def is_split(self, kme: str) -> bool:
         """Whether ``kme`` splits (two or more successors) rather than forwards."""
