@@ -1,0 +1,157 @@
+"""What a store keeps in memory beside the file changes nothing: not after a rollback, nor when others write."""
+
+import os
+from contextlib import suppress
+from copy import deepcopy
+from random import Random, SystemRandom
+from uuid import UUID
+
+import pytest
+
+from kme import store as module
+from kme.effects import EndRelay, KeepShare
+from kme.store import KmeStore
+from qkdrelay.confirmation import Payload
+from qkdrelay.errors import NumberReusedError
+from qkdrelay.recent import Recent
+from support import plans
+
+PLAN = plans.eight()
+ROUTES = list(PLAN.routes())
+RELAYS = [UUID(int=number) for number in range(6)]
+NOW = 1_000.0
+TRANSACTIONS = 400
+
+
+class UndoneError(Exception):
+    """The transaction is to leave nothing behind."""
+
+
+class Model:
+    """What a KME's store has, in plain dictionaries."""
+
+    def __init__(self):
+        self.relays, self.shares, self.given, self.finished, self.outbox = {}, {}, {}, {}, []
+
+    def drop_shares(self, relay_id):
+        self.shares = {key: kept for key, kept in self.shares.items() if key[0] != relay_id}
+
+    def forget_relay(self, relay_id):
+        """Return whether there was anything to forget."""
+        if relay_id not in self.relays or self.relays[relay_id].state != "delivered":
+            return False
+        del self.relays[relay_id]
+        self.drop_shares(relay_id)
+        return True
+
+
+def a_relay(random, relay_id):
+    state = random.choice(["expecting", "pending", "delivered", "failed"])
+    keys = {"pending": Payload(*map(os.urandom, (64, 32, 32))), "delivered": Payload(os.urandom(64), b"", b"")}
+    equivocating = tuple(random.sample(ROUTES, random.choice([0, 0, 2])))
+    return EndRelay(
+        relay_id, "target", state, PLAN, 2, 256, NOW + 9, keys.get(state), None, None, equivocating=equivocating
+    )
+
+
+def do_something(random, store, model):
+    """Change or ask both; they must agree on every answer."""
+    relay_id, route = random.choice(RELAYS), random.choice(ROUTES)
+    match random.choice(["relay", "share", "drop", "purge", "number", "finish", "enqueue", "ask", "ask", "ask"]):
+        case "relay":
+            model.relays[relay_id] = a_relay(random, relay_id)
+            store.keep_relay(model.relays[relay_id])
+        case "share":
+            payload, deadline = os.urandom(random.choice([10, 300])), random.choice([NOW - 100, NOW])
+            store.keep_share(KeepShare(relay_id, route, payload, deadline))
+            model.shares[relay_id, route] = model.shares.get((relay_id, route), (payload,))[0], deadline
+        case "drop":
+            store.drop_shares(relay_id)
+            model.drop_shares(relay_id)
+        case "purge":
+            store.purge(NOW)
+            model.shares = {key: kept for key, kept in model.shares.items() if kept[1] == NOW}
+        case "number":
+            stream, step = random.choice(["link a", "pad a"]), random.choice([1, 7])
+            assert store.next_number(stream, step) == model.given.get(stream, 0)
+            model.given[stream] = model.given.get(stream, 0) + step
+        case "finish":
+            finish(store, model, random.choice("ab"), bytes([random.randrange(3)] * 16), random.randrange(30), random)
+        case "enqueue":
+            model.outbox.append(os.urandom(5))
+            store.enqueue("x", "k", model.outbox[-1])
+        case "ask":
+            collected = {r: payload for (i, r), (payload, _) in model.shares.items() if i == relay_id}
+            assert store.relay(relay_id) == model.relays.get(relay_id)
+            assert store.share(relay_id, route) == collected.get(route)
+            if random.random() < 0.5:
+                assert store.shares(relay_id) == collected
+            states = [relay.state for relay in model.relays.values()]
+            assert store.pending() == states.count("expecting") + states.count("pending")
+            assert store.key_bytes() == 64 * (states.count("pending") + states.count("delivered"))
+
+
+def finish(store, model, stream, epoch, number, random):
+    place, tag = (stream, epoch, number), bytes([random.randrange(2)] * 16)
+    if model.finished.get(place, tag) != tag:
+        with pytest.raises(NumberReusedError):
+            store.check_number(*place, tag)
+    elif place in model.finished:
+        assert store.check_number(*place, tag) == "finished"
+    else:
+        assert store.check_number(*place, tag) == "new"
+        store.finish_number(*place, tag)
+        model.finished[place] = tag
+
+
+def in_the_file(db):
+    """Return the model of what a connection of its own reads."""
+    model = Model()
+    model.shares = {
+        (UUID(bytes=relay_id), tuple(route.split(">"))): (payload, deadline)
+        for relay_id, route, payload, deadline in db.execute("SELECT relay_id, route, payload, deadline FROM shares")
+    }
+    model.given = dict(db.execute("SELECT * FROM given"))
+    finished = db.execute("SELECT stream, epoch, number, tag FROM finished JOIN heard ON heard = id")
+    model.finished = {(stream, epoch, number): tag for stream, epoch, number, tag in finished}
+    model.outbox = [body for (body,) in db.execute("SELECT body FROM outbox ORDER BY id")]
+    return model
+
+
+def opened(path):
+    store = KmeStore(path, "kme-8")
+    store._relays, store._shares = Recent(3), Recent(2)
+    return store
+
+
+def test_a_store_answers_as_if_nothing_were_kept_in_memory(tmp_path, monkeypatch):
+    seed = SystemRandom().getrandbits(32)
+    print(f"seed {seed}")
+    random, model, path = Random(seed), Model(), tmp_path / "store"
+    monkeypatch.setattr(module, "CACHED_BYTES_MAX", 1_000)
+    store, beside = opened(path), KmeStore(path, "kme-8", access="beside")
+    for _ in range(TRANSACTIONS):
+        if random.random() < 0.1:  # `kme forget`, beside the running service
+            with beside.transaction():
+                relay_id = random.choice(RELAYS)
+                assert beside.forget_relay(relay_id, NOW) == model.forget_relay(relay_id)
+        if random.random() < 0.02:  # a restart
+            store.close()
+            store = opened(path)
+        after, undone = deepcopy(model), random.random() < 0.2
+        with suppress(UndoneError), store.transaction():
+            for _ in range(random.randrange(12)):
+                do_something(random, store, after)
+            if undone:
+                raise UndoneError
+        if undone:
+            assert store.take_fresh() == []
+            continue
+        published = [publication.body for publication in store.take_fresh()]
+        assert after.outbox == model.outbox + published
+        model = after
+        found = in_the_file(beside._db)
+        found.relays = {relay.relay_id: relay for relay in beside.relays()}
+        assert vars(found) == vars(model)
+    beside.close()
+    store.close()
