@@ -134,9 +134,11 @@ class KmeStore(Journal):
         return shares
 
     def relays_with_shares(self, limit: int) -> list[UUID]:
-        """Return relays that shares were collected for."""
-        rows = self._db.execute("SELECT DISTINCT relay_id FROM shares ORDER BY deadline DESC LIMIT ?", (limit,))
-        return [UUID(bytes=row[0]) for row in rows]
+        """Return relays that shares were collected for: all that are not rebuilt yet, and the latest ``limit``."""
+        expecting = "SELECT DISTINCT relay_id FROM shares JOIN relays USING (relay_id) WHERE state = 'expecting'"
+        latest = "SELECT DISTINCT relay_id FROM shares ORDER BY deadline DESC LIMIT ?"
+        rows = [*self._db.execute(expecting), *self._db.execute(latest, (limit,))]
+        return [UUID(bytes=relay_id) for relay_id in dict.fromkeys(row[0] for row in rows)]
 
     def share(self, relay_id: UUID, route: Route) -> bytes | None:
         """Return one collected share."""

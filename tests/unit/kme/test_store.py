@@ -113,6 +113,19 @@ def test_what_is_large_takes_no_memory_beside_the_store(store, large):
     assert store._relays.get(RELAY) is None
 
 
+def test_of_the_relays_with_shares_none_that_is_to_be_rebuilt_is_left_out(store):
+    expecting = [replace(EXPECTING, relay_id=uuid4()) for _ in range(3)]
+    latest, rebuilt = (replace(PENDING, relay_id=uuid4(), deadline=NOW + later) for later in (2, 1))
+    keep(store, *expecting, rebuilt, latest, replace(EXPECTING, relay_id=uuid4()))
+    with store.transaction():
+        for relay in (*expecting, rebuilt, latest):
+            for route in (ROUTE, OTHER):
+                store.keep_share(KeepShare(relay.relay_id, route, bytes(10), relay.deadline))
+    wanted = {relay.relay_id for relay in (*expecting, latest)}
+    found = store.relays_with_shares(1)
+    assert (len(found), set(found)) == (4, wanted)
+
+
 def test_early_shares_are_those_of_relays_that_are_not_expected(store):
     keep(store, EXPECTING)
     with store.transaction():
