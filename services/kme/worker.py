@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import islice
@@ -36,7 +37,7 @@ from qkdrelay.broker.names import (
     results_queue,
 )
 from qkdrelay.broker.port import Delivery
-from qkdrelay.errors import ForgedMessageError, MalformedMessageError, NumberReusedError, QkdRelayError
+from qkdrelay.errors import ForgedMessageError, MalformedMessageError, NumberReusedError, QkdRelayError, StoreError
 from qkdrelay.journal import Journal
 from qkdrelay.messages import (
     DEAD_LETTER_BODY_MAX,
@@ -340,10 +341,10 @@ class KmeService:
         self._refused.clear()
         self._settle.clear()
         self._settled.clear()
-        if self._settling is not None:
-            # It would fail again and again, and every batch with it.
+        if self._settling is not None and not isinstance(sys.exception(), StoreError):
+            # It would fail again and again, and every batch with it; a full disk, on the other hand, passes.
             del self._later[self._settling]
-            self._settling = None
+        self._settling = None
         self._links.forget()
 
     def measure(self) -> None:

@@ -1,5 +1,6 @@
 """Any service may die at any moment, any connection be lost: a relay ends the same, and no slot is used twice."""
 
+import sqlite3
 from uuid import uuid4
 
 import pytest
@@ -8,6 +9,7 @@ from coordinator.requests import Desk
 from kme.ends import Ends
 from kme.node import Node
 from qkdrelay import codec
+from qkdrelay.errors import StoreError
 from qkdrelay.inquiries import NetworkRequest, Request
 from qkdrelay.service import BATCH_MAX
 from support.network import DIAMOND, Killed, Network, ask, of
@@ -253,6 +255,27 @@ def test_one_relay_whose_late_shares_cannot_be_looked_at_does_not_stop_the_kme(m
     assert bad in failed
     assert {len(network.show(relay_id).missing) for relay_id in (bad, good)} == {2}
     assert network.relay("kme-1", "kme-8").state == "confirmed"
+
+
+def test_late_shares_are_looked_at_once_the_disk_takes_something_again(monkeypatch):
+    network, settled, full = Network(), [], "database or disk is full"
+    network.stop("kme-2", "kme-5")
+    relay_id = ask(network, "kme-1", "kme-8")
+    network.settle()
+    settle = Ends.settle
+
+    def failing(self, relay_id, memory):
+        if full:
+            raise sqlite3.OperationalError(full)
+        settled.append(relay_id)
+        return settle(self, relay_id, memory)
+
+    monkeypatch.setattr(Ends, "settle", failing)
+    with pytest.raises(StoreError, match=full):
+        network.resume("kme-5")
+    full = ""
+    network.later(1.0)
+    assert relay_id in settled
 
 
 def test_what_is_settled_later_is_settled_in_parts(monkeypatch):
