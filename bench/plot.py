@@ -24,14 +24,16 @@ def draw(results: dict[str, Any], path: Path) -> None:
 
 def _broker(axes: Any, broker: dict[str, Any]) -> None:
     rates = broker["throughput"]
-    axes.bar(list(rates), [rate["ratio"] for rate in rates.values()])
+    keys = sorted(rates, key=int)
+    axes.bar(keys, [rates[each]["ratio"] for each in keys])
     axes.axhline(0.6, linestyle="--", color="gray")
     axes.set(title="Full stack / bare broker, same run", xlabel="keys per relay", ylabel="relays/s, ratio")
 
 
 def _sharing(axes: Any, sharing: dict[str, Any]) -> None:
     for name, times in sharing.items():
-        axes.loglog([*map(int, times)], [each["split_us"] for each in times.values()], marker="o", label=name)
+        sizes = sorted(times, key=int)
+        axes.loglog([*map(int, sizes)], [times[size]["split_us"] for size in sizes], marker="o", label=name)
     axes.set(title="Splitting, 2 of 3", xlabel="bytes", ylabel="microseconds")
     axes.legend(fontsize="small")
 
