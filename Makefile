@@ -14,6 +14,11 @@ CLUSTER ?=
 PYTEST_ARGS ?=
 BENCH_VENV ?= .venv-bench
 PARTS ?=
+KILLS ?= 400
+RELAYS ?= 2000
+ATTACKS ?= 20000
+FUZZ ?= 20
+SEED ?=
 COMPOSE := infra/docker/compose.sh
 WITH_IMAGES := infra/docker/with-images.sh
 INSTALLED := $(VENV)/.installed
@@ -21,7 +26,7 @@ INSTALLED := $(VENV)/.installed
 on = $(if $(filter-out 0 false no,$(1)),$(2))
 SWITCHES = $(strip $(call on,$(LAB),--lab) $(call on,$(TLS),--tls) $(call on,$(CLUSTER),--cluster))
 
-.PHONY: help demo test bench up certs down logs lint lock wheelhouse clean
+.PHONY: help demo test bench chaos up certs down logs lint lock wheelhouse clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +51,9 @@ logs: ## follow the containers' logs
 
 bench: $(BENCH_VENV)/.installed ## measure, into docs/performance/ (PARTS="broker sharing" for some only)
 	$(WITH_IMAGES) infra/bench.sh $(BENCH_VENV)/bin/python $(PARTS)
+
+chaos: $(INSTALLED) ## long attacks and kills, with figures (KILLS= RELAYS= SEED=)
+	$(WITH_IMAGES) infra/chaos.sh $(BIN)/python $(KILLS) $(RELAYS) $(ATTACKS) $(FUZZ) $(SEED)
 
 lint: $(INSTALLED) ## style, types, import rules
 	$(BIN)/ruff check .

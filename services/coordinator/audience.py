@@ -29,7 +29,7 @@ class _Caller:
 
     request: Request
     text: str
-    until: float
+    asked_at: float
     kmes: dict[UUID, str]
     errors: list[str] = field(default_factory=list)
 
@@ -40,7 +40,7 @@ class _Follower:
 
     request: Request
     relay_id: UUID
-    until: float
+    asked_at: float
     until_decided: bool
     """Is told once, how it ended."""
     shown_at: float = 0.0
@@ -70,7 +70,7 @@ class Audience:
 
     def await_done(self, request: Request, text: str, commands: dict[UUID, str], now: float) -> None:
         """Answer ``request`` with ``text`` once the KMEs have carried out ``commands`` (id -> KME)."""
-        self._callers.append(_Caller(request, text, now + COMMAND_WAIT_S, commands))
+        self._callers.append(_Caller(request, text, now, commands))
 
     def done(self, report: Done) -> None:
         """Take note that a KME has carried out a command, or why not."""
@@ -86,7 +86,7 @@ class Audience:
         self._unfollow(request.request_id)
         if len(self._followers) >= FOLLOWERS_MAX:
             self._unfollow(next(iter(self._followers)))
-        self._followers[request.request_id] = _Follower(request, relay_id, now + FOLLOW_MAX_S, until_decided)
+        self._followers[request.request_id] = _Follower(request, relay_id, now, until_decided)
         self._following[relay_id].add(request.request_id)
         self._changed.add(relay_id)
 
@@ -105,17 +105,20 @@ class Audience:
 
     def tick(self, now: float) -> None:
         """Answer those who can be answered."""
+        # Distances, not differences: the clock may be stepped back.
         for caller in self._callers:
             if not caller.kmes:
                 failed = "; ".join(caller.errors)
                 refusal = Refusal(text=failed, hint=None, unanswered=False)
                 self.reply(caller.request, refusal if failed else Acknowledged(text=caller.text))
-            elif now >= caller.until:
+            elif abs(now - caller.asked_at) >= COMMAND_WAIT_S:
                 late = " and ".join(sorted(caller.kmes.values()))
                 text = f"{late} did not answer within {COMMAND_WAIT_S:.0f} s"
                 hint = "it will carry the command out when it is back"
                 self.reply(caller.request, Refusal(text=text, hint=hint, unanswered=True))
-        self._callers = [caller for caller in self._callers if caller.kmes and now < caller.until]
+        self._callers = [
+            caller for caller in self._callers if caller.kmes and abs(now - caller.asked_at) < COMMAND_WAIT_S
+        ]
         self._show(now)
 
     def _show(self, now: float) -> None:
@@ -127,14 +130,17 @@ class Audience:
                 continue
             due = []
             for follower in map(self._followers.__getitem__, self._following[relay_id]):
-                if relay.state in TERMINAL or (not follower.until_decided and now - follower.shown_at >= _SHOW_EVERY_S):
+                rested = abs(now - follower.shown_at) >= _SHOW_EVERY_S
+                if relay.state in TERMINAL or (not follower.until_decided and rested):
                     due.append(follower)
                 elif not follower.until_decided:
                     later.add(relay_id)
             self._show_to(due, relay, now)
         self._changed = later
-        while self._followers and (oldest := next(iter(self._followers.values()))).until <= now:
-            self._unfollow(oldest.request.request_id)
+        for follower in list(self._followers.values()):
+            if abs(now - follower.asked_at) < FOLLOW_MAX_S:
+                break  # those after it asked later
+            self._unfollow(follower.request.request_id)
 
     def _show_to(self, followers: list[_Follower], relay: Relay, now: float) -> None:
         shown: RelayView | None = None

@@ -94,6 +94,20 @@ def outstanding(relay: Relay) -> list[tuple[str, Command]]:
     return proofs
 
 
+def reminders(relay: Relay) -> list[tuple[str, Command]]:
+    """Return what the ends have to be told again.
+
+    With a decision goes the proof it rests on: an end that came back with an old copy of its store has lost that.
+    """
+    told: list[tuple[str, Command]] = []
+    for kme, command in outstanding(relay):
+        proof = relay.target_proof if kme == relay.ends[0] else relay.source_proof
+        if relay.state == "confirmed" and proof is not None:
+            told.append((kme, Prove(relay_id=relay.relay_id, peer_proof=proof)))
+        told.append((kme, command))
+    return told
+
+
 def advance(relay: Relay, sender: str, report: Report, now: float) -> Relay:
     """Return the relay after ``report`` from ``sender``; unchanged if that KME has no say in it."""
     source, target = relay.ends
@@ -158,8 +172,10 @@ def _what_was_missing(relay: Relay, collected: frozenset[Route]) -> str:
         named = ">".join(route)
         return f"too few shares in time: the split on {named} has {present} of the {needed} it needs"
     findings = relay.findings
-    if findings is not None and findings.unclear == "ambiguous":
+    if findings is None:
+        return f"enough shares have reached {target}, and yet it has not rebuilt the keys: it may have lost some since"
+    if findings.unclear == "ambiguous":
         return "the shares decode to more than one secret: too many KMEs on the way are compromised"
-    if findings is not None and findings.unclear == "exhausted":
+    if findings.unclear == "exhausted":
         return "enough shares came, but so many false ones among them that the search for good ones was given up"
     return "enough shares came, but false ones among them left too few good ones"

@@ -10,7 +10,7 @@ from uuid import uuid4
 from coordinator.adversary import Adversary
 from coordinator.audience import Audience
 from coordinator.metrics import BROKER, CoordinatorMetrics
-from coordinator.progress import Relay, advance, expire, outstanding
+from coordinator.progress import Relay, advance, expire, outstanding, reminders
 from coordinator.requests import Desk
 from coordinator.store import CoordinatorStore
 from qkdrelay import codec, control
@@ -196,7 +196,7 @@ class CoordinatorService:
         self._heard[sender] = (now, hello)
         # It is alive: what it has not answered for a while may have been lost.
         for relay in self._store.to_tell_again(sender, now):
-            for kme, command in outstanding(relay):
+            for kme, command in reminders(relay):
                 if kme == sender:
                     self.command(kme, command)
         self._hold_links(sender, hello)

@@ -172,13 +172,15 @@ class CoordinatorStore(Journal):
     def to_tell_again(self, kme: str, now: float) -> list[Relay]:
         """Return relays that wait for an answer of ``kme`` long enough to tell it again, and back off.
 
-        Each end has its own back-off: one that is alive and one that is not do not take turns.
+        Each end has its own back-off: one that is alive and one that is not do not take turns. What is due later
+        than any back-off lasts is due: the clock was stepped back.
         """
         self._write()
         found: list[Relay] = []
         for end in ("source", "target"):
-            due = f"SELECT relay_id FROM relays WHERE {end} = ? AND {end}_due <= ? ORDER BY {end}_due LIMIT ?"
-            chosen = (kme, now, _TELL_AGAIN_AT_ONCE)
+            is_due = f"({end}_due <= ? OR {end}_due > ?)"
+            due = f"SELECT relay_id FROM relays WHERE {end} = ? AND {is_due} ORDER BY {end}_due LIMIT ?"
+            chosen = (kme, now, now + _TELL_AGAIN_MAX_S, _TELL_AGAIN_AT_ONCE)
             found += [_relay(row) for row in self._db.execute(f"{_RELAY} WHERE relay_id IN ({due})", chosen)]
             self._db.execute(
                 f"UPDATE relays SET {end}_wait_s = min({end}_wait_s * 2, ?), {end}_due = ? + min({end}_wait_s * 2, ?)"

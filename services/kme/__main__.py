@@ -37,6 +37,7 @@ def run() -> None:
 
     Example: QKDRELAY_KME=kme-1 QKDRELAY_BROKER=127.0.0.1:5672 ... kme run
     """
+    stop = stop_on_signal()
     settings = load(KmeSettings)
     set_up_logging(settings.log_format, settings.log_level)
     name = settings.kme
@@ -63,7 +64,7 @@ def run() -> None:
     broker = RabbitMqBroker(settings.rabbitmq(name, queues))
     loop = Loop(service, broker, batch_s=BATCH_S)
     with served(settings.http, service.metrics.registry, loop.health):
-        loop.run(stop_on_signal())
+        loop.run(stop)
 
 
 @app.command()

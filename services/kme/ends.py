@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from functools import cache, lru_cache
 from typing import TypeVar
@@ -42,6 +42,7 @@ from qkdrelay.messages import (
     Prove,
     Rebuilt,
     Refused,
+    Report,
     SetLab,
     SetLink,
     Start,
@@ -120,6 +121,14 @@ class Ends:
                 effects.append(Note("share.rejected", "warning", fields))
         return [*effects, *good, Settle(terms.relay_id)] if good else effects
 
+    def recall(self, relays: Iterable[EndRelay]) -> list[Effect]:
+        """Report once more, at a start, how far the undecided relays are.
+
+        The coordinator has heard that, unless this store is an old copy: then it may have told its decision
+        already, and tells it again.
+        """
+        return [Tell(_progress(relay)) for relay in relays]
+
     def settle(self, relay_id: UUID, memory: Memory) -> list[Effect]:
         """Try to rebuild from what is collected; after the rebuild, see which shares were false."""
         before = relay = memory.relay(relay_id)
@@ -143,7 +152,7 @@ class Ends:
             relay = replace(relay, state="pending", payload=payload)
             effects += [
                 *_rebuilt_splits(relay, fitting, result),
-                Tell(Rebuilt(relay_id=relay_id, proof=payload.target_proof(relay.context))),
+                Tell(_progress(relay)),
             ]
         findings = _findings(relay, result)
         if findings != (relay.findings or _findings_none(relay_id)):
@@ -174,7 +183,7 @@ class Ends:
         if relay is not None:
             if relay.payload is None or relay.state != "pending":
                 return []  # decided already: the coordinator knows
-            return [Tell(Started(relay_id=terms.relay_id, proof=relay.payload.source_proof(relay.context)))]
+            return [Tell(_progress(relay))]
         relay = self._checked(terms, "source", memory, now)
         if strangers := set(relay.plan.successors(self._me.name)) - self._me.links:
             raise RequestRefusedError(f"no QKD link to {min(strangers)}, which the plan names")
@@ -187,7 +196,7 @@ class Ends:
         children = start(relay.plan, payload.to_bytes(), self._random)
         return [
             KeepRelay(relay),
-            Tell(Started(relay_id=terms.relay_id, proof=payload.source_proof(relay.context))),
+            Tell(_progress(relay)),
             Tell(split_report(relay.plan, terms.relay_id, (self._me.name,))),
             *sends(relay.plan, terms.relay_id, (self._me.name,), terms.deadline, children),
         ]
@@ -272,6 +281,15 @@ class Ends:
             error = f"the lab is off at {self._me.name}"
             return [Tell(Done(command_id=command.command_id, error=error))]
         return [TurnLab(command.mode), Tell(Done(command_id=command.command_id, error=""))]
+
+
+def _progress(relay: EndRelay) -> Report:
+    """Return what this end has last reported of an undecided relay."""
+    if relay.payload is None:
+        return Expected(relay_id=relay.relay_id)
+    if relay.role == "source":
+        return Started(relay_id=relay.relay_id, proof=relay.payload.source_proof(relay.context))
+    return Rebuilt(relay_id=relay.relay_id, proof=relay.payload.target_proof(relay.context))
 
 
 def _rebuilt_splits(relay: EndRelay, shares: Collection[Route], result: Rebuild) -> Iterator[Note]:

@@ -122,6 +122,10 @@ class KmeStore(Journal):
         for row in self._db.execute(f"{_RELAY} ORDER BY deadline, relay_id"):
             yield _relay(row)
 
+    def undecided(self) -> list[EndRelay]:
+        """Return the relays that start or end here and were not decided."""
+        return [_relay(row) for row in self._db.execute(f"{_RELAY} WHERE state IN ('expecting', 'pending')")]
+
     def shares(self, relay_id: UUID) -> dict[Route, bytes]:
         """Return the shares collected for a relay."""
         shares = self._shares.get(relay_id)

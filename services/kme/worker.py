@@ -101,6 +101,8 @@ class KmeService:
         self._hello_at = self._housekeeping_at = 0.0
         self._stirred = False
         """Shares began to wait since the last hello."""
+        self._recalled = False
+        """Whether it was told, at this start, how far the undecided relays are."""
 
     # --- one delivery ------------------------------------------------------------------------------
 
@@ -243,6 +245,8 @@ class KmeService:
 
     def tick(self, now: float, *, connected: bool, reconnected: bool) -> None:
         """Rebuild what can be, send what waited, say hello, forget what is over."""
+        if not self._recalled:
+            self._carry_out(self._ends.recall(self._store.undecided()))
         # Distances, not differences: the clock may be stepped back.
         housekeeping = abs(now - self._housekeeping_at) >= _HOUSEKEEPING_EVERY_S
         self._settle_what_is_due(now)
@@ -320,6 +324,7 @@ class KmeService:
     def committed(self) -> None:
         """Log what happened; wipe what destroyed keys left behind on disk."""
         log_all(((note.level, note.event, note.fields) for note in self._notes), kme=self._me.name)
+        self._recalled = True
         for note in self._notes:
             self.metrics.happened(note.event)
         self._notes.clear()

@@ -91,17 +91,17 @@ class Journal:
         self._db = self._open(path, access)
         try:
             self._set_up(name, schema, access)
+            self.epoch = self._begin_epoch() if access == "own" else b""
+            """Of this start: numbers, and link key, are never those of an earlier one.
+
+            So a store that was restored from an old copy, or lost, draws no key again that was drawn before.
+            """
         except sqlite3.Error as error:
             self.close()
             raise StoreError(f"the store {path} cannot be used: {error}") from None
         except StoreError:
             self.close()
             raise
-        self.epoch = _new_epoch()
-        """Of this start: numbers, and link key, are never those of an earlier one.
-
-        So a store that was restored from an old copy, or lost, draws no key again that was drawn before.
-        """
 
     def _prepare(self, path: Path) -> None:
         """Make the file and its folder owner-only, and take the lock that one worker holds."""
@@ -156,6 +156,18 @@ class Journal:
             self._next_id = 1 + int(self._db.execute(last).fetchone()[0])
         if owner != name:
             raise StoreError(f"the store {self._path} belongs to {owner}, not to {name}")
+
+    def _begin_epoch(self) -> bytes:
+        """Return 16 bytes that no other start has and that sort after those of earlier ones: milliseconds, then chance.
+
+        After those of this store also where the clock was stepped back; peers refuse an epoch older than all they know.
+        """
+        with self.looking():
+            last = int.from_bytes((self.get_meta("epoch") or b"")[:6], "big")
+        milliseconds = max(time.time_ns() // 1_000_000, min(last + 1, 2**48 - 1))
+        epoch = milliseconds.to_bytes(6, "big") + secrets.token_bytes(10)
+        self.set_meta("epoch", epoch)
+        return epoch
 
     def close(self) -> None:
         """Close the file and give the lock back."""
@@ -381,8 +393,3 @@ def _runs(numbers: Iterable[int]) -> Iterator[tuple[int, int]]:
     for _, run in groupby(enumerate(sorted(numbers)), lambda pair: pair[1] - pair[0]):
         members = [number for _, number in run]
         yield members[0], members[-1]
-
-
-def _new_epoch() -> bytes:
-    """Return 16 bytes that no other start has, and that sort by time: milliseconds, then chance."""
-    return (time.time_ns() // 1_000_000).to_bytes(6, "big") + secrets.token_bytes(10)

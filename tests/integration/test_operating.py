@@ -102,16 +102,19 @@ def test_a_link_order_given_since_the_copy_is_given_again(tmp_path, up):
 
 
 @pytest.mark.parametrize("state", ["confirmed", "failed"])
-def test_a_relay_that_was_undecided_in_the_copy_stays_so_until_it_is_forgotten(tmp_path, state):
-    network = Network(folder=tmp_path)
-    between = ("kme-5", "kme-6", "kme-7")
-    network.stop(*between)
-    relay_id = network.relay("kme-1", "kme-8").relay_id
-    copy = copied(tmp_path / "kme-1")
-    if state == "confirmed":
-        network.resume(*between)
-    assert network.wait(relay_id).state == state
-    network.resume(*between)
+def test_a_relay_that_was_undecided_in_the_copy_is_decided_again_as_it_was(tmp_path, state):
+    network, relay_id, copy = undecided_in_the_copy(tmp_path, state)
+    restore(network, "kme-1", tmp_path / "kme-1", copy)
+    network.later(10)
+    network.later(10)
+    assert network.stores["kme-1"].relay(relay_id).state == {"confirmed": "delivered", "failed": "failed"}[state]
+    assert network.keys("kme-1", relay_id) == network.keys("kme-8", relay_id)
+    assert (network.keys("kme-1", relay_id) is None) == (state == "failed")
+
+
+def test_a_relay_that_nobody_decides_any_more_stays_undecided_until_it_is_forgotten(tmp_path):
+    network, relay_id, copy = undecided_in_the_copy(tmp_path, "failed")
+    network.stop("coordinator")
     restore(network, "kme-1", tmp_path / "kme-1", copy)
     network.later(300)
     store = network.stores["kme-1"]
@@ -121,7 +124,22 @@ def test_a_relay_that_was_undecided_in_the_copy_stays_so_until_it_is_forgotten(t
         assert not store.forget_relay(relay_id, network.clock())
         assert store.forget_relay(relay_id, network.clock() + TOMBSTONE_S)
     assert store.relay(relay_id) is None
+    network.resume("coordinator")
     assert network.relay("kme-1", "kme-8").state == "confirmed"
+
+
+def undecided_in_the_copy(tmp_path, state):
+    """Return a network, a relay that has come to ``state``, and a copy of its source's store from before that."""
+    network = Network(folder=tmp_path)
+    between = ("kme-5", "kme-6", "kme-7")
+    network.stop(*between)
+    relay_id = network.relay("kme-1", "kme-8").relay_id
+    copy = copied(tmp_path / "kme-1")
+    if state == "confirmed":
+        network.resume(*between)
+    assert network.wait(relay_id).state == state
+    network.resume(*between)
+    return network, relay_id, copy
 
 
 def test_a_message_handled_since_the_copy_is_handled_again_and_changes_no_key(tmp_path):

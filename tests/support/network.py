@@ -1,5 +1,6 @@
 """A whole network in one process, with a clock to set, services to kill and queues to write into."""
 
+from contextlib import contextmanager
 from uuid import uuid4
 
 from coordinator.demo.network import EmbeddedNetwork
@@ -92,12 +93,22 @@ class Network(EmbeddedNetwork):
         self.stopped = self.stopped - set(names)
         self.settle()
 
-    def restart(self, name):
-        """Start ``name`` anew from what is on its disk, as after a kill."""
+    def copy_store(self, name):
+        """Return ``name``'s store as it is now."""
+        return self.loops[name]._journal._db.serialize()
+
+    def step_clock(self, name, seconds):
+        """Have the clock of ``name`` differ from everybody's by so much from now on."""
+        self.loops[name]._clock = lambda: self.clock() + seconds
+
+    def restart(self, name, copy=None):
+        """Start ``name`` anew from what is on its disk, as after a kill; or from a ``copy`` of its store."""
         old = self.loops[name]
         store, service = old._journal, old._service
         old._broker.close(0.0)
         store.close()
+        if copy is not None:
+            store._path.write_bytes(copy)
         if name == COORDINATOR:
             self.coordinator_store = CoordinatorStore(store._path)
             again = CoordinatorService(self.topology, self.coordinator_store, service._keys, lab=service._lab)
@@ -106,7 +117,7 @@ class Network(EmbeddedNetwork):
             self.stores[name] = KmeStore(store._path, name)
             again = KmeService(service._me, self.stores[name], service._links._links, service._key)
             queues = kme_queues(name, self.topology.links)
-        self.loops[name] = Loop(again, self.hub.connect(name, queues), clock=self.clock)
+        self.loops[name] = Loop(again, self.hub.connect(name, queues), clock=old._clock)
 
     def lose_inbox(self, name):
         """Lose what was delivered to ``name`` and not handled: the broker thinks it was. Return how many."""
@@ -116,19 +127,39 @@ class Network(EmbeddedNetwork):
         broker.acknowledge(lost)
         return len(lost)
 
-    def kill_after_commit(self, name, commits):
-        """Have ``name`` die right after so many more commits that have something to publish, before it does so."""
-        journal = self.loops[name]._journal
-        take, left = journal.take_fresh, commits
+    def kill_at(self, name, point):
+        """Have ``name`` die at that one of its crash points, counted from 0.
 
-        def take_fresh():
+        They lie before and after each commit, and before and after each single publication and acknowledgement.
+        """
+        loop, left = self.loops[name], point
+
+        def passing():
             nonlocal left
-            left -= bool(journal._fresh)
             if left == 0:
                 raise Killed
-            return take()
+            left -= 1
 
-        journal.take_fresh = take_fresh
+        def singly(act):
+            def acting(many):
+                for one in many:
+                    act([one])
+                    passing()
+
+            return acting
+
+        transaction = loop._journal.transaction
+
+        @contextmanager
+        def stepped():
+            with transaction():
+                yield
+                passing()
+            passing()
+
+        loop._journal.transaction = stepped
+        loop._broker.publish = singly(loop._broker.publish)
+        loop._broker.acknowledge = singly(loop._broker.acknowledge)
 
     def limit_key(self, sender, receiver, clock, *, rate_bps, buffer_bytes):
         """Give one direction of a link little key."""
@@ -185,10 +216,10 @@ def of(kmes, links):
     return Topology("drawn", tuple(kmes), tuple(links))
 
 
-def ask(network, source, target, **wishes):
-    """Ask for a relay and let nothing happen yet; return its id."""
+def ask(network, source, target, *, relay_id=None, **wishes):
+    """Ask for a relay, or for a known one once more, and let nothing happen yet; return its id."""
     defaults = {"key_count": 1, "key_size_bits": 256, "timeout_s": 30.0, "allow_unprotected": True}
     defaults |= {"policy": "recursive", "withstand": None, "follow": True}
-    body = RelayRequest(relay_id=uuid4(), source=source, target=target, **{**defaults, **wishes})
+    body = RelayRequest(relay_id=relay_id or uuid4(), source=source, target=target, **{**defaults, **wishes})
     network.as_cli(codec.encode(Request(request_id=uuid4(), reply_to="cli.q.0", body=body)))
     return body.relay_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import os
 import secrets
@@ -59,8 +60,7 @@ class RabbitMqServer:
         management_port: int,
         user: str,
         password: str,
-        control: Callable[..., None],
-        restart: Callable[[], object],
+        container: Any,
         *,
         tls_port: int,
         authority: Authority,
@@ -70,24 +70,40 @@ class RabbitMqServer:
         self.tls_addresses = f"{host}:{tls_port}"
         self.authority = authority
         """Issued the broker's certificate, for the host 127.0.0.1."""
-        self.control = control
-        """Runs ``rabbitmqctl`` with the arguments."""
-        self._restart = restart
+        self._container = container
         self._management = f"http://{host}:{management_port}/api"
-        self._user = user
+        self._user, self._password = user, password
         self._authorization = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
         self._secret = secrets.token_hex(8)
+
+    @property
+    def administrator(self) -> tuple[str, str]:
+        """Name and password of the user who may do anything."""
+        return self._user, self._password
+
+    def control(self, *arguments: str) -> None:
+        """Run ``rabbitmqctl`` with the arguments."""
+        result = self._container.exec_run(["rabbitmqctl", *arguments])
+        assert result.exit_code == 0, result.output
+
+    def kill(self) -> None:
+        """End it with SIGKILL; what it has on its disk stays."""
+        self._container.kill()
+
+    def start(self) -> None:
+        """Start it again, at the same ports."""
+        self._container.start()
 
     def answers(self) -> bool:
         """Say whether it takes connections."""
         try:
             return bool(self.call("GET", f"health/checks/port-listener/{AMQP_PORT}")["status"] == "ok")
-        except (OSError, urllib.error.URLError):
+        except (OSError, urllib.error.URLError, http.client.HTTPException):
             return False
 
     def restart(self) -> None:
         """Restart it, and wait until it takes connections again, at the same ports."""
-        self._restart()
+        self._container.restart(timeout=10)
         eventually(self.answers, timeout_s=90, what="the broker to come up again")
 
     @property
@@ -130,7 +146,7 @@ class RabbitMqServer:
             headers={"Authorization": self._authorization, "Content-Type": "application/json"},
         )
         try:
-            with _OPENER.open(request, timeout=30) as response:
+            with _OPENER.open(request, timeout=120) as response:
                 answer = response.read()
         except urllib.error.HTTPError as error:
             error.add_note(f"{method} {path}: {error.read().decode(errors='replace')}")
@@ -241,19 +257,13 @@ def running(configuration: str = CONFIGURATION, network: Any = None) -> Iterator
     for name, text in {"ca.pem": authority.pem, "cert.pem": certificate, "key.pem": key}.items():
         container.with_copy_into_container(text.encode(), f"{TLS}/{name}", mode=0o644)
     with container:
-
-        def control(*arguments: str) -> None:
-            result = container.exec(["rabbitmqctl", *arguments])
-            assert result.exit_code == 0, result.output
-
         server = RabbitMqServer(
             LOOPBACK,
             ports[AMQP_PORT],
             ports[MANAGEMENT_PORT],
             user,
             password,
-            control,
-            lambda: container.get_wrapped_container().restart(timeout=10),
+            container.get_wrapped_container(),
             tls_port=ports[TLS_PORT],
             authority=authority,
         )

@@ -170,6 +170,15 @@ def test_each_start_begins_an_epoch_of_its_own_that_sorts_after_those_before(jou
     assert epochs == sorted(set(epochs))
 
 
+def test_an_epoch_sorts_after_those_before_also_where_the_clock_was_stepped_back(journal, path, monkeypatch):
+    """Or peers that remember many epochs would refuse all that is sealed in it, for as long as the step was."""
+    journal.close()
+    monkeypatch.setattr(module.time, "time_ns", lambda: 1_000_000_000)
+    again = opened(path)
+    assert again.epoch > journal.epoch
+    again.close()
+
+
 # --- transactions and the outbox -------------------------------------------------------------------
 
 

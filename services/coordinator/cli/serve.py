@@ -22,6 +22,7 @@ def serve() -> None:
     from qkdrelay.service import BATCH_S, Loop, stop_on_signal
     from qkdrelay.settings import key_bytes, load
 
+    stop = stop_on_signal()
     settings = load(CoordinatorSettings)
     set_up_logging(settings.log_format, settings.log_level)
     topology = load_topology(settings.topology)
@@ -35,4 +36,4 @@ def serve() -> None:
     broker = RabbitMqBroker(settings.rabbitmq(COORDINATOR, coordinator_queues(topology.kmes, lab=settings.lab)))
     loop = Loop(service, broker, batch_s=BATCH_S)
     with served(settings.http, service.metrics.registry, loop.health):
-        loop.run(stop_on_signal())
+        loop.run(stop)

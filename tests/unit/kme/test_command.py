@@ -3,6 +3,7 @@
 import base64
 import json
 import sys
+from threading import Event
 
 import pytest
 
@@ -66,3 +67,24 @@ def test_no_store_is_one_line(tmp_path, monkeypatch, capsys):
     code, out, err = kme(monkeypatch, capsys, tmp_path / "none.sqlite", "keys")
     assert (code, out) == (2, "")
     assert err == f"error: there is no store at {tmp_path / 'none.sqlite'}\nhint: has the service been started here?\n"
+
+
+def test_a_second_process_on_one_store_says_so_and_ends(delivered, monkeypatch, capsys):
+    network, store, _ = delivered
+    settings = {
+        "BROKER": "127.0.0.1:1",
+        "BROKER_PASSWORD": "secret",
+        "CONTROL_KEY": "0" * 64,
+        "LINKS": json.dumps({"kme-5": {"secret": "0" * 64}}),
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(f"QKDRELAY_{name}", value)
+    # It would go on writing to what this test reads.
+    monkeypatch.setattr("kme.__main__.set_up_logging", lambda *_: None)
+    # Nor are this process's signals its own.
+    monkeypatch.setattr("kme.__main__.stop_on_signal", Event)
+    code, out, err = kme(monkeypatch, capsys, store, "run")
+    assert (code, out) == (2, "")
+    hint = "one service holds a store; stop the other one"
+    assert err == f"error: the store {store} is in use by another process\nhint: {hint}\n"
+    assert network.relay("kme-1", "kme-8").state == "confirmed"

@@ -1,0 +1,51 @@
+"""Those who wait for an answer: also while the coordinator's clock is stepped back."""
+
+from uuid import uuid4
+
+import pytest
+
+from coordinator.audience import COMMAND_WAIT_S, FOLLOW_MAX_S, Audience
+from coordinator.store import CoordinatorStore
+from qkdrelay import codec
+from qkdrelay.inquiries import NetworkRequest, Refusal, Reply, Request
+
+NOW, HOURS = 1_700_000_000.0, 3 * 3600.0
+
+
+@pytest.fixture
+def store():
+    kept = CoordinatorStore(None)
+    yield kept
+    kept.close()
+
+
+def request():
+    return Request(request_id=uuid4(), reply_to="cli.q.0", body=NetworkRequest())
+
+
+def said(store, audience, now):
+    """What is answered at ``now``."""
+    with store.transaction():
+        audience.tick(now)
+    return [codec.decode(publication.body, Reply).body for publication in store.take_fresh()]
+
+
+@pytest.mark.parametrize("later", [COMMAND_WAIT_S, HOURS, -HOURS])
+def test_who_waits_for_a_command_is_told_in_time_that_it_was_not_answered(store, later):
+    audience = Audience(store)
+    audience.await_done(request(), "done", {uuid4(): "kme-1"}, NOW)
+    assert said(store, audience, NOW + COMMAND_WAIT_S - 0.1) == []
+    (refusal,) = said(store, audience, NOW + later)
+    assert isinstance(refusal, Refusal)
+    assert refusal.unanswered
+    assert said(store, audience, NOW + later) == []
+
+
+@pytest.mark.parametrize("later", [FOLLOW_MAX_S, -HOURS])
+def test_who_follows_and_is_gone_is_forgotten(store, later):
+    audience = Audience(store)
+    audience.follow(request(), uuid4(), NOW)
+    said(store, audience, NOW)
+    assert len(audience._followers) == 1
+    said(store, audience, NOW + later)
+    assert not audience._followers
