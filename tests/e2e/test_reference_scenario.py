@@ -6,11 +6,17 @@ import json
 import uuid
 from collections.abc import Iterator
 from itertools import permutations
+from random import Random
 
 import pytest
 
+from attack import campaign
+from attack.coalition import SENDS_MAX, TRICKS, Coalition
+from attack.real import in_the_place_of
 from qkdrelay.broker.names import link_queue
-from qkdrelay.messages import key_id
+from qkdrelay.inquiries import RelayView, ShowRequest
+from qkdrelay.messages import TERMINAL, key_id
+from qkdrelay.network.planner import recursive_plan
 from support import rabbitmq, stack
 from support.waiting import eventually
 
@@ -108,6 +114,41 @@ def test_a_tampering_kme_is_outvoted_and_a_route_through_it_named(network: stack
     eventually(lambda: network.coordinator("show", relay_id, "--json").json()["false_shares"], what="a false share")
     shown = network.coordinator("show", relay_id, "--json").json()
     assert all("kme-7" in route for route in shown["false_shares"])
+
+
+def test_whatever_a_compromised_kme_does_relays_confirm_and_no_route_without_it_is_named(network: stack.Stack) -> None:
+    """One relay for each trick, kme-7 doing it: its part of one split of three is lost, and no more."""
+    plan = recursive_plan(network.topology, "kme-1", "kme-8")
+    seed = campaign.seed()
+    rng = Random(seed)
+    coalition = Coalition(rng, frozenset({"kme-7"}), plan, network.topology.neighbours, ("honest",))
+    views = {}
+    with in_the_place_of(network, "kme-7", coalition), network.talk() as ask:
+        for trick in TRICKS:
+            coalition.tricks, coalition.left = (trick,), SENDS_MAX
+            relay_id = uuid.uuid4()
+            ask(stack.relay_request(relay_id, "kme-1", "kme-8", "recursive", 20.0))
+
+            def over(relay_id: uuid.UUID = relay_id) -> RelayView | None:
+                view = ask(ShowRequest(relay=str(relay_id), follow=False))
+                return view if isinstance(view, RelayView) and view.state in TERMINAL else None
+
+            views[trick] = eventually(over, what=f"the relay under attack by {trick} to end (seed {seed})")
+        assert {trick: view.state for trick, view in views.items()} == dict.fromkeys(TRICKS, "confirmed"), seed
+
+        def named(trick: str) -> list[tuple[str, ...]]:
+            view = ask(ShowRequest(relay=str(views[trick].relay_id), follow=False))
+            return [*view.false_shares, *view.equivocating]
+
+        eventually(lambda: named("flip"), what="a flipped share to be named")
+        assert all("kme-7" in route for trick in TRICKS for route in named(trick)), seed
+
+    def released(kme: str) -> dict[str, str]:
+        keys = {key["relay_id"]: key for key in network.all_keys(kme)}
+        return {trick: keys[str(view.relay_id)].get("key", "") for trick, view in views.items()}
+
+    eventually(lambda: all(released("kme-1").values()) and all(released("kme-8").values()), what="the keys")
+    assert released("kme-1") == released("kme-8")
 
 
 def test_without_kme_6_the_relay_fails_in_time_and_says_what_was_missing(network: stack.Stack) -> None:

@@ -1,0 +1,64 @@
+"""A compromised KME on the real broker, in its container's place: its own secrets and links, the coalition's mind."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from attack.coalition import Coalition
+from attack.sealed import Compromised, send_late
+from kme.links import Link
+from kme.node import NodeSettings
+from kme.store import KmeStore
+from kme.worker import KmeService
+from qkdrelay.broker.names import kme_queues
+from qkdrelay.broker.rabbitmq import RabbitMqBroker
+from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
+from qkdrelay.link.key import SimulatedLinkKey
+from qkdrelay.service import Loop
+
+
+@contextmanager
+def in_the_place_of(stack: Any, kme: str, coalition: Coalition) -> Iterator[None]:
+    """Stop the container of ``kme`` and do its work here, as ``coalition`` decides; start it again at the end."""
+    container = stack.containers[kme]
+    container.stop(timeout=15)
+    settings = dict(entry.split("=", 1) for entry in container.attrs["Config"]["Env"])
+    stop = threading.Event()
+    worker = threading.Thread(target=_work, args=(stack, kme, settings, coalition, stop))
+    worker.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        worker.join(30)
+        container.start()
+
+
+def _work(stack: Any, kme: str, settings: dict[str, str], coalition: Coalition, stop: threading.Event) -> None:
+    links = {
+        peer: Link("otp", *(_key(link["secret"], *ends) for ends in ((kme, peer), (peer, kme))))
+        for peer, link in json.loads(settings["QKDRELAY_LINKS"]).items()
+    }
+    store, control_key = KmeStore(None, kme), bytes.fromhex(settings["QKDRELAY_CONTROL_KEY"])
+    service = KmeService(NodeSettings(kme, frozenset(links)), store, links, control_key)
+    service._node = Compromised(coalition, kme)
+    queues = kme_queues(kme, stack.topology.links)
+    password, addresses = stack.passwords[kme], stack.server.addresses
+    way = RabbitMqSettings(addresses=addresses, user=kme, password=password, vhost=stack.vhost, queues=queues)
+    loop = Loop(service, RabbitMqBroker(way))
+    while not stop.is_set():
+        if not loop.step(0.2):
+            for _, shares in coalition.later():
+                send_late(loop, service, coalition, shares)
+    loop.close()
+
+
+def _key(secret: str, sender: str, receiver: str) -> SimulatedLinkKey:
+    return SimulatedLinkKey(
+        bytes.fromhex(secret), sender, receiver, rate_bps=10_000_000, buffer_bytes=1 << 24, clock=time.monotonic
+    )
