@@ -61,17 +61,3 @@ def test_every_alert_is_explained_and_no_other():
 def test_every_service_of_the_reference_network_is_scraped():
     scraped = re.findall(r"- ([a-z0-9-]+):9464", SCRAPES)
     assert scraped == ["coordinator", *reference_topology().kmes]
-
-
-def test_every_test_the_handbook_relies_on_exists():
-    named = set(re.findall(r"`(test_[a-z0-9_]+)`", HANDBOOK))
-    there = {
-        name for path in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text())
-    }
-    assert named
-    assert named <= there
-
-
-def test_every_file_the_handbook_links_to_exists():
-    for target in re.findall(r"\]\(([^)#]+)", HANDBOOK):
-        assert (ROOT / "docs" / target).exists(), target
