@@ -122,6 +122,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     def run(*arguments: str) -> Result:
         monkeypatch.setattr(sys, "argv", ["coordinator", *arguments])
         capsys.readouterr()
+        # As Python sets it up: what is no text is told all the same.
+        sys.stderr.reconfigure(errors="backslashreplace")
         with pytest.raises(SystemExit) as ended:
             main()
         captured = capsys.readouterr()
