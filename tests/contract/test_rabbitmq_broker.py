@@ -126,6 +126,41 @@ class TestRabbitMqFailures:
         assert retried["count"] == 1
         assert "secret" not in repr(logs)
 
+    @pytest.mark.parametrize("steady_s", [0.0, 3_600.0])
+    def test_a_connection_that_goes_on_refusing_is_given_up_once_it_is_old_enough(
+        self, make_network: NetworkFactory, steady_s: float
+    ) -> None:
+        """As of a channel that does not notice that its node has found the others again."""
+
+        def hold_one(document: dict[str, Any]) -> None:
+            for policy in document["policies"]:
+                if policy["name"] == "links":
+                    policy["definition"]["max-length"] = 1
+
+        given_up = "the broker refuses what is published again and again"
+        with make_network(hold_one) as network, capture_logs() as logs:
+            sender = Service(network.connect("kme-1", steady_s=steady_s))  # type: ignore[call-arg]
+            sender.publish([b"all there is room for"])
+            sent = 1
+
+            def refused_often() -> bool:
+                nonlocal sent
+                if len(sender.confirmed) == sent:  # a burst may overshoot the bound
+                    sender.broker.publish([Publication(sent, "kme.kme-1", LINK, b"more")])
+                    sent += 1
+                return any(log["failures"] > 4 for log in logs if log["event"] == "broker.publish_retried")
+
+            sender.until(refused_often, "a message to be refused again and again")
+            reasons = [log["reason"] for log in logs if log["event"] == "broker.lost"]
+            assert (given_up in reasons) == (steady_s == 0.0)
+            receiver = Service(network.connect("kme-2", [LINK]), acknowledges=True)
+
+            def all_there() -> bool:
+                receiver.step()
+                return len(sender.confirmed) == sent
+
+            sender.until(all_there, "all messages, late")
+
     def test_messages_that_travel_together_come_and_are_acknowledged_one_by_one(self, network: RabbitMqNetwork) -> None:
         sender = Service(network.connect("kme-1", bundle_max=64))
         receiver = Service(network.connect("kme-2", [LINK]))

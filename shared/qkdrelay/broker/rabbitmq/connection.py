@@ -18,9 +18,6 @@ from qkdrelay.errors import SettingsError
 
 _log = structlog.get_logger()
 
-_STEADY_S = 10.0
-"""A connection that lived this long was a good one: the back-off starts afresh after it."""
-
 
 class LiveConnection:
     """Keeps one connection with one channel open; everything happens on the I/O loop's thread.
@@ -91,6 +88,11 @@ class LiveConnection:
             self._reason = self._reason or reason
             self._connection.close()
 
+    def give_up_if_steady(self, reason: object) -> None:
+        """Do so if it has lived long enough for another to be worth a try: not again and again."""
+        if self._ready_since is not None and time.monotonic() - self._ready_since > self._settings.steady_s:
+            self.give_up(reason)
+
     def stop(self) -> None:
         """Close for good; the channel's close-ok comes after the broker has handled all that was sent.
 
@@ -126,7 +128,7 @@ class LiveConnection:
         if self._stopping:
             self._on_stopped()
             return
-        if was_ready is not None and time.monotonic() - was_ready > _STEADY_S:
+        if was_ready is not None and time.monotonic() - was_ready > self._settings.steady_s:
             self._failures = 0
         rounds = self._failures // len(self._settings.hosts)
         wait_s = backoff_s(rounds, self._settings.backoff_min_s, self._settings.backoff_max_s)

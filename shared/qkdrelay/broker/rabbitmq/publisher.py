@@ -23,6 +23,8 @@ ROLE = "publish"
 _PERSISTENT = 2
 _TRANSIENT = 1
 _REASONS_MAX = 5
+_REFUSALS_MAX = 4
+"""After so many refusals of one parcel, and again so many, a connection that is old enough is given up for another."""
 
 _log = structlog.get_logger()
 
@@ -125,6 +127,7 @@ class Publisher:
         """Settle what one ack or nack of the broker answers."""
         answer = frame.method
         confirmed: list[int] = []
+        refused = False
         for tag in self._answered(answer.delivery_tag, answer.multiple):
             parcel = self._in_flight.pop(tag)
             self._in_flight_bytes -= parcel.size
@@ -135,7 +138,11 @@ class Publisher:
                 confirmed += [publication.id for publication in parcel.publications if publication.id is not None]
             else:
                 self._hold(parcel, returned or f"refused {parcel.publications[0].routing_key}")
+                # A channel that was open while its node lost the others can go on refusing after they are back.
+                refused = refused or (returned is None and parcel.failures % _REFUSALS_MAX == 0)
         self._inbox.confirm(confirmed)
+        if refused:
+            self._connection.give_up_if_steady("the broker refuses what is published again and again")
         self._send()
         self._stop_if_idle()
 

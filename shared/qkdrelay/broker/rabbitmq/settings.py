@@ -42,6 +42,8 @@ class RabbitMqSettings:
     heartbeat_s: int = 10
     blocked_timeout_s: float = 60.0
     """How long a broker short of memory or disk may block a connection before it is given up."""
+    steady_s: float = 10.0
+    """A connection that lived this long was a good one: the back-off starts afresh after it."""
     backoff_min_s: float = 0.1
     backoff_max_s: float = 15.0
 
