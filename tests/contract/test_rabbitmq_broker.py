@@ -167,11 +167,16 @@ class TestRabbitMqFailures:
         sender.publish(numbered(150))
         ready = ["messages_ready", "messages_unacknowledged"]
         queue = f"queues/{network.host.vhost}/{LINK}"
-        eventually(lambda: sum(network.host.server.call("GET", queue).get(name, 0) for name in ready) == 3)
+
+        def left() -> int:
+            return sum(network.host.server.call("GET", queue).get(name, 0) for name in ready)
+
+        eventually(lambda: left() == 3, what="three bundles")
         deliveries = receiver.receive(150)
         assert [delivery.body for delivery in deliveries] == numbered(150)
         # The first bundle but for one message, the second whole, nothing of the third.
         receiver.broker.acknowledge(deliveries[1:128])
+        eventually(lambda: left() == 2, what="the acknowledgement to arrive")
         network.drop("kme-2")
         again = receiver.receive_any_order(64 + 22)
         assert again == numbered(64) + numbered(22, start=128)

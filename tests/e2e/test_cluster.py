@@ -136,7 +136,8 @@ def network(cluster: Cluster, folder: Path, settings: dict[str, str]) -> Iterato
 
 
 def test_every_queue_is_on_all_three_nodes_and_leaders_are_spread(cluster: Cluster) -> None:
-    queues = cluster.queues()
+    # Not the queue of who just asks something: it ends with the connection, and so does what is asked.
+    queues = {name: queue for name, queue in cluster.queues().items() if not name.startswith("cli.")}
     assert queues
     assert {name for name, queue in queues.items() if set(queue["members"]) != set(CLUSTER_NODES)} == set()
     assert {queue["leader"] for queue in queues.values()} == set(CLUSTER_NODES)
