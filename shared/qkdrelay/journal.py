@@ -148,7 +148,10 @@ class Journal:
             version_set = f"PRAGMA user_version={_SCHEMA_VERSION}"
             self._db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}{schema};{mine};{version_set};COMMIT")
         elif version != _SCHEMA_VERSION:
-            raise StoreError(f"the store {self._path} has format {version}; this version reads {_SCHEMA_VERSION}")
+            raise StoreError(
+                f"the store {self._path} has format {version}; this version reads {_SCHEMA_VERSION}",
+                hint="fetch its keys with the version that wrote it, then move it away; no link key is used again",
+            )
         # Never the id of a message before, also if that is gone: AUTOINCREMENT's own promise, kept by hand.
         last = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'outbox'), 0)"
         with self.looking():
