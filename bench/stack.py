@@ -19,6 +19,7 @@ from uuid import UUID, uuid4
 import pika
 
 from bench.peer import Peer
+from coordinator.demo.network import relay_request
 from qkdrelay import codec
 from qkdrelay.broker.names import CLI, CLI_EXCHANGE, CLIENT_QUEUE_PREFIX, REPLIES_EXCHANGE, REQUESTS_KEY
 from qkdrelay.errors import MalformedMessageError
@@ -98,18 +99,8 @@ class Stack:
 
 
 def _request(relay_id: UUID, topology: Topology, key_count: int) -> RelayRequest:
-    return RelayRequest(
-        relay_id=relay_id,
-        source=topology.kmes[0],
-        target=topology.kmes[-1],
-        key_count=key_count,
-        key_size_bits=256,
-        timeout_s=300.0,
-        policy="recursive",
-        withstand=None,
-        allow_unprotected=False,
-        follow=False,
-    )
+    wishes = {"relay_id": relay_id, "key_count": key_count, "timeout_s": 300.0, "policy": "recursive", "follow": False}
+    return relay_request(topology.kmes[0], topology.kmes[-1], **wishes)
 
 
 @contextmanager

@@ -114,7 +114,7 @@ class Bench:
 
     def start(self, policy: str, timeout_s: float) -> UUID:
         relay_id = uuid4()
-        request = stack.relay_request(relay_id, self.source, self.target, policy, timeout_s)
+        request = stack.asked(relay_id, self.source, self.target, policy, timeout_s)
         assert self.ask(request).policy == policy
         return relay_id
 

@@ -127,7 +127,7 @@ def test_whatever_a_compromised_kme_does_relays_confirm_and_no_route_without_it_
         for trick in TRICKS:
             coalition.tricks, coalition.left = (trick,), SENDS_MAX
             relay_id = uuid.uuid4()
-            ask(stack.relay_request(relay_id, "kme-1", "kme-8", "recursive", 20.0))
+            ask(stack.asked(relay_id, "kme-1", "kme-8", "recursive", 20.0))
 
             def over(relay_id: uuid.UUID = relay_id) -> RelayView | None:
                 view = ask(ShowRequest(relay=str(relay_id), follow=False))
@@ -185,7 +185,7 @@ def test_relays_between_all_56_ordered_pairs_of_kmes_run_at_once(network: stack.
         network.containers[kme].pause()
     with network.talk() as ask:
         for relay_id, pair in relays.items():
-            assert ask(stack.relay_request(uuid.UUID(relay_id), *pair, "best", 120.0)).state == "planned"
+            assert ask(stack.asked(uuid.UUID(relay_id), *pair, "best", 120.0)).state == "planned"
     for kme in kmes:
         network.containers[kme].unpause()
 

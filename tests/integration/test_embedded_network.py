@@ -5,8 +5,9 @@ from itertools import permutations
 
 import pytest
 
+from coordinator.demo.network import relay_request
 from qkdrelay.codec import decode_plan
-from qkdrelay.inquiries import AttackRequest, RelayRequest
+from qkdrelay.inquiries import AttackRequest
 from qkdrelay.network.analysis import delivers, shortfall
 from qkdrelay.network.planner import recursive_plan
 from support.network import DIAMOND, REFERENCE, Network, ask, topology
@@ -25,9 +26,7 @@ def same_keys(network, view):
 
 
 def wish(relay_id, **wishes):
-    defaults = {"source": "kme-1", "target": "kme-8", "key_count": 1, "key_size_bits": 256, "timeout_s": 30.0}
-    defaults |= {"policy": None, "withstand": None, "allow_unprotected": False, "follow": True}
-    return RelayRequest(relay_id=relay_id, **{**defaults, **wishes})
+    return relay_request(**{"source": "kme-1", "target": "kme-8", "relay_id": relay_id, **wishes})
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import pytest
 
 import coordinator.service
 import kme.links
+from coordinator.demo.network import relay_request
 from kme.store import KmeStore
 from kme.worker import KmeService
 from qkdrelay import codec
 from qkdrelay.broker import names
 from qkdrelay.errors import StoreError
-from qkdrelay.inquiries import RelayRequest
 from qkdrelay.link.envelope import seal
 from qkdrelay.link.key import SimulatedLinkKey
 from qkdrelay.messages import ShareHeader
@@ -46,16 +46,7 @@ def sealed_by(network, sender, receiver, route, part, payload, number=None):
 
 
 def request(source, target, **wishes):
-    asked = {
-        "key_count": 1,
-        "key_size_bits": 256,
-        "timeout_s": 30.0,
-        "allow_unprotected": True,
-        "follow": True,
-        **wishes,
-    }
-    fields = {"policy": None, "withstand": None} if "policy" in RelayRequest.__struct_fields__ else {}
-    return RelayRequest(relay_id=uuid4(), source=source, target=target, **asked, **fields)
+    return relay_request(source, target, **{"allow_unprotected": True, **wishes})
 
 
 def away(network, name):

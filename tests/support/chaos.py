@@ -21,11 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID, uuid4
 
+from coordinator.demo.network import relay_request
 from qkdrelay import codec
 from qkdrelay.broker.names import COORDINATOR
 from qkdrelay.broker.rabbitmq.client import RabbitMqClient
 from qkdrelay.errors import BrokerUnreachableError
-from qkdrelay.inquiries import Refusal, RelayRequest, RelayView, Reply, Request
+from qkdrelay.inquiries import Refusal, RelayView, Reply, Request
 from qkdrelay.messages import TERMINAL
 from support import killable, recorder
 from support.killable import Processes
@@ -163,18 +164,8 @@ class Load:
         return uuid4(), relay
 
     def _ask(self, client: RabbitMqClient, relay_id: UUID, relay: Asked) -> None:
-        body = RelayRequest(
-            relay_id=relay_id,
-            source=relay.source,
-            target=relay.target,
-            key_count=relay.keys,
-            key_size_bits=256,
-            timeout_s=relay.timeout_s,
-            policy=None,
-            withstand=None,
-            allow_unprotected=False,
-            follow=True,
-        )
+        wishes = {"relay_id": relay_id, "key_count": relay.keys, "timeout_s": relay.timeout_s}
+        body = relay_request(relay.source, relay.target, **wishes)
         relay.asked_at = time.monotonic()
         request_id = relay.request.request_id if relay.request else uuid4()
         relay.request = Request(request_id=request_id, reply_to=client.address, body=body)

@@ -3,7 +3,7 @@
 from contextlib import contextmanager
 from uuid import uuid4
 
-from coordinator.demo.network import EmbeddedNetwork
+from coordinator.demo.network import EmbeddedNetwork, relay_request
 from coordinator.service import CoordinatorService
 from coordinator.store import CoordinatorStore
 from kme.links import Link
@@ -24,7 +24,7 @@ from qkdrelay.broker.names import (
     results_queue,
 )
 from qkdrelay.broker.port import Publication
-from qkdrelay.inquiries import LabRequest, LinkRequest, RelayRequest, Request
+from qkdrelay.inquiries import LabRequest, LinkRequest, Request
 from qkdrelay.link.key import SimulatedLinkKey
 from qkdrelay.messages import SealedMessage, ShareHeader
 from qkdrelay.network.topology import Topology, parse_topology
@@ -218,8 +218,7 @@ def of(kmes, links):
 
 def ask(network, source, target, *, relay_id=None, **wishes):
     """Ask for a relay, or for a known one once more, and let nothing happen yet; return its id."""
-    defaults = {"key_count": 1, "key_size_bits": 256, "timeout_s": 30.0, "allow_unprotected": True}
-    defaults |= {"policy": "recursive", "withstand": None, "follow": True}
-    body = RelayRequest(relay_id=relay_id or uuid4(), source=source, target=target, **{**defaults, **wishes})
+    wishes = {"relay_id": relay_id or uuid4(), "policy": "recursive", "allow_unprotected": True, **wishes}
+    body = relay_request(source, target, **wishes)
     network.as_cli(codec.encode(Request(request_id=uuid4(), reply_to="cli.q.0", body=body)))
     return body.relay_id

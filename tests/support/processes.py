@@ -54,7 +54,7 @@ class Load(threading.Thread):
 
     def _ask(self, session: Session) -> None:
         while not self._stopped.wait(PAUSE_S):
-            body = stack.relay_request(uuid4(), *self._ends, "best", RELAY_TIMEOUT_S)
+            body = stack.asked(uuid4(), *self._ends, "best", RELAY_TIMEOUT_S)
             self.accepted.append(session.follow(body).first().relay_id)
 
     def stop(self) -> None:

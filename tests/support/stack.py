@@ -22,6 +22,7 @@ import pika
 from coordinator.__main__ import main
 from coordinator.cli.session import Session
 from coordinator.compose import link_settings
+from coordinator.demo.network import relay_request
 from qkdrelay.broker.names import CLI, SERVICE_USERS, definitions
 from qkdrelay.broker.rabbitmq.client import RabbitMqClient
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
@@ -178,20 +179,9 @@ def command(name: str, *arguments: str, timeout_s: float = 60, **environment: st
     return Answer(result.returncode, result.stdout, result.stderr)
 
 
-def relay_request(relay_id: UUID, source: str, target: str, policy: str, timeout_s: float) -> RelayRequest:
-    """Ask for one key of 256 bits."""
-    return RelayRequest(
-        relay_id=relay_id,
-        source=source,
-        target=target,
-        key_count=1,
-        key_size_bits=256,
-        timeout_s=timeout_s,
-        policy=policy,
-        withstand=None,
-        allow_unprotected=False,
-        follow=True,
-    )
+def asked(relay_id: UUID, source: str, target: str, policy: str, timeout_s: float) -> RelayRequest:
+    """Ask for one key of 256 bits by this policy."""
+    return relay_request(source, target, relay_id=relay_id, policy=policy, timeout_s=timeout_s)
 
 
 def command_here(*arguments: str) -> Answer:

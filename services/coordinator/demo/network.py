@@ -107,22 +107,10 @@ class EmbeddedNetwork:
         return last
 
     def relay(self, source: str, target: str, **wishes: Any) -> RelayView:
-        """Start a relay and return it as it is once nothing moves any more.
-
-        ``wishes``: key_count, key_size_bits, timeout_s, policy, withstand, allow_unprotected.
-        """
-        defaults = {
-            "key_count": 1,
-            "key_size_bits": 256,
-            "timeout_s": 30.0,
-            "policy": None,
-            "withstand": None,
-            "allow_unprotected": False,
-            "follow": True,
-        }
-        relay_id = uuid4()
-        self.ask(RelayRequest(relay_id=relay_id, source=source, target=target, **{**defaults, **wishes}))
-        return self.show(relay_id)
+        """Start a relay (see `relay_request`) and return it as it is once nothing moves any more."""
+        request = relay_request(source, target, **wishes)
+        self.ask(request)
+        return self.show(request.relay_id)
 
     def show(self, relay_id: UUID) -> RelayView:
         """Return a relay as it is now."""
@@ -134,6 +122,21 @@ class EmbeddedNetwork:
         """Return the keys ``kme`` has released of a relay it is an end of."""
         relay = self.stores[kme].relay(relay_id)
         return relay.payload.keys if relay and relay.payload and relay.state == "delivered" else None
+
+
+def relay_request(source: str, target: str, **wishes: Any) -> RelayRequest:
+    """Ask for one key of 256 bits, by the best plan, within 30 s; ``wishes`` are fields that differ."""
+    defaults = {
+        "relay_id": uuid4(),
+        "key_count": 1,
+        "key_size_bits": 256,
+        "timeout_s": 30.0,
+        "policy": None,
+        "withstand": None,
+        "allow_unprotected": False,
+        "follow": True,
+    }
+    return RelayRequest(source=source, target=target, **{**defaults, **wishes})
 
 
 def _key(secret: bytes, sender: str, receiver: str) -> SimulatedLinkKey:

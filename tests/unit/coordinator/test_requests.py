@@ -5,6 +5,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from coordinator import requests as module
+from coordinator.demo.network import relay_request
 from qkdrelay import codec
 from qkdrelay.codec import decode_plan
 from qkdrelay.errors import RequestRefusedError
@@ -14,7 +15,6 @@ from qkdrelay.inquiries import (
     LabRequest,
     LinkRequest,
     NetworkRequest,
-    RelayRequest,
     RelaysRequest,
     RelaySummary,
     Reply,
@@ -44,19 +44,7 @@ def refused(network, request):
 
 
 def relay(**changed):
-    fields = {
-        "relay_id": uuid4(),
-        "source": "kme-1",
-        "target": "kme-4",
-        "key_count": 1,
-        "key_size_bits": 256,
-        "timeout_s": 30.0,
-        "policy": None,
-        "withstand": None,
-        "allow_unprotected": False,
-        "follow": True,
-    }
-    return RelayRequest(**{**fields, **changed})
+    return relay_request(**{"source": "kme-1", "target": "kme-4", **changed})
 
 
 @pytest.mark.parametrize(
