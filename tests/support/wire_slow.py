@@ -3,6 +3,7 @@
 Poly1305 from RFC 8439, AES from FIPS 197, GCM from SP 800-38D. Run as a script it prints tests/vectors/wire.json.
 """
 
+import functools
 import hashlib
 import hmac
 import json
@@ -107,22 +108,24 @@ def aes256_gcm(key, nonce, plain, associated):
 # --- the simulated link, sealing, signing, confirming ----------------------------------------------
 
 
-def link_stream(secret, sender, receiver, epoch, stream, block, length):
+def link_stream(secret, sender, receiver, epoch, stream, offset, length):
+    """Byte by byte"""
     direction = hashlib.sha256(f"{sender}>{receiver}".encode()).digest()
-    fields = secret + direction + epoch + bytes([stream]) + block.to_bytes(8, "big")
-    return hashlib.shake_256(fields).digest(length)
+    key = hashlib.shake_256(secret + direction + epoch + bytes([stream])).digest(32)
+    return bytes(key_stream_block(key, i // 16)[i % 16] for i in range(offset, offset + length))
+
+
+@functools.cache
+def key_stream_block(key, counter):
+    return bytes(aes256(key, counter.to_bytes(16, "big")))
 
 
 def slot(secret, sender, receiver, epoch, number):
-    return link_stream(secret, sender, receiver, epoch, 0, number, 32)
+    return link_stream(secret, sender, receiver, epoch, 0, 32 * number, 32)
 
 
 def pad(secret, sender, receiver, epoch, offset, length):
-    """Byte by byte"""
-    return bytes(
-        link_stream(secret, sender, receiver, epoch, 1, i // 1024, 1024)[i % 1024]
-        for i in range(offset, offset + length)
-    )
+    return link_stream(secret, sender, receiver, epoch, 1, offset, length)
 
 
 def message(fields):

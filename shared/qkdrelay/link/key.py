@@ -11,14 +11,19 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Protocol
 
+from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers.algorithms import AES
+from cryptography.hazmat.primitives.ciphers.modes import CTR
+
 from qkdrelay.errors import SettingsError
 
 SLOT_BYTES = 32
 LINK_SECRET_BYTES = 32
-_PAD_BLOCK_BYTES = 1024
-_PAD_BLOCKS_KEPT = 4
-"""Several short messages lie in one block, one after the other."""
 _SLOT_STREAM, _PAD_STREAM = 0, 1
+_CIPHER_BLOCK_BYTES = 16
+_PAGE_BYTES, _PAGES_KEPT = 1024, 4
+"""Short messages lie next to each other in the streams: what they need is expanded a page at a time."""
+_STREAMS_KEPT, _STREAM_KEY_BYTES = 16, 32
 
 
 class LinkKey(Protocol):
@@ -48,8 +53,9 @@ class LinkKey(Protocol):
 class SimulatedLinkKey:
     """One direction of a simulated QKD link: the only simulated thing in the system.
 
-    The bytes are SHAKE-256 over (link secret, direction, epoch, stream, block number), each field of
-    fixed length; so both ends get them from one provisioned secret. This has **no forward secrecy**:
+    Each stream is the key stream of AES-256 in counter mode, the counter from 0, under a key of its own:
+    SHAKE-256 over (link secret, direction, epoch, stream), each field of fixed length; so both ends get
+    the bytes from one provisioned secret. This has **no forward secrecy**:
     who has the link secret has all its key. Key appears at ``rate_bps`` into a buffer of
     ``buffer_bytes``, full at start; only the sending end's level counts.
     """
@@ -72,26 +78,36 @@ class SimulatedLinkKey:
         self._seed = hashlib.shake_256(secret + direction)
         self._rate, self._buffer, self._clock = rate_bps / 8, buffer_bytes, clock
         self._level, self._at = float(buffer_bytes), clock()
-        self._block_of_pad = lru_cache(maxsize=_PAD_BLOCKS_KEPT)(self._pad_block)
+        self._cipher = lru_cache(maxsize=_STREAMS_KEPT)(self._stream_cipher)
+        self._page = lru_cache(maxsize=_PAGES_KEPT)(self._expand_page)
 
     def slot(self, epoch: bytes, number: int) -> bytes:
         """Return the 32 bytes of slot ``number``."""
-        return self._block(epoch, _SLOT_STREAM, number, SLOT_BYTES)
+        return self._bytes(epoch, _SLOT_STREAM, number * SLOT_BYTES, SLOT_BYTES)
 
     def pad(self, epoch: bytes, offset: int, length: int) -> bytes:
         """Return ``length`` bytes of the pad from ``offset``."""
-        first, last = offset // _PAD_BLOCK_BYTES, (offset + max(length, 1) - 1) // _PAD_BLOCK_BYTES
-        blocks = b"".join([self._block_of_pad(epoch, block) for block in range(first, last + 1)])
-        start = offset - first * _PAD_BLOCK_BYTES
-        return blocks[start : start + length]
+        return self._bytes(epoch, _PAD_STREAM, offset, length)
 
-    def _pad_block(self, epoch: bytes, block: int) -> bytes:
-        return self._block(epoch, _PAD_STREAM, block, _PAD_BLOCK_BYTES)
+    def _bytes(self, epoch: bytes, stream: int, offset: int, length: int) -> bytes:
+        page, start = divmod(offset, _PAGE_BYTES)
+        if start + length <= _PAGE_BYTES:
+            return self._page(epoch, stream, page)[start : start + length]
+        block, start = divmod(offset, _CIPHER_BLOCK_BYTES)
+        return self._expand(epoch, stream, block, start + length)[start:]
 
-    def _block(self, epoch: bytes, stream: int, block: int, length: int) -> bytes:
-        shake = self._seed.copy()
-        shake.update(epoch + stream.to_bytes(1, "big") + block.to_bytes(8, "big"))
-        return shake.digest(length)
+    def _expand_page(self, epoch: bytes, stream: int, page: int) -> bytes:
+        return self._expand(epoch, stream, page * _PAGE_BYTES // _CIPHER_BLOCK_BYTES, _PAGE_BYTES)
+
+    def _expand(self, epoch: bytes, stream: int, block: int, length: int) -> bytes:
+        algorithm = self._cipher(epoch, stream)
+        counter = CTR(block.to_bytes(_CIPHER_BLOCK_BYTES, "big"))
+        return Cipher(algorithm, counter).encryptor().update(bytes(length))
+
+    def _stream_cipher(self, epoch: bytes, stream: int) -> AES:
+        seed = self._seed.copy()
+        seed.update(epoch + stream.to_bytes(1, "big"))
+        return AES(seed.digest(_STREAM_KEY_BYTES))
 
     def available(self) -> int:
         """Return how many bytes the sending end can draw now."""

@@ -33,8 +33,10 @@ def test_the_pad_has_the_length_that_was_asked_for_wherever_it_begins(offset, le
 
 def test_both_streams_are_what_the_protocol_says():
     key = link_key()
-    assert key.slot(EPOCH, 7) == slow.slot(SECRET, "kme-1", "kme-2", EPOCH, 7)
-    assert key.pad(EPOCH, 1000, 50) == slow.pad(SECRET, "kme-1", "kme-2", EPOCH, 1000, 50)
+    for number in (0, 7, 31, 32, 2**62):
+        assert key.slot(EPOCH, number) == slow.slot(SECRET, "kme-1", "kme-2", EPOCH, number)
+    for offset, length in ((0, 0), (1000, 50), (1016, 8), (2049, 1100), (2**62, 40)):
+        assert key.pad(EPOCH, offset, length) == slow.pad(SECRET, "kme-1", "kme-2", EPOCH, offset, length)
 
 
 def test_no_secret_direction_epoch_stream_or_number_has_key_of_another():
