@@ -3,16 +3,36 @@
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qkdrelay.errors import AmdError
-from qkdrelay.sharing import amd, gf128, gf256, shamir
+from qkdrelay.sharing import amd, gf128, gf256, lanes, shamir
 from support import sharing_slow as slow
 
 BYTES = st.integers(0, 255)
 BLOCKS = st.binary(min_size=16, max_size=16)
 RANDOM = st.integers(0, 2**32).map(lambda seed: Random(seed).randbytes)
+
+EDGES = (shamir.LONG, 2 * shamir.LONG, lanes.BLOCK, 2 * lanes.BLOCK)
+LENGTHS = st.builds(int.__add__, st.sampled_from(EDGES), st.integers(-9, 9)) | st.integers(1, 3 * lanes.BLOCK)
+
+
+def pieces(data):
+    """``data`` cut into what is too short for numpy."""
+    return [data[start : start + shamir.LONG - 1] for start in range(0, len(data), shamir.LONG - 1)]
+
+
+def split_in_pieces(secret, n, k, random):
+    """The shares, each piece of them by the short way: the sharing goes byte by byte."""
+    size = len(secret)
+    drawn = random((k - 1) * size) if k > 1 else b""
+    rows = [pieces(drawn[start : start + size]) for start in range(0, len(drawn), size)]
+    shares = [b""] * n
+    for number, piece in enumerate(pieces(secret)):
+        here = shamir.split(piece, n, k, lambda _, number=number: b"".join(row[number] for row in rows))
+        shares = [share + value for share, value in zip(shares, here, strict=True)]
+    return shares
 
 
 @given(BYTES, BYTES, BYTES)
@@ -56,6 +76,33 @@ def test_any_threshold_of_shares_rebuilds_the_secret_and_the_other_shares(data, 
     points = {x: shares[x] for x in chosen}
     assert shamir.combine(points) == secret
     assert all(shamir.combine(points, at=x) == share for x, share in shares.items())
+
+
+@settings(max_examples=60)
+@given(st.data(), LENGTHS, st.integers(0, 2**32))
+def test_a_long_secret_is_shared_as_its_pieces_are(data, size, seed):
+    n = data.draw(st.integers(1, 9) | st.integers(1, 255 if size < 2 * shamir.LONG else 20))
+    k = data.draw(st.integers(1, min(n, 6)) | st.integers(1, min(n, 40)))
+    secret = Random(~seed).randbytes(size)
+    shares = shamir.split(secret, n, k, Random(seed).randbytes)
+    assert shares == split_in_pieces(secret, n, k, Random(seed).randbytes)
+
+    xs = data.draw(st.lists(st.integers(1, n), min_size=k, max_size=max(k, 8), unique=True))
+    assert shamir.combine({x: shares[x - 1] for x in xs}) == secret
+    at = data.draw(st.integers(1, n))
+    assert shamir.combine({x: shares[x - 1] for x in xs}, at=at) == shares[at - 1]
+
+
+@settings(max_examples=60)
+@given(st.data(), LENGTHS, RANDOM)
+def test_long_points_are_combined_as_their_pieces_are(data, size, random):
+    xs = data.draw(st.lists(st.integers(1, 255), min_size=1, max_size=6, unique=True))
+    at = data.draw(BYTES)
+    points = {x: random(size) for x in xs}
+    in_pieces = zip(*(pieces(y) for y in points.values()), strict=True)
+    assert shamir.combine(points, at) == b"".join(
+        shamir.combine(dict(zip(points, ys, strict=True)), at) for ys in in_pieces
+    )
 
 
 @given(st.data(), st.binary(max_size=80), RANDOM)

@@ -5,9 +5,11 @@ from itertools import permutations
 import pytest
 
 from qkdrelay.errors import SharingError
-from qkdrelay.sharing import shamir
+from qkdrelay.sharing import lanes, shamir
+from support import sharing_slow as slow
 
 SECRET = bytes(range(32))
+LONG = 2 * lanes.BLOCK + 5
 
 
 def test_every_ordered_subset_of_enough_shares_rebuilds_the_secret():
@@ -47,6 +49,34 @@ def test_all_255_points_can_be_used():
     assert shamir.combine(dict(enumerate(shares, start=1))) == SECRET
 
 
+@pytest.mark.parametrize(("n", "k"), [(2, 2), (3, 2), (5, 3), (9, 5), (255, 2)])
+def test_a_long_secret_is_shared_by_the_definition_and_draws_once(n, k):
+    secret, drawn = os.urandom(LONG), os.urandom((k - 1) * LONG)
+    asked = []
+    shares = shamir.split(secret, n, k, lambda size: (asked.append(size), drawn)[1])
+    assert asked == [(k - 1) * LONG]
+    places = [*range(8), *range(lanes.BLOCK - 8, lanes.BLOCK + 8), *range(LONG - 8, LONG), *range(0, LONG, 1009)]
+    coefficients = [bytes(drawn[row * LONG + place] for place in places) for row in range(k - 1)]
+    expected = slow.shamir_shares(bytes(secret[place] for place in places), n, coefficients)
+    assert [bytes(share[place] for place in places) for share in shares] == expected
+
+
+def test_all_255_points_can_be_used_for_a_long_secret():
+    secret = os.urandom(shamir.LONG + 1)
+    shares = shamir.split(secret, 255, 255, os.urandom)
+    assert shamir.combine(dict(enumerate(shares, start=1))) == secret
+    assert shamir.combine(dict(list(enumerate(shares, start=1))[1:])) != secret
+
+
+def test_splitting_and_combining_leave_what_they_are_given_as_it_was():
+    secret, drawn = os.urandom(LONG), os.urandom(LONG)
+    given = secret, drawn, *shamir.split(secret, 2, 2, lambda _: drawn)
+    copies = [bytes(bytearray(each)) for each in given]
+    shamir.split(secret, 2, 2, lambda _: drawn)
+    shamir.combine({1: given[2], 2: given[3]})
+    assert list(given) == copies
+
+
 @pytest.mark.parametrize(
     ("secret", "n", "k"),
     [(b"s", 0, 0), (b"s", 3, 0), (b"s", 3, -1), (b"s", 2, 3), (b"s", 256, 2), (b"s", -1, -1), (b"", 3, 2)],
@@ -56,10 +86,12 @@ def test_a_split_that_cannot_be_is_refused(secret, n, k):
         shamir.split(secret, n, k, os.urandom)
 
 
-@pytest.mark.parametrize("size", [0, 31, 33])
-def test_randomness_of_the_wrong_length_is_refused(size):
+@pytest.mark.parametrize(
+    ("secret", "drawn"), [(32, 0), (32, 31), (32, 33), (LONG, 0), (LONG, LONG - 1), (LONG, LONG + 1)]
+)
+def test_randomness_of_the_wrong_length_is_refused(secret, drawn):
     with pytest.raises(SharingError):
-        shamir.split(SECRET, 3, 2, lambda _: bytes(size))
+        shamir.split(bytes(secret), 3, 2, lambda _: bytes(drawn))
 
 
 @pytest.mark.parametrize(
@@ -70,6 +102,7 @@ def test_randomness_of_the_wrong_length_is_refused(size):
         ({1: b"a", 256: b"b"}, 0),
         ({1: b"a", -1: b"b"}, 0),
         ({1: b"a", 2: b"bc"}, 0),
+        ({1: bytes(LONG), 2: bytes(LONG - 1)}, 0),
         ({1: b"", 2: b""}, 0),
         ({1: b"a", 2: b"b"}, 256),
         ({1: b"a", 2: b"b"}, -1),
