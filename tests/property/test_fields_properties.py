@@ -79,6 +79,18 @@ def test_any_threshold_of_shares_rebuilds_the_secret_and_the_other_shares(data, 
 
 
 @settings(max_examples=60)
+@given(st.sampled_from((48, 64, 256, 512, 3072, 3584)), st.integers(-3, 3), st.integers(1, 47), BLOCKS, RANDOM)
+def test_a_long_polynomial_has_the_value_of_its_pieces(edge, more, length, point, random):
+    blocks = random(16 * (edge + more))
+    power = gf128.evaluate(bytes(16 * (length - 1)) + (1).to_bytes(16), point)
+    value = bytes(16)
+    for start in reversed(range(0, len(blocks), 16 * length)):
+        piece = gf128.evaluate(blocks[start : start + 16 * length], point)
+        value = slow.xor(gf128.multiply(value, power), piece)
+    assert gf128.evaluate(blocks, point) == value
+
+
+@settings(max_examples=60)
 @given(st.data(), LENGTHS, st.integers(0, 2**32))
 def test_a_long_secret_is_shared_as_its_pieces_are(data, size, seed):
     n = data.draw(st.integers(1, 9) | st.integers(1, 255 if size < 2 * shamir.LONG else 20))

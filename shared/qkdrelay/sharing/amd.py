@@ -29,7 +29,7 @@ def encode(message: bytes, random: Random) -> bytes:
     point = random(gf128.BLOCK)
     if len(point) != gf128.BLOCK:
         raise SharingError(f"the source of randomness gave {len(point)} bytes instead of {gf128.BLOCK}")
-    return message + point + _tag(message, point)
+    return message + (point + _tag(message, point))
 
 
 def decode(codeword: bytes) -> bytes:
@@ -52,7 +52,7 @@ def _tag(message: bytes, point: bytes) -> bytes:
     only, at d = 2 by the constant e^4: who knows the message could then match a change to r, unseen.
     """
     size = len(message)
-    blocks = message + bytes(-size % gf128.BLOCK) + size.to_bytes(gf128.BLOCK)
-    if len(blocks) // gf128.BLOCK % 2 == 0:
-        blocks += _ZERO
-    return gf128.evaluate(blocks + _ZERO + _ONE, point)
+    end = bytes(-size % gf128.BLOCK) + size.to_bytes(gf128.BLOCK)
+    if (size + len(end)) // gf128.BLOCK % 2 == 0:
+        end += _ZERO
+    return gf128.evaluate(message + (end + _ZERO + _ONE), point)

@@ -13,8 +13,8 @@ from __future__ import annotations
 BLOCK = 16
 """Bytes in a block."""
 
-_SHORTENED = ((1024, 256), (96, 32))
-"""From how many blocks on a polynomial is shortened to how many, a power of two. Measured from 2 KB to 512 KB."""
+_SHORTENED = ((3072, 512), (256, 64), (48, 8))
+"""From how many blocks on a polynomial is shortened to how many, a power of two. Measured from 512 B to 1 MiB."""
 
 _ONES = int.from_bytes(b"\x01" * 2 * 128)
 _LOW = (1 << 8 * 128) - 1

@@ -11,28 +11,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BLOCK = 16
+_WORDS = 2
+_PRODUCT = np.dtype((np.void, _BLOCK))
 _MODULUS = 1 << 128 | 0x87
 
-Table: TypeAlias = NDArray[np.uint64]
+Table: TypeAlias = NDArray[np.void]
 """4,096 products, each 16 bytes: at 256 i + v what a block is times the constant if its byte i is v, all others 0."""
 
 # Where in a table the products of each byte of a block begin.
-_PLACES = np.arange(_BLOCK, dtype=np.intp) * 256
+_PLACES = np.arange(_BLOCK, dtype=np.intp)[:, np.newaxis] * 256
 
 
 def fold(blocks: bytes, constant: int, length: int) -> bytes:
     """Return ``length`` blocks: Horner's rule on rows of so many, row = row * constant + the row before it.
 
-    ``constant`` is the element r^length as an integer: then what is left has the same value at r.
+    ``constant`` is the element r^length as an integer: then what is left has the same value at r. Of a row, the
+    products of all first bytes are looked up, then those of all second bytes: so they lie side by side to be added.
     """
     table = _table(constant)
-    blocks += bytes(-len(blocks) % (length * _BLOCK))
-    rows = np.frombuffer(blocks, dtype=np.uint8).reshape(-1, length, _BLOCK)
-    row = rows[-1]
-    for before in rows[-2::-1]:
-        products = np.take(table, row + _PLACES, axis=0)
-        row = np.bitwise_xor.reduce(products, axis=1).view(np.uint8) ^ before
-    return bytes(row.tobytes())
+    words = np.frombuffer(blocks, dtype=np.uint64)
+    *before, last = range(0, len(words), _WORDS * length)
+    row = np.zeros(_WORDS * length, dtype=np.uint64)
+    row[: len(words) - last] = words[last:]
+    transposed = row.view(np.uint8).reshape(length, _BLOCK).T
+    index = np.empty((_BLOCK, length), dtype=np.intp)
+    products = np.empty((_BLOCK, length), dtype=_PRODUCT)
+    summands = products.view(np.uint64)
+    for start in reversed(before):
+        np.add(transposed, _PLACES, out=index)
+        table.take(index, out=products, mode="wrap")  # no index is too large; the default would copy
+        np.bitwise_xor.reduce(summands, axis=0, out=row)
+        row ^= words[start : start + len(row)]
+    return row.tobytes()
 
 
 def _table(constant: int) -> Table:
@@ -43,8 +53,9 @@ def _table(constant: int) -> Table:
         if constant >> 128:
             constant ^= _MODULUS
     # The block's last byte holds the lowest powers.
-    bits = np.frombuffer(b"".join(shifted), dtype=np.uint64).reshape(_BLOCK, 8, 2)[::-1]
-    table = np.zeros((_BLOCK, 256, 2), dtype=np.uint64)
+    bits = np.frombuffer(b"".join(shifted), dtype=_PRODUCT).reshape(_BLOCK, 8)[::-1].T.copy().view(np.uint64)
+    products = np.empty((256, _WORDS * _BLOCK), dtype=np.uint64)
+    products[0] = 0
     for bit in range(8):
-        table[:, 1 << bit : 2 << bit] = table[:, : 1 << bit] ^ bits[:, bit : bit + 1]
-    return table.reshape(-1, 2)
+        np.bitwise_xor(products[: 1 << bit], bits[bit], out=products[1 << bit : 2 << bit])
+    return products.view(_PRODUCT).T.reshape(-1)
