@@ -94,6 +94,9 @@ OURS: dict[str, tuple[Split, Combine]] = {
     "qkdrelay with AMD": (_ours_encoded, _our_decode),
 }
 
+RANDOM_ALONE = "the operating system's random bytes alone"
+"""Their time is part of every split of ours, and no split that draws from this source can take less."""
+
 
 def _gfshare() -> dict[str, tuple[Split, Combine]]:
     """Return libgfshare (C, of Debian's package libgfshare2), if it is installed."""
@@ -132,13 +135,17 @@ def _gfshare() -> dict[str, tuple[Split, Combine]]:
 
 
 def measure() -> dict[str, Any]:
-    """Return microseconds of splitting and combining: scheme -> library -> size -> (split, combine)."""
+    """Return microseconds of splitting and combining: scheme -> library -> size -> (split, combine).
+
+    Beside the libraries stands what a split draws, without the split.
+    """
     libraries = {**OURS, **PYTHON, **_gfshare()}
     results: dict[str, Any] = {}
     for k, n in SCHEMES:
         scheme = results[f"{k} of {n}"] = {}
         for name, library in libraries.items():
             scheme[name] = _of_each_size(name, *library, k, n)
+        scheme[RANDOM_ALONE] = {size: {"split_us": _time(partial(os.urandom, (k - 1) * size)) * 1e6} for size in SIZES}
     results["compiled"] = list(_gfshare())
     return results
 

@@ -49,16 +49,23 @@ def test_all_255_points_can_be_used():
     assert shamir.combine(dict(enumerate(shares, start=1))) == SECRET
 
 
-@pytest.mark.parametrize(("n", "k"), [(2, 2), (3, 2), (5, 3), (9, 5), (255, 2)])
-def test_a_long_secret_is_shared_by_the_definition_and_draws_once(n, k):
-    secret, drawn = os.urandom(LONG), os.urandom((k - 1) * LONG)
+@pytest.mark.parametrize("edge", [shamir.LONG, lanes.BLOCK, 2 * lanes.BLOCK])
+@pytest.mark.parametrize("more", [-1, 0, 1, 7])
+@pytest.mark.parametrize(("n", "k"), [(2, 2), (3, 2), (5, 3), (9, 5), (40, 2)])
+def test_a_long_secret_is_shared_by_the_definition_and_draws_once(edge, more, n, k):
+    size = edge + more
+    secret, drawn = os.urandom(size), os.urandom((k - 1) * size)
     asked = []
     shares = shamir.split(secret, n, k, lambda size: (asked.append(size), drawn)[1])
-    assert asked == [(k - 1) * LONG]
-    places = [*range(8), *range(lanes.BLOCK - 8, lanes.BLOCK + 8), *range(LONG - 8, LONG), *range(0, LONG, 1009)]
-    coefficients = [bytes(drawn[row * LONG + place] for place in places) for row in range(k - 1)]
+    assert asked == [(k - 1) * size]
+    assert {len(share) for share in shares} == {size}
+    edges = range(0, size, lanes.BLOCK)
+    places = sorted({at + i for at in (*edges, size) for i in range(-2, 2)} & {*range(size)} | {*range(0, size, 9001)})
+    coefficients = [bytes(drawn[row * size + place] for place in places) for row in range(k - 1)]
     expected = slow.shamir_shares(bytes(secret[place] for place in places), n, coefficients)
     assert [bytes(share[place] for place in places) for share in shares] == expected
+    for chosen in (range(1, k + 1), range(n, n - k, -1)):
+        assert shamir.combine({x: shares[x - 1] for x in chosen}) == secret
 
 
 def test_all_255_points_can_be_used_for_a_long_secret():
