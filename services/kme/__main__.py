@@ -22,7 +22,7 @@ from qkdrelay.errors import RequestRefusedError
 from qkdrelay.link.key import SimulatedLinkKey
 from qkdrelay.monitor import served
 from qkdrelay.observability import set_up_logging
-from qkdrelay.service import BATCH_S, Loop, stop_on_signal
+from qkdrelay.service import BATCH_S, GATHER_S, Loop, stop_on_signal
 from qkdrelay.settings import key_bytes, load
 from qkdrelay.terminal import app_with, console, run_app
 
@@ -62,7 +62,7 @@ def run() -> None:
     service = KmeService(node, store, links, key_bytes(settings.control_key))
     queues = kme_queues(name, [(name, peer) for peer in links])
     broker = RabbitMqBroker(settings.rabbitmq(name, queues))
-    loop = Loop(service, broker, batch_s=BATCH_S)
+    loop = Loop(service, broker, batch_s=BATCH_S, gather_s=GATHER_S)
     with served(settings.http, service.metrics.registry, loop.health):
         loop.run(stop)
 

@@ -41,6 +41,7 @@ from qkdrelay.errors import ForgedMessageError, MalformedMessageError, NumberReu
 from qkdrelay.journal import Journal
 from qkdrelay.messages import (
     DEAD_LETTER_BODY_MAX,
+    HURRIED,
     Alarm,
     Commands,
     DeadLetter,
@@ -308,6 +309,7 @@ class KmeService:
     def _send_reports(self) -> None:
         """Put everything to report into as few messages as fit."""
         me = self._me.name
+        hurried = any(isinstance(report, HURRIED) for report in self._reports)
         for start in range(0, len(self._reports), _REPORTS_AT_ONCE):
             body = Reports(items=tuple(self._reports[start : start + _REPORTS_AT_ONCE]))
             for signed in control.sign_all(
@@ -318,7 +320,7 @@ class KmeService:
                 number=partial(self._store.next_number, "reports"),
                 body=body,
             ):
-                self._store.enqueue(kme_exchange(me), results_queue(me), signed)
+                self._store.enqueue(kme_exchange(me), results_queue(me), signed, hurried=hurried)
         self._reports.clear()
 
     def committed(self) -> None:

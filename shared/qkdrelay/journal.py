@@ -30,7 +30,7 @@ WINDOW_ENDED = 4_096
 """The same for a stream whose sender has begun a new epoch since."""
 EPOCHS_MAX = 64
 """Epochs of one stream that are remembered: a peer begins one at each start. Older ones are refused."""
-_SCHEMA_VERSION = 3
+_SCHEMA_VERSION = 4
 _OUR_MISTAKES = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.NotSupportedError)
 """Errors of SQLite's that no disk is to blame for."""
 _BUSY_TIMEOUT_S = 5.0
@@ -274,12 +274,15 @@ class Journal:
 
     # --- the outbox --------------------------------------------------------------------------------
 
-    def enqueue(self, exchange: str, routing_key: str, body: bytes, expires: float | None = None) -> None:
+    def enqueue(
+        self, exchange: str, routing_key: str, body: bytes, expires: float | None = None, *, hurried: bool = True
+    ) -> None:
         """Put a message into the outbox; it is published after the commit, those same bytes, until confirmed.
 
         After ``expires`` (seconds since the epoch) it is of no use to anybody, and a restart leaves it out.
+        ``hurried`` as for `Publication`.
         """
-        self._fresh.append(Publication(self._next_id, exchange, routing_key, body))
+        self._fresh.append(Publication(self._next_id, exchange, routing_key, body, hurried))
         self._outgoing.append((self._next_id, exchange, routing_key, body, expires))
         self._next_id += 1
 

@@ -288,6 +288,10 @@ Report = (
 )
 
 
+HURRIED = Expected | Started | Refused | Rebuilt | Verified | Done
+"""The reports that something waits for; the others tell what became of shares."""
+
+
 class Reports(Message, frozen=True):
     """The body of a `SignedMessage` from a KME."""
 

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import structlog
 
-from qkdrelay.broker.port import Broker, Delivery
+from qkdrelay.broker.port import Broker, Delivery, Publication
 from qkdrelay.errors import BrokerUnreachableError, StoreError
 from qkdrelay.journal import Journal
 from qkdrelay.metrics import Metrics
@@ -28,6 +28,8 @@ OUTBOX_MAX, OUTBOX_BYTES_MAX = 20_000, 64 << 20
 
 The services keep each queue's part of it far below, so that one that nobody reads stops nobody else.
 """
+GATHER_S = 0.05
+"""How long messages that nobody waits for are gathered, so as to travel together and after those in a hurry."""
 _CONFIRMS_MAX = 500
 _CONFIRM_AGE_S = 1.0
 _RETRY_S = 1.0
@@ -76,10 +78,21 @@ class Loop:
     """Runs a service on a broker; one thread calls it."""
 
     def __init__(
-        self, service: Service, broker: Broker, *, clock: Callable[[], float] = time.time, batch_s: float = math.inf
+        self,
+        service: Service,
+        broker: Broker,
+        *,
+        clock: Callable[[], float] = time.time,
+        batch_s: float = math.inf,
+        gather_s: float = 0.0,
     ) -> None:
-        """``clock`` returns seconds since the epoch; after ``batch_s`` seconds of handling a batch is committed."""
-        self._batch_s = batch_s
+        """``clock`` returns seconds since the epoch; after ``batch_s`` seconds of handling a batch is committed.
+
+        What is not hurried is published ``gather_s`` seconds later, in one go.
+        """
+        self._batch_s, self._gather_s = batch_s, gather_s
+        self._gathered: list[Publication] = []
+        self._gathered_since = 0.0
         self._service, self._journal, self._broker, self._clock = service, service.journal, broker, clock
         self._generation = 0
         self._connected = self._published = False
@@ -94,7 +107,7 @@ class Loop:
         """Handle one batch; return whether there was anything. Raises StoreError when nothing can be committed."""
         messages, size = self._journal.backlog.total()
         room = 0 if messages >= OUTBOX_MAX or size >= OUTBOX_BYTES_MAX or self._again else BATCH_MAX
-        received = self._broker.receive(room, 0.0 if self._again else timeout_s)
+        received = self._broker.receive(room, 0.0 if self._again else self._patience_s(timeout_s))
         self._connected = received.connected
         now = self._clock()
         self._note_confirms(received.confirmed, now)
@@ -176,9 +189,27 @@ class Loop:
     def _publish(self) -> None:
         fresh = self._journal.take_fresh()
         self._published = bool(fresh)
-        if fresh:
-            self._broker.publish(fresh)
+        self._send([publication for publication in fresh if publication.hurried])
+        if not self._gathered:
+            self._gathered_since = time.monotonic()
+        self._gathered += [publication for publication in fresh if not publication.hurried]
+        if self._patience_s(math.inf) <= 0.0:
+            self._send_gathered()
         self._service.committed()
+
+    def _patience_s(self, timeout_s: float) -> float:
+        """Return how long to wait at most, so that what is gathered leaves in time."""
+        if not self._gathered:
+            return timeout_s
+        return min(timeout_s, max(0.0, self._gathered_since + self._gather_s - time.monotonic()))
+
+    def _send_gathered(self) -> None:
+        self._send(self._gathered)
+        self._gathered = []
+
+    def _send(self, publications: list[Publication]) -> None:
+        if publications:
+            self._broker.publish(publications)
 
     def run(self, stop: threading.Event) -> None:
         """Step until ``stop`` is set, then finish what is in hand and give the rest back."""
@@ -223,6 +254,7 @@ class Loop:
 
     def close(self) -> None:
         """Flush acknowledgements and confirms, then close broker and journal."""
+        self._send_gathered()
         self._broker.close(_CLOSE_TIMEOUT_S)
         last = self._broker.receive(0, 0.0)
         with self._journal.transaction():

@@ -169,7 +169,7 @@ COLUMNS = (
     "keys",
     "findings",
     "equivocating",
-    "peer_valid",
+    "peer_proof",
 )
 
 

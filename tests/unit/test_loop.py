@@ -11,9 +11,10 @@ class Fake:
     """A broker that delivers once, and notes what is acknowledged."""
 
     def __init__(self, deliveries):
-        self.deliveries, self.acknowledged = deliveries, []
+        self.deliveries, self.acknowledged, self.published, self.waited = deliveries, [], [], []
 
     def receive(self, limit, timeout_s):
+        self.waited.append(timeout_s)
         taken, self.deliveries = self.deliveries[:limit], self.deliveries[limit:]
         return Received(taken, [], connected=True, generation=1)
 
@@ -21,7 +22,10 @@ class Fake:
         self.acknowledged.append([delivery.token[1] for delivery in deliveries])
 
     def publish(self, publications):
-        pass
+        self.published.append([publication.routing_key for publication in publications])
+
+    def close(self, timeout_s):
+        self.closed = True
 
 
 def test_a_batch_that_takes_too_long_is_committed_before_it_is_all_handled(monkeypatch):
@@ -43,3 +47,43 @@ def test_a_batch_that_takes_too_long_is_committed_before_it_is_all_handled(monke
         pass
     assert handled == list(range(8))
     assert [tags for tags in broker.acknowledged if tags] == [[0, 1, 2], [3, 4, 5], [6, 7]]
+
+
+def gathering(monkeypatch, keys):
+    """A loop that gathers for 0.05 s, whose service sends the next of ``keys`` in each batch; and its clock."""
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    inner, broker = Network(REFERENCE).service("kme-8"), Fake([])
+    keys = iter(keys)
+
+    def tick(_now, *, connected, reconnected):
+        for key in next(keys, ()):
+            inner.journal.enqueue("x", key, b"", hurried=key.startswith("now"))
+
+    inner.tick = tick
+    return Loop(inner, broker, gather_s=0.05), broker, now
+
+
+def test_what_is_not_hurried_leaves_a_moment_later_together(monkeypatch):
+    loop, broker, now = gathering(monkeypatch, [["later 1", "now 1"], ["later 2"], ["now 2"], [], ["later 3"]])
+    broker.published.clear()
+    for _ in range(3):
+        loop.step(1.0)
+        now[0] += 0.02
+    assert broker.published == [["now 1"], ["now 2"]]
+    loop.step(1.0)
+    assert broker.published == [["now 1"], ["now 2"], ["later 1", "later 2"]]
+    loop.step(1.0)
+    now[0] += 0.04
+    loop.step(1.0)
+    assert [round(wait, 2) for wait in broker.waited] == [1.0, 0.03, 0.01, 0.0, 1.0, 0.01]
+
+
+def test_what_was_gathered_leaves_before_the_end(monkeypatch):
+    loop, broker, _ = gathering(monkeypatch, [["later 1"]])
+    broker.published.clear()
+    loop.step(1.0)
+    assert broker.published == []
+    loop.close()
+    assert broker.published == [["later 1"]]
+    assert broker.closed

@@ -41,6 +41,8 @@ class Publication:
     exchange: str
     routing_key: str
     body: bytes = field(repr=False)
+    hurried: bool = True
+    """Whether somebody waits for it: what is not hurried may be gathered for a moment, to travel together."""
 
 
 @dataclass(frozen=True, slots=True)

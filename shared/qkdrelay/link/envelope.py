@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.poly1305 import Poly1305
@@ -84,5 +83,7 @@ def _tagged(context: bytes, data: bytes) -> bytes:
 
 def _xor(a: bytes, b: bytes) -> bytes:
     if len(a) >= _LONG_BYTES:
+        import numpy as np  # noqa: PLC0415 - slow to load, and most messages are short
+
         return (np.frombuffer(a, np.uint8) ^ np.frombuffer(b, np.uint8)).tobytes()
     return (int.from_bytes(a, "big") ^ int.from_bytes(b, "big")).to_bytes(len(a), "big")
