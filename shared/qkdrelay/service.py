@@ -28,8 +28,11 @@ OUTBOX_MAX, OUTBOX_BYTES_MAX = 20_000, 64 << 20
 
 The services keep each queue's part of it far below, so that one that nobody reads stops nobody else.
 """
-GATHER_S = 0.05
-"""How long messages that nobody waits for are gathered, so as to travel together and after those in a hurry."""
+GATHER_S, _HANDLED_MAX = 0.05, 32
+"""How long what nobody waits for is gathered, so as to travel together and after what is in a hurry.
+
+For acknowledgements there is a limit, too, or the broker would send nothing more.
+"""
 _CONFIRMS_MAX = 500
 _CONFIRM_AGE_S = 1.0
 _RETRY_S = 1.0
@@ -88,10 +91,12 @@ class Loop:
     ) -> None:
         """``clock`` returns seconds since the epoch; after ``batch_s`` seconds of handling a batch is committed.
 
-        What is not hurried is published ``gather_s`` seconds later, in one go.
+        What is not hurried is published ``gather_s`` seconds later, in one go; so are acknowledgements sent.
         """
         self._batch_s, self._gather_s = batch_s, gather_s
         self._gathered: list[Publication] = []
+        self._handled: list[Delivery] = []
+        """Committed, and yet to be acknowledged."""
         self._gathered_since = 0.0
         self._service, self._journal, self._broker, self._clock = service, service.journal, broker, clock
         self._generation = 0
@@ -120,7 +125,9 @@ class Loop:
         if reconnected:
             self._service.metrics.reconnects.inc(received.generation - max(1, self._generation))
             self._generation = received.generation
-        self._broker.acknowledge(deliveries[:handled])
+        self._handled += deliveries[:handled]
+        if len(self._handled) >= _HANDLED_MAX or self._patience_s(math.inf) <= 0.0:
+            self._send_gathered()
         return bool(deliveries or received.confirmed or reconnected or self._published)
 
     def _note_confirms(self, confirmed: list[int], now: float) -> None:
@@ -190,22 +197,23 @@ class Loop:
         fresh = self._journal.take_fresh()
         self._published = bool(fresh)
         self._send([publication for publication in fresh if publication.hurried])
-        if not self._gathered:
+        if not self._gathered and not self._handled:
             self._gathered_since = time.monotonic()
         self._gathered += [publication for publication in fresh if not publication.hurried]
-        if self._patience_s(math.inf) <= 0.0:
-            self._send_gathered()
         self._service.committed()
 
     def _patience_s(self, timeout_s: float) -> float:
         """Return how long to wait at most, so that what is gathered leaves in time."""
-        if not self._gathered:
+        if not self._gathered and not self._handled:
             return timeout_s
         return min(timeout_s, max(0.0, self._gathered_since + self._gather_s - time.monotonic()))
 
     def _send_gathered(self) -> None:
         self._send(self._gathered)
         self._gathered = []
+        if self._handled:
+            self._broker.acknowledge(self._handled)
+            self._handled = []
 
     def _send(self, publications: list[Publication]) -> None:
         if publications:
