@@ -48,8 +48,8 @@ _KEEP = (
     " peer_proof = excluded.peer_proof, findings = excluded.findings, equivocating = excluded.equivocating"
 )
 _KEEP_SHARE = "INSERT INTO shares VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET deadline = excluded.deadline"
-RELAYS_CACHED, CACHED_BYTES_MAX = 500, 65_536
-"""Relays kept in memory beside the store, and the most bytes one of them may have."""
+RELAYS_CACHED, CACHED_BYTES_MAX = 500, 16 << 20
+"""Relays kept in memory beside the store, and the bytes of their keys; likewise of the shares for them."""
 _WAITING_COLUMNS = "id, relay_id, route, plan, deadline, payload, share, threshold"
 # KME names have neither of these characters.
 _HOP, _ROUTE = ">", " "
@@ -69,11 +69,11 @@ class KmeStore(Journal):
     def __init__(self, path: Path | None, name: str, *, access: Access = "own") -> None:
         """Open or create the store of the KME called ``name`` (see `Journal`)."""
         super().__init__(path, f"kme {name}", _SCHEMA, access=access)
-        self._relays: Recent[UUID, EndRelay] = Recent(RELAYS_CACHED)
+        self._relays: Recent[UUID, EndRelay] = Recent(RELAYS_CACHED, CACHED_BYTES_MAX)
         self._kept: dict[UUID, EndRelay] = {}
         self._collected: dict[tuple[bytes, str], tuple[float, bytes]] = {}
         """What this transaction has yet to write: relays, and shares (deadline, payload)."""
-        self._shares: Recent[UUID, dict[Route, bytes]] = Recent(RELAYS_CACHED)
+        self._shares: Recent[UUID, dict[Route, bytes]] = Recent(RELAYS_CACHED, CACHED_BYTES_MAX)
         self._totals: tuple[int, int] | None = None
 
     def _forget_cached(self) -> None:
@@ -110,10 +110,10 @@ class KmeStore(Journal):
         return relay
 
     def _cache(self, relay: EndRelay) -> None:
-        """Keep a relay in memory, too, unless it is large: what was found may be a megabyte."""
-        found, context = relay.findings is not None or relay.equivocating, relay.context
-        if not found and context.payload_length + len(context.plan) <= CACHED_BYTES_MAX:
-            self._relays.keep(relay.relay_id, relay)
+        """Keep a relay in memory, too, but not what was found, which may be a megabyte."""
+        if relay.findings is None and not relay.equivocating:
+            context = relay.context
+            self._relays.keep(relay.relay_id, relay, context.payload_length + len(context.plan))
         else:
             self._relays.drop(relay.relay_id)
 
@@ -133,8 +133,7 @@ class KmeStore(Journal):
             self._write()
             rows = self._db.execute("SELECT route, payload FROM shares WHERE relay_id = ?", (relay_id.bytes,))
             shares = {tuple(route.split(_HOP)): payload for route, payload in rows}
-            if sum(map(len, shares.values())) <= CACHED_BYTES_MAX:
-                self._shares.keep(relay_id, shares)
+            self._shares.keep(relay_id, shares, sum(map(len, shares.values())))
         return shares
 
     def relays_with_shares(self, limit: int) -> list[UUID]:
@@ -203,10 +202,10 @@ class KmeStore(Journal):
         key = (share.relay_id.bytes, _HOP.join(share.route))
         kept = self._collected.get(key)
         self._collected[key] = share.deadline, share.payload if kept is None else kept[1]
-        if (shares := self._shares.get(share.relay_id)) is not None:
-            shares.setdefault(share.route, share.payload)
-            if sum(map(len, shares.values())) > CACHED_BYTES_MAX:
-                self._shares.drop(share.relay_id)
+        shares = self._shares.get(share.relay_id)
+        if shares is not None and share.route not in shares:
+            shares[share.route] = share.payload
+            self._shares.grow(share.relay_id, len(share.payload))
 
     def drop_shares(self, relay_id: UUID) -> None:
         """Delete what was collected for a relay, and what still waits for a link: both give its keys away."""

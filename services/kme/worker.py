@@ -63,8 +63,8 @@ HELLO_SOONER_S = 1.0
 """When shares began to wait."""
 _HOUSEKEEPING_EVERY_S = 5.0
 _REPORTS_AT_ONCE = 2_000
-_CALM = 16
-"""Messages in a batch, from which on there is load."""
+_CALM, _CALM_BYTES = 16, 1 << 18
+"""Messages in a batch, and their bytes, from which on there is load."""
 _LATER_S, _LATER_MAX, _LATER_AT_ONCE = 0.5, 1_000, BATCH_MAX
 """How late and how many relays are settled later, and in one transaction: at least as many as one batch adds."""
 
@@ -94,7 +94,7 @@ class KmeService:
         """Relays to settle when there is time: rebuilt, with shares that came since."""
         self._settling: UUID | None = None
         self._settled: list[UUID] = []
-        self._handled = 0
+        self._handled = self._handled_bytes = 0
         """Messages since the last tick."""
         self._later_since = 0.0
         self._destroyed = True
@@ -110,6 +110,7 @@ class KmeService:
     def handle(self, delivery: Delivery, now: float) -> None:
         """Carry out one message from a link or from the coordinator."""
         self._handled += 1
+        self._handled_bytes += len(delivery.body)
         if delivery.queue == control_queue(self._me.name):
             self._handle_control(delivery, now)
         else:
@@ -251,7 +252,7 @@ class KmeService:
         # Distances, not differences: the clock may be stepped back.
         housekeeping = abs(now - self._housekeeping_at) >= _HOUSEKEEPING_EVERY_S
         self._settle_what_is_due(now)
-        self._handled = 0
+        self._handled = self._handled_bytes = 0
         if housekeeping:
             self._housekeeping_at = now
             self._destroyed |= self._store.purge(now)
@@ -270,7 +271,7 @@ class KmeService:
 
         Under load the missing shares are in the next batch, and to rebuild once is half the work.
         """
-        calm = self._handled < _CALM
+        calm = self._handled < _CALM and self._handled_bytes < _CALM_BYTES
         for relay_id in self._settle:
             if self._ends.is_urgent(relay_id, self._store, calm=calm):
                 self._carry_out(self._ends.settle(relay_id, self._store))

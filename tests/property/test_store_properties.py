@@ -120,7 +120,7 @@ def in_the_file(db):
 
 def opened(path):
     store = KmeStore(path, "kme-8")
-    store._relays, store._shares = Recent(3), Recent(2)
+    store._relays, store._shares = Recent(3, 10_000), Recent(2, 200)
     return store
 
 
