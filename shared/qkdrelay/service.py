@@ -33,6 +33,8 @@ GATHER_S, _HANDLED_MAX = 0.05, 32
 
 For acknowledgements there is a limit, too, or the broker would send nothing more.
 """
+_FEW, _FEW_BYTES = 64, 1 << 20
+"""Unconfirmed messages, and their bytes, up to which surely none waits for room."""
 _CONFIRMS_MAX = 500
 _CONFIRM_AGE_S = 1.0
 _RETRY_S = 1.0
@@ -97,7 +99,7 @@ class Loop:
         self._gathered: list[Publication] = []
         self._handled: list[Delivery] = []
         """Committed, and yet to be acknowledged."""
-        self._gathered_since = 0.0
+        self._gathered_since = self._turned_at = 0.0
         self._service, self._journal, self._broker, self._clock = service, service.journal, broker, clock
         self._generation = 0
         self._connected = self._published = False
@@ -118,6 +120,8 @@ class Loop:
         self._note_confirms(received.confirmed, now)
         reconnected = received.connected and received.generation != self._generation
         deliveries = self._again + received.deliveries
+        if not deliveries and not reconnected and self._can_wait():
+            return bool(received.confirmed)
         # If the commit fails the deliveries stay ours, unacknowledged, and are handled again.
         self._again = deliveries
         handled = self._commit(deliveries, now, reconnected)
@@ -129,6 +133,12 @@ class Loop:
         if len(self._handled) >= _HANDLED_MAX or self._patience_s(math.inf) <= 0.0:
             self._send_gathered()
         return bool(deliveries or received.confirmed or reconnected or self._published)
+
+    def _can_wait(self) -> bool:
+        """Whether a turn without deliveries may be left out: nothing is due, and nothing waits for room."""
+        messages, size = self._journal.backlog.total()
+        due = min(self._turned_at + self._gather_s, self._gathered_since + self._gather_s if self._owes else math.inf)
+        return time.monotonic() < due and messages <= _FEW and size <= _FEW_BYTES
 
     def _note_confirms(self, confirmed: list[int], now: float) -> None:
         if confirmed and not self._confirmed:
@@ -168,6 +178,7 @@ class Loop:
 
     def _transact(self, deliveries: list[Delivery], now: float, reconnected: bool) -> int:
         """Handle deliveries for as long as a batch may take, commit, publish; return how many were handled."""
+        self._turned_at = time.monotonic()
         handled, until = 0, time.perf_counter() + self._batch_s
         confirmed = self._confirmed
         lazy = len(confirmed) < _CONFIRMS_MAX and abs(now - self._confirmed_since) < _CONFIRM_AGE_S
@@ -197,14 +208,19 @@ class Loop:
         fresh = self._journal.take_fresh()
         self._published = bool(fresh)
         self._send([publication for publication in fresh if publication.hurried])
-        if not self._gathered and not self._handled:
+        if not self._owes:
             self._gathered_since = time.monotonic()
         self._gathered += [publication for publication in fresh if not publication.hurried]
         self._service.committed()
 
+    @property
+    def _owes(self) -> bool:
+        """Whether something is gathered."""
+        return bool(self._gathered or self._handled)
+
     def _patience_s(self, timeout_s: float) -> float:
         """Return how long to wait at most, so that what is gathered leaves in time."""
-        if not self._gathered and not self._handled:
+        if not self._owes:
             return timeout_s
         return min(timeout_s, max(0.0, self._gathered_since + self._gather_s - time.monotonic()))
 

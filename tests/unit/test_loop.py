@@ -12,9 +12,11 @@ class Fake:
 
     def __init__(self, deliveries):
         self.deliveries, self.acknowledged, self.published, self.waited = deliveries, [], [], []
+        self.most = 200
 
     def receive(self, limit, timeout_s):
         self.waited.append(timeout_s)
+        limit = min(limit, self.most)
         taken, self.deliveries = self.deliveries[:limit], self.deliveries[limit:]
         return Received(taken, [], connected=True, generation=1)
 
@@ -49,18 +51,22 @@ def test_a_batch_that_takes_too_long_is_committed_before_it_is_all_handled(monke
     assert [tags for tags in broker.acknowledged if tags] == [[0, 1, 2], [3, 4, 5], [6, 7]]
 
 
-def gathering(monkeypatch, keys):
-    """A loop that gathers for 0.05 s, whose service sends the next of ``keys`` in each batch; and its clock."""
+def gathering(monkeypatch, batches):
+    """A loop that gathers for 0.05 s and its clock: in each batch one message comes, and the next ``batches`` leave."""
     now = [100.0]
     monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    inner, broker = Network(REFERENCE).service("kme-8"), Fake([])
-    keys = iter(keys)
+    inner = Network(REFERENCE).service("kme-8")
+    queue = link_queue("kme-5", "kme-8")
+    broker = Fake([Delivery(queue, "x", queue, b"", redelivered=False, token=(1, n)) for n in range(len(batches))])
+    broker.most = 1
+    left = iter(batches)
+    inner.tick = lambda now, *, connected, reconnected: None
 
-    def tick(_now, *, connected, reconnected):
-        for key in next(keys, ()):
+    def handle(_delivery, _now):
+        for key in next(left):
             inner.journal.enqueue("x", key, b"", hurried=key.startswith("now"))
 
-    inner.tick = tick
+    inner.handle = handle
     return Loop(inner, broker, gather_s=0.05), broker, now
 
 
@@ -71,12 +77,48 @@ def test_what_is_not_hurried_leaves_a_moment_later_together(monkeypatch):
         loop.step(1.0)
         now[0] += 0.02
     assert broker.published == [["now 1"], ["now 2"]]
+    assert broker.acknowledged == []
     loop.step(1.0)
     assert broker.published == [["now 1"], ["now 2"], ["later 1", "later 2"]]
+    assert broker.acknowledged == [[0, 1, 2, 3]]
     loop.step(1.0)
     now[0] += 0.04
     loop.step(1.0)
     assert [round(wait, 2) for wait in broker.waited] == [1.0, 0.03, 0.01, 0.0, 1.0, 0.01]
+    assert loop.step(1.0) is False
+    now[0] += 0.02
+    loop.step(1.0)
+    assert broker.published[3:] == [["later 3"]]
+    assert broker.acknowledged[1:] == [[4]]
+
+
+def test_under_load_acknowledgements_do_not_wait(monkeypatch):
+    loop, broker, _ = gathering(monkeypatch, [[]] * 100)
+    broker.most = 20
+    for _ in range(5):
+        loop.step(1.0)
+    assert [len(tags) for tags in broker.acknowledged] == [40, 40]
+
+
+def test_a_turn_in_which_nothing_can_happen_is_left_out(monkeypatch):
+    loop, _, now = gathering(monkeypatch, [["now 1"]])
+    turns = []
+    loop._service.tick = lambda *_, **__: turns.append(now[0])
+    loop.step(1.0)
+    loop.step(1.0)
+    assert len(turns) == 1
+    now[0] += 0.06
+    loop.step(1.0)
+    assert len(turns) == 2
+
+
+def test_while_something_may_wait_for_room_no_turn_is_left_out(monkeypatch):
+    loop, _, now = gathering(monkeypatch, [["now"] * 65])
+    turns = []
+    loop._service.tick = lambda *_, **__: turns.append(now[0])
+    for _ in range(3):
+        loop.step(1.0)
+    assert len(turns) == 3
 
 
 def test_what_was_gathered_leaves_before_the_end(monkeypatch):
@@ -86,4 +128,5 @@ def test_what_was_gathered_leaves_before_the_end(monkeypatch):
     assert broker.published == []
     loop.close()
     assert broker.published == [["later 1"]]
+    assert broker.acknowledged == [[0]]
     assert broker.closed

@@ -66,13 +66,10 @@ class Inbox:
             self._changed.notify()
 
     def take(self, limit: int, timeout_s: float, roles: int) -> Received:
-        """Return what there is, at most ``limit`` deliveries; wait up to ``timeout_s`` for the first.
-
-        A confirm is not worth waking up for, unless it is what makes room.
-        """
+        """Return what there is, at most ``limit`` deliveries; wait up to ``timeout_s`` for the first."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._failure or (self._deliveries if limit > 0 else self._confirmed), timeout_s
+                lambda: self._confirmed or self._failure or (limit > 0 and self._deliveries), timeout_s
             )
             if self._failure is not None:
                 raise BrokerUnreachableError("the broker's I/O thread has failed") from self._failure
