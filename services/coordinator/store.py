@@ -101,6 +101,7 @@ class CoordinatorStore(Journal):
         self._steps: dict[tuple[bytes, str, Step], None] = {}
         """What this transaction has yet to write: relays, and what became of shares."""
         self._any_stuck = True
+        self._undecided: set[UUID] | None = None
 
     def _forget_cached(self) -> None:
         super()._forget_cached()
@@ -108,6 +109,7 @@ class CoordinatorStore(Journal):
         self._kept.clear()
         self._steps.clear()
         self._any_stuck = True
+        self._undecided = None
 
     def _write(self) -> None:
         super()._write()
@@ -160,8 +162,15 @@ class CoordinatorStore(Journal):
 
     def undecided_count(self) -> int:
         """Return how many relays are under way."""
-        self._write()
-        return int(self._db.execute("SELECT count(*) FROM relays WHERE ended_at IS NULL").fetchone()[0])
+        return len(self._read_undecided())
+
+    def _read_undecided(self) -> set[UUID]:
+        """Return them: read once, and from then on as they come and go, since every request asks."""
+        if self._undecided is None:
+            self._write()
+            rows = self._db.execute("SELECT relay_id FROM relays WHERE ended_at IS NULL")
+            self._undecided = {UUID(bytes=row[0]) for row in rows}
+        return self._undecided
 
     def overdue(self, now: float) -> list[Relay]:
         """Return the undecided relays whose deadline has passed."""
@@ -195,6 +204,8 @@ class CoordinatorStore(Journal):
         ``told`` are the ends that were told something and have not answered.
         """
         source, target = relay.ends
+        undecided = self._read_undecided()
+        (undecided.add if relay.ended_at is None else undecided.discard)(relay.relay_id)
         self._cache(relay)
         self._kept[relay.relay_id] = (
             relay.relay_id.bytes,
