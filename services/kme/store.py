@@ -48,7 +48,7 @@ _KEEP = (
     " peer_proof = excluded.peer_proof, findings = excluded.findings, equivocating = excluded.equivocating"
 )
 _KEEP_SHARE = "INSERT INTO shares VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET deadline = excluded.deadline"
-RELAYS_CACHED, CACHED_BYTES_MAX = 500, 16 << 20
+RELAYS_CACHED, CACHED_BYTES_MAX = 2_000, 16 << 20
 """Relays kept in memory beside the store, and the bytes of their keys; likewise of the shares for them."""
 _WAITING_COLUMNS = "id, relay_id, route, plan, deadline, payload, share, threshold"
 # KME names have neither of these characters.

@@ -132,12 +132,16 @@ class Plan:
 
     def is_route(self, route: Route) -> bool:
         """Whether ``route`` starts at the source and follows the plan step by step."""
-        return len(route) > 0 and route[0] == self.source and all(b in self.successors(a) for a, b in pairwise(route))
+        return len(route) > 0 and route[0] == self.source and self._link_set.issuperset(pairwise(route))
 
     def share_length(self, route: Route, payload_length: int) -> int:
         """Return the length in bytes of the share on ``route`` when the source's payload has ``payload_length``."""
         encodings = sum(1 for kme in route[:-1] if kme == self.source or self.is_split(kme))
         return payload_length + OVERHEAD * encodings
+
+    @cached_property
+    def _link_set(self) -> frozenset[tuple[str, str]]:
+        return frozenset(self.links)
 
     @property
     def links(self) -> tuple[tuple[str, str], ...]:
