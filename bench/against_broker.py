@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +19,8 @@ from support import rabbitmq
 
 TOPOLOGY = stack.ROOT / "infra" / "topologies" / "eight-kmes.toml"
 Times = list[tuple[float, float]]
+REST_S = 0.2
+"""Between two relays that meet an idle system: what follows a relay is over by then."""
 
 
 def measure(sizes: dict[int, int], rounds: int, *, control: bool) -> dict[str, Any]:
@@ -78,7 +81,10 @@ def latency(sides: dict[str, Callable[..., Times]], rates: dict[str, Any]) -> di
     """Return p50, p95 and p99 of one relay in an idle and in a half-loaded system, in seconds."""
     results: dict[str, Any] = {}
     for name, relay in sides.items():
-        idle = [relay(1)[0] for _ in range(100)]
+        idle = []
+        for _ in range(100):
+            idle += relay(1)
+            time.sleep(REST_S)
         rate = rates[f"{name}_relays_per_s"] / 2
         half = relay(int(rate * 3), rate)
         results[name] = {"idle": quantiles(idle), "half_loaded": quantiles(half)}

@@ -25,6 +25,8 @@ from qkdrelay.network.topology import Topology, load_topology
 TOPOLOGY = Path(__file__).parents[1] / "infra" / "topologies" / "eight-kmes.toml"
 BATCHES = (1, 16, 256, 4096, 16_384)
 AT_ONCE = (1, 10, 100, 1000)
+AGES = (10, 10_000, 100_000, 1_000_000)
+"""Share messages that have gone over the network's links."""
 KEY_BYTES = 32
 embedded.LINK_BUFFER_BYTES = 1 << 34
 
@@ -132,17 +134,18 @@ def at_once() -> list[dict[str, Any]]:
     return rows
 
 
-def age(relays: int = 6_000) -> list[dict[str, Any]]:
-    """Return CPU time per relay of a hundred at once in a young store and in one with many relays behind it."""
+def age() -> list[dict[str, Any]]:
+    """Return CPU time per relay of a hundred at once by how many share messages the stores have seen."""
     rows = []
     with network() as counted:
         counted.relay_all(1, 1)
-        while True:
-            seconds = min(counted.relay_all(100, 1) for _ in range(3))
-            rows.append({"messages_before": counted.messages, "cpu_ms_per_relay": seconds * 10})
-            if len(rows) == 4:
-                return rows
-            counted.relay_all(relays // 3, 1)
+        for seen in AGES:
+            while counted.messages < seen:
+                counted.relay_all(1_000, 1)
+            before = counted.messages
+            seconds = min(counted.relay_all(100, 1) for _ in range(5))
+            rows.append({"messages_before": before, "cpu_ms_per_relay": seconds * 10})
+    return rows
 
 
 def layered(layers: int, width: int) -> Topology:

@@ -128,13 +128,22 @@ def drop(
     chosen = checked(letters)
     if every == bool(chosen) or len(chosen) > LETTERS_SHOWN_MAX:
         raise RequestRefusedError("which dead letters?", hint=f"name 1 to {LETTERS_SHOWN_MAX}, or --all")
-    if every and not yes and not typer.confirm("drop all dead letters?", err=True):
+    if every and not yes and not _agreed("drop all dead letters?"):
         raise typer.Exit(1)
     done = session.ask(DropRequest(letters=chosen or None), Acknowledged)
     if as_json:
         print_json({"dropped": "all" if every else list(chosen)})
     else:
         typer.echo(done.text)
+
+
+def _agreed(question: str) -> bool:
+    try:
+        return typer.confirm(question, err=True)
+    except typer.Abort:
+        raise
+    except (OSError, RuntimeError):
+        raise RequestRefusedError(f"{question} there is nobody to ask", hint="say --yes") from None
 
 
 def checked(letters: list[int] | None) -> tuple[int, ...]:

@@ -198,6 +198,14 @@ def test_a_number_that_can_be_none_is_refused_here(here, number):
     assert here.sent == 0
 
 
+def test_nothing_is_dropped_where_nobody_can_be_asked(here, monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    result = here.run("dead-letters", "drop", "--all")
+    assert result.code == 2
+    assert "nobody to ask" in result.err
+    assert "--yes" in result.err
+
+
 def test_all_are_dropped_only_by_who_means_it(here, monkeypatch):
     for _ in range(3):
         forge(here)
