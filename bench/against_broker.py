@@ -6,12 +6,14 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from bench import bare, stack
+from bench.processor import spent
 from coordinator.demo.network import EmbeddedNetwork
 from qkdrelay.network.planner import recursive_plan
 from qkdrelay.network.topology import load_topology
@@ -64,17 +66,24 @@ def message_size(keys: int) -> int:
 
 
 def throughput(sides: dict[str, Callable[..., Times]], relays: int, rounds: int) -> dict[str, Any]:
-    """Run each side in turn; return the median rate of each and of their ratio within a round."""
+    """Run each side in turn; return the median rate of each and of their ratio within a round, and processor time."""
     rates: dict[str, list[float]] = {name: [] for name in sides}
+    used: dict[str, Counter[str]] = {name: Counter() for name in sides}
     for relay in sides.values():
         relay(max(1, relays // 10))
     for _ in range(rounds):
         for name, relay in sides.items():
+            before = spent()
             times = relay(relays)
+            used[name] += spent() - before
             rates[name].append(relays / (max(t[1] for t in times) - min(t[0] for t in times)))
     medians = {f"{name}_relays_per_s": statistics.median(values) for name, values in rates.items()}
     ratio = statistics.median(s / b for s, b in zip(rates["stack"], rates["bare"], strict=True))
-    return {**medians, "ratio": ratio, "rounds": rates}
+    processor = {
+        name: {who: round(s / rounds / relays * 1e3, 2) for who, s in sorted(each.items())}
+        for name, each in used.items()
+    }
+    return {**medians, "ratio": ratio, "rounds": rates, "processor_ms_per_relay": processor}
 
 
 def latency(sides: dict[str, Callable[..., Times]], rates: dict[str, Any]) -> dict[str, Any]:
