@@ -207,10 +207,13 @@ class Loop:
     def _publish(self) -> None:
         fresh = self._journal.take_fresh()
         self._published = bool(fresh)
-        self._send([publication for publication in fresh if publication.hurried])
         if not self._owes:
             self._gathered_since = time.monotonic()
-        self._gathered += [publication for publication in fresh if not publication.hurried]
+        # Where one is in a hurry the others go with it, before it: for one queue they leave in their order.
+        keys = {publication.routing_key for publication in fresh if publication.hurried}
+        waiting = self._gathered + fresh
+        self._gathered = [publication for publication in waiting if publication.routing_key not in keys]
+        self._send([publication for publication in waiting if publication.routing_key in keys])
         self._service.committed()
 
     @property

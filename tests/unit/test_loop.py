@@ -92,6 +92,23 @@ def test_what_is_not_hurried_leaves_a_moment_later_together(monkeypatch):
     assert broker.acknowledged[1:] == [[4]]
 
 
+def test_for_one_queue_all_leaves_in_its_order(monkeypatch):
+    """What a report says may be out of date with the next: the last one counts."""
+    loop, broker, _ = gathering(monkeypatch, [["later 1"], ["later 2"], ["later 3"], ["later 4"]])
+    broker.published.clear()
+    enqueue = loop._journal.enqueue
+    loop._journal.enqueue = lambda exchange, key, body, hurried: enqueue(
+        exchange, "reports" if key != "later 2" else key, key.encode(), hurried=key == "later 3"
+    )
+    sent = []
+    broker.publish = lambda publications: sent.append([publication.body for publication in publications])
+    for _ in range(4):
+        loop.step(1.0)
+    assert sent == [[b"later 1", b"later 3"]]
+    loop.close()
+    assert sent[1:] == [[b"later 2", b"later 4"]]
+
+
 def test_under_load_acknowledgements_do_not_wait(monkeypatch):
     loop, broker, _ = gathering(monkeypatch, [[]] * 100)
     broker.most = 20

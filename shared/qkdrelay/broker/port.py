@@ -42,7 +42,7 @@ class Publication:
     routing_key: str
     body: bytes = field(repr=False)
     hurried: bool = True
-    """Whether somebody waits for it: what is not hurried may be gathered for a moment, to travel together."""
+    """Whether somebody waits for it: what is not hurried may be gathered for a moment, in its order."""
 
 
 @dataclass(frozen=True, slots=True)
