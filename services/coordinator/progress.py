@@ -46,15 +46,12 @@ class Relay:
     state: RelayState = "planned"
     reason: str = ""
     ended_at: float | None = None
-    at_once: bool = False
-    """Whether the source starts without waiting until the target has stored the terms."""
     expected: bool = False
     """Whether the target has stored the terms."""
     source_proof: bytes | None = None
     target_proof: bytes | None = None
-    source_verified: bool | None = None
-    target_verified: bool | None = None
-    """Whether this end found the other's tag valid; None before it said so."""
+    source_verified: bool = False
+    target_verified: bool = False
     released: tuple[str, ...] = ()
     """The ends that have carried the decision out."""
     findings: Findings | None = None
@@ -80,58 +77,62 @@ def outstanding(relay: Relay) -> list[tuple[str, Command]]:
     """Return what the ends have to be told in this state and have not answered: (KME, command)."""
     source, target = relay.ends
     relay_id = relay.relay_id
-    told: list[tuple[str, Command]] = []
-    if relay.state == "failed":
-        return [(end, Decide(relay_id=relay_id, confirmed=False)) for end in relay.ends if end not in relay.released]
-    if relay.state != "confirmed":
-        if not relay.expected:
-            told.append((target, Expect(terms=relay.terms)))
-        if relay.source_proof is None and (relay.expected or relay.at_once):
-            told.append((source, Start(terms=relay.terms)))
-    # A tag must not overtake the terms.
-    source_proof = relay.source_proof if relay.expected else None
-    for kme, proof, verified in (
-        (source, relay.target_proof, relay.source_verified),
-        (target, source_proof, relay.target_verified),
-    ):
-        if kme in relay.released or verified is False:
-            continue
-        if proof is not None and verified is None:
-            told.append((kme, Prove(relay_id=relay_id, peer_proof=proof)))
-        if relay.state == "confirmed":
-            told.append((kme, Decide(relay_id=relay_id, confirmed=True)))
-    return told
+    if relay.state in TERMINAL:
+        decision = Decide(relay_id=relay_id, confirmed=relay.state == "confirmed")
+        return [(end, decision) for end in (source, target) if end not in relay.released]
+    if not relay.expected:
+        return [(target, Expect(terms=relay.terms))]
+    if relay.source_proof is None:
+        return [(source, Start(terms=relay.terms))]
+    if relay.target_proof is None:
+        return []
+    proofs: list[tuple[str, Command]] = []
+    if not relay.source_verified:
+        proofs.append((source, Prove(relay_id=relay_id, peer_proof=relay.target_proof)))
+    if not relay.target_verified:
+        proofs.append((target, Prove(relay_id=relay_id, peer_proof=relay.source_proof)))
+    return proofs
 
 
 def reminders(relay: Relay) -> list[tuple[str, Command]]:
     """Return what the ends have to be told again.
 
-    With a decision goes the tag it rests on: an end that came back with an old copy of its store has lost that.
+    With a decision goes the proof it rests on: an end that came back with an old copy of its store has lost that.
     """
-    unverified = replace(relay, source_verified=relay.source_verified and None, target_verified=None)
-    return outstanding(unverified if relay.state == "confirmed" else relay)
+    told: list[tuple[str, Command]] = []
+    for kme, command in outstanding(relay):
+        proof = relay.target_proof if kme == relay.ends[0] else relay.source_proof
+        if relay.state == "confirmed" and proof is not None:
+            told.append((kme, Prove(relay_id=relay.relay_id, peer_proof=proof)))
+        told.append((kme, command))
+    return told
 
 
 def advance(relay: Relay, sender: str, report: Report, now: float) -> Relay:
     """Return the relay after ``report`` from ``sender``; unchanged if that KME has no say in it."""
     source, target = relay.ends
-    if isinstance(report, Findings):
-        return replace(relay, findings=report) if sender == target else relay
-    if relay.state in TERMINAL:
-        return _advance_ended(relay, sender, report)
     match report:
+        case Decided(confirmed=confirmed) if relay.state in TERMINAL and sender in (source, target):
+            if confirmed != (relay.state == "confirmed") or sender in relay.released:
+                return relay
+            return replace(relay, released=(*relay.released, sender))
+        case Findings() if sender == target:
+            return replace(relay, findings=report)
+        case Expected() | Started() | Rebuilt() if relay.state in TERMINAL and sender in relay.released:
+            # The decision has overtaken what it decides on, and found nothing: it is told again.
+            return replace(relay, released=tuple(end for end in relay.released if end != sender))
+        case _ if relay.state in TERMINAL:
+            return relay
         case Expected() if sender == target:
             return replace(relay, expected=True)
-        case Started(proof=proof) if sender == source:
-            state: RelayState = "reconstructed" if relay.target_proof else "started"
-            return _confirm_if_proven(replace(relay, source_proof=proof, state=state), now)
+        case Started(proof=proof) if sender == source and relay.expected:
+            return replace(relay, source_proof=proof, state="reconstructed" if relay.target_proof else "started")
         case Rebuilt(proof=proof) if sender == target:
-            rebuilt = replace(relay, expected=True, target_proof=proof, state="reconstructed")
-            return _confirm_if_proven(rebuilt, now)
+            return replace(relay, target_proof=proof, state="reconstructed")
         case Verified(valid=False) if sender in (source, target):
             return end(relay, "failed", f"the two ends do not have the same keys, {sender} finds", now)
         case Verified() if sender == source:
-            return replace(relay, source_verified=True)
+            return _confirm_if_proven(replace(relay, source_verified=True), now)
         case Verified() if sender == target:
             return _confirm_if_proven(replace(relay, target_verified=True), now)
         case Refused(reason=reason) if sender in (source, target):
@@ -139,31 +140,8 @@ def advance(relay: Relay, sender: str, report: Report, now: float) -> Relay:
     return relay
 
 
-def _advance_ended(relay: Relay, sender: str, report: Report) -> Relay:
-    """Return the decided relay after ``report``: only who has carried the decision out can change."""
-    source, target = relay.ends
-    match report:
-        case Decided(confirmed=confirmed) if sender in (source, target):
-            if confirmed != (relay.state == "confirmed") or sender in relay.released:
-                return relay
-            return replace(relay, released=(*relay.released, sender))
-        case Expected() | Started() | Rebuilt() if sender in relay.released:
-            # The decision has overtaken what it decides on, and found nothing: it is told again.
-            return replace(relay, released=tuple(end for end in relay.released if end != sender))
-        case Verified(valid=False) if relay.state == "confirmed" and sender == source and sender not in relay.released:
-            # The target says that it has the source's keys, and proves that it has others.
-            reason = f"{source} has released no keys: the tag of {target} is not valid for them"
-            return replace(relay, source_verified=False, reason=reason)
-    return relay
-
-
 def _confirm_if_proven(relay: Relay, now: float) -> Relay:
-    """Decide as soon as the target knows that it has the source's keys.
-
-    The source finds out from the target's tag, which comes to it with the decision and without which it releases
-    nothing; to wait until it has said so, too, would only delay both.
-    """
-    proven = relay.target_verified and relay.source_proof and relay.target_proof
+    proven = relay.source_verified and relay.target_verified and relay.source_proof and relay.target_proof
     return end(relay, "confirmed", "", now) if proven else relay
 
 
@@ -186,7 +164,8 @@ def _what_was_missing(relay: Relay, collected: frozenset[Route]) -> str:
     if relay.source_proof is None:
         return f"the source {source} did not answer in time"
     if relay.state == "reconstructed":
-        return f"{target} did not confirm in time"
+        missing = [end for end, _ in outstanding(relay)]
+        return f"{' and '.join(missing)} did not confirm in time"
     short = shortfall(relay.plan, collected)
     if short:
         route, present, needed = short[0]

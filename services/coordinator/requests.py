@@ -44,8 +44,6 @@ from qkdrelay.observability import LogLevel
 
 UNDECIDED_MAX = 10_000
 PLANS_KEPT = 256
-ALIVE_S = 25.0
-"""A KME says hello every 10 s; after two of them missed it may be down."""
 _LOAD_STEPS = 4
 """How finely plans look at how much of a link's key is drawn: coarse, so that they are not made anew all the time."""
 LAB_HINT = "start the stack with the lab switched on (make up LAB=1)"
@@ -157,12 +155,7 @@ class Desk:
             protected=protected,
             relies_on=candidate.relies_on,
             created_at=now,
-            at_once=self._is_alive(candidate.plan.target, now),
         )
-
-    def _is_alive(self, kme: str, now: float) -> bool:
-        """Whether a KME was heard of lately: a target that is down would have link key drawn for nothing."""
-        return kme in self._heard and abs(now - self._heard[kme][0]) < ALIVE_S
 
     def _chosen(self, wanted: RelayRequest) -> Candidate:
         asked = wanted.withstand

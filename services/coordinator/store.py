@@ -23,8 +23,8 @@ Step = Literal["split", "forwarded", "collected"]
 _SCHEMA = """
 CREATE TABLE relays (relay_id BLOB PRIMARY KEY, terms BLOB NOT NULL, policy TEXT NOT NULL, protected INTEGER NOT NULL,
                      relies_on TEXT NOT NULL, created_at REAL NOT NULL, state TEXT NOT NULL, reason TEXT NOT NULL,
-                     ended_at REAL, at_once INTEGER NOT NULL, expected INTEGER NOT NULL, source_proof BLOB,
-                     target_proof BLOB, source_verified INTEGER, target_verified INTEGER, released TEXT NOT NULL,
+                     ended_at REAL, expected INTEGER NOT NULL, source_proof BLOB, target_proof BLOB,
+                     source_verified INTEGER NOT NULL, target_verified INTEGER NOT NULL, released TEXT NOT NULL,
                      findings BLOB, source TEXT NOT NULL, target TEXT NOT NULL, deadline REAL NOT NULL,
                      source_due REAL, target_due REAL, source_wait_s REAL NOT NULL, target_wait_s REAL NOT NULL);
 CREATE INDEX relays_undecided ON relays (deadline) WHERE ended_at IS NULL;
@@ -40,8 +40,8 @@ CREATE TABLE dead_letters (id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NUL
                            queue TEXT NOT NULL, reason TEXT NOT NULL, body BLOB NOT NULL);
 """
 _RELAY = (
-    "SELECT terms, policy, protected, relies_on, created_at, state, reason, ended_at, at_once, expected,"
-    " source_proof, target_proof, source_verified, target_verified, released, findings FROM relays"
+    "SELECT terms, policy, protected, relies_on, created_at, state, reason, ended_at, expected, source_proof,"
+    " target_proof, source_verified, target_verified, released, findings FROM relays"
 )
 _LETTER = "SELECT id, at, kme, queue, reason, body FROM dead_letters"
 _CHANGING = (
@@ -50,7 +50,7 @@ _CHANGING = (
 )  # fmt: skip
 # Not REPLACE, which writes the row and all its indexes anew.
 _KEEP = (
-    "INSERT INTO relays VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET "
+    "INSERT INTO relays VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO UPDATE SET "
     + ", ".join(f"{column} = excluded.{column}" for column in _CHANGING)
 )
 RELAYS_CACHED, CACHED_PLAN_BYTES_MAX = 2_000, 16_384
@@ -217,7 +217,6 @@ class CoordinatorStore(Journal):
             relay.state,
             relay.reason,
             relay.ended_at,
-            relay.at_once,
             relay.expected,
             relay.source_proof,
             relay.target_proof,
@@ -321,12 +320,11 @@ def _relay(row: tuple[object, ...]) -> Relay:
         state=cast(RelayState, row[5]),
         reason=cast(str, row[6]),
         ended_at=cast("float | None", row[7]),
-        at_once=bool(row[8]),
-        expected=bool(row[9]),
-        source_proof=cast("bytes | None", row[10]),
-        target_proof=cast("bytes | None", row[11]),
-        source_verified=None if row[12] is None else bool(row[12]),
-        target_verified=None if row[13] is None else bool(row[13]),
-        released=tuple(cast(str, row[14]).split()),
-        findings=None if row[15] is None else codec.decode(cast(bytes, row[15]), Findings),
+        expected=bool(row[8]),
+        source_proof=cast("bytes | None", row[9]),
+        target_proof=cast("bytes | None", row[10]),
+        source_verified=bool(row[11]),
+        target_verified=bool(row[12]),
+        released=tuple(cast(str, row[13]).split()),
+        findings=None if row[14] is None else codec.decode(cast(bytes, row[14]), Findings),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from coordinator.progress import Relay, outstanding
+from coordinator.progress import Relay
 from coordinator.store import Flow
 from qkdrelay.inquiries import RelaySummary, RelayView, ShortSplit, Stuck
 from qkdrelay.messages import TERMINAL
@@ -30,7 +30,7 @@ def view(relay: Relay, flow: Flow, now: float) -> RelayView:
     plan = relay.plan
     collected = set(flow.collected)
     missing = tuple(route for route in plan.routes() if route not in collected)
-    settled = relay.state in TERMINAL and not outstanding(relay)
+    settled = relay.state in TERMINAL and len(relay.released) == len(relay.ends)
     findings = relay.findings
     return RelayView(
         relay_id=relay.relay_id,

@@ -30,8 +30,8 @@ class EndRelay:
     """Seconds since the epoch."""
     payload: Payload | None = field(default=None, repr=False)
     """Keys and confirmation keys; None before the rebuild and once destroyed."""
-    peer_proof: bytes | None = None
-    """The other end's confirmation tag, which may come before there are keys to check it with."""
+    peer_valid: bool | None = None
+    """Whether the other end's confirmation tag was valid; None before it came."""
     findings: Findings | None = None
     """What was reported last."""
     equivocating: tuple[Route, ...] = ()
@@ -45,14 +45,6 @@ class EndRelay:
     def context(self) -> Context:
         """What both ends must agree on."""
         return Context(self.relay_id, encode_plan(self.plan), self.key_count, self.key_size_bits)
-
-    @property
-    def is_proven(self) -> bool | None:
-        """Whether the other end has proved that it has the keys of this one; None before keys and tag are here."""
-        if self.payload is None or self.peer_proof is None:
-            return None
-        check = Payload.target_proof_is_valid if self.role == "source" else Payload.source_proof_is_valid
-        return check(self.payload, self.context, self.peer_proof)
 
     @property
     def payload_length(self) -> int:

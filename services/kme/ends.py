@@ -103,7 +103,7 @@ class Ends:
     def _expect(self, terms: Terms, memory: Memory, now: float) -> list[Effect]:
         relay = self._known(terms, "target", memory)
         if relay is not None:
-            return _progress(relay)
+            return [Tell(Expected(relay_id=terms.relay_id))]
         relay = self._checked(terms, "target", memory, now)
         if strangers := {k for k, s in relay.plan.links if s == self._me.name} - self._me.links:
             raise RequestRefusedError(f"no QKD link to {min(strangers)}, which the plan names")
@@ -127,7 +127,7 @@ class Ends:
         The coordinator has heard that, unless this store is an old copy: then it may have told its decision
         already, and tells it again.
         """
-        return [effect for relay in relays for effect in _progress(relay)]
+        return [Tell(_progress(relay)) for relay in relays]
 
     def settle(self, relay_id: UUID, memory: Memory) -> list[Effect]:
         """Try to rebuild from what is collected; after the rebuild, see which shares were false."""
@@ -150,7 +150,10 @@ class Ends:
         if relay.state == "expecting" and result.secret is not None:
             payload = Payload.parse(result.secret)
             relay = replace(relay, state="pending", payload=payload)
-            effects += [*_rebuilt_splits(relay, fitting, result), *_progress(relay)]
+            effects += [
+                *_rebuilt_splits(relay, fitting, result),
+                Tell(_progress(relay)),
+            ]
         findings = _findings(relay, result)
         if findings != (relay.findings or _findings_none(relay_id)):
             relay = replace(relay, findings=findings)
@@ -180,7 +183,7 @@ class Ends:
         if relay is not None:
             if relay.payload is None or relay.state != "pending":
                 return []  # decided already: the coordinator knows
-            return _progress(relay)
+            return [Tell(_progress(relay))]
         relay = self._checked(terms, "source", memory, now)
         if strangers := set(relay.plan.successors(self._me.name)) - self._me.links:
             raise RequestRefusedError(f"no QKD link to {min(strangers)}, which the plan names")
@@ -193,7 +196,7 @@ class Ends:
         children = start(relay.plan, payload.to_bytes(), self._random)
         return [
             KeepRelay(relay),
-            *_progress(relay),
+            Tell(_progress(relay)),
             Tell(split_report(relay.plan, terms.relay_id, (self._me.name,))),
             *sends(relay.plan, terms.relay_id, (self._me.name,), terms.deadline, children),
         ]
@@ -237,14 +240,18 @@ class Ends:
 
     def _prove(self, command: Prove, memory: Memory) -> list[Effect]:
         relay = memory.relay(command.relay_id)
-        if relay is None or relay.state == "failed":
+        if relay is None or relay.payload is None:
             return [
                 Tell(Refused(relay_id=command.relay_id, reason=f"{self._me.name}: there are no keys of this relay"))
             ]
         if relay.state == "delivered":
             return [Tell(Verified(relay_id=command.relay_id, valid=True))]
-        relay = replace(relay, peer_proof=command.peer_proof)
-        return [KeepRelay(relay), *_verdict(relay)]
+        check = Payload.target_proof_is_valid if relay.role == "source" else Payload.source_proof_is_valid
+        valid = check(relay.payload, relay.context, command.peer_proof)
+        return [
+            KeepRelay(replace(relay, peer_valid=valid)),
+            Tell(Verified(relay_id=command.relay_id, valid=valid)),
+        ]
 
     def _decide(self, command: Decide, memory: Memory) -> list[Effect]:
         relay = memory.relay(command.relay_id)
@@ -256,17 +263,13 @@ class Ends:
                 text = f"relay {command.relay_id} was decided before, as {relay.state}; that stays"
                 return [Tell(Alarm(event="decision.contradicted", text=text))]
             return [decided]
-        proven = relay.is_proven
-        if command.confirmed and proven:
-            return [KeepRelay(replace(relay, state="delivered")), decided]
-        failed = replace(relay, state="failed", payload=None, findings=None)
-        gone: list[Effect] = [KeepRelay(failed), DropShares(command.relay_id)]
         if not command.confirmed:
-            return [*gone, decided]
-        text = f"relay {command.relay_id} was to be released without a valid tag of {relay.peer}; it was not"
-        alarm = Tell(Alarm(event="decision.unproven", text=text))
-        # Without any tag, one may still come. With a wrong one nobody has the keys that are here, or somebody lies.
-        return [alarm] if proven is None else [*gone, alarm]
+            gone = replace(relay, state="failed", payload=None, findings=None)
+            return [KeepRelay(gone), DropShares(command.relay_id), decided]
+        if relay.peer_valid is not True:
+            text = f"relay {command.relay_id} was to be released without a valid tag of {relay.peer}; it was not"
+            return [Tell(Alarm(event="decision.unproven", text=text))]
+        return [KeepRelay(replace(relay, state="delivered")), decided]
 
     def _set_link(self, command: SetLink) -> list[Effect]:
         if command.peer not in self._me.links:
@@ -280,22 +283,13 @@ class Ends:
         return [TurnLab(command.mode), Tell(Done(command_id=command.command_id, error=""))]
 
 
-def _progress(relay: EndRelay) -> list[Effect]:
-    """Report how far an undecided relay is at this end."""
-    report: Report
+def _progress(relay: EndRelay) -> Report:
+    """Return what this end has last reported of an undecided relay."""
     if relay.payload is None:
-        report = Expected(relay_id=relay.relay_id)
-    elif relay.role == "source":
-        report = Started(relay_id=relay.relay_id, proof=relay.payload.source_proof(relay.context))
-    else:
-        report = Rebuilt(relay_id=relay.relay_id, proof=relay.payload.target_proof(relay.context))
-    return [Tell(report), *_verdict(relay)]
-
-
-def _verdict(relay: EndRelay) -> list[Effect]:
-    """Report what is known of the other end's tag, if anything."""
-    proven = relay.is_proven
-    return [] if proven is None else [Tell(Verified(relay_id=relay.relay_id, valid=proven))]
+        return Expected(relay_id=relay.relay_id)
+    if relay.role == "source":
+        return Started(relay_id=relay.relay_id, proof=relay.payload.source_proof(relay.context))
+    return Rebuilt(relay_id=relay.relay_id, proof=relay.payload.target_proof(relay.context))
 
 
 def _rebuilt_splits(relay: EndRelay, shares: Collection[Route], result: Rebuild) -> Iterator[Note]:

@@ -33,19 +33,19 @@ CREATE TABLE shares (relay_id BLOB NOT NULL, route TEXT NOT NULL, deadline REAL 
 CREATE INDEX shares_by_deadline ON shares (deadline);
 CREATE TABLE relays (relay_id BLOB PRIMARY KEY, role TEXT NOT NULL, state TEXT NOT NULL, plan BLOB NOT NULL,
                      key_count INTEGER NOT NULL, key_size_bits INTEGER NOT NULL, deadline REAL NOT NULL,
-                     keys BLOB, source_key BLOB, target_key BLOB, peer_proof BLOB,
+                     keys BLOB, source_key BLOB, target_key BLOB, peer_valid INTEGER,
                      findings BLOB, equivocating TEXT NOT NULL);
 CREATE INDEX relays_by_state ON relays (state, deadline);
 """
 _RELAY = (
     "SELECT relay_id, role, state, plan, key_count, key_size_bits, deadline, keys, source_key, target_key,"
-    " peer_proof, findings, equivocating FROM relays"
+    " peer_valid, findings, equivocating FROM relays"
 )
 # Not REPLACE, which writes the row and all its indexes anew.
 _KEEP = (
     "INSERT INTO relays VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
     "state = excluded.state, keys = excluded.keys, source_key = excluded.source_key, target_key = excluded.target_key,"
-    " peer_proof = excluded.peer_proof, findings = excluded.findings, equivocating = excluded.equivocating"
+    " peer_valid = excluded.peer_valid, findings = excluded.findings, equivocating = excluded.equivocating"
 )
 _KEEP_SHARE = "INSERT INTO shares VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET deadline = excluded.deadline"
 RELAYS_CACHED, CACHED_BYTES_MAX = 2_000, 16 << 20
@@ -332,7 +332,7 @@ def _row(relay: EndRelay) -> tuple[object, ...]:
         payload.keys if payload else None,
         payload.source_key if payload else b"",
         payload.target_key if payload else b"",
-        relay.peer_proof,
+        relay.peer_valid,
         None if relay.findings is None else codec.encode(relay.findings),
         _ROUTE.join(_HOP.join(route) for route in relay.equivocating),
     )
@@ -350,7 +350,7 @@ def _relay(row: tuple[object, ...]) -> EndRelay:
         keys,
         c_source,
         c_target,
-        peer_proof,
+        valid,
         findings,
         equivocating,
     ) = row
@@ -363,7 +363,7 @@ def _relay(row: tuple[object, ...]) -> EndRelay:
         cast(int, size),
         cast(float, deadline),
         None if keys is None else Payload(cast(bytes, keys), cast(bytes, c_source), cast(bytes, c_target)),
-        None if peer_proof is None else bytes(memoryview(cast(bytes, peer_proof))),
+        None if valid is None else bool(valid),
         None if findings is None else codec.decode(cast(bytes, findings), Findings),
         tuple(tuple(route.split(_HOP)) for route in cast(str, equivocating).split(_ROUTE) if route),
     )

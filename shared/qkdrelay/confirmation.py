@@ -1,9 +1,7 @@
 """How the two ends of a relay prove to each other that they have the same keys (protocol, section 5).
 
 The payload of a relay is ``keys || c_S || c_T``, with two fresh one-time Poly1305 keys. A one-time
-tag under a key that nobody else has reveals nothing about what it covers. The source's covers c_T,
-too: a target that finds it valid will make one that the source finds valid. The target's does not
-cover c_S, or the two would cover each other and each would have to hide the other's key.
+tag under a key that nobody else has reveals nothing about what it covers.
 """
 
 from __future__ import annotations
@@ -56,16 +54,16 @@ class Payload:
 
     def source_proof(self, context: Context) -> bytes:
         """Return the source's confirmation tag, 16 bytes."""
-        return one_time_tag(self.source_key, codec.encode(context), self.keys + self.target_key)
+        return one_time_tag(self.source_key, codec.encode(context), self.keys)
 
     def target_proof(self, context: Context) -> bytes:
         """Return the target's confirmation tag, 16 bytes."""
         return one_time_tag(self.target_key, codec.encode(context), self.keys)
 
     def source_proof_is_valid(self, context: Context, proof: bytes) -> bool:
-        """Whether the source, as proven by ``proof``, has this payload."""
-        return one_time_tag_is_valid(self.source_key, codec.encode(context), self.keys + self.target_key, proof)
+        """Whether the source, as proven by ``proof``, has these keys."""
+        return one_time_tag_is_valid(self.source_key, codec.encode(context), self.keys, proof)
 
     def target_proof_is_valid(self, context: Context, proof: bytes) -> bool:
-        """Whether the target has its keys."""
+        """Whether the target has these keys."""
         return one_time_tag_is_valid(self.target_key, codec.encode(context), self.keys, proof)

@@ -31,6 +31,8 @@ class Recent(Generic[K, V]):
     def keep(self, key: K, value: V, size: int = 0) -> None:
         """Keep a value of that size."""
         self.drop(key)
+        if size > self._most_size:
+            return
         self._values[key] = value, size
         self._size += size
         while len(self._values) > self._most or self._size > self._most_size:

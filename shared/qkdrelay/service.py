@@ -119,6 +119,7 @@ class Loop:
         now = self._clock()
         self._note_confirms(received.confirmed, now)
         reconnected = received.connected and received.generation != self._generation
+        self._send_what_is_due()  # before the commit, which may fail for hours
         deliveries = self._again + received.deliveries
         if not deliveries and not reconnected and self._can_wait():
             return bool(received.confirmed)
@@ -130,8 +131,9 @@ class Loop:
             self._service.metrics.reconnects.inc(received.generation - max(1, self._generation))
             self._generation = received.generation
         self._handled += deliveries[:handled]
-        if len(self._handled) >= _HANDLED_MAX or self._patience_s(math.inf) <= 0.0:
+        if len(self._handled) >= _HANDLED_MAX:
             self._send_gathered()
+        self._send_what_is_due()
         return bool(deliveries or received.confirmed or reconnected or self._published)
 
     def _can_wait(self) -> bool:
@@ -226,6 +228,10 @@ class Loop:
         if not self._owes:
             return timeout_s
         return min(timeout_s, max(0.0, self._gathered_since + self._gather_s - time.monotonic()))
+
+    def _send_what_is_due(self) -> None:
+        if self._owes and self._patience_s(math.inf) <= 0.0:
+            self._send_gathered()
 
     def _send_gathered(self) -> None:
         self._send(self._gathered)

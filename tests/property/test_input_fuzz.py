@@ -169,7 +169,7 @@ COLUMNS = (
     "keys",
     "findings",
     "equivocating",
-    "peer_proof",
+    "peer_valid",
 )
 
 

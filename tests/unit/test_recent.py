@@ -26,7 +26,9 @@ def test_the_sizes_together_are_bounded_too():
     recent.keep("a", 3, 100)
     assert recent.get("a") == 3
     recent.keep("large", 4, 101)
-    assert (recent.get("a"), recent.get("large")) == (None, None)
+    assert (recent.get("a"), recent.get("large")) == (3, None)
+    recent.grow("a", 1)
+    assert recent.get("a") is None
     recent.keep("a", 5, 100)
     recent.drop("a")
     recent.keep("b", 6, 100)

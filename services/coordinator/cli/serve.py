@@ -19,7 +19,7 @@ def serve() -> None:
     from qkdrelay.monitor import served
     from qkdrelay.network.topology import load_topology
     from qkdrelay.observability import set_up_logging
-    from qkdrelay.service import BATCH_S, GATHER_S, Loop, stop_on_signal
+    from qkdrelay.service import BATCH_S, Loop, stop_on_signal
     from qkdrelay.settings import key_bytes, load
 
     stop = stop_on_signal()
@@ -34,6 +34,6 @@ def serve() -> None:
     keys = {kme: key_bytes(key) for kme, key in settings.control_keys.items()}
     service = CoordinatorService(topology, CoordinatorStore(settings.store), keys, lab=settings.lab)
     broker = RabbitMqBroker(settings.rabbitmq(COORDINATOR, coordinator_queues(topology.kmes, lab=settings.lab)))
-    loop = Loop(service, broker, batch_s=BATCH_S, gather_s=GATHER_S)
+    loop = Loop(service, broker, batch_s=BATCH_S)
     with served(settings.http, service.metrics.registry, loop.health):
         loop.run(stop)

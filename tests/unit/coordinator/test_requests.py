@@ -94,7 +94,7 @@ def test_a_relay_that_one_kme_could_read_is_refused_unless_it_is_allowed_and_the
 def test_an_end_whose_settings_ask_for_protection_does_not_take_what_the_asker_allows():
     view = Network(LINE).relay("a", "c", allow_unprotected=True)
     assert view.state == "failed"
-    assert ": the plan does not withstand" in view.reason
+    assert "refused by c: the plan does not withstand" in view.reason
 
 
 def test_relays_under_way_are_bounded(monkeypatch):
@@ -102,7 +102,7 @@ def test_relays_under_way_are_bounded(monkeypatch):
     network = Network(DIAMOND)
     network.stop("kme-4")
     for _ in range(2):
-        assert network.relay("kme-1", "kme-4").state == "started"
+        assert network.relay("kme-1", "kme-4").state == "planned"
     text, hint = refused(network, relay())
     assert text == "2 relays are under way"
     assert "later" in hint

@@ -47,8 +47,8 @@ def keep(store, *relays):
     [
         EXPECTING,
         PENDING,
-        replace(PENDING, role="source", peer_proof=b"p" * 16),
-        replace(PENDING, peer_proof=b"q" * 16, findings=FINDINGS, equivocating=(ROUTE, OTHER)),
+        replace(PENDING, role="source", peer_valid=True),
+        replace(PENDING, peer_valid=False, findings=FINDINGS, equivocating=(ROUTE, OTHER)),
         replace(EXPECTING, state="failed", deadline=NOW + 0.1),
     ],
 )
