@@ -40,7 +40,7 @@ def set_up_logging(form: LogFormat, level: LogLevel, stream: TextIO | None = Non
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(least),
-        logger_factory=structlog.PrintLoggerFactory(out),
+        logger_factory=structlog.WriteLoggerFactory(out),
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(level=logging.CRITICAL, stream=sys.stderr)
@@ -61,7 +61,8 @@ class _JsonLines:
     """Renders one line for structlog, or writes many at once, for which structlog would take several times as long."""
 
     def __init__(self, out: TextIO, least: int) -> None:
-        self._out = out
+        # The logger's own way to write whole lines: the thread of the broker logs, too.
+        self._out = structlog.WriteLogger(out)
         self._levels = {name.lower() for name, value in logging.getLevelNamesMapping().items() if value >= least}
 
     def __call__(self, _logger: WrappedLogger, method: str, event: EventDict) -> str:
@@ -77,8 +78,7 @@ class _JsonLines:
             for number, (level, event, fields) in enumerate(wanted)
         ]
         if written:
-            self._out.write("\n".join(written) + "\n")
-            self._out.flush()
+            self._out.msg("\n".join(written))
 
     @staticmethod
     def _line(level: str, at: datetime, event: str, fields: dict[str, Any]) -> str:
