@@ -55,7 +55,7 @@ def main() -> None:
 def _run(part: str, arguments: argparse.Namespace, results: dict[str, Any]) -> None:
     match part:
         case "broker":
-            sizes = {keys: max(40, arguments.relays // max(1, keys // 16)) for keys in arguments.keys}
+            sizes = {keys: max(60, arguments.relays // max(1, keys // 64)) for keys in arguments.keys}
             found = against_broker.measure(sizes, arguments.rounds, control=arguments.control)
             results["broker_with_control" if arguments.control else "broker"] = found
         case "sharing":
