@@ -16,7 +16,7 @@ from uuid import uuid4
 from coordinator.demo import network as embedded
 from qkdrelay import codec
 from qkdrelay.errors import QkdRelayError
-from qkdrelay.inquiries import RelayRequest, Request
+from qkdrelay.inquiries import Request
 from qkdrelay.link.envelope import Suite
 from qkdrelay.network.candidates import choose
 from qkdrelay.network.topology import Topology, load_topology
@@ -62,18 +62,8 @@ class Counted(embedded.EmbeddedNetwork):
         """Run ``relays`` relays at once; return the CPU seconds."""
         source, target = self.topology.kmes[0], self.topology.kmes[-1]
         for _ in range(relays):
-            body = RelayRequest(
-                relay_id=uuid4(),
-                source=source,
-                target=target,
-                key_count=keys,
-                key_size_bits=8 * KEY_BYTES,
-                timeout_s=600.0,
-                policy=policy,
-                withstand=None,
-                allow_unprotected=True,
-                follow=False,
-            )
+            wishes = {"key_count": keys, "timeout_s": 600.0, "policy": policy, "allow_unprotected": True}
+            body = embedded.relay_request(source, target, follow=False, **wishes)
             request = Request(request_id=uuid4(), reply_to=self._client.address, body=body)
             self._client.send(codec.encode(request))
         before = time.process_time()

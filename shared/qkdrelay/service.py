@@ -99,7 +99,8 @@ class Loop:
         self._gathered: list[Publication] = []
         self._handled: list[Delivery] = []
         """Committed, and yet to be acknowledged."""
-        self._gathered_since = self._turned_at = 0.0
+        self._due_at, self._turned_at = math.inf, 0.0
+        """When what is gathered or handled leaves, and when the last turn was (monotonic clock)."""
         self._service, self._journal, self._broker, self._clock = service, service.journal, broker, clock
         self._generation = 0
         self._connected = self._published = False
@@ -114,7 +115,8 @@ class Loop:
         """Handle one batch; return whether there was anything. Raises StoreError when nothing can be committed."""
         messages, size = self._journal.backlog.total()
         room = 0 if messages >= OUTBOX_MAX or size >= OUTBOX_BYTES_MAX or self._again else BATCH_MAX
-        received = self._broker.receive(room, 0.0 if self._again else self._patience_s(timeout_s))
+        until_due_s = max(0.0, self._due_at - time.monotonic())
+        received = self._broker.receive(room, 0.0 if self._again else min(timeout_s, until_due_s))
         self._connected = received.connected
         now = self._clock()
         self._note_confirms(received.confirmed, now)
@@ -131,6 +133,7 @@ class Loop:
             self._service.metrics.reconnects.inc(received.generation - max(1, self._generation))
             self._generation = received.generation
         self._handled += deliveries[:handled]
+        self._note_due()
         if len(self._handled) >= _HANDLED_MAX:
             self._send_gathered()
         self._send_what_is_due()
@@ -139,8 +142,8 @@ class Loop:
     def _can_wait(self) -> bool:
         """Whether a turn without deliveries may be left out: nothing is due, and nothing waits for room."""
         messages, size = self._journal.backlog.total()
-        due = min(self._turned_at + self._gather_s, self._gathered_since + self._gather_s if self._owes else math.inf)
-        return time.monotonic() < due and messages <= _FEW and size <= _FEW_BYTES
+        due_at = min(self._turned_at + self._gather_s, self._due_at)
+        return time.monotonic() < due_at and messages <= _FEW and size <= _FEW_BYTES
 
     def _note_confirms(self, confirmed: list[int], now: float) -> None:
         if confirmed and not self._confirmed:
@@ -209,28 +212,21 @@ class Loop:
     def _publish(self) -> None:
         fresh = self._journal.take_fresh()
         self._published = bool(fresh)
-        if not self._owes:
-            self._gathered_since = time.monotonic()
         # Where one is in a hurry the others go with it, before it: for one queue they leave in their order.
         keys = {publication.routing_key for publication in fresh if publication.hurried}
         waiting = self._gathered + fresh
         self._gathered = [publication for publication in waiting if publication.routing_key not in keys]
+        self._note_due()
         self._send([publication for publication in waiting if publication.routing_key in keys])
         self._service.committed()
 
-    @property
-    def _owes(self) -> bool:
-        """Whether something is gathered."""
-        return bool(self._gathered or self._handled)
-
-    def _patience_s(self, timeout_s: float) -> float:
-        """Return how long to wait at most, so that what is gathered leaves in time."""
-        if not self._owes:
-            return timeout_s
-        return min(timeout_s, max(0.0, self._gathered_since + self._gather_s - time.monotonic()))
+    def _note_due(self) -> None:
+        """Have the first of what is gathered leave in time, and the rest with it."""
+        owes = self._gathered or self._handled
+        self._due_at = min(self._due_at, time.monotonic() + self._gather_s) if owes else math.inf
 
     def _send_what_is_due(self) -> None:
-        if self._owes and self._patience_s(math.inf) <= 0.0:
+        if time.monotonic() >= self._due_at:
             self._send_gathered()
 
     def _send_gathered(self) -> None:
@@ -239,6 +235,7 @@ class Loop:
         if self._handled:
             self._broker.acknowledge(self._handled)
             self._handled = []
+        self._due_at = math.inf
 
     def _send(self, publications: list[Publication]) -> None:
         if publications:

@@ -170,7 +170,7 @@ def test_a_command_that_got_lost_is_told_again_at_a_hello(source, target, lost):
     network.stop(deaf)
     relay_id = ask(network, source, target)
     network.settle()
-    assert network.lose_commands(deaf) == 1
+    assert network.lose_inbox(deaf) == 1
     network.resume(deaf)
     assert network.show(relay_id).state == "planned"
     network.later(10.0)
@@ -184,8 +184,8 @@ def test_a_decision_that_got_lost_is_told_again_while_the_other_end_is_deaf():
     relay_id = ask(network, "b", "a")
     network.settle()
     network.later(31.0)
-    assert network.lose_commands("a")
-    assert network.lose_commands("b")
+    assert network.lose_inbox("a")
+    assert network.lose_inbox("b")
     network.resume("b")
     for _ in range(4):
         network.later(10.0)

@@ -119,12 +119,11 @@ class Network(EmbeddedNetwork):
             queues = kme_queues(name, self.topology.links)
         self.loops[name] = Loop(again, self.hub.connect(name, queues), clock=old._clock)
 
-    def lose_commands(self, name):
-        """Lose the commands delivered to ``name`` and not handled: the broker thinks they were. Return how many."""
+    def lose_inbox(self, name):
+        """Lose what was delivered to ``name`` and not handled: the broker thinks it was. Return how many."""
         broker = self.loops[name]._broker
-        lost = [delivery for delivery in broker._inbox if delivery.queue == control_queue(name)]
-        for delivery in lost:
-            broker._inbox.remove(delivery)
+        lost = list(broker._inbox)
+        broker._inbox.clear()
         broker.acknowledge(lost)
         return len(lost)
 
