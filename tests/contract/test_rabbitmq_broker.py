@@ -23,7 +23,7 @@ from contract.broker_contract import (
 from qkdrelay.broker.names import CLI
 from qkdrelay.broker.port import Publication
 from qkdrelay.broker.rabbitmq import RabbitMqBroker, RabbitMqClient, RabbitMqSettings
-from support.rabbitmq import RabbitMqServer, VirtualHost, free_port
+from support.rabbitmq import RabbitMqServer, VirtualHost, free_port, reset_on_connecting
 from support.waiting import eventually
 
 pytestmark = pytest.mark.rabbitmq
@@ -82,6 +82,16 @@ class TestRabbitMqFailures:
     def test_the_next_address_is_tried_when_one_does_not_answer(self, network: RabbitMqNetwork) -> None:
         addresses = f"{_nobody()}, {network.host.addresses}"
         Service(network.connect("kme-1", addresses=addresses)).publish([b"found"])
+
+    def test_a_connection_reset_the_moment_it_is_made_is_tried_again(
+        self, network: RabbitMqNetwork, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        resets = reset_on_connecting(monkeypatch, 4)
+        with capture_logs() as logs:
+            sender = Service(network.connect("kme-1"))
+            sender.publish([b"at last"])
+        assert not resets
+        assert any("reset as soon as" in log.get("reason", "") for log in logs)
 
     def test_a_deleted_queue_is_noticed_and_consumed_again_when_it_is_back(self, network: RabbitMqNetwork) -> None:
         receiver = Service(network.connect("kme-2", [LINK])).until_connected()

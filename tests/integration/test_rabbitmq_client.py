@@ -14,7 +14,7 @@ from qkdrelay.broker.port import MessageTooLargeError, Publication
 from qkdrelay.broker.rabbitmq import RabbitMqBroker, RabbitMqClient, RabbitMqSettings
 from qkdrelay.codec import MESSAGE_BYTES_MAX
 from qkdrelay.errors import BrokerUnreachableError
-from support.rabbitmq import RabbitMqServer, VirtualHost
+from support.rabbitmq import RabbitMqServer, VirtualHost, reset_on_connecting
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -123,6 +123,14 @@ def test_a_lost_connection_is_told_to_who_waits(settings: RabbitMqSettings, host
         host.drop_connections(CLI)
         with pytest.raises(BrokerUnreachableError, match="lost: 320 CONNECTION_FORCED"):
             client.receive(20)
+
+
+def test_a_connection_reset_the_moment_it_is_made(settings: RabbitMqSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    reset_on_connecting(monkeypatch, 1)
+    error = refusal(settings)
+    assert "reset as soon as it was made" in str(error)
+    with RabbitMqClient(settings):
+        pass
 
 
 def test_reports_that_travel_together_are_watched_one_by_one(settings: RabbitMqSettings, host: VirtualHost) -> None:

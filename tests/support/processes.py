@@ -29,6 +29,7 @@ PAUSE_S = 0.2
 ANSWER_WITHIN_S = 10
 ASK_EVERY_S = 0.1
 LISTED_MAX = 1000
+LOG_END = 2000
 
 
 class Load(threading.Thread):
@@ -113,8 +114,15 @@ class Processes:
             found[name] = int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))) * 1024
         return found
 
+    def _all_run(self) -> None:
+        for name, process in self.running.items():
+            if process.poll() is not None:
+                end = (self.folder / f"{name}.log").read_text(errors="replace")[-LOG_END:]
+                raise AssertionError(f"{name} ended by itself with {process.returncode}; its log ends:\n{end}")
+
     def relays(self) -> dict[str, RelaySummary]:
         """Return the relays that the coordinator knows, by id; none while it cannot be asked."""
+        self._all_run()
         time.sleep(ASK_EVERY_S)
         try:
             self._client = self._client or RabbitMqClient(self.cli)

@@ -14,6 +14,7 @@ from pika.channel import Channel
 from qkdrelay.broker.rabbitmq.backoff import backoff_s
 from qkdrelay.broker.rabbitmq.explain import describe, explain
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
+from qkdrelay.broker.rabbitmq.sockets import Sockets
 from qkdrelay.errors import SettingsError
 
 _log = structlog.get_logger()
@@ -68,7 +69,7 @@ class LiveConnection:
             on_open_callback=self._opened,
             on_open_error_callback=self._ended,
             on_close_callback=self._ended,
-            custom_ioloop=self._loop,
+            custom_ioloop=Sockets(self._loop),
         )
 
     def ready(self, **details: object) -> None:

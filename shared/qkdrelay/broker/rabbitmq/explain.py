@@ -17,6 +17,7 @@ from pika.exceptions import (
 )
 
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
+from qkdrelay.broker.rabbitmq.sockets import ResetOnConnectingError
 from qkdrelay.broker.rabbitmq.tls import tls_fault
 from qkdrelay.errors import BrokerUnreachableError, SettingsError
 
@@ -53,6 +54,9 @@ def explain(error: BaseException, settings: RabbitMqSettings, address: tuple[str
         case ConnectionRefusedError():
             message = f"nothing answers at {where}"
             hint = "look whether the broker is running and the port is right"
+        case ResetOnConnectingError():
+            message = f"cannot connect to the broker at {where}: {cause}"
+            hint = "is the broker still starting?"
         case TimeoutError() | AMQPConnectorStackTimeout():
             message = f"no answer from {where} within {settings.connect_timeout_s:g} s"
             hint = "look whether the broker is running and can be reached from here"
