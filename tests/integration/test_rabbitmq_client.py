@@ -14,7 +14,9 @@ from qkdrelay.broker.port import MessageTooLargeError, Publication
 from qkdrelay.broker.rabbitmq import RabbitMqBroker, RabbitMqClient, RabbitMqSettings
 from qkdrelay.codec import MESSAGE_BYTES_MAX
 from qkdrelay.errors import BrokerUnreachableError
-from support.rabbitmq import RabbitMqServer, VirtualHost, reset_on_connecting
+from support.proxy import resetting_port
+from support.rabbitmq import RabbitMqServer, VirtualHost
+from support.waiting import eventually
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -125,12 +127,10 @@ def test_a_lost_connection_is_told_to_who_waits(settings: RabbitMqSettings, host
             client.receive(20)
 
 
-def test_a_connection_reset_the_moment_it_is_made(settings: RabbitMqSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    reset_on_connecting(monkeypatch, 1)
-    error = refusal(settings)
-    assert "reset as soon as it was made" in str(error)
-    with RabbitMqClient(settings):
-        pass
+def test_a_connection_reset_the_moment_it_is_made(settings: RabbitMqSettings) -> None:
+    with resetting_port() as port:
+        away = replace(settings, addresses=f"127.0.0.1:{port}")
+        eventually(lambda: "as soon as it was made" in str(refusal(away)), timeout_s=60, what="a reset just then")
 
 
 def test_reports_that_travel_together_are_watched_one_by_one(settings: RabbitMqSettings, host: VirtualHost) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import struct
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
+LOOPBACK = "127.0.0.1"
 _CHUNK = 4096
+_RESET_WITHIN_S = 0.0005
 _RESET = struct.pack("ii", 1, 0)
 
 
@@ -18,7 +23,7 @@ class Proxy:
 
     def __init__(self, target: tuple[str, int]) -> None:
         self._target = target
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self._listener = socket.create_server((LOOPBACK, 0), backlog=64)
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self._lock = threading.Lock()
         self._flowing = threading.Event()
@@ -30,7 +35,7 @@ class Proxy:
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self._listener.getsockname()[1]}"
+        return f"{LOOPBACK}:{self._listener.getsockname()[1]}"
 
     def hang(self) -> None:
         """Forward nothing more on the connections there are, and do not close them. New ones work."""
@@ -90,6 +95,30 @@ class Proxy:
     ) -> None:
         self._listener.close()
         self.cut()
+
+
+@contextmanager
+def resetting_port() -> Iterator[int]:
+    """Give a port that takes connections and resets each within half a millisecond.
+
+    So does a proxy, or a container's published port, while what it leads to is away.
+    """
+    with socket.create_server((LOOPBACK, 0), backlog=64) as listener:
+
+        def accept() -> None:
+            while True:
+                try:
+                    taken = listener.accept()[0]
+                    time.sleep(random.uniform(0, _RESET_WITHIN_S))  # what matters is the moment, so it varies
+                    _reset(taken)
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield int(listener.getsockname()[1])
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
 
 
 class Budget:

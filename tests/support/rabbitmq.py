@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import errno
 import http.client
 import json
 import os
@@ -190,23 +189,6 @@ class VirtualHost:
     def make_queue(self, queue: str) -> None:
         arguments = {"x-queue-type": "quorum", "x-single-active-consumer": True}
         self.server.call("PUT", f"queues/{self.vhost}/{queue}", {"durable": True, "arguments": arguments})
-
-
-def reset_on_connecting(monkeypatch: pytest.MonkeyPatch, count: int) -> list[None]:
-    """Have this process's next ``count`` questions for a connection's peer tell that it was reset; return what is left.
-
-    So it looks when a connection is reset just after it was made, in the few microseconds before pika asks.
-    """
-    left, peer = [None] * count, socket.socket.getpeername
-
-    def getpeername(connection: socket.socket) -> object:
-        if left:
-            left.pop()
-            raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
-        return peer(connection)
-
-    monkeypatch.setattr(socket.socket, "getpeername", getpeername)
-    return left
 
 
 def free_port() -> int:

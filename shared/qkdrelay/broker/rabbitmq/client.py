@@ -30,7 +30,7 @@ from qkdrelay.broker.port import Publication, check_size
 from qkdrelay.broker.rabbitmq.bundle import unpacked
 from qkdrelay.broker.rabbitmq.explain import HINT_PROVISION, describe, explain
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
-from qkdrelay.broker.rabbitmq.sockets import ResetOnConnectingError
+from qkdrelay.broker.rabbitmq.sockets import RESET_ON_CONNECTING
 from qkdrelay.errors import BrokerUnreachableError
 
 _PREFETCH: Final = 100
@@ -162,7 +162,7 @@ def _connect(settings: RabbitMqSettings) -> Any:
             return pika.BlockingConnection(settings.parameters(address, "client"))
         except (AMQPError, AMQPConnectorStackTimeout, OSError) as error:
             failure = explain(error, settings, address)
-        except ValueError:
-            failure = explain(ResetOnConnectingError(), settings, address)
+        except ValueError:  # see Sockets
+            failure = explain(ConnectionResetError(RESET_ON_CONNECTING), settings, address)
     assert failure is not None  # noqa: S101 - the settings have at least one address
     raise failure from None

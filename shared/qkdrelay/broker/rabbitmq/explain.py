@@ -17,7 +17,6 @@ from pika.exceptions import (
 )
 
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
-from qkdrelay.broker.rabbitmq.sockets import ResetOnConnectingError
 from qkdrelay.broker.rabbitmq.tls import tls_fault
 from qkdrelay.errors import BrokerUnreachableError, SettingsError
 
@@ -54,8 +53,8 @@ def explain(error: BaseException, settings: RabbitMqSettings, address: tuple[str
         case ConnectionRefusedError():
             message = f"nothing answers at {where}"
             hint = "look whether the broker is running and the port is right"
-        case ResetOnConnectingError():
-            message = f"cannot connect to the broker at {where}: {cause}"
+        case ConnectionResetError() | BrokenPipeError():
+            message = f"what answers at {where} hung up: {cause}"
             hint = "is the broker still starting?"
         case TimeoutError() | AMQPConnectorStackTimeout():
             message = f"no answer from {where} within {settings.connect_timeout_s:g} s"

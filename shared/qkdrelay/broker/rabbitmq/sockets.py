@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 
-
-class ResetOnConnectingError(ConnectionResetError):
-    """The other side took a connection and reset it at once."""
-
-    def __init__(self) -> None:
-        super().__init__("the connection was reset as soon as it was made")
+RESET_ON_CONNECTING: Final = "the connection was reset as soon as it was made"
 
 
 class Sockets(SelectorIOServicesAdapter):  # type: ignore[misc] # pika has no types that can be relied on
@@ -27,4 +22,4 @@ class Sockets(SelectorIOServicesAdapter):  # type: ignore[misc] # pika has no ty
         try:
             return super().create_streaming_connection(*arguments, on_done=on_done, **named)
         except ValueError:
-            return self.call_later(0, partial(on_done, ResetOnConnectingError()))
+            return self.call_later(0, partial(on_done, ConnectionResetError(RESET_ON_CONNECTING)))
