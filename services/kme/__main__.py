@@ -22,7 +22,7 @@ from qkdrelay.errors import RequestRefusedError
 from qkdrelay.link.key import SimulatedLinkKey
 from qkdrelay.monitor import served
 from qkdrelay.observability import set_up_logging
-from qkdrelay.service import BATCH_S, GATHER_S, Loop, stop_on_signal
+from qkdrelay.service import BATCH_S, GATHER_S, Loop, prepare_process
 from qkdrelay.settings import key_bytes, load
 from qkdrelay.terminal import app_with, console, run_app
 
@@ -37,7 +37,7 @@ def run() -> None:
 
     Example: QKDRELAY_KME=kme-1 QKDRELAY_BROKER=127.0.0.1:5672 ... kme run
     """
-    stop = stop_on_signal()
+    stop = prepare_process()
     settings = load(KmeSettings)
     set_up_logging(settings.log_format, settings.log_level)
     name = settings.kme

@@ -167,7 +167,7 @@ class Ends:
         relay = memory.relay(relay_id)
         if relay is None or relay.equivocating or (calm and relay.state == "expecting"):
             return True
-        return len(memory.shares(relay_id)) >= relay.plan.final_shares
+        return memory.share_count(relay_id) >= relay.plan.final_shares
 
     def _keeps(self, part: Plan, steps_max: int) -> bool:
         """Whether as many compromised KMEs as are reckoned with cannot learn what ``part`` splits."""

@@ -65,6 +65,10 @@ class Memory(Protocol):
         """Return the shares collected for a relay that ends here."""
         ...
 
+    def share_count(self, relay_id: UUID) -> int:
+        """Return how many shares are collected for a relay that ends here."""
+        ...
+
     def share(self, relay_id: UUID, route: Route) -> bytes | None:
         """Return one collected share."""
         ...

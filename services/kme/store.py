@@ -136,6 +136,13 @@ class KmeStore(Journal):
             self._shares.keep(relay_id, shares, sum(map(len, shares.values())))
         return shares
 
+    def share_count(self, relay_id: UUID) -> int:
+        """Return how many shares are collected for a relay; reads none of them."""
+        if (shares := self._shares.get(relay_id)) is not None:
+            return len(shares)
+        self._write()
+        return self._count("SELECT count(*) FROM shares WHERE relay_id = ?", relay_id.bytes)
+
     def relays_with_shares(self, limit: int) -> list[UUID]:
         """Return relays that shares were collected for: all that are not rebuilt yet, and the latest ``limit``."""
         expecting = "SELECT DISTINCT relay_id FROM shares JOIN relays USING (relay_id) WHERE state = 'expecting'"

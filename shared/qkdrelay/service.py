@@ -6,6 +6,7 @@ before the commit, nothing is acknowledged before it, and what is published is w
 
 from __future__ import annotations
 
+import gc
 import math
 import signal
 import threading
@@ -40,6 +41,8 @@ _CONFIRM_AGE_S = 1.0
 _RETRY_S = 1.0
 _MEASURE_EVERY_S = 5.0
 _CLOSE_TIMEOUT_S = 8.0
+_COLLECT = 50_000, 20, 100
+"""Objects made after which the garbage collector looks for cycles among the young, and how often among the older."""
 
 log = structlog.get_logger()
 
@@ -292,8 +295,12 @@ class Loop:
         self._journal.close()
 
 
-def stop_on_signal() -> threading.Event:
-    """Return an event that SIGTERM and SIGINT set."""
+def prepare_process() -> threading.Event:
+    """Set up a process that is all a service's; return the event that SIGTERM and SIGINT set."""
+    # What is loaded stays, and what a batch makes is gone after it: looking through all of it for cycles every
+    # 700 objects took 5 % of a relay.
+    gc.freeze()
+    gc.set_threshold(*_COLLECT)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

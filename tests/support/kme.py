@@ -27,6 +27,9 @@ class Memory:
     def shares(self, relay_id):
         return {route: kept.payload for (relay, route), kept in self.collected.items() if relay == relay_id}
 
+    def share_count(self, relay_id):
+        return len(self.shares(relay_id))
+
     def share(self, relay_id, route):
         return self.shares(relay_id).get(route)
 

@@ -19,10 +19,10 @@ def serve() -> None:
     from qkdrelay.monitor import served
     from qkdrelay.network.topology import load_topology
     from qkdrelay.observability import set_up_logging
-    from qkdrelay.service import BATCH_S, Loop, stop_on_signal
+    from qkdrelay.service import BATCH_S, Loop, prepare_process
     from qkdrelay.settings import key_bytes, load
 
-    stop = stop_on_signal()
+    stop = prepare_process()
     settings = load(CoordinatorSettings)
     set_up_logging(settings.log_format, settings.log_level)
     topology = load_topology(settings.topology)

@@ -21,6 +21,7 @@ _LOW = (1 << 8 * 128) - 1
 _REDUCED = 1 | 1 << 8 | 1 << 16 | 1 << 56
 """What x^128 is in the field, spread: 1 + x + x^2 + x^7."""
 _TO_DIGITS = bytes(48 + (byte & 1) for byte in range(256))
+_FROM_DIGITS = bytes(byte & 1 for byte in range(256))
 
 
 def evaluate(blocks: bytes, point: bytes) -> bytes:
@@ -29,9 +30,10 @@ def evaluate(blocks: bytes, point: bytes) -> bytes:
     for least, length in _SHORTENED:
         if len(blocks) >= least * BLOCK:
             blocks = _shortened(blocks, r, length)
+    spread = f"{int.from_bytes(blocks):0{8 * len(blocks)}b}".encode().translate(_FROM_DIGITS)
     value = 0
-    for start in range(len(blocks) - BLOCK, -1, -BLOCK):
-        value = _times(value ^ _spread(int.from_bytes(blocks[start : start + BLOCK])), r)
+    for start in range(len(spread) - 8 * BLOCK, -1, -8 * BLOCK):
+        value = _times(value ^ int.from_bytes(spread[start : start + 8 * BLOCK]), r)
     return _gather(value).to_bytes(BLOCK)
 
 
