@@ -71,8 +71,8 @@ def throughput(sides: dict[str, Callable[..., Times]], relays: int, rounds: int)
     used: dict[str, Counter[str]] = {name: Counter() for name in sides}
     for relay in sides.values():
         relay(max(1, relays // 10))
-    for _ in range(rounds):
-        for name, relay in sides.items():
+    for turn in range(rounds):
+        for name, relay in sorted(sides.items(), reverse=bool(turn % 2)):
             before = spent()
             times = relay(relays)
             used[name] += spent() - before

@@ -29,7 +29,7 @@ def write(folder: Path, relays: int) -> None:
                 stats = pstats.Stats(str(here / f"{name}.prof"), stream=text)
                 stats.strip_dirs().sort_stats("tottime").print_stats(ROWS)
                 lines = [line.rstrip() for line in text.getvalue().splitlines() if line.strip()]
-                head = f"{name} while {relays} relays of one key run at once; waiting is in 'acquire'"
+                head = f"{name} while {relays} relays of one key run at once; waiting is in 'acquire' and 'poll'"
                 (folder / f"profile-{name}.txt").write_text("\n".join([head, *lines[1:]]) + "\n")
     finally:
         shutil.rmtree(here)

@@ -133,6 +133,11 @@ def test_a_connection_reset_the_moment_it_is_made(settings: RabbitMqSettings) ->
         eventually(lambda: "as soon as it was made" in str(refusal(away)), timeout_s=60, what="a reset just then")
 
 
+def test_a_host_that_cannot_be_one() -> None:
+    error = refusal(RabbitMqSettings(addresses="a..b:5672", user=CLI, password=SECRET))
+    assert str(error) == "the broker's host 'a..b' is unknown"
+
+
 def test_reports_that_travel_together_are_watched_one_by_one(settings: RabbitMqSettings, host: VirtualHost) -> None:
     kme = RabbitMqBroker(replace(settings, user="kme-1", password=host.passwords["kme-1"], bundle_max=64))
     bodies = [b"one", b"two", b"three"]

@@ -67,6 +67,7 @@ class Protocol:
         self.frames: list[bytes] = []
         self.lost: list[BaseException | None] = []
         self.ends = 0
+        self.stays = False
         self.on_frame: Callable[[], None] = lambda: None
 
     def connection_made(self, stream: Any) -> None:
@@ -79,7 +80,7 @@ class Protocol:
 
     def eof_received(self) -> bool:
         self.ends += 1
-        return False
+        return self.stays
 
     def connection_lost(self, error: BaseException | None) -> None:
         self.lost.append(error)
@@ -182,7 +183,63 @@ def test_a_broker_of_another_version_is_heard() -> None:
         assert link.protocol.frames == [b"AMQP\x00\x00\x09\x01"]
 
 
-def test_a_frame_longer_than_agreed_ends_the_connection_and_takes_no_memory() -> None:
+def test_nothing_is_lost_if_the_protocol_raises_what_reading_may_raise() -> None:
+    # A log line into a pipe that nobody empties raises it, under a delivery.
+    with linked() as link:
+
+        def fail() -> None:
+            raise BlockingIOError
+
+        link.protocol.on_frame = fail
+        link.far.sendall(frame(b"one") + frame(b"two"))
+        link.turns.turn()
+        link.turns.turn()
+        assert [type(error) for error in link.protocol.lost] == [BlockingIOError]
+
+
+def test_a_header_longer_than_agreed_is_taken_as_the_broker_sends_it() -> None:
+    with linked() as link:
+        long = frame(bytes(131_072), kind=2)
+        link.far.setblocking(False)
+        place = 0
+        while place < len(long):
+            place += link.far.send(long[place:])
+            link.turns.turn()
+        link.turns.turn()
+        assert link.protocol.frames == [long]
+
+
+def test_a_protocol_may_stay_after_the_other_end_has_closed() -> None:
+    with linked() as link:
+        link.protocol.stays = True
+        link.far.shutdown(socket.SHUT_WR)
+        for _ in range(3):
+            link.turns.turn()
+        assert (link.protocol.ends, link.protocol.lost, link.turns.reader) == (1, [], None)
+        link.stream.write(b"still here")
+        link.turns.turn()
+        assert link.far.recv(100) == b"still here"
+        link.stream.abort()
+        link.turns.turn()
+        assert link.protocol.lost == [None]
+
+
+def test_a_protocol_may_end_the_connection_when_it_is_told_of_it() -> None:
+    ours, far = socket.socketpair()
+    turns, done = Turns(), []
+
+    class Leaving(Protocol):
+        def connection_made(self, stream: Any) -> None:
+            stream.abort()
+
+    with far:
+        Stream(turns, ours, Leaving, done.append)  # type: ignore[arg-type]
+        turns.turn()
+        turns.turn()
+        assert (len(done), ours.fileno(), turns.reader, turns.writer) == (1, -1, None, None)
+
+
+def test_a_frame_longer_than_any_ends_the_connection_and_takes_no_memory() -> None:
     with linked() as link:
         link.far.sendall(frame(b"whole") + struct.pack(">BHL", 3, 1, 1 << 31) + bytes(1000))
         link.turns.turn()

@@ -158,9 +158,10 @@ def _connect(settings: RabbitMqSettings) -> Any:
     """Return a connection to the first address that takes one; raise what is wrong with the last."""
     failure: BrokerUnreachableError | None = None
     for address in settings.hosts:
+        parameters = settings.parameters(address, "client")
         try:
-            return pika.BlockingConnection(settings.parameters(address, "client"))
-        except (AMQPError, AMQPConnectorStackTimeout, OSError) as error:
+            return pika.BlockingConnection(parameters)
+        except (AMQPError, AMQPConnectorStackTimeout, OSError, UnicodeError) as error:
             failure = explain(error, settings, address)
         except ValueError:  # see Sockets
             failure = explain(ConnectionResetError(RESET_ON_CONNECTING), settings, address)

@@ -48,7 +48,7 @@ def explain(error: BaseException, settings: RabbitMqSettings, address: tuple[str
             if settings.tls is None:
                 message += ", or it wants TLS"
                 hint += "; for TLS, usually at 5671, set QKDRELAY_BROKER_TLS"
-        case socket.gaierror():
+        case socket.gaierror() | UnicodeError():  # the latter for what cannot be a host's name
             message, hint = f"the broker's host {address[0]!r} is unknown", "check the address"
         case ConnectionRefusedError():
             message = f"nothing answers at {where}"

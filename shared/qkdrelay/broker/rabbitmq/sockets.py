@@ -11,13 +11,14 @@ from typing import Any, Final
 from pika.adapters.utils.nbio_interface import AbstractIOReference, AbstractStreamTransport
 from pika.adapters.utils.selector_ioloop_adapter import SelectorIOServicesAdapter
 from pika.exceptions import InvalidFrameError
-from pika.spec import FRAME_END_SIZE, FRAME_HEADER_SIZE, FRAME_MAX_SIZE
+from pika.spec import FRAME_END_SIZE, FRAME_HEADER_SIZE
 
 RESET_ON_CONNECTING: Final = "the connection was reset as soon as it was made"
 
 _HEADER_BYTES: Final[int] = FRAME_HEADER_SIZE
 _END_BYTES: Final[int] = FRAME_END_SIZE
-_PAYLOAD_MAX: Final[int] = FRAME_MAX_SIZE - FRAME_HEADER_SIZE - FRAME_END_SIZE
+_PAYLOAD_MAX: Final = 1 << 20
+"""Bytes in a frame. A bound on memory: RabbitMQ itself goes beyond the size agreed on when a header is long."""
 _SIZE_AT: Final = slice(3, 7)
 _GREETING, _GREETING_BYTES = b"AMQP", 8
 """What a broker of another version answers with, in place of a frame."""
@@ -82,10 +83,11 @@ class Stream(AbstractStreamTransport, AbstractIOReference):  # type: ignore[misc
     def _link(self, protocol_factory: Callable[[], Any], on_done: Callable[[Any], None]) -> None:
         try:
             self._protocol = protocol_factory()
-            self._protocol.connection_made(self)
             self._sockets.set_reader(self._sock.fileno(), self._readable)
+            self._protocol.connection_made(self)
         except Exception as error:
             self._failed = True
+            self._sockets.remove_reader(self._sock.fileno())
             self._sock.close()
             on_done(error)
         else:
@@ -138,12 +140,18 @@ class Stream(AbstractStreamTransport, AbstractIOReference):  # type: ignore[misc
             return
         try:
             count = self._sock.recv_into(self._read)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._end(error)
+            return
+        try:  # apart from reading: what the protocol raises may look the same, and what was read would be lost
             if count:
                 self._take(memoryview(self._read)[:count])
-            elif not self._protocol.eof_received():
+            elif self._protocol.eof_received():
+                self._sockets.remove_reader(self._sock.fileno())
+            else:
                 self._end(None)
-        except BlockingIOError:
-            pass
         except Exception as error:
             self._end(error)
 
