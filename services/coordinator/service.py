@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from functools import partial
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from coordinator.adversary import Adversary
 from coordinator.audience import Audience
 from coordinator.metrics import BROKER, CoordinatorMetrics
 from coordinator.progress import Relay, advance, expire, outstanding, reminders
 from coordinator.requests import Desk
-from coordinator.store import CoordinatorStore
+from coordinator.store import RELAYS_CACHED, CoordinatorStore
 from qkdrelay import codec, control
 from qkdrelay.broker.names import (
     CLI_EXCHANGE,
@@ -34,6 +34,7 @@ from qkdrelay.messages import (
     Commands,
     DeadLetter,
     Done,
+    Findings,
     Forwarded,
     Hello,
     Leak,
@@ -48,6 +49,7 @@ from qkdrelay.messages import (
 from qkdrelay.metrics import refusal
 from qkdrelay.network.topology import Topology
 from qkdrelay.observability import LogLevel, log_all
+from qkdrelay.recent import Recent
 
 SKEW_MAX_S = 5.0
 """A KME whose clock differs by more raises an alarm: deadlines are in absolute time."""
@@ -75,6 +77,8 @@ class CoordinatorService:
         """Of this batch, the last of each KME."""
         self._behind: set[str] = set()
         self._commands: defaultdict[str, list[Command]] = defaultdict(list)
+        self._found: Recent[tuple[UUID, str], tuple[bytes, int]] = Recent(RELAYS_CACHED)
+        """Epoch and number of the message that said last what was found, by relay and who found it."""
         self._audience = Audience(store)
         self._desk = Desk(topology, self, store, self._audience, adversary=self._adversary, heard=self._heard, lab=lab)
         self._notes: list[tuple[LogLevel, str, dict[str, object]]] = []
@@ -118,7 +122,21 @@ class CoordinatorService:
         reports = codec.decode(message.body, Reports)
         self._store.finish_number(*place)
         for report in reports.items:
-            self._on_report(sender, report, now)
+            if not self._is_overtaken(sender, report, message):
+                self._on_report(sender, report, now)
+
+    def _is_overtaken(self, sender: str, report: Report, message: SignedMessage) -> bool:
+        """Whether it is a finding that a later one has overtaken: what the broker refused at first comes late.
+
+        An earlier number in the same epoch is earlier. What was found before this start is not compared.
+        """
+        if not isinstance(report, Findings):
+            return False
+        epoch, number = self._found.get((report.relay_id, sender)) or (message.epoch, 0)
+        if epoch == message.epoch and number > message.number:
+            return True
+        self._found.keep((report.relay_id, sender), (message.epoch, message.number))
+        return False
 
     def _handle_dead_letter(self, delivery: Delivery, now: float) -> None:
         try:

@@ -1,0 +1,64 @@
+"""What the coordinator makes of the messages that KMEs sign."""
+
+import pytest
+
+from coordinator.progress import Relay
+from coordinator.service import CoordinatorService
+from coordinator.store import CoordinatorStore
+from qkdrelay import control
+from qkdrelay.broker.names import kme_exchange, results_queue
+from qkdrelay.broker.port import Delivery
+from qkdrelay.messages import Findings, Reports
+from qkdrelay.network.topology import load_topology
+from support.kme import NOW, RELAY, terms
+
+KEYS = {f"kme-{number}": bytes([number]) * 32 for number in range(1, 9)}
+TARGET = "kme-8"
+FIRST, RESTARTED = b"1" * 16, b"0" * 16
+"""Epochs; the second of a KME whose clock was stepped back and whose store was lost."""
+
+
+@pytest.fixture
+def store():
+    return CoordinatorStore(None)
+
+
+@pytest.fixture
+def service(store):
+    service = CoordinatorService(load_topology("eight-kmes"), store, KEYS)
+    with store.transaction():
+        service.change(None, Relay(terms=terms(), policy="recursive", protected=True, created_at=NOW), NOW)
+    return service
+
+
+def found(false, epoch, number):
+    finding = Findings(relay_id=RELAY, false=(false,), disputed=(), equivocating=(), unclear="")
+    body = control.sign(
+        KEYS[TARGET], TARGET, control.COORDINATOR, epoch=epoch, number=number, body=Reports(items=(finding,))
+    )
+    return Delivery(results_queue(TARGET), kme_exchange(TARGET), results_queue(TARGET), body, False, (1, 1))
+
+
+def after(service, store, *deliveries):
+    for delivery in deliveries:
+        with store.transaction():
+            service.handle(delivery, NOW)
+            service.tick(NOW, connected=True, reconnected=False)
+        service.committed()
+    assert store.dead_letter_count() == 0
+    return store.relay(RELAY).findings.false[0]
+
+
+EARLIER, LATER = ("kme-1", "kme-2"), ("kme-1", "kme-3")
+
+
+def test_what_was_found_later_counts_even_if_it_comes_first(service, store):
+    assert after(service, store, found(LATER, FIRST, 8), found(EARLIER, FIRST, 7)) == LATER
+
+
+def test_what_was_found_later_counts_if_it_comes_later(service, store):
+    assert after(service, store, found(EARLIER, FIRST, 7), found(LATER, FIRST, 8)) == LATER
+
+
+def test_numbers_of_different_epochs_are_not_compared(service, store):
+    assert after(service, store, found(EARLIER, FIRST, 7), found(LATER, RESTARTED, 1)) == LATER
