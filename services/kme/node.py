@@ -19,10 +19,11 @@ from kme.effects import (
     Tell,
 )
 from qkdrelay.codec import decode_plan
+from qkdrelay.confirmation import OVERHEAD
 from qkdrelay.errors import QkdRelayError
 from qkdrelay.messages import KEY_BYTES_MAX, TIMEOUT_S_MAX, Collected, Forwarded, LabMode, ShareHeader, Split
 from qkdrelay.network.plan import KMES_MAX, Plan, Route
-from qkdrelay.sharing.amd import OVERHEAD
+from qkdrelay.sharing import amd
 from qkdrelay.sharing.tree import hand_on
 
 LATE_S = 60.0
@@ -96,7 +97,7 @@ class Node:
     def on_share(self, sender: str, header: ShareHeader, payload: bytes, memory: Memory, now: float) -> list[Effect]:
         """Decide on a share that came over the link from ``sender``; raise RejectedShareError if it does not fit."""
         part = self._check(sender, header, now)
-        if len(payload) > KEY_BYTES_MAX + OVERHEAD * (len(header.route) + 2):
+        if len(payload) > amd.encoded_length(KEY_BYTES_MAX + OVERHEAD, times=len(header.route) - 1):
             raise RejectedShareError(f"the share has {len(payload)} bytes, more than any relay's can have")
         effects: list[Effect] = []
         mode = memory.lab_mode if self._me.lab else None

@@ -6,6 +6,8 @@ Run as a script it prints tests/vectors/sharing.json.
 import hashlib
 import json
 
+from support.wire_slow import poly1305
+
 EIGHT = {
     "kme-1": (["kme-2", "kme-3", "kme-4"], 2),
     "kme-2": (["kme-5", "kme-6"], 2),
@@ -54,13 +56,17 @@ def evaluate128(blocks, r):
     return total
 
 
-def amd_codeword(message, r, *, zero_block=True):
-    padded = message + bytes((16 - len(message)) % 16) + len(message).to_bytes(16, "big")
+def amd_codeword(message, drawn, *, zero_block=True):
+    covered, x = message, drawn
+    if len(message) > 256:
+        r, x = drawn[:16], drawn[16:]
+        covered = r + poly1305(r + bytes(16), message)
+    padded = covered + bytes((16 - len(covered)) % 16) + len(covered).to_bytes(16, "big")
     blocks = [int.from_bytes(padded[i : i + 16], "big") for i in range(0, len(padded), 16)]
     if zero_block and len(blocks) % 2 == 0:
         blocks.append(0)
-    f = evaluate128([*blocks, 0, 1], int.from_bytes(r, "big"))
-    return message + r + f.to_bytes(16, "big")
+    f = evaluate128([*blocks, 0, 1], int.from_bytes(x, "big"))
+    return message + drawn + f.to_bytes(16, "big")
 
 
 def shamir_shares(secret, n, coefficients):
@@ -96,7 +102,7 @@ def tree_payloads(hops, source, payload):
         successors, k = hops.get(route[-1], ([], 0))
         if len(successors) > 1 or (successors and route == (source,)):
             random = stream(route)
-            codeword = amd_codeword(held, random(16))
+            codeword = amd_codeword(held, random(16 if len(held) <= 256 else 32))
             drawn = random((k - 1) * len(codeword))
             size = len(codeword)
             coefficients = [drawn[i * size : (i + 1) * size] for i in range(k - 1)]
@@ -138,12 +144,17 @@ def vectors():
         shares = shamir_shares(bytes.fromhex(secret), n, coefficients)
         shamir.append({"k": k, "n": n, "secret": secret, "random": random, "shares": [s.hex() for s in shares]})
     amd = []
-    for size in (0, 1, 15, 16, 17, 32, 33, 48, 96, 100):
-        message, r = bytes(range(size)), bytes(range(16))
-        amd.append({"message": message.hex(), "random": r.hex(), "codeword": amd_codeword(message, r).hex()})
+    for size in (0, 1, 15, 16, 17, 32, 33, 48, 96, 100, 255, 256, 257, 272, 576):
+        message, drawn = bytes(i % 256 for i in range(size)), bytes(range(16 if size <= 256 else 32))
+        amd.append({"message": message.hex(), "random": drawn.hex(), "codeword": amd_codeword(message, drawn).hex()})
     trees = []
-    for hops, source, target in ((EIGHT, "kme-1", "kme-8"), (CHAIN, "a", "g")):
-        payload = pattern("payload", 96)
+    # 240 bytes are encoded as a short message first, and then as a long one.
+    for hops, source, target, size in (
+        (EIGHT, "kme-1", "kme-8", 96),
+        (EIGHT, "kme-1", "kme-8", 240),
+        (CHAIN, "a", "g", 96),
+    ):
+        payload = pattern("payload", size)
         payloads = tree_payloads(hops, source, payload)
         trees.append(
             {

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from qkdrelay.network.circuit import Link
 from qkdrelay.network.plan import Plan
-from qkdrelay.sharing.amd import OVERHEAD
+from qkdrelay.sharing import amd
 
 CONFIRMATION_BYTES = 64
 """What a relay's payload has besides its keys: the two confirmation keys (protocol, section 5)."""
@@ -35,7 +35,7 @@ def link_key_bytes(plan: Plan, payload_length: int, suite: Callable[[Link], str]
         for successor in plan.successors(kme):
             link = (kme, successor)
             arriving[successor].update(leaving)
-            pad = payload_length if suite(link) == "otp" else 0
-            step = OVERHEAD if suite(link) == "otp" else 0
-            drawn[link] = sum(count * (SLOT_BYTES + pad + step * times) for times, count in leaving.items())
+            drawn[link] = SLOT_BYTES * sum(leaving.values())
+            if suite(link) == "otp":
+                drawn[link] += sum(n * amd.encoded_length(payload_length, times) for times, n in leaving.items())
     return drawn

@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 from itertools import pairwise
 
 from qkdrelay.errors import InvalidPlanError
-from qkdrelay.sharing.amd import OVERHEAD
+from qkdrelay.sharing import amd
 
 Route = tuple[str, ...]
 """The KMEs a share has passed, source first, the present holder last."""
@@ -137,7 +137,7 @@ class Plan:
     def share_length(self, route: Route, payload_length: int) -> int:
         """Return the length in bytes of the share on ``route`` when the source's payload has ``payload_length``."""
         encodings = sum(1 for kme in route[:-1] if kme == self.source or self.is_split(kme))
-        return payload_length + OVERHEAD * encodings
+        return amd.encoded_length(payload_length, encodings)
 
     @cached_property
     def _link_set(self) -> frozenset[tuple[str, str]]:

@@ -5,16 +5,13 @@ last byte holds x^0 to x^7, and the block 00..0002 is x. Addition is XOR.
 
 A polynomial is evaluated by Horner's rule on *spread* elements, where each coefficient has a byte of its own,
 so that Python's integer product is the product of polynomials (a sum of at most 128 ones stays below 256,
-nothing carries over). One with many blocks is first shortened, by the same rule on rows of blocks (``rows``).
+nothing carries over). About 1.1 us a block: ``amd`` needs few.
 """
 
 from __future__ import annotations
 
 BLOCK = 16
 """Bytes in a block."""
-
-_SHORTENED = ((3072, 512), (256, 64), (48, 8))
-"""From how many blocks on a polynomial is shortened to how many, a power of two. Measured from 512 B to 1 MiB."""
 
 _ONES = int.from_bytes(b"\x01" * 2 * 128)
 _LOW = (1 << 8 * 128) - 1
@@ -27,9 +24,6 @@ _FROM_DIGITS = bytes(byte & 1 for byte in range(256))
 def evaluate(blocks: bytes, point: bytes) -> bytes:
     """Return the sum over i = 1..d of block_i * point^i, for the d blocks of 16 bytes in ``blocks``."""
     r = _spread(int.from_bytes(point))
-    for least, length in _SHORTENED:
-        if len(blocks) >= least * BLOCK:
-            blocks = _shortened(blocks, r, length)
     spread = f"{int.from_bytes(blocks):0{8 * len(blocks)}b}".encode().translate(_FROM_DIGITS)
     value = 0
     for start in range(len(spread) - 8 * BLOCK, -1, -8 * BLOCK):
@@ -57,13 +51,3 @@ def _times(a: int, b: int) -> int:
     # The first pass can leave up to x^133, the second leaves less than x^128.
     product = (product & _LOW) ^ ((product >> 8 * 128) * _REDUCED & _ONES)
     return (product & _LOW) ^ ((product >> 8 * 128) * _REDUCED & _ONES)
-
-
-def _shortened(blocks: bytes, r: int, length: int) -> bytes:
-    """Return ``length`` blocks with the same value at ``r`` (spread) as all of ``blocks``."""
-    from qkdrelay.sharing import rows  # noqa: PLC0415 - loads numpy
-
-    constant = r
-    for _ in range(length.bit_length() - 1):
-        constant = _times(constant, constant)
-    return rows.fold(blocks, _gather(constant), length)

@@ -21,10 +21,8 @@ def test_the_largest_product_is_reduced_fully():
     assert gf128.multiply(ones, ones) == slow.mul128((1 << 128) - 1, (1 << 128) - 1).to_bytes(16)
 
 
-@pytest.mark.parametrize(
-    "count", [1, 2, 3, 47, 48, 49, 55, 56, 57, 255, 256, 257, 320, 321, 3071, 3072, 3073, 3584, 3585]
-)
-def test_a_polynomial_has_the_same_value_however_long_it_is(count):
+@pytest.mark.parametrize("count", [1, 2, 3, 17, 18, 100])
+def test_a_polynomial_has_the_value_of_its_definition(count):
     blocks = b"".join(slow.stream(("blocks", str(i)))(16) for i in range(count))
     point = slow.stream(("point",))(16)
     assert gf128.evaluate(blocks, point) == slow_value(blocks, point)

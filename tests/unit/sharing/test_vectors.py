@@ -39,7 +39,9 @@ def test_amd(vector):
     assert codeword.hex() == vector["codeword"]
 
 
-@pytest.mark.parametrize("vector", VECTORS["tree"], ids=lambda v: v["source"])
+@pytest.mark.parametrize(
+    "vector", VECTORS["tree"], ids=lambda v: f"{v['source']}-{len(v['payloads'][v['source']]) // 2}"
+)
 def test_every_payload_on_the_way(vector):
     source, target = vector["source"], vector["target"]
     plan = written(vector["hops"], source, target)
@@ -50,7 +52,9 @@ def test_every_payload_on_the_way(vector):
             assert share.hex() == vector["payloads"][f"{name}/{successor}"]
 
 
-@pytest.mark.parametrize("vector", VECTORS["tree"], ids=lambda v: v["source"])
+@pytest.mark.parametrize(
+    "vector", VECTORS["tree"], ids=lambda v: f"{v['source']}-{len(v['payloads'][v['source']]) // 2}"
+)
 def test_what_arrives_rebuilds_the_payload(vector):
     plan = written(vector["hops"], vector["source"], vector["target"])
     payloads = {tuple(name.split("/")): bytes.fromhex(p) for name, p in vector["payloads"].items()}
