@@ -35,7 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds of each side (5)")
-    parser.add_argument("--relays", type=int, default=900, help="relays at once in a round of one key (900)")
+    parser.add_argument("--relays", type=int, default=1500, help="relays at once in a round of one key (1,500)")
     parser.add_argument("--keys", type=int, nargs="*", default=[1, 16, 256, 4096], help="keys per relay")
     parser.add_argument("--control", action="store_true", help="the bare chain sends 8 control messages a relay, too")
     arguments = parser.parse_args()
@@ -55,7 +55,7 @@ def main() -> None:
 def _run(part: str, arguments: argparse.Namespace, results: dict[str, Any]) -> None:
     match part:
         case "broker":
-            sizes = {keys: max(60, arguments.relays // max(1, keys // 64)) for keys in arguments.keys}
+            sizes = {keys: max(120, arguments.relays // max(1, keys // 128)) for keys in arguments.keys}
             found = against_broker.measure(sizes, arguments.rounds, control=arguments.control)
             results["broker_with_control" if arguments.control else "broker"] = found
         case "sharing":

@@ -33,18 +33,20 @@ CREATE TABLE shares (relay_id BLOB NOT NULL, route TEXT NOT NULL, deadline REAL 
 CREATE INDEX shares_by_deadline ON shares (deadline);
 CREATE TABLE relays (relay_id BLOB PRIMARY KEY, role TEXT NOT NULL, state TEXT NOT NULL, plan BLOB NOT NULL,
                      key_count INTEGER NOT NULL, key_size_bits INTEGER NOT NULL, deadline REAL NOT NULL,
-                     keys BLOB, source_key BLOB, target_key BLOB, peer_valid INTEGER,
+                     source_key BLOB, target_key BLOB, peer_valid INTEGER,
                      findings BLOB, equivocating TEXT NOT NULL);
 CREATE INDEX relays_by_state ON relays (state, deadline);
+-- Apart: they may be long, and a row is written anew whenever something in it changes.
+CREATE TABLE keys (relay_id BLOB PRIMARY KEY, keys BLOB NOT NULL);
 """
 _RELAY = (
     "SELECT relay_id, role, state, plan, key_count, key_size_bits, deadline, keys, source_key, target_key,"
-    " peer_valid, findings, equivocating FROM relays"
+    " peer_valid, findings, equivocating FROM relays LEFT JOIN keys USING (relay_id)"
 )
 # Not REPLACE, which writes the row and all its indexes anew.
 _KEEP = (
-    "INSERT INTO relays VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
-    "state = excluded.state, keys = excluded.keys, source_key = excluded.source_key, target_key = excluded.target_key,"
+    "INSERT INTO relays VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+    "state = excluded.state, source_key = excluded.source_key, target_key = excluded.target_key,"
     " peer_valid = excluded.peer_valid, findings = excluded.findings, equivocating = excluded.equivocating"
 )
 _KEEP_SHARE = "INSERT INTO shares VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET deadline = excluded.deadline"
@@ -71,8 +73,9 @@ class KmeStore(Journal):
         super().__init__(path, f"kme {name}", _SCHEMA, access=access)
         self._relays: Recent[UUID, EndRelay] = Recent(RELAYS_CACHED, CACHED_BYTES_MAX)
         self._kept: dict[UUID, EndRelay] = {}
+        self._keys: dict[UUID, bytes | None] = {}
         self._collected: dict[tuple[bytes, str], tuple[float, bytes]] = {}
-        """What this transaction has yet to write: relays, and shares (deadline, payload)."""
+        """What this transaction has yet to write: relays, their keys (None: destroyed), shares (deadline, payload)."""
         self._shares: Recent[UUID, dict[Route, bytes]] = Recent(RELAYS_CACHED, CACHED_BYTES_MAX)
         self._totals: tuple[int, int] | None = None
 
@@ -81,15 +84,21 @@ class KmeStore(Journal):
         self._relays.clear()
         self._shares.clear()
         self._kept.clear()
+        self._keys.clear()
         self._collected.clear()
         self._totals = None
 
     def _write(self) -> None:
         super()._write()
         self._db.executemany(_KEEP, [_row(relay) for relay in self._kept.values()])
+        keys = [(relay_id.bytes, keys) for relay_id, keys in self._keys.items() if keys is not None]
+        self._db.executemany("INSERT INTO keys VALUES (?, ?) ON CONFLICT DO UPDATE SET keys = excluded.keys", keys)
+        destroyed = [(relay_id.bytes,) for relay_id, keys in self._keys.items() if keys is None]
+        self._db.executemany("DELETE FROM keys WHERE relay_id = ?", destroyed)
         shares = [(*key, *value) for key, value in self._collected.items()]
         self._db.executemany(_KEEP_SHARE, shares)
         self._kept.clear()
+        self._keys.clear()
         self._collected.clear()
 
     # --- what a decision may ask (kme.node.Memory) -------------------------------------------------
@@ -201,6 +210,8 @@ class KmeStore(Journal):
         if relay.state == "delivered" and relay.payload is not None:
             # There is nothing left to prove.
             relay = replace(relay, payload=Payload(relay.payload.keys, b"", b""))
+        if (keys := _keys(relay)) != (_keys(before) if before else None):
+            self._keys[relay.relay_id] = keys
         self._kept[relay.relay_id] = relay
         self._cache(relay)
 
@@ -233,6 +244,7 @@ class KmeStore(Journal):
         query = f"DELETE FROM relays WHERE relay_id = ? AND ({may_go})"
         gone = self._db.execute(query, (relay_id.bytes, now - TOMBSTONE_S)).rowcount > 0
         if gone:
+            self._db.execute("DELETE FROM keys WHERE relay_id = ?", (relay_id.bytes,))
             self.drop_shares(relay_id)
         return gone
 
@@ -326,6 +338,10 @@ def _key_bytes(relay: EndRelay) -> int:
     return relay.key_count * relay.key_size_bits // 8 if relay.state in ("pending", "delivered") else 0
 
 
+def _keys(relay: EndRelay) -> bytes | None:
+    return relay.payload.keys if relay.payload else None
+
+
 def _row(relay: EndRelay) -> tuple[object, ...]:
     payload = relay.payload
     return (
@@ -336,7 +352,6 @@ def _row(relay: EndRelay) -> tuple[object, ...]:
         relay.key_count,
         relay.key_size_bits,
         relay.deadline,
-        payload.keys if payload else None,
         payload.source_key if payload else b"",
         payload.target_key if payload else b"",
         relay.peer_valid,

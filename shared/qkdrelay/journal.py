@@ -30,10 +30,13 @@ WINDOW_ENDED = 4_096
 """The same for a stream whose sender has begun a new epoch since."""
 EPOCHS_MAX = 64
 """Epochs of one stream that are remembered: a peer begins one at each start. Older ones are refused."""
-_SCHEMA_VERSION = 3
+_SCHEMA_VERSION = 4
 _OUR_MISTAKES = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.NotSupportedError)
 """Errors of SQLite's that no disk is to blame for."""
 _BUSY_TIMEOUT_S = 5.0
+_PAGE_BYTES = 8192
+_LOG_BYTES = 16 << 20
+"""What the write-ahead log holds before it is carried over into the file."""
 
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -133,12 +136,15 @@ class Journal:
         if access != "read":
             # FULL, not NORMAL: a power cut must not undo a commit, or link key would be used again.
             for pragma in (
+                # Both for long messages: half as many pages to write, and few that are read again to be deleted.
+                f"page_size={_PAGE_BYTES}",
+                "cache_size=-16384",
                 "journal_mode=WAL",
                 "synchronous=FULL",
                 "secure_delete=ON",
-                "journal_size_limit=16777216",
+                f"journal_size_limit={_LOG_BYTES}",
                 # Pages that are written again and again, as the outbox's are, reach the file itself less often.
-                "wal_autocheckpoint=4000",
+                f"wal_autocheckpoint={_LOG_BYTES // _PAGE_BYTES}",
             ):
                 self._db.execute(f"PRAGMA {pragma}")
         version = self._db.execute("PRAGMA user_version").fetchone()[0]

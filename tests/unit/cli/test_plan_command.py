@@ -48,11 +48,11 @@ def test_json_has_the_plans_of_the_reference_network(run):
 
 
 def test_a_batch_takes_more_link_key_than_one_key(run):
-    data = run("plan", "kme-1", "kme-8", *REFERENCE, "--keys", "10", "--json").data
+    data = run("plan", "kme-1", "kme-8", *REFERENCE, "--keys", "4", "--json").data
     for plan in data["plans"]:
         for link, one in plan["link_key"].items():
             batch = plan["link_key_batch"][link]
-            shares = (batch - one) / (9 * 32)
+            shares = (batch - one) / (3 * 32)
             assert shares == int(shares) >= 1
 
 
