@@ -39,6 +39,14 @@ def test_a_parcel_is_bounded_and_of_one_kind(publications, most):
         assert len(parcel.publications) == 1 or all(p.id is not None for p in parcel.publications)
 
 
+def test_the_fullest_bundle_is_a_message_that_everybody_takes():
+    for count in (2, BUNDLE_MAX):
+        publications = [Publication(i, "x", "a", bytes(BUNDLE_BYTES_MAX // count)) for i in range(count)]
+        (parcel,) = parcels(publications, BUNDLE_MAX)
+        assert codec.MESSAGE_BYTES_MAX - 1024 < len(parcel.body()) <= codec.MESSAGE_BYTES_MAX
+        assert unpacked(parcel.body(), parcel.content_type) == tuple(p.body for p in publications)
+
+
 def test_a_message_that_is_alone_is_not_wrapped():
     (parcel,) = parcels([Publication(1, "x", "a", b"alone")], BUNDLE_MAX)
     assert (parcel.body(), parcel.content_type) == (b"alone", None)

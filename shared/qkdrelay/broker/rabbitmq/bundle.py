@@ -16,8 +16,8 @@ from qkdrelay.errors import MalformedMessageError
 from qkdrelay.messages import BUNDLE_MAX, Bundle
 
 CONTENT_TYPE = "application/vnd.qkdrelay.bundle"
-BUNDLE_BYTES_MAX = 65_536
-"""Messages that are longer together travel apart: what is long costs by its bytes."""
+BUNDLE_BYTES_MAX = codec.MESSAGE_BYTES_MAX - 1024
+"""Messages that are longer together travel apart: a bundle is a message, too, and takes a few bytes for each in it."""
 
 
 @dataclass(slots=True)

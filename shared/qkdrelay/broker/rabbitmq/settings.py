@@ -29,7 +29,7 @@ class RabbitMqSettings:
     vhost: str = VHOST
     queues: tuple[str, ...] = ()
     """The queues to consume."""
-    prefetch: int = 100
+    prefetch: int = 64
     """Messages unacknowledged at a time, for each queue."""
     client_name: str = ""
     """Shown by the management pages; the user if empty."""
