@@ -16,6 +16,7 @@ import sslib.shamir
 from Crypto.Protocol.SecretSharing import Shamir as Pycryptodome
 from shamir_mnemonic import shamir as mnemonic
 
+from qkdrelay.randomness import random_bytes
 from qkdrelay.sharing import amd, shamir
 
 SIZES = (32, 1024, 32 * 1024, 1024 * 1024)
@@ -33,7 +34,7 @@ Combine: TypeAlias = Callable[[Any, int], bytes]
 
 
 def _ours(secret: bytes, k: int, n: int) -> list[bytes]:
-    return shamir.split(secret, n, k, os.urandom)
+    return shamir.split(secret, n, k, random_bytes)
 
 
 def _our_combine(shares: list[bytes], k: int) -> bytes:
@@ -41,11 +42,19 @@ def _our_combine(shares: list[bytes], k: int) -> bytes:
 
 
 def _ours_encoded(secret: bytes, k: int, n: int) -> list[bytes]:
-    return shamir.split(amd.encode(secret, os.urandom), n, k, os.urandom)
+    return shamir.split(amd.encode(secret, random_bytes), n, k, random_bytes)
 
 
 def _our_decode(shares: list[bytes], k: int) -> bytes:
     return amd.decode(_our_combine(shares, k))
+
+
+def _random_alone(secret: bytes, k: int, _n: int) -> bytes:
+    return random_bytes((k - 1) * len(secret))
+
+
+def _copies_alone(secret: bytes, _k: int, n: int) -> list[bytearray]:
+    return [bytearray(secret) for _ in range(n)]
 
 
 def _blocks(secret: bytes, size: int) -> list[bytes]:
@@ -94,8 +103,8 @@ OURS: dict[str, tuple[Split, Combine]] = {
     "qkdrelay with AMD": (_ours_encoded, _our_decode),
 }
 
-RANDOM_ALONE = "the operating system's random bytes alone"
-"""Their time is part of every split of ours, and no split that draws from this source can take less."""
+RANDOM_ALONE, COPIES_ALONE = "its random bytes alone", "as many copies of the secret alone"
+"""What a split draws, and memory for what it returns: part of every split, and none of ours can take less."""
 
 
 def _gfshare() -> dict[str, tuple[Split, Combine]]:
@@ -137,7 +146,7 @@ def _gfshare() -> dict[str, tuple[Split, Combine]]:
 def measure() -> dict[str, Any]:
     """Return microseconds of splitting and combining: scheme -> library -> size -> (split, combine).
 
-    Beside the libraries stands what a split draws, without the split.
+    Beside the libraries stands what a split cannot do without.
     """
     libraries = {**OURS, **PYTHON, **_gfshare()}
     results: dict[str, Any] = {}
@@ -145,7 +154,8 @@ def measure() -> dict[str, Any]:
         scheme = results[f"{k} of {n}"] = {}
         for name, library in libraries.items():
             scheme[name] = _of_each_size(name, *library, k, n)
-        scheme[RANDOM_ALONE] = {size: {"split_us": _time(partial(os.urandom, (k - 1) * size)) * 1e6} for size in SIZES}
+        for name, work in {RANDOM_ALONE: _random_alone, COPIES_ALONE: _copies_alone}.items():
+            scheme[name] = {size: {"split_us": _time(partial(work, bytes(size), k, n)) * 1e6} for size in SIZES}
     results["compiled"] = list(_gfshare())
     return results
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -55,6 +54,7 @@ from qkdrelay.messages import (
 )
 from qkdrelay.metrics import refusal
 from qkdrelay.observability import LogLevel, link_name, log_all
+from qkdrelay.randomness import random_bytes
 from qkdrelay.service import BATCH_MAX
 from qkdrelay.telling import event_of, fields_of, level_of
 
@@ -78,7 +78,7 @@ class KmeService:
         store: KmeStore,
         links: Mapping[str, Link],
         control_key: bytes,
-        random: Callable[[int], bytes] = os.urandom,
+        random: Callable[[int], bytes] = random_bytes,
     ) -> None:
         """``links`` maps each peer to the QKD link with it; ``control_key`` is shared with the coordinator."""
         self.journal: Journal = store

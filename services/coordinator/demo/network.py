@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from qkdrelay.inquiries import Refusal, RelayRequest, RelayView, Reply, ReplyBod
 from qkdrelay.link.envelope import Suite
 from qkdrelay.link.key import SimulatedLinkKey
 from qkdrelay.network.topology import Topology
+from qkdrelay.randomness import random_bytes
 from qkdrelay.service import Loop
 
 LINK_RATE_BPS = 10_000_000
@@ -46,7 +46,7 @@ class EmbeddedNetwork:
         lab: bool = False,
         suite: Suite = "otp",
         folder: Path | None = None,
-        random: Callable[[int], bytes] = os.urandom,
+        random: Callable[[int], bytes] = random_bytes,
         clock: Callable[[], float] = time.time,
         withstand_compromised: int = 1,
     ) -> None:

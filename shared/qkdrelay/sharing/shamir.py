@@ -20,7 +20,7 @@ LONG = 2048
 """From how many bytes on numpy is quicker, in splitting and in combining. Measured."""
 
 Random = Callable[[int], bytes]
-"""Returns that many uniformly random bytes: ``os.urandom``, or a replay in a test."""
+"""Returns that many uniformly random bytes: `qkdrelay.randomness.random_bytes`, or a replay in a test."""
 
 
 def split(secret: bytes, n: int, k: int, random: Random) -> list[bytes]:
