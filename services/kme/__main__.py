@@ -29,6 +29,8 @@ from qkdrelay.terminal import app_with, console, run_app
 app = app_with("A Key Management Entity: one node of a QKD network that relays keys.")
 
 KEYS_SHOWN_MAX = 100_000
+SCRUB_WITHIN_S = 5.0
+"""How long `kme forget` tries to empty the log of a store that is in use."""
 
 
 @app.command()
@@ -104,8 +106,12 @@ def forget(relay: Annotated[UUID, typer.Argument(metavar="RELAY", help="The rela
         gone = store.forget_relay(relay, time.time())
     if not gone:
         raise RequestRefusedError(f"no keys of relay {relay} are delivered here", hint="`kme keys --json` has the ids")
-    store.scrub()
+    until = time.monotonic() + SCRUB_WITHIN_S
+    while not (clean := store.scrub()) and time.monotonic() < until:
+        time.sleep(0.05)  # between two of the running service's transactions
     typer.echo(f"the keys of relay {relay} are deleted")
+    if not clean:
+        typer.echo("the store was in use all the time: its log holds them until the KME is started again", err=True)
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ def listed(store: KmeStore, *, reveal: bool, limit: int) -> list[dict[str, Any]]
     """
     keys: list[dict[str, Any]] = []
     with store.looking():
-        for relay in sorted(store.relays(), key=lambda relay: -relay.deadline):
+        for relay in store.relays():
             for index in range(relay.key_count):
                 if len(keys) >= limit:
                     return keys

@@ -127,9 +127,12 @@ class KmeStore(Journal):
             self._relays.drop(relay.relay_id)
 
     def relays(self) -> Iterator[EndRelay]:
-        """Yield every relay that starts or ends here, by deadline."""
-        for row in self._db.execute(f"{_RELAY} ORDER BY deadline, relay_id"):
-            yield _relay(row)
+        """Yield every relay that starts or ends here, the latest deadline first; reads them one by one."""
+        ids = self._db.execute("SELECT relay_id FROM relays ORDER BY deadline DESC, relay_id").fetchall()
+        for relay_id in ids:
+            row = self._db.execute(f"{_RELAY} WHERE relay_id = ?", relay_id).fetchone()
+            if row is not None:  # forgotten meanwhile
+                yield _relay(row)
 
     def undecided(self) -> list[EndRelay]:
         """Return the relays that start or end here and were not decided."""
@@ -260,7 +263,9 @@ class KmeStore(Journal):
         self._write()
         self._relays.clear()
         self._shares.clear()
-        self._db.execute("DELETE FROM relays WHERE state = 'failed' AND deadline < ?", (now - TOMBSTONE_S,))
+        gone = "FROM relays WHERE state = 'failed' AND deadline < ?"
+        self._db.execute(f"DELETE FROM keys WHERE relay_id IN (SELECT relay_id {gone})", (now - TOMBSTONE_S,))
+        self._db.execute(f"DELETE {gone}", (now - TOMBSTONE_S,))
         return self._db.execute("DELETE FROM shares WHERE deadline < ?", (now - LATE_S,)).rowcount > 0
 
     # --- shares waiting for link key ---------------------------------------------------------------
@@ -321,13 +326,10 @@ class KmeStore(Journal):
         """Delete shares that were sealed."""
         self._db.executemany("DELETE FROM waiting WHERE id = ?", ((i,) for i in ids))
 
-    def expire_waiting(self, before: float) -> list[SendShare]:
-        """Delete and return the shares whose deadline was before ``before``."""
-        rows = self._db.execute(
-            f"DELETE FROM waiting WHERE deadline < ? RETURNING {_WAITING_COLUMNS}",
-            (before,),
-        ).fetchall()
-        return [_waiting(row).share for row in rows]
+    def expire_waiting(self, before: float) -> list[tuple[UUID, Route]]:
+        """Delete the shares whose deadline was before ``before``; return the relay and the route of each."""
+        rows = self._db.execute("DELETE FROM waiting WHERE deadline < ? RETURNING relay_id, route", (before,))
+        return [(UUID(bytes=relay_id), tuple(route.split(_HOP))) for relay_id, route in rows.fetchall()]
 
 
 def _undecided(relay: EndRelay) -> bool:

@@ -256,9 +256,9 @@ class KmeService:
         if housekeeping:
             self._housekeeping_at = now
             self._destroyed |= self._store.purge(now)
-            for share in self._store.expire_waiting(now - LATE_S):
+            for relay_id, route in self._store.expire_waiting(now - LATE_S):
                 self._destroyed = True
-                self._note("share.expired", "warning", relay_id=share.relay_id, route=share.route)
+                self._note("share.expired", "warning", relay_id=relay_id, route=route)
         self._links.resume(self._note_sent, self._tell_stuck)
         self._send_reports()
         patience_s = HELLO_SOONER_S if self._stirred else HELLO_EVERY_S

@@ -48,11 +48,11 @@ def encode(message: msgspec.Struct) -> bytes:
 def decode(data: bytes, kind: type[T], size_max: int = MESSAGE_BYTES_MAX) -> T:
     """Return the message of type ``kind`` in ``data``, or raise MalformedMessageError saying what is wrong where."""
     # What is no longer than this has no more parts, nor longer ones, than are allowed.
-    message = _decode_own(data, kind) if len(data) <= min(size_max, _COUNT_MAX) else None
+    message = decode_own(data, kind) if len(data) <= min(size_max, _COUNT_MAX) else None
     return _decode_any(data, kind, size_max) if message is None else message
 
 
-def _decode_own(data: bytes, kind: type[T]) -> T | None:
+def decode_own(data: bytes, kind: type[T]) -> T | None:
     """Return the message if ``data`` is just what `encode` makes of it, at once; None for whatever else it may be."""
     try:
         count, start = _map_length(data)

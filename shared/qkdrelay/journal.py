@@ -133,6 +133,8 @@ class Journal:
             raise StoreError(f"there is no store at {path}", hint="has the service been started here?") from None
 
     def _set_up(self, name: str, schema: str, access: Access) -> None:
+        # What SQLite puts aside, to sort it say, may be secret, and its files would lie where there is little room.
+        self._db.execute("PRAGMA temp_store=MEMORY")
         if access != "read":
             # FULL, not NORMAL: a power cut must not undo a commit, or link key would be used again.
             for pragma in (

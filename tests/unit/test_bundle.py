@@ -47,6 +47,12 @@ def test_the_fullest_bundle_is_a_message_that_everybody_takes():
         assert unpacked(parcel.body(), parcel.content_type) == tuple(p.body for p in publications)
 
 
+def test_what_does_not_fit_together_travels_apart():
+    half = BUNDLE_BYTES_MAX // 2
+    publications = [Publication(i, "x", "a", bytes(half + i)) for i in range(2)]
+    assert [len(parcel.publications) for parcel in parcels(publications, BUNDLE_MAX)] == [1, 1]
+
+
 def test_a_message_that_is_alone_is_not_wrapped():
     (parcel,) = parcels([Publication(1, "x", "a", b"alone")], BUNDLE_MAX)
     assert (parcel.body(), parcel.content_type) == (b"alone", None)

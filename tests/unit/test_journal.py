@@ -152,9 +152,9 @@ def test_a_file_that_others_could_read_is_closed_to_them(journal, path):
 def test_commits_survive_a_power_cut_by_setting(journal):
     settings = {
         name: journal._db.execute(f"PRAGMA {name}").fetchone()[0]
-        for name in ("journal_mode", "synchronous", "secure_delete")
+        for name in ("journal_mode", "synchronous", "secure_delete", "temp_store")
     }
-    assert settings == {"journal_mode": "wal", "synchronous": 2, "secure_delete": 1}
+    assert settings == {"journal_mode": "wal", "synchronous": 2, "secure_delete": 1, "temp_store": 2}
 
 
 def test_each_start_begins_an_epoch_of_its_own_that_sorts_after_those_before(journal, path):
@@ -220,6 +220,7 @@ def test_an_outbox_survives_with_the_same_bytes_in_order_until_it_is_confirmed(j
     with again.transaction():
         again.forget([fresh[0].id, fresh[2].id])
     assert again.outbox(0.0) == [fresh[1]]
+    assert again._db.execute("PRAGMA secure_delete").fetchone() == (1,), "all else is wiped as before"
     again.close()
 
 

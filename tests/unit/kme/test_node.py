@@ -9,9 +9,10 @@ from kme import node as module
 from kme.effects import KeepRelay, KeepShare, LeakShare, Note, SendShare, Settle
 from kme.node import EARLY_BYTES_MAX, EARLY_SHARES_MAX, LATE_S, RejectedShareError
 from qkdrelay.codec import encode_plan
-from qkdrelay.messages import TIMEOUT_S_MAX, Collected, Expect, Forwarded, Split
+from qkdrelay.confirmation import OVERHEAD
+from qkdrelay.messages import KEY_BYTES_MAX, TIMEOUT_S_MAX, Collected, Expect, Forwarded, Split
 from qkdrelay.network.plan import Hop, Plan
-from qkdrelay.sharing import shamir
+from qkdrelay.sharing import amd, shamir
 from support import plans
 from support.kme import NOW, RELAY, Kme, only, terms, told
 
@@ -94,6 +95,15 @@ def test_the_deadline_is_within_the_kmes_own_maximum():
 def test_a_share_is_dropped_a_minute_after_its_deadline_and_not_before():
     assert refused(Kme("kme-3"), now=NOW + 30 + LATE_S + 0.1) == "the deadline has passed"
     assert only(Kme("kme-3").share(TO_3, PAYLOAD, now=NOW + 30 + LATE_S), SendShare)
+
+
+@pytest.mark.parametrize(("route", "times"), [(TO_3, 1), (TO_5, 2)])
+def test_no_share_is_longer_than_those_of_the_largest_relay(route, times):
+    longest = amd.encoded_length(KEY_BYTES_MAX + OVERHEAD, times)
+    assert only(Kme(route[-1]).share(route, bytes(longest)), SendShare)
+    assert refused(Kme(route[-1]), route, bytes(longest + 1)) == (
+        f"the share has {longest + 1} bytes, more than any relay's can have"
+    )
 
 
 @pytest.mark.parametrize("plan", [b"", b"\xc0", encode_plan(PLAN)[:-1], encode_plan(PLAN) + b"\x00"])

@@ -154,6 +154,32 @@ def test_delivered_keys_can_be_forgotten_and_others_cannot(store):
     assert not store.forget_relay(RELAY, NOW)
 
 
+def test_keys_go_with_their_relay_and_do_not_come_back(store):
+    def rows():
+        return store._db.execute("SELECT count(*) FROM keys").fetchone()[0]
+
+    delivered, failed = replace(PENDING, state="delivered"), replace(PENDING, relay_id=uuid4(), state="failed")
+    keep(store, delivered, failed)
+    assert rows() == 2
+    with store.transaction():
+        assert store.forget_relay(RELAY, NOW)
+    with store.transaction():
+        store.purge(NOW + TOMBSTONE_S + 1)
+    assert rows() == 0
+    keep(store, replace(delivered, relay_id=uuid4()), replace(PENDING, relay_id=failed.relay_id))
+    keep(store, replace(PENDING, relay_id=failed.relay_id, state="failed", payload=None))
+    assert rows() == 1
+
+
+def test_relays_are_listed_latest_first_also_while_one_is_forgotten(store):
+    ids = [uuid4() for _ in range(3)]
+    keep(store, *(replace(PENDING, relay_id=i, state="delivered", deadline=NOW + n) for n, i in enumerate(ids)))
+    listed = store.relays()
+    assert next(listed).relay_id == ids[2]
+    assert store.forget_relay(ids[1], NOW)
+    assert [relay.relay_id for relay in listed] == [ids[0]]
+
+
 @pytest.mark.parametrize(
     ("relay", "can_be"), [(PENDING, True), (EXPECTING, True), (replace(EXPECTING, state="failed"), False)]
 )
@@ -185,7 +211,7 @@ def test_waiting_shares_come_back_in_order_until_they_are_sent_or_expire(store):
     assert [w.share for w in store.waiting_for("kme-2", "kme-1")] == [shares[0], shares[2]]
     assert [w.share for w in store.waiting_untold("kme-2", "link.down", 9)] == [shares[2]]
     with store.transaction():
-        assert store.expire_waiting(NOW + 2) == [shares[0]]
+        assert store.expire_waiting(NOW + 2) == [(shares[0].relay_id, shares[0].route)]
     assert store.waiting() == {"kme-2": 1, "kme-3": 2}
 
 

@@ -200,17 +200,19 @@ def test_a_plan_over_the_budget_is_refused_with_what_to_do():
     assert [c.policy for c in plans(layers(8), "s", "t")] == ["best", "disjoint"]
 
 
-def test_the_link_key_is_what_sealing_every_message_draws():
+@pytest.mark.parametrize("key_count", [4, 5, 6, 10])
+def test_the_link_key_is_what_sealing_every_message_draws(key_count):
+    """Also where a share becomes a long message on its way: 6 keys make a payload of 256 bytes."""
     assert CONFIRMATION_BYTES == OVERHEAD
     notes = {("kme-5", "kme-8"): LinkNote(suite="aes-256-gcm")}
     noted = Topology("noted", REFERENCE.kmes, REFERENCE.links, notes)
-    for candidate in plans(noted, "kme-1", "kme-8", key_count=10):
+    for candidate in plans(noted, "kme-1", "kme-8", key_count=key_count):
         plan = candidate.plan
         drawn = dict.fromkeys(plan.links, 0)
         prefixes = {route[:end] for route in plan.routes() for end in range(2, len(route) + 1)}
         for route in prefixes:
             suite = noted.note(*route[-2:]).suite or "otp"
-            drawn[route[-2:]] += key_needed(suite, plan.share_length(route, 10 * 32 + OVERHEAD))
+            drawn[route[-2:]] += key_needed(suite, plan.share_length(route, key_count * 32 + OVERHEAD))
         assert candidate.link_key_batch == drawn
         assert len(prefixes) == candidate.messages
         one = link_key_bytes(plan, 32 + OVERHEAD, lambda link: noted.note(*link).suite or "otp")

@@ -36,6 +36,21 @@ def test_a_change_of_any_bit_is_seen(message):
                 amd.decode(changed(codeword, place, 1 << bit))
 
 
+def test_a_change_is_seen_wherever_it_is_in_a_long_message():
+    size = 1 << 19
+    codeword = amd.encode(os.urandom(size), os.urandom)
+    for place in (0, 20_000, 65_535, 65_536, 400_000, size - 1):
+        with pytest.raises(AmdError):
+            amd.decode(changed(codeword, place))
+
+
+@pytest.mark.parametrize("size", [10, 300])
+@pytest.mark.parametrize("more", [-1, 1])
+def test_a_source_that_gives_another_number_of_bytes_is_refused(size, more):
+    with pytest.raises(SharingError, match="the source of randomness gave"):
+        amd.encode(bytes(size), lambda asked: bytes(asked + more))
+
+
 @pytest.mark.parametrize("size", [*range(32), *range(289, 305)])
 def test_what_has_no_code_words_length_is_none(size):
     with pytest.raises(AmdError, match=f"no code word has {size} bytes"):
