@@ -6,15 +6,16 @@ raises MalformedMessageError.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from functools import lru_cache
 from threading import Lock
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 import msgpack
 import msgspec
 
 from qkdrelay.errors import InvalidPlanError, MalformedMessageError
+from qkdrelay.messages import BUNDLE_MAX
 from qkdrelay.network.plan import KMES_MAX, PLANS_KEPT, SUCCESSORS_MAX, Hop, Plan
 
 VERSION = 1
@@ -48,11 +49,11 @@ def encode(message: msgspec.Struct) -> bytes:
 def decode(data: bytes, kind: type[T], size_max: int = MESSAGE_BYTES_MAX) -> T:
     """Return the message of type ``kind`` in ``data``, or raise MalformedMessageError saying what is wrong where."""
     # What is no longer than this has no more parts, nor longer ones, than are allowed.
-    message = decode_own(data, kind) if len(data) <= min(size_max, _COUNT_MAX) else None
+    message = _decode_own(data, kind) if len(data) <= min(size_max, _COUNT_MAX) else None
     return _decode_any(data, kind, size_max) if message is None else message
 
 
-def decode_own(data: bytes, kind: type[T]) -> T | None:
+def _decode_own(data: bytes, kind: type[T]) -> T | None:
     """Return the message if ``data`` is just what `encode` makes of it, at once; None for whatever else it may be."""
     try:
         count, start = _map_length(data)
@@ -62,6 +63,29 @@ def decode_own(data: bytes, kind: type[T]) -> T | None:
         # Fields named twice and the like are not told by this decoder, but they would not come out the same.
         return message if encode(cast(msgspec.Struct, message)) == data else None
     except (msgspec.MsgspecError, MalformedMessageError, IndexError, ValueError, RecursionError):
+        return None
+
+
+class _Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A `Bundle` that has the version as a field of its own: what is long is not copied once more to put it there."""
+
+    v: Annotated[int, msgspec.Meta(ge=VERSION, le=VERSION)]
+    bodies: Annotated[tuple[bytes, ...], msgspec.Meta(min_length=1, max_length=BUNDLE_MAX)]
+
+
+_BUNDLES = msgspec.msgpack.Decoder(_Bundle)
+
+
+def encode_bundle(bodies: Iterable[bytes]) -> bytes:
+    """Return what `encode` makes of the `Bundle` of ``bodies``; they must fit."""
+    return _ENCODER.encode(_Bundle(VERSION, tuple(bodies)))
+
+
+def decode_bundle(data: bytes) -> tuple[bytes, ...] | None:
+    """Return the messages in the `Bundle` in ``data``, or None if it is none; unlike `decode`, tells at once."""
+    try:
+        return _BUNDLES.decode(data).bodies if len(data) <= MESSAGE_BYTES_MAX else None
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return None
 
 

@@ -39,6 +39,20 @@ def test_a_parcel_is_bounded_and_of_one_kind(publications, most):
         assert len(parcel.publications) == 1 or all(p.id is not None for p in parcel.publications)
 
 
+@given(st.lists(st.binary(max_size=300), min_size=1, max_size=BUNDLE_MAX))
+def test_a_bundle_is_the_message_of_the_protocol(bodies):
+    whole = codec.encode(Bundle(bodies=tuple(bodies)))
+    assert codec.encode_bundle(bodies) == whole
+    assert codec.decode_bundle(whole) == tuple(bodies) == codec.decode(whole, Bundle).bodies
+
+
+def test_a_message_of_another_version_or_too_long_is_no_bundle():
+    whole = codec.encode_bundle([b"a"])
+    assert codec.decode_bundle(whole.replace(b"\xa1v\x01", b"\xa1v\x02")) is None
+    assert codec.decode_bundle(b"\x81" + whole[4:]) is None
+    assert codec.decode_bundle(codec.encode_bundle([bytes(codec.MESSAGE_BYTES_MAX)])) is None
+
+
 def test_the_fullest_bundle_is_a_message_that_everybody_takes():
     for count in (2, BUNDLE_MAX):
         publications = [Publication(i, "x", "a", bytes(BUNDLE_BYTES_MAX // count)) for i in range(count)]

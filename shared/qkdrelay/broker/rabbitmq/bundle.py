@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from qkdrelay import codec
 from qkdrelay.broker.port import Publication
-from qkdrelay.messages import BUNDLE_MAX, Bundle
+from qkdrelay.messages import BUNDLE_MAX
 
 CONTENT_TYPE = "application/vnd.qkdrelay.bundle"
 BUNDLE_BYTES_MAX = codec.MESSAGE_BYTES_MAX - 1024
@@ -36,7 +36,7 @@ class Parcel:
         """Return what to publish."""
         if len(self.publications) == 1:
             return self.publications[0].body
-        return codec.encode(Bundle(bodies=tuple(publication.body for publication in self.publications)))
+        return codec.encode_bundle(publication.body for publication in self.publications)
 
     @property
     def content_type(self) -> str | None:
@@ -64,9 +64,9 @@ def parcels(publications: Iterable[Publication], most: int) -> list[Parcel]:
 
 def unpacked(body: bytes, content_type: str | None) -> tuple[bytes, ...]:
     """Return the messages in one of the broker's. What only claims to be a bundle is one message, to be refused."""
-    # Only what `Parcel` made, which is told at once: the connection's own thread must not ponder over anything else.
-    bundle = codec.decode_own(body, Bundle) if content_type == CONTENT_TYPE else None
-    return (body,) if bundle is None else bundle.bodies
+    # Told at once: the connection's own thread must not ponder over what somebody made up.
+    bodies = codec.decode_bundle(body) if content_type == CONTENT_TYPE else None
+    return (body,) if bodies is None else bodies
 
 
 __all__ = ["BUNDLE_BYTES_MAX", "BUNDLE_MAX", "CONTENT_TYPE", "Parcel", "parcels", "unpacked"]
