@@ -17,6 +17,7 @@ from Crypto.Protocol.SecretSharing import Shamir as Pycryptodome
 from shamir_mnemonic import shamir as mnemonic
 
 from qkdrelay.randomness import random_bytes
+from qkdrelay.service import keep_freed_memory
 from qkdrelay.sharing import amd, shamir
 
 SIZES = (32, 1024, 32 * 1024, 1024 * 1024)
@@ -148,6 +149,7 @@ def measure() -> dict[str, Any]:
 
     Beside the libraries stands what a split cannot do without.
     """
+    keep_freed_memory()  # as the services do; for all libraries
     libraries = {**OURS, **PYTHON, **_gfshare()}
     results: dict[str, Any] = {}
     for k, n in SCHEMES:
