@@ -46,9 +46,10 @@ def power(a: int, exponent: int) -> int:
     return 0 if a == 0 else _EXP[_LOG[a] * exponent % 255]
 
 
-_TIMES = tuple(bytes(multiply(constant, byte) for byte in range(256)) for constant in range(256))
+TIMES = tuple(bytes(multiply(constant, byte) for byte in range(256)) for constant in range(256))
+"""For each constant what ``bytes.translate`` needs to multiply by it."""
 
 
 def scale(constant: int, data: bytes) -> bytes:
     """Return ``data`` with every byte multiplied by ``constant``."""
-    return data.translate(_TIMES[constant])
+    return data.translate(TIMES[constant])

@@ -48,15 +48,19 @@ def split(secret: bytes, n: int, k: int, random: Random) -> list[bytes]:
         return lanes.values(secret, drawn, n)
     coefficients = [drawn[start : start + size] for start in range(0, len(drawn), size)]
     constant = int.from_bytes(secret)
-    return [_value(constant, coefficients, x).to_bytes(size) for x in range(1, n + 1)]
+    shares = []
+    for powers in _powers(n, k):
+        value = constant
+        for i, times in enumerate(powers):
+            value ^= int.from_bytes(coefficients[i].translate(times))
+        shares.append(value.to_bytes(size))
+    return shares
 
 
-def _value(constant: int, coefficients: list[bytes], x: int) -> int:
-    value, power = constant, x
-    for coefficient in coefficients:
-        value ^= int.from_bytes(gf256.scale(power, coefficient))
-        power = gf256.multiply(power, x)
-    return value
+@lru_cache(maxsize=256)
+def _powers(n: int, k: int) -> tuple[tuple[bytes, ...], ...]:
+    """Return for x = 1 to ``n`` what multiplies by x, x^2, ..., x^(k-1)."""
+    return tuple(tuple(gf256.TIMES[gf256.power(x, i)] for i in range(1, k)) for x in range(1, n + 1))
 
 
 def combine(points: Mapping[int, bytes], at: int = 0) -> bytes:
