@@ -15,7 +15,7 @@ import msgpack
 import msgspec
 
 from qkdrelay.errors import InvalidPlanError, MalformedMessageError
-from qkdrelay.messages import BUNDLE_MAX
+from qkdrelay.messages import Bodies
 from qkdrelay.network.plan import KMES_MAX, PLANS_KEPT, SUCCESSORS_MAX, Hop, Plan
 
 VERSION = 1
@@ -70,7 +70,7 @@ class _Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A `Bundle` that has the version as a field of its own: what is long is not copied once more to put it there."""
 
     v: Annotated[int, msgspec.Meta(ge=VERSION, le=VERSION)]
-    bodies: Annotated[tuple[bytes, ...], msgspec.Meta(min_length=1, max_length=BUNDLE_MAX)]
+    bodies: Bodies
 
 
 _BUNDLES = msgspec.msgpack.Decoder(_Bundle)
