@@ -27,7 +27,8 @@ WireRoute = Annotated[tuple[Name, ...], Meta(min_length=1, max_length=512)]
 Seconds = Annotated[float, Meta(ge=0, le=4e9)]
 PlanBytes = Annotated[bytes, Meta(max_length=65_536)]
 Text = Annotated[str, Meta(max_length=500)]
-Routes = Annotated[tuple[WireRoute, ...], Meta(max_length=8_192)]
+ROUTES_MAX = 8_192
+Routes = Annotated[tuple[WireRoute, ...], Meta(max_length=ROUTES_MAX)]
 LabMode = Literal["leak", "tamper", "withhold"]
 RelayState = Literal["planned", "started", "reconstructed", "confirmed", "failed"]
 TERMINAL: frozenset[str] = frozenset({"confirmed", "failed"})
@@ -228,7 +229,7 @@ class Dispute(Message, frozen=True):
     """Shares of the split at the end of ``split`` that do not fit together; each set agrees within itself."""
 
     split: WireRoute
-    sets: tuple[Routes, ...]
+    sets: Annotated[tuple[Routes, ...], Meta(max_length=ROUTES_MAX)]
 
 
 class Findings(Message, frozen=True, tag="findings", tag_field="type"):
@@ -236,7 +237,7 @@ class Findings(Message, frozen=True, tag="findings", tag_field="type"):
 
     relay_id: UUID
     false: Routes
-    disputed: tuple[Dispute, ...]
+    disputed: Annotated[tuple[Dispute, ...], Meta(max_length=ROUTES_MAX)]
     equivocating: Routes
     unclear: Literal["", "ambiguous", "exhausted"]
 

@@ -69,9 +69,8 @@ def test_the_tag_covers_the_bytes_of_the_header_and_not_only_its_meaning(suite):
     message = sealed(suite)
     longer = message.header.replace(b"\xcd\x01\x2c", b"\xce\x00\x00\x01\x2c")  # number 300, not in its shortest form
     assert longer != message.header
-    assert codec.decode(longer, ShareHeader) == HEADER
     with pytest.raises(ForgedMessageError):
-        opened(suite, msgspec.structs.replace(message, header=longer))
+        unseal(suite, HEADER, msgspec.structs.replace(message, header=longer), key())
 
 
 @pytest.mark.parametrize("suite", SUITES)
