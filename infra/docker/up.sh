@@ -22,6 +22,13 @@ comm -23 <(echo "$present") <(echo "$wanted") | while read -r user; do
   rabbitmqctl delete_user "$user"
 done
 
+# Nor a queue: what KMEs leaked on purpose does not outlive the lab.
+queues=$(rabbitmqctl --vhost qkdrelay list_queues --no-table-headers name)
+if [[ " $* " != *" --lab "* ]] && grep -qxF lab.leaks <<<"$queues"; then
+  echo "removing lab.leaks, the queue of the lab, which is off" >&2
+  rabbitmqctl --vhost qkdrelay delete_queue lab.leaks
+fi
+
 read -r source target name < <("$python" -c 'import sys, tomllib
 network = tomllib.load(sys.stdin.buffer)
 print(network["kmes"][0], network["kmes"][-1], network["name"])' <deploy/topology.toml)

@@ -27,6 +27,7 @@ from qkdrelay.broker.port import Delivery
 from qkdrelay.errors import ForgedMessageError, QkdRelayError
 from qkdrelay.inquiries import Request
 from qkdrelay.journal import Journal
+from qkdrelay.leaking import open_leak
 from qkdrelay.messages import (
     Alarm,
     Collected,
@@ -37,7 +38,6 @@ from qkdrelay.messages import (
     Findings,
     Forwarded,
     Hello,
-    Leak,
     Rejected,
     Report,
     Reports,
@@ -95,7 +95,7 @@ class CoordinatorService:
             elif delivery.queue == DEAD_LETTERS_QUEUE:
                 self._handle_dead_letter(delivery, now)
             elif delivery.queue == LEAKS_QUEUE:
-                self._adversary.see(codec.decode(delivery.body, Leak))
+                self._handle_leak(delivery)
             else:
                 self._handle_reports(delivery, now)
         except QkdRelayError as error:
@@ -110,10 +110,18 @@ class CoordinatorService:
         if reply is not None:
             self._audience.reply(request, reply)
 
-    def _handle_reports(self, delivery: Delivery, now: float) -> None:
+    def _handle_leak(self, delivery: Delivery) -> None:
+        sender = self._sender(delivery)
+        self._adversary.see(open_leak(self._keys[sender], sender, delivery.body))
+
+    def _sender(self, delivery: Delivery) -> str:
         sender = parse_kme_exchange(delivery.exchange)
         if sender not in self._keys:
             raise ForgedMessageError(f"{sender} is not a KME of this network")
+        return sender
+
+    def _handle_reports(self, delivery: Delivery, now: float) -> None:
+        sender = self._sender(delivery)
         message = codec.decode(delivery.body, SignedMessage)
         control.verify(self._keys[sender], sender, control.COORDINATOR, message)
         place = (f"reports {sender}", message.epoch, message.number, message.mac)

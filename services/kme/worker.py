@@ -28,6 +28,7 @@ from kme.node import LATE_S, Node, NodeSettings, RejectedShareError
 from kme.store import KmeStore
 from qkdrelay import codec, control
 from qkdrelay.broker.names import (
+    LEAKS_AGE_MS_MAX,
     LEAKS_KEY,
     control_queue,
     dead_key,
@@ -38,6 +39,7 @@ from qkdrelay.broker.names import (
 from qkdrelay.broker.port import Delivery
 from qkdrelay.errors import ForgedMessageError, MalformedMessageError, NumberReusedError, QkdRelayError, StoreError
 from qkdrelay.journal import Journal
+from qkdrelay.leaking import seal_leak
 from qkdrelay.messages import (
     DEAD_LETTER_BODY_MAX,
     HURRIED,
@@ -86,6 +88,9 @@ class KmeService:
         self._links = Links(settings.name, links, store)
         self._node, self._ends = Node(settings, random), Ends(settings, random)
         self.metrics = KmeMetrics(settings.name, links)
+        if not settings.lab:
+            # There is no queue for what was leaked while the lab was on.
+            store.drop_outgoing(LEAKS_KEY)
         self._reports: list[Report] = []
         self._notes: list[Note] = []
         self._refused: list[str] = []
@@ -133,7 +138,7 @@ class KmeService:
             return
         self._store.finish_number(*place)
         try:
-            self._carry_out(self._node.on_share(sender, message.header, message.payload, self._store, now))
+            self._carry_out(self._node.on_share(sender, message.header, message.payload, self._store, now), now)
         except RejectedShareError as error:
             self._reject(delivery, error, message.header.relay_id, now)
 
@@ -150,7 +155,7 @@ class KmeService:
             return
         self._store.finish_number(*place)
         for command in commands.items:
-            self._carry_out(self._ends.on_command(command, self._store, now))
+            self._carry_out(self._ends.on_command(command, self._store, now), now)
 
     def _reject(self, delivery: Delivery, error: Exception, relay_id: UUID | None, now: float) -> None:
         """Dead-letter a message with its reason, in the transaction that lets it be acknowledged."""
@@ -177,7 +182,7 @@ class KmeService:
 
     # --- effects -----------------------------------------------------------------------------------
 
-    def _carry_out(self, effects: list[Effect]) -> None:
+    def _carry_out(self, effects: list[Effect], now: float) -> None:
         for effect in effects:
             match effect:
                 case SendShare():
@@ -197,7 +202,7 @@ class KmeService:
                 case Settle(relay_id=relay_id):
                     self._settle[relay_id] = None
                 case LeakShare():
-                    self._leak(effect)
+                    self._leak(effect, now)
                 case TurnLink(peer=peer, up=up):
                     self._store.turn_link(peer, up=up)
                     self._hello_at = 0.0
@@ -231,9 +236,11 @@ class KmeService:
         self._stirred = True
         self._tell(Waiting(relay_id=share.relay_id, route=share.route, reason=reason))
 
-    def _leak(self, leak: LeakShare) -> None:
+    def _leak(self, leak: LeakShare, now: float) -> None:
         body = Leak(kme=self._me.name, relay_id=leak.relay_id, route=leak.route, payload=leak.payload)
-        self._store.enqueue(kme_exchange(self._me.name), LEAKS_KEY, codec.encode(body))
+        self._store.enqueue(
+            kme_exchange(self._me.name), LEAKS_KEY, seal_leak(self._key, body), now + LEAKS_AGE_MS_MAX / 1000
+        )
         self._note("lab.leaked", "warning", relay_id=leak.relay_id, route=leak.route, bytes=len(leak.payload))
 
     def _tell(self, report: Report) -> None:
@@ -248,7 +255,7 @@ class KmeService:
     def tick(self, now: float, *, connected: bool, reconnected: bool) -> None:
         """Rebuild what can be, send what waited, say hello, forget what is over."""
         if not self._recalled:
-            self._carry_out(self._ends.recall(self._store.undecided()))
+            self._carry_out(self._ends.recall(self._store.undecided()), now)
         # Distances, not differences: the clock may be stepped back.
         housekeeping = abs(now - self._housekeeping_at) >= _HOUSEKEEPING_EVERY_S
         self._settle_what_is_due(now)
@@ -274,7 +281,7 @@ class KmeService:
         calm = self._handled < _CALM and self._handled_bytes < _CALM_BYTES
         for relay_id in self._settle:
             if self._ends.is_urgent(relay_id, self._store, calm=calm):
-                self._carry_out(self._ends.settle(relay_id, self._store))
+                self._carry_out(self._ends.settle(relay_id, self._store), now)
                 self._settled.append(relay_id)
             else:
                 self._later[relay_id] = None
@@ -286,7 +293,7 @@ class KmeService:
                 self._later_since = now
             for relay_id in islice(self._later, _LATER_AT_ONCE):
                 self._settling = relay_id
-                self._carry_out(self._ends.settle(relay_id, self._store))
+                self._carry_out(self._ends.settle(relay_id, self._store), now)
                 self._settled.append(relay_id)
             self._settling = None
 

@@ -313,6 +313,11 @@ class Journal:
         self.backlog.add(found)
         return found
 
+    def drop_outgoing(self, routing_key: str) -> None:
+        """Delete what is in the outbox under this key: nobody takes it any more. Only before `outbox` is read."""
+        with self.transaction():
+            self._db.execute("DELETE FROM outbox WHERE routing_key = ?", (routing_key,))
+
     def forget(self, ids: Iterable[int]) -> None:
         """Delete confirmed messages from the outbox."""
         # What was to leave is sealed, signed or public: to wipe it would double what is written of long messages.

@@ -2,7 +2,7 @@
 
 A message says nothing about who sent it: that is the exchange it came through, and the seal or
 signature on it. Secret bytes travel only inside the ciphertext of a `SealedMessage` (and, where an
-operator switched the lab on, in a `Leak`).
+operator switched the lab on, of a `SealedLeak`).
 """
 
 from __future__ import annotations
@@ -327,8 +327,16 @@ class DeadLetter(Message, frozen=True):
 DEAD_LETTER_BODY_MAX = 65_536
 
 
+class SealedLeak(Message, frozen=True):
+    """Lab only: a `Leak` on its way to the coordinator (see `qkdrelay.leaking`)."""
+
+    salt: Annotated[bytes, Meta(min_length=32, max_length=32)]
+    ciphertext: bytes
+    """Ends in the tag."""
+
+
 class Leak(Message, frozen=True):
-    """Lab only: what a compromised KME hands to the adversary."""
+    """Lab only: what a compromised KME hands to the adversary; travels in a `SealedLeak`."""
 
     kme: Name
     relay_id: UUID

@@ -17,6 +17,7 @@ KINDS = (
     messages.Reports,
     messages.Bundle,
     messages.DeadLetter,
+    messages.SealedLeak,
     messages.Leak,
     inquiries.Request,
     inquiries.Reply,

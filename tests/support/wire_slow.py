@@ -358,6 +358,7 @@ MESSAGES = {
         {"kme": "kme-4", "queue": "link.kme-2.kme-4", "reason": "not a map", "at": 1700000000.25, "body": b"\xc0"}
     ],
     "Leak": [{"kme": "kme-2", "relay_id": RELAY, "route": ["kme-1", "kme-2"], "payload": bytes(range(256))}],
+    "SealedLeak": [{"salt": MAC, "ciphertext": bytes(300)}],
     "Request": [{"request_id": OTHER, "reply_to": f"cli.q.{RELAY}", "body": body} for body in REQUESTS],
     "Reply": [{"request_id": OTHER, "body": body} for body in REPLIES],
     "Context": [{"relay_id": RELAY, "plan": DIAMOND, "key_count": 3, "key_size_bits": 256}],

@@ -51,6 +51,7 @@ REQUESTS_BYTES_MAX: Final = 16 * _MIB
 REQUESTS_AGE_MS_MAX: Final = 30_000
 DEAD_LETTERS_BYTES_MAX: Final = 64 * _MIB
 LEAKS_BYTES_MAX: Final = 64 * _MIB
+LEAKS_AGE_MS_MAX: Final = 600_000
 CLIENT_BYTES_MAX: Final = 16 * _MIB
 
 _NOTHING = "^$"
@@ -309,7 +310,8 @@ def _policies(lab: bool) -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield "requests", _any_of(_literal(REQUESTS_QUEUE)), requests
     yield "dead-letters", _any_of(DEAD_LETTERS_QUEUE), {**shed, "max-length-bytes": DEAD_LETTERS_BYTES_MAX}
     if lab:
-        yield "leaks", _any_of(_literal(LEAKS_QUEUE)), {**shed, "max-length-bytes": LEAKS_BYTES_MAX}
+        leaks = {**shed, "max-length-bytes": LEAKS_BYTES_MAX, "message-ttl": LEAKS_AGE_MS_MAX}
+        yield "leaks", _any_of(_literal(LEAKS_QUEUE)), leaks
     # Classic queues: no delivery limit there.
     yield (
         "clients",
