@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from qkdrelay.broker.names import CLI
-from qkdrelay.settings import PREFIX, Addresses, BrokerSettings, HexKey, ServiceSettings
+from qkdrelay.settings import PREFIX, Addresses, BrokerSettings, HexKey, JsonObject, KmeName, ServiceSettings
 
 
 class CoordinatorSettings(ServiceSettings):
     """What `coordinator serve` is told; never a link secret."""
 
     topology: Path
-    control_keys: dict[str, HexKey]
+    control_keys: Annotated[dict[KmeName, HexKey], *JsonObject]
 
 
 class CliSettings(BrokerSettings):

@@ -9,11 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from qkdrelay.link.envelope import Suite
-from qkdrelay.network.plan import KME_NAME
-from qkdrelay.settings import PREFIX, HexKey, ServiceSettings
-
-# The engine behind pydantic knows `$` as the very end of the text.
-Name = Annotated[str, Field(pattern=rf"^{KME_NAME.pattern}$")]
+from qkdrelay.settings import PREFIX, HexKey, JsonObject, KmeName, ServiceSettings
 
 
 class LinkSettings(BaseModel):
@@ -34,15 +30,15 @@ class StoreSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", hide_input_in_errors=True, frozen=True)
 
-    kme: Name
+    kme: KmeName
     store: Path
 
 
 class KmeSettings(ServiceSettings):
     """What a KME is told: its own secrets and nobody else's."""
 
-    kme: Name
-    links: Annotated[dict[Name, LinkSettings], Field(min_length=1, max_length=255)]
+    kme: KmeName
+    links: Annotated[dict[KmeName, LinkSettings], *JsonObject, Field(min_length=1, max_length=255)]
     control_key: HexKey
     withstand_compromised: Annotated[int, Field(ge=0, le=3)] = 1
     """As source or target, refuse plans from which this many compromised KMEs could learn a secret."""

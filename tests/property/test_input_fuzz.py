@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import traceback
+from itertools import product
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from hypothesis import example, given
@@ -120,6 +123,52 @@ def test_any_environment_is_a_set_of_settings_or_an_error_that_names_the_variabl
         os.environ.clear()
         os.environ.update(before)
     assert loaded is not None or "QKDRELAY_" in error
+
+
+SECRETS = ("c0ffee" * 10 + "beef", "c0ffee" * 3, "S3cr3t-C0ffee!", "Zm9v/C0ffee+aHJhc3M=")
+PLACES = """@
+x@
+@\x20
+amqp://user:@@broker:5672
+@:5672
+broker:@
+a,@
+"@"
+["@"]
+{"@"
+[["@"]
+{"@": 1}
+{"@": {}}
+{"@": "@"}
+{"@": {"@": 1}}
+{"@": 1, "@": 2}
+{"@": {"secret": "@", "@": "@"}}
+{"kme-1": {"secret": "@"}}
+{"kme-2": "@"}
+{"kme-2": ["@"]}
+{"kme-2": {"secret": "@"}}
+{"kme-2": {"secret": "@"}, "kme-2": 1}
+{"kme-2": {"secret": "@", "secret": "@"}}
+{"kme-2": {"@": 1}}
+{"kme-2": {"@": 1, "@": 2}}
+{"kme-2": {"suite": "@"}}
+{"kme-2": {"rate_bps": "@", "secret": ["@"]}}
+{"kme-2": {"secret": {"@": "@"}}}""".splitlines()
+
+
+@pytest.mark.parametrize("kind", [KmeSettings, CoordinatorSettings, CliSettings, StoreSettings])
+def test_a_secret_in_any_place_of_any_setting_is_not_repeated_by_the_error(kind):
+    tried_names = {f"QKDRELAY_{field.upper()}" for field in kind.model_fields}
+    refusals = 0
+    for name, place, secret in product(sorted(tried_names), PLACES, SECRETS):
+        with patch.dict(os.environ, {**SETTINGS, name: place.replace("@", secret)}):
+            try:
+                load(kind)
+            except SettingsError as error:
+                said = "".join(traceback.format_exception(error)) + str(error.hint)
+                assert secret[:12] not in said, (name, place)
+                refusals += 1
+    assert refusals > len(PLACES)
 
 
 # --- stores ----------------------------------------------------------------------------------------

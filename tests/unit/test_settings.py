@@ -8,7 +8,7 @@ from coordinator.settings import CliSettings, CoordinatorSettings
 from kme.settings import KmeSettings, StoreSettings
 from qkdrelay.errors import SettingsError, TopologyError
 from qkdrelay.network.topology import load_topology, parse_topology
-from qkdrelay.settings import load
+from qkdrelay.settings import JSON_MAX, load
 
 KEY = "0f" * 32
 KME = {
@@ -72,6 +72,12 @@ def links(**changed):
     return json.dumps({"kme-2": {"secret": KEY, **changed}})
 
 
+def doubled(*names):
+    """An object whose members may have one name: each a link, or a secret where its name says so."""
+    member = ('"' + name + '": ' + (f'"{KEY}"' if name == "secret" else f'{{"secret": "{KEY}"}}') for name in names)
+    return "{" + ", ".join(member) + "}"
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "named"),
     [
@@ -104,13 +110,40 @@ def links(**changed):
         ("QKDRELAY_LINKS", links(rate_bps=0), "QKDRELAY_LINKS[kme-2][rate_bps]: "),
         ("QKDRELAY_LINKS", links(buffer_bytes=1), "QKDRELAY_LINKS[kme-2][buffer_bytes]: "),
         ("QKDRELAY_LINKS", links(rate=1), "QKDRELAY_LINKS[kme-2][rate]: "),
-        ("QKDRELAY_LINKS", '{"KME 2": {"secret": "' + KEY + '"}}', "QKDRELAY_LINKS[KME 2]"),
+        (
+            "QKDRELAY_LINKS",
+            '{"KME 2": {"secret": "' + KEY + '"}}',
+            "QKDRELAY_LINKS: entry 1 has a name that no KME can",
+        ),
+        ("QKDRELAY_LINKS", doubled("kme-2", "kme-3", "kme-2"), "QKDRELAY_LINKS: the name kme-2 stands twice"),
+        ("QKDRELAY_LINKS", doubled("kme-2", r"kme\u002d2"), "QKDRELAY_LINKS: the name kme-2 stands twice"),
+        ("QKDRELAY_LINKS", doubled("kme-2", "KME-2"), "QKDRELAY_LINKS: entry 2 has a name that no KME can have"),
+        ("QKDRELAY_LINKS", doubled("kme-2", "kme-2 "), "QKDRELAY_LINKS: entry 2 has a name that no KME can have"),
+        ("QKDRELAY_LINKS", '{"kme-2": ' + doubled("secret", "secret") + "}", "the name secret stands twice"),
+        ("QKDRELAY_LINKS", '{"kme-2": {"rate_bps": 1, "rate_bps": 2}}', "QKDRELAY_LINKS: a name stands twice"),
+        ("QKDRELAY_LINKS", doubled("secret" + KEY, "secret" + KEY), "QKDRELAY_LINKS: a name stands twice"),
+        ("QKDRELAY_LINKS", links(rate_bps=float("inf")), "QKDRELAY_LINKS: must be a JSON object"),
+        ("QKDRELAY_LINKS", "[" * 100_000, "QKDRELAY_LINKS: must be a JSON object"),
+        ("QKDRELAY_LINKS", '{"kme-2": ' * 10_000, "QKDRELAY_LINKS: must be a JSON object"),
+        ("QKDRELAY_LINKS", links(rate_bps=1)[:-2] + "1" * 5_000 + "}}", "QKDRELAY_LINKS: must be a JSON object"),
+        ("QKDRELAY_BROKER", "amqp://kme-1:a-password@broker", "QKDRELAY_BROKER: address 1 of the broker is none"),
+        ("QKDRELAY_BROKER", "broker:" + "1" * 5_000, "QKDRELAY_BROKER: address 1 of the broker is none (host:port"),
         ("QKDRELAY_LINKS", '{"kme-1": {"secret": "' + KEY + '"}}', "QKDRELAY_LINKS has a link from kme-1 to itself"),
     ],
 )
 def test_a_setting_that_is_wrong_is_named_with_what_would_be_right(environment, variable, value, named):
     environment.setenv(variable, value)
     assert named in refused(KmeSettings)
+
+
+def test_json_of_any_length_is_refused_before_it_is_read(environment):
+    said = refused(KmeSettings, links="[" * (JSON_MAX + 1))
+    assert said == f"QKDRELAY_LINKS: must be a JSON object of at most {JSON_MAX} characters"
+
+
+def test_a_setting_in_capital_and_in_small_letters_is_refused(environment):
+    environment.setenv("qkdrelay_Links", KME["QKDRELAY_LINKS"])
+    assert refused(KmeSettings) == "QKDRELAY_LINKS is set twice, in capital and in small letters"
 
 
 def test_looking_into_a_store_needs_its_name_and_place_only(environment):
@@ -124,6 +157,9 @@ def test_looking_into_a_store_needs_its_name_and_place_only(environment):
     [
         ("{", "QKDRELAY_CONTROL_KEYS: must be a JSON object"),
         ('{"kme-1": "0f"}', "QKDRELAY_CONTROL_KEYS[kme-1]: must be 64"),
+        (f'{{"kme-1": "{KEY}", "kme-1": "{KEY}"}}', "QKDRELAY_CONTROL_KEYS: the name kme-1 stands twice"),
+        (f'{{"{KEY}": "kme-1"}}', "QKDRELAY_CONTROL_KEYS: entry 1 has a name that no KME can have"),
+        ('{"kme-1": "' + 130_000 * "0" + '0f"}', "QKDRELAY_CONTROL_KEYS[kme-1]: must be 64"),
     ],
 )
 def test_the_coordinators_control_keys_are_checked(environment, keys, named):
@@ -162,6 +198,9 @@ HEAD = 'name = "n"\nkmes = ["kme-1", "kme-2", "kme-3"]\n'
         (HEAD + 'links = [["kme-1", "kme-2"], ["kme-2", "kme-1"]]', "named twice", None),
         (HEAD + 'links = [["kme-2", "kme-2"]]', "link 1 joins 'kme-2' to itself", None),
         (HEAD + 'links = [["kme-1"]]', "link 1", None),
+        (HEAD + 'links = [["kme-1", "kme-2", { suite = "otp", suite = "otp" }]]', "not valid TOML", None),
+        (HEAD + "links = []\nlinks = []", "not valid TOML", None),
+        (HEAD + 'links = []\n[trust]\nkme-1 = "never"\n"kme-1" = "trusted"', "not valid TOML", None),
         (HEAD + 'links = [["kme-1", 2]]', "link 1", None),
         (HEAD + 'links = ["kme-1"]', "link 1", None),
         ('name = "n"\nkmes = ["kme-1", "kme-1"]\nlinks = []', "'kme-1' is named twice", None),

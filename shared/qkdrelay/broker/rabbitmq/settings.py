@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from qkdrelay.errors import SettingsError
 from qkdrelay.messages import BUNDLE_MAX
 
 DEFAULT_PORT, DEFAULT_TLS_PORT = 5672, 5671
+_PORT = re.compile(r"[0-9]{1,5}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,9 @@ class RabbitMqSettings:
     def hosts(self) -> tuple[tuple[str, int], ...]:
         """``addresses`` taken apart: (host, port) of each."""
         default = DEFAULT_PORT if self.tls is None else DEFAULT_TLS_PORT
-        return tuple(_parse(address.strip(), default) for address in self.addresses.split(","))
+        return tuple(
+            _parse(address.strip(), default, number) for number, address in enumerate(self.addresses.split(","), 1)
+        )
 
     def parameters(self, address: tuple[str, int], role: str) -> pika.ConnectionParameters:
         """Say to pika how to connect once to ``address``; ``role`` tells one user's connections apart.
@@ -87,11 +91,12 @@ class RabbitMqSettings:
         )
 
 
-def _parse(address: str, default_port: int) -> tuple[str, int]:
-    """Split ``host``, ``host:port`` or ``[ipv6]:port``."""
+def _parse(address: str, default_port: int, number: int) -> tuple[str, int]:
+    """Split ``host``, ``host:port`` or ``[ipv6]:port``, the address of that number; the error does not repeat it."""
     host, colon, port = address.rpartition(":")
     if not colon or address.endswith("]"):
         host, port = address, str(default_port)
-    if not host.strip("[]") or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        raise SettingsError(f"{address!r} is not the address of a broker", hint="host:port, comma-separated")
+    if not host.strip("[]") or not _PORT.fullmatch(port) or not 0 < int(port) < 65536:
+        # A URL with a password in it, as likely as not.
+        raise SettingsError(f"address {number} of the broker is none", hint="host:port, comma-separated")
     return host.strip("[]"), int(port)
