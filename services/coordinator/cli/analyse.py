@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 SHOWN = 12
 """Sets of each kind that people are shown unless they ask for another number."""
 
-FailedOption = Annotated[str | None, typer.Option(metavar="C", help="KMEs that are down.")]
+FailedOption = Annotated[list[str] | None, typer.Option(metavar="A,B", help="KMEs that are down.")]
 
 
 def analyse(

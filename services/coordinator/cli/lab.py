@@ -56,9 +56,7 @@ def restore(kme: KmeArgument, *, as_json: JsonOption = False) -> None:
 def attack(
     relay: Annotated[str, typer.Argument(metavar="RELAY", help="The relay's id, or the beginning of it.")],
     *,
-    kme: Annotated[
-        list[str] | None, typer.Option(metavar="KME", help="Use only what this KME leaked; may be repeated.")
-    ] = None,
+    kme: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Use only what these KMEs leaked.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Try to rebuild a relay's secret from what KMEs leaked.
@@ -66,7 +64,7 @@ def attack(
     The adversary pools all that compromised KMEs have seen, and uses the very code of the
     target. It tells whether that worked; the exit status is 0 in both cases.
 
-    Example: coordinator lab attack 3f2a --kme kme-4 --kme kme-6
+    Example: coordinator lab attack 3f2a --kme kme-4,kme-6
     """
     from coordinator.cli import session
     from qkdrelay.inquiries import AttackRequest, AttackView

@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 
 PolicyName = Literal["best", "disjoint", "recursive", "trusted"]
 PolicyOption = Annotated[PolicyName | None, typer.Option("--policy", help="Take a plan of this kind only.")]
+_WISH = "compromised=1,failed=1,tampering=0"
 WithstandOption = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         "--withstand",
-        metavar="WISH",
-        help="How many KMEs may be compromised, fail and tamper at once, such as compromised=1,failed=1,tampering=0.",
+        metavar=_WISH,
+        help="How many KMEs may be compromised, fail and tamper at once.",
     ),
 ]
 TopologyOption = Annotated[
@@ -39,22 +40,23 @@ AllowUnprotectedOption = Annotated[
     bool,
     typer.Option("--allow-unprotected", help="Take the best plan there is, even if KMEs on the way must be trusted."),
 ]
-CompromisedOption = Annotated[str | None, typer.Option(metavar="A,B", help="KMEs that read along.")]
-CutOption = Annotated[str | None, typer.Option(metavar="D:E", help="Links that do not carry, each written KME:KME.")]
+CompromisedOption = Annotated[list[str] | None, typer.Option(metavar="A,B", help="KMEs that read along.")]
+CutOption = Annotated[
+    list[str] | None, typer.Option(metavar="D:E,F:G", help="Links that do not carry, each written KME:KME.")
+]
 _PART = re.compile(r"(compromised|failed|tampering)=([0-9]{1,3})")
 
 
-def parsed_wish(text: str | None) -> Withstand:
+def parsed_wish(parts: list[str] | None) -> Withstand:
     """Return what is to be withstood; what is not named stays as by default. Raises RequestRefusedError."""
     from qkdrelay.network.candidates import Withstand
 
     numbers: dict[str, int] = {}
-    for part in text.split(",") if text is not None else ():
-        found = _PART.fullmatch(part.strip())
+    for part in parts or ():
+        found = _PART.fullmatch(part)
         if found is None or found[1] in numbers:
-            raise RequestRefusedError(
-                f"--withstand {text!r} cannot be read", hint="such as --withstand compromised=1,failed=1,tampering=0"
-            )
+            wrong = f"--withstand {part!r} cannot be read" if found is None else f"--withstand names {found[1]!r} twice"
+            raise RequestRefusedError(wrong, hint=f"such as --withstand {_WISH}")
         numbers[found[1]] = int(found[2])
     return Withstand(**numbers)
 
@@ -85,15 +87,15 @@ def network_of(which: Path | None) -> Topology:
     )
 
 
-def named_kmes(text: str | None, network: Topology) -> tuple[str, ...]:
-    """Read KMEs written A,B; raise TopologyError for one that is not there."""
-    return tuple(dict.fromkeys(network.require(name) for name in text.split(","))) if text is not None else ()
+def named_kmes(names: list[str] | None, network: Topology) -> tuple[str, ...]:
+    """Return each KME once; raise TopologyError for one that is not there."""
+    return tuple(dict.fromkeys(network.require(name) for name in names or ()))
 
 
-def named_links(text: str | None, network: Topology) -> tuple[Link, ...]:
-    """Read links written D:E,F:G; raise RequestRefusedError or TopologyError for what is none."""
+def named_links(names: list[str] | None, network: Topology) -> tuple[Link, ...]:
+    """Return each link, written D:E, once; raise RequestRefusedError or TopologyError for what is none."""
     links: dict[Link, None] = {}
-    for part in text.split(",") if text is not None else ():
+    for part in names or ():
         ends = part.split(":")
         if len(ends) != 2:
             raise RequestRefusedError(f"{part!r} is no link", hint="such as --cut kme-6:kme-8")

@@ -1,21 +1,34 @@
-"""Both command lines: results to stdout, the rest to stderr, one line and a hint for what is wrong."""
+"""A command line: how it is made, how it runs, and where it writes."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import typer
 from rich.console import Console
 
 from qkdrelay.errors import BrokerUnreachableError, QkdRelayError
+from qkdrelay.terminal.commands import Command, Group
 
 PIPE_WIDTH = 10_000
+F = TypeVar("F", bound=Callable[..., Any])
 EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE = 1, 2, 3
 
 
-def app_with(help_text: str) -> typer.Typer:
+class App(typer.Typer):
+    """A command line all of whose commands are read alike (`qkdrelay.terminal.commands`)."""
+
+    def command(self, name: str | None = None, **options: Any) -> Callable[[F], F]:
+        """Return a decorator that makes a function a command."""
+        return super().command(name, **{"cls": Command, **options})
+
+
+def app_with(help_text: str) -> App:
     """Return an empty command line."""
-    return typer.Typer(
+    return App(
+        cls=Group,
         help=help_text,
         no_args_is_help=True,
         add_completion=False,
