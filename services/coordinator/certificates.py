@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from qkdrelay.errors import SettingsError
+from qkdrelay.escaping import escaped
 
 AUTHORITY_VALID: Final = timedelta(days=3650)
 VALID: Final = timedelta(days=397)
@@ -45,7 +46,7 @@ class Authority:
     def new(cls, network: str) -> Authority:
         """Make an authority for the network of this name."""
         key = generate_private_key(SECP256R1())
-        subject = _name(f"qkdrelay {network}"[:64])
+        subject = _name(f"qkdrelay {escaped(network)}"[:64])
         builder = _builder(subject, subject, key, AUTHORITY_VALID)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         return cls(

@@ -10,6 +10,7 @@ from typing import Final
 
 from coordinator.rabbitmq_conf import TLS_DIRECTORY
 from qkdrelay.broker import names
+from qkdrelay.escaping import NAME_MAX, escaped
 from qkdrelay.network.topology import Topology
 
 BROKER_SERVICE: Final = "rabbitmq"
@@ -146,7 +147,8 @@ _KME = """\
 
 def compose_file(topology: Topology) -> str:
     """Return the compose file of ``topology``: the broker, the coordinator, and a service for each KME."""
-    services = [_HEAD.format(network=json.dumps(topology.name), vhost=names.VHOST), _coordinator(topology)]
+    network = json.dumps(escaped(topology.name, NAME_MAX), ensure_ascii=False)
+    services = [_HEAD.format(network=network, vhost=names.VHOST), _coordinator(topology)]
     services += [_kme(topology, kme) for kme in topology.kmes]
     volumes = "".join(f"  {_plain(name)}:\n" for name in (BROKER_SERVICE, names.COORDINATOR, *topology.kmes))
     return "\n".join((*services, f"volumes:\n{volumes}"))

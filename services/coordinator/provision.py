@@ -31,6 +31,7 @@ from coordinator.compose import (
 from coordinator.rabbitmq_conf import PORT, TLS_PORT, rabbitmq_conf
 from qkdrelay.broker import names
 from qkdrelay.errors import SettingsError, TopologyError
+from qkdrelay.escaping import escaped
 from qkdrelay.network.topology import Topology
 
 __all__ = ["compose_file", "provision"]
@@ -220,7 +221,7 @@ def _digest(
 
 def _topology_file(topology: Topology) -> str:
     def text(value: object) -> str:
-        return json.dumps(value, ensure_ascii=False)
+        return escaped(json.dumps(value, ensure_ascii=False), None)
 
     def link(a: str, b: str) -> str:
         notes = ", ".join(f"{name} = {text(value)}" for name, value in link_settings(topology, a, b).items())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Annotated
 from uuid import UUID
@@ -24,7 +23,7 @@ from qkdrelay.monitor import served
 from qkdrelay.observability import set_up_logging
 from qkdrelay.service import BATCH_S, GATHER_S, Loop, prepare_process
 from qkdrelay.settings import key_bytes, load
-from qkdrelay.terminal import app_with, console, run_app
+from qkdrelay.terminal import app_with, console, note, print_json, run_app, say
 
 app = app_with("A Key Management Entity: one node of a QKD network that relays keys.")
 
@@ -83,7 +82,7 @@ def keys(
     settings = load(StoreSettings)
     found = listed(KmeStore(settings.store, settings.kme, access="read"), reveal=reveal, limit=limit)
     if as_json:
-        typer.echo(json.dumps({"kme": settings.kme, "keys": found}, indent=2))
+        print_json({"kme": settings.kme, "keys": found})
         return
     table = Table("key id", "bits", "with", "state", "relay", *(["key"] if reveal else []), box=None)
     for key in found:
@@ -109,9 +108,9 @@ def forget(relay: Annotated[UUID, typer.Argument(metavar="RELAY", help="The rela
     until = time.monotonic() + SCRUB_WITHIN_S
     while not (clean := store.scrub()) and time.monotonic() < until:
         time.sleep(0.05)  # between two of the running service's transactions
-    typer.echo(f"the keys of relay {relay} are deleted")
+    say(f"the keys of relay {relay} are deleted")
     if not clean:
-        typer.echo("the store was in use all the time: its log holds them until the KME is started again", err=True)
+        note("the store was in use all the time: its log holds them until the KME is started again")
 
 
 def main() -> None:

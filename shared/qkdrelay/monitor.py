@@ -15,6 +15,7 @@ from wsgiref.types import StartResponse, WSGIEnvironment
 from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
 
 from qkdrelay.errors import SettingsError
+from qkdrelay.escaping import escaped
 
 ALIVE_S = 30.0
 """A loop that has not turned for longer is stuck; its longest batches take a few seconds."""
@@ -87,7 +88,7 @@ def _application(registry: CollectorRegistry, health: Health) -> Any:
             return [b"there are /healthz, /readyz and /metrics\n"]
         wrong = health.ailment() if path == "/healthz" else health.obstacle()
         start("503 Service Unavailable" if wrong else "200 OK", [("Content-Type", "text/plain; charset=utf-8")])
-        return [f"{wrong or 'ok'}\n".encode()]
+        return [f"{escaped(wrong) or 'ok'}\n".encode()]
 
     return answer
 

@@ -21,9 +21,10 @@ from coordinator.cli.options import (
     parsed_wish,
 )
 from coordinator.cli.pictures.files import PictureFiles, PngOption, SvgOption
-from coordinator.cli.screen import JsonOption, print_json
+from coordinator.cli.screen import JsonOption
 from qkdrelay.errors import RequestRefusedError
-from qkdrelay.terminal import console
+from qkdrelay.escaping import NAME_MAX, escaped
+from qkdrelay.terminal import console, print_json
 
 if TYPE_CHECKING:
     from qkdrelay.network.case import Case
@@ -111,7 +112,7 @@ def analyse(
     from coordinator.cli.findings import in_words
 
     screen = console()
-    for line in in_words(found, f"{source} to {target} in {network.name}, policy {chosen.policy}"):
+    for line in in_words(found, f"{source} to {target} in {escaped(network.name, NAME_MAX)}, policy {chosen.policy}"):
         screen.print(line, soft_wrap=True)
 
 

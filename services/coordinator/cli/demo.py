@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Annotated
 
 import typer
 
 from qkdrelay.errors import QkdRelayError
-from qkdrelay.terminal import EXIT_FAILED, console, say_error
+from qkdrelay.terminal import EXIT_FAILED, console, note, print_json, say_error
 
 
 def demo(
@@ -34,12 +33,12 @@ def demo(
         say_error(error)
         raise typer.Exit(EXIT_FAILED) from None
     if as_json:
-        typer.echo(json.dumps(seen.to_json(), indent=2))
+        print_json(seen.to_json())
     else:
         tell(seen, console())
     for claim in seen.claims:
         if not claim.held:
-            typer.echo(f"not observed: {claim.text}: {claim.expected}; but: {claim.observed}", err=True)
+            note(f"not observed: {claim.text}: {claim.expected}; but: {claim.observed}")
     if not seen.ok:
         raise typer.Exit(EXIT_FAILED)
 

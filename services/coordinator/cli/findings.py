@@ -9,7 +9,7 @@ from typing import Any
 from rich.text import Text
 
 from coordinator.cli.analyse import Analysis
-from coordinator.cli.screen import clean, counted
+from coordinator.cli.screen import counted
 from qkdrelay.network.chance import Probability
 from qkdrelay.network.circuit import Element
 from qkdrelay.network.minimal import MinimalSets
@@ -20,7 +20,7 @@ _INDENT = 12
 
 def in_words(found: Analysis, title: str) -> Iterator[Text]:
     """Yield an analysis line by line."""
-    yield Text(f"{clean(title)}: {counted(found.plan.share_messages, 'share message')}", "bold")
+    yield Text(f"{title}: {counted(found.plan.share_messages, 'share message')}", "bold")
     yield from _case(found)
     yield from _sets("learn it", found.learning, "KME", "no KMEs on the way, even all together, learn the keys")
     yield from _sets("block it", found.blocking, "KME", "no KME's failure blocks the keys")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from coordinator.cli.screen import JsonOption, counted, print_json
-from qkdrelay.terminal import app_with
+from coordinator.cli.screen import JsonOption, counted
+from qkdrelay.terminal import app_with, print_json, say
 
 if TYPE_CHECKING:
     from qkdrelay.inquiries import AttackView
@@ -74,7 +74,7 @@ def attack(
     if as_json:
         print_json(as_data(view))
     else:
-        typer.echo(in_words(view))
+        say(*in_words(view))
 
 
 def _set(kme: str, mode: Literal["leak", "tamper", "withhold"] | None, *, as_json: bool) -> None:
@@ -86,7 +86,7 @@ def _set(kme: str, mode: Literal["leak", "tamper", "withhold"] | None, *, as_jso
     if as_json:
         print_json({"kme": kme, "mode": mode})
     else:
-        typer.echo(done.text)
+        say(done.text)
 
 
 def as_data(view: AttackView) -> dict[str, Any]:
@@ -100,15 +100,14 @@ def as_data(view: AttackView) -> dict[str, Any]:
     }
 
 
-def in_words(view: AttackView) -> str:
-    """Return what an attack came to, for people."""
+def in_words(view: AttackView) -> list[str]:
+    """Return what an attack came to, line by line, for people."""
     from coordinator.cli.outcome import short_split
 
     if not view.kmes:
-        return f"learned nothing: no KME has leaked a share of relay {view.relay_id}"
+        return [f"learned nothing: no KME has leaked a share of relay {view.relay_id}"]
     by = f"from {counted(view.shares_held, 'share')} leaked by {' and '.join(view.kmes)}"
     if view.learned:
-        return f"LEARNED the secret of relay {view.relay_id}, {by}"
-    lines = [f"learned nothing of relay {view.relay_id}, {by}"]
-    lines += [f"  {short_split(s.split, s.present, s.needed)}" for s in view.short_splits]
-    return "\n".join(lines)
+        return [f"LEARNED the secret of relay {view.relay_id}, {by}"]
+    short = [f"  {short_split(s.split, s.present, s.needed)}" for s in view.short_splits]
+    return [f"learned nothing of relay {view.relay_id}, {by}", *short]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coordinator.cli.screen import JsonOption, note, print_json
+from coordinator.cli.screen import JsonOption
 from qkdrelay.errors import RequestRefusedError
-from qkdrelay.terminal import app_with, console
+from qkdrelay.terminal import app_with, console, note, print_json, say
 
 if TYPE_CHECKING:
     from qkdrelay.inquiries import DeadLetterSummary, DeadLetterView
@@ -40,7 +40,7 @@ def list_letters(
     from rich.table import Table
 
     from coordinator.cli import session
-    from coordinator.cli.screen import clean, duration
+    from coordinator.cli.screen import duration
     from qkdrelay.inquiries import DeadLettersRequest, DeadLettersView
 
     view = session.ask(DeadLettersRequest(limit=limit), DeadLettersView)
@@ -54,8 +54,7 @@ def list_letters(
     for column in table.columns[:-1]:
         column.no_wrap = True
     for letter in view.letters:
-        row = [str(letter.letter), duration(letter.age_s), clean(letter.queue), size(letter), clean(letter.reason)]
-        table.add_row(*(cell.replace("[", "\\[") for cell in row))
+        table.add_row(str(letter.letter), duration(letter.age_s), letter.queue, size(letter), letter.reason)
     console().print(table)
     if view.total > len(view.letters):
         note(f"{len(view.letters)} of {view.total}; --limit shows more")
@@ -85,7 +84,7 @@ def show(
     if as_json:
         print_json(as_data(view))
     else:
-        typer.echo(in_words(view))
+        say(*in_words(view))
 
 
 @app.command()
@@ -107,7 +106,7 @@ def requeue(letters: LettersArgument = None, *, as_json: JsonOption = False) -> 
     if as_json:
         print_json({"requeued": list(chosen)})
     else:
-        typer.echo(done.text)
+        say(done.text)
 
 
 @app.command()
@@ -134,7 +133,7 @@ def drop(
     if as_json:
         print_json({"dropped": "all" if every else list(chosen)})
     else:
-        typer.echo(done.text)
+        say(done.text)
 
 
 def _agreed(question: str) -> bool:
@@ -174,9 +173,9 @@ def as_data(view: DeadLetterView) -> dict[str, Any]:
     return {**summary_as_data(view.letter), "sha256": digest, "message": clear_part(view.letter.queue, view.body)}
 
 
-def in_words(view: DeadLetterView) -> str:
-    """Return a dead letter for people."""
-    from coordinator.cli.screen import clean, duration, moment
+def in_words(view: DeadLetterView) -> list[str]:
+    """Return a dead letter, line by line, for people."""
+    from coordinator.cli.screen import duration, moment
 
     letter, data = view.letter, as_data(view)
     lines = [
@@ -189,7 +188,7 @@ def in_words(view: DeadLetterView) -> str:
         ("sha256", data["sha256"]),
         *((name.replace("_", " "), str(value)) for name, value in data["message"].items()),
     ]
-    return "\n".join(f"{name:<13}{clean(value)}" for name, value in lines)
+    return [f"{name:<13}{value}" for name, value in lines]
 
 
 def clear_part(queue: str, body: bytes) -> dict[str, Any]:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coordinator.cli.screen import JsonOption, print_json
-from qkdrelay.terminal import app_with, console
+from coordinator.cli.screen import JsonOption
+from qkdrelay.terminal import app_with, console, print_json, say
 
 if TYPE_CHECKING:
     from rich.console import Group
     from rich.table import Table
+    from rich.text import Text
 
     from qkdrelay.inquiries import KmeView, NetworkView
     from qkdrelay.messages import LinkReport
@@ -75,7 +76,7 @@ def _turn(a: str, b: str, *, up: bool, as_json: bool) -> None:
     if as_json:
         print_json({"link": [a, b], "up": up})
     else:
-        typer.echo(done.text)
+        say(done.text)
 
 
 def as_data(view: NetworkView) -> dict[str, Any]:
@@ -137,23 +138,29 @@ def _kmes(view: NetworkView) -> Table:
     return table
 
 
-def _heard(kme: KmeView) -> str:
+def _heard(kme: KmeView) -> Text:
+    from rich.text import Text
+
     from coordinator.cli.screen import duration
 
     if kme.heard_s_ago is None:
-        return "[red]not yet[/]"
-    ago = f"{kme.heard_s_ago:.1f} s ago" if kme.heard_s_ago < SILENT_S else f"{duration(kme.heard_s_ago)} ago"
-    return ago if kme.heard_s_ago < SILENT_S else f"[red]{ago}[/]"
+        return Text("not yet", "red")
+    if kme.heard_s_ago < SILENT_S:
+        return Text(f"{kme.heard_s_ago:.1f} s ago")
+    return Text(f"{duration(kme.heard_s_ago)} ago", "red")
 
 
-def _lab(kme: KmeView) -> str:
+def _lab(kme: KmeView) -> Text:
+    from rich.text import Text
+
     if kme.lab_mode:
-        return f"[bold red]compromised: {kme.lab_mode}[/]"
-    return "on" if kme.lab else "off"
+        return Text(f"compromised: {kme.lab_mode}", "bold red")
+    return Text("on" if kme.lab else "off")
 
 
 def _links(view: NetworkView) -> Table:
     from rich.table import Table
+    from rich.text import Text
 
     reports = _reports(view)
     table = Table("link (a>b)", "a>b", "key", "waiting", "  b>a", "key", "waiting", "ordered", box=None, pad_edge=False)
@@ -161,16 +168,19 @@ def _links(view: NetworkView) -> Table:
         table.columns[column].justify = "right"
     for a, b in view.links:
         there, back = _cells(reports.get((a, b))), _cells(reports.get((b, a)))
-        ordered = "[yellow]down[/]" if (a, b) in view.down else ""
-        table.add_row(f"{a}>{b}", *there, f"  {back[0]}", *back[1:], ordered)
+        ordered = Text("down" if (a, b) in view.down else "", "yellow")
+        table.add_row(f"{a}>{b}", *there, Text.assemble("  ", back[0]), *back[1:], ordered)
     return table
 
 
-def _cells(report: LinkReport | None) -> tuple[str, str, str]:
+def _cells(report: LinkReport | None) -> tuple[Text, Text, Text]:
+    from rich.text import Text
+
     if report is None:
-        return "[red]?[/]", "?", "?"
-    waiting = f"[yellow]{report.waiting}[/]" if report.waiting else "0"
-    return "[green]up[/]" if report.up else "[red]down[/]", _size(report.available_bytes), waiting
+        return Text("?", "red"), Text("?"), Text("?")
+    state = Text("up", "green") if report.up else Text("down", "red")
+    waiting = Text(str(report.waiting), "yellow" if report.waiting else "")
+    return state, Text(_size(report.available_bytes)), waiting
 
 
 def _size(n: int) -> str:

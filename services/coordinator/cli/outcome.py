@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.text import Text
 
 from coordinator.cli.flow import Flow, Load
-from coordinator.cli.screen import clean, counted, duration
+from coordinator.cli.screen import counted, duration
+from qkdrelay.escaping import escaped
 from qkdrelay.inquiries import RelaySummary, RelayView
 from qkdrelay.messages import TERMINAL, Dispute, key_id
 from qkdrelay.network.plan import Route
@@ -88,7 +89,7 @@ def outcome(view: RelayView, width: int | None) -> Iterator[Text]:
         (view.state, STYLES.get(view.state, "bold yellow")), f"  {view.source} to {view.target}, {keys}, {took}"
     )
     if view.reason:
-        reason = clean(view.reason)
+        reason = escaped(view.reason)
         lines = [reason] if width is None else textwrap.wrap(reason, max(20, width - _INDENT), break_long_words=False)
         yield from _block("reason", map(Text, lines))
     yield from _block("relay", [Text(str(view.relay_id), "bold")])
@@ -158,7 +159,7 @@ def _missing(flow: Flow) -> Iterator[Text]:
     for route in flow.view.missing[:ROUTES_SHOWN]:
         halts.setdefault(str(flow.halt(route)), []).append(route)
     for halt, routes in halts.items():
-        yield Text(clean(halt), "yellow")
+        yield Text(escaped(halt), "yellow")
         yield from (Text(f"  {route_name(route)}") for route in routes)
     yield from _rest(len(flow.view.missing))
 

@@ -13,11 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from coordinator.cli.pictures.files import PictureFiles
-from coordinator.cli.screen import clean, counted, print_json
+from coordinator.cli.screen import counted
 from qkdrelay.errors import InvalidPlanError
+from qkdrelay.escaping import NAME_MAX, escaped
 from qkdrelay.network.candidates import Candidate, Policy, Withstand, plans
 from qkdrelay.network.topology import Topology
-from qkdrelay.terminal import console
+from qkdrelay.terminal import console, print_json
 
 _WIDTH = 80
 _CELL = 4
@@ -33,7 +34,8 @@ def tell(network: Topology, policy: Policy, wish: Withstand, pictures: PictureFi
     found = all_pairs(network, policy, wish)
     between = {pair: made for pair, made in found.items() if pair[1] not in network.neighbours[pair[0]]}
     exposed = _exposed(between)
-    title = f"{clean(network.name)}, policy {policy}: {len(between)} pairs (source, target) that are not neighbours"
+    name = escaped(network.name, NAME_MAX)
+    title = f"{name}, policy {policy}: {len(between)} pairs (source, target) that are not neighbours"
     if pictures:
         pictures.write(draw(network, found, title, exposed.in_words()))
     if as_json:

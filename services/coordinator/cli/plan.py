@@ -24,9 +24,10 @@ from coordinator.cli.options import (
     parsed_wish,
 )
 from coordinator.cli.pictures.files import PictureFiles, PngOption, SvgOption
-from coordinator.cli.screen import JsonOption, clean, print_json
+from coordinator.cli.screen import JsonOption
 from qkdrelay.errors import RequestRefusedError
-from qkdrelay.terminal import console
+from qkdrelay.escaping import NAME_MAX, escaped
+from qkdrelay.terminal import console, print_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,9 +36,10 @@ if TYPE_CHECKING:
     from qkdrelay.network.plan import Plan
 
 _WIDTH = 80
-_LEGEND = """\
-In the worst case. Compromised and failed KMEs are withstood at the same time; a
-tampering one counts as one of each."""
+_LEGEND = (
+    "In the worst case. Compromised and failed KMEs are withstood at the same time; a",
+    "tampering one counts as one of each.",
+)
 
 
 def plan(
@@ -106,7 +108,7 @@ def plan(
         print_json({"source": source, "target": target, "plans": [as_data(candidate) for candidate in found]})
     elif found:
         more = ", and failed=1 if the network allows it" if wish.failed is None else ""
-        _show(found, f"{source} to {target} in {clean(network.name)}", f"to withstand {wish}{more}")
+        _show(found, f"{source} to {target} in {escaped(network.name, NAME_MAX)}", f"to withstand {wish}{more}")
     if refusal is not None:
         raise refusal
 
@@ -144,13 +146,14 @@ def _show(found: Sequence[Candidate], title: str, wish: str) -> None:
     screen.print(wish, soft_wrap=True)
     screen.print()
     screen.print(_table(found))
-    screen.print(Text(_LEGEND, "dim"), soft_wrap=True)
+    for line in _LEGEND:
+        screen.print(Text(line, "dim"), soft_wrap=True)
     shown = next((candidate for candidate in found if candidate.chosen), None)
     if shown is None:
         return
     screen.print()
     for line in in_words(shown.plan):
-        screen.print(line, markup=False, soft_wrap=True)
+        screen.print(line, soft_wrap=True)
     if shown.relies_on:
         screen.print(Text(f"It relies on the honesty of {', '.join(shown.relies_on)}.", "yellow"), soft_wrap=True)
     elif not shown.meets_wish:

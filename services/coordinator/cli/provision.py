@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from qkdrelay.terminal import note, say
+
 TopologyFile = Annotated[Path, typer.Argument(metavar="TOPOLOGY", help="Topology file, or a name such as nsfnet.")]
 Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write.")]
 
@@ -33,7 +35,7 @@ def provision(
     from qkdrelay.network.topology import load_topology
 
     for path in deployment.provision(load_topology(topology), to, lab=lab, tls=tls, cluster=cluster):
-        typer.echo(str(path))
+        say(path)
 
 
 def certs(topology: TopologyFile, *, to: Folder = Path()) -> None:
@@ -50,7 +52,7 @@ def certs(topology: TopologyFile, *, to: Folder = Path()) -> None:
 
     written = deployment.provision_certificates(load_topology(topology), to)
     for path in written:
-        typer.echo(str(path))
+        say(path)
     end = min(valid_until(path.read_text(encoding="utf-8")) for path in written if path.name == CERTIFICATE)
     when = f"Valid until {end:%Y-%m-%d}; in the last {RENEW_BEFORE.days} days this replaces them."
-    typer.echo(when, err=True)
+    note(when)

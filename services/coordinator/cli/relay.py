@@ -14,9 +14,9 @@ from uuid import UUID, uuid4
 import typer
 
 from coordinator.cli.options import PolicyOption, WithstandOption, parsed_wish
-from coordinator.cli.screen import JsonOption, note, print_json
+from coordinator.cli.screen import JsonOption
 from qkdrelay.errors import BrokerUnreachableError, RequestRefusedError
-from qkdrelay.terminal import EXIT_FAILED, console
+from qkdrelay.terminal import EXIT_FAILED, Screen, console, note, print_json, say
 
 if TYPE_CHECKING:
     from coordinator.cli.session import Following
@@ -94,7 +94,7 @@ def _tell(view: RelayView, *, as_json: bool, no_wait: bool) -> None:
     if as_json:
         print_json(as_data(view))
     elif no_wait:
-        typer.echo(str(view.relay_id))
+        say(view.relay_id)
     else:
         print_outcome(view, console())
     if view.state == "failed":
@@ -142,18 +142,17 @@ def _progress(following: Following) -> Iterator[Callable[[RelayView | None], Non
         yield lambda _: warn()
         return
 
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
     from coordinator.cli.flow import Flow
 
     columns = (
-        TextColumn("{task.description:13}"),
+        TextColumn("{task.description:13}", markup=False),
         BarColumn(bar_width=24),
-        TextColumn("{task.completed}/{task.total} shares crossed, {task.fields[arrived]}"),
+        TextColumn("{task.completed}/{task.total} shares crossed, {task.fields[arrived]}", markup=False),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=Screen(stderr=True), transient=True) as progress:
         task = progress.add_task("asking", total=None, arrived="0 arrived", visible=False)
 
         def show(view: RelayView | None) -> None:

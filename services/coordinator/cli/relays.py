@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from coordinator.cli.screen import JsonOption, note, print_json
-from qkdrelay.terminal import console
+from coordinator.cli.screen import JsonOption
+from qkdrelay.terminal import console, note, print_json
 
 if TYPE_CHECKING:
     from qkdrelay.inquiries import RelayView
@@ -31,10 +31,11 @@ def relays(
     Example: coordinator relays --limit 5
     """
     from rich.table import Table
+    from rich.text import Text
 
     from coordinator.cli import session
     from coordinator.cli.outcome import STYLES, summary_as_data
-    from coordinator.cli.screen import clean, duration, moment
+    from coordinator.cli.screen import duration, moment
     from qkdrelay.inquiries import RelaysRequest, RelaysView
 
     view = session.ask(RelaysRequest(limit=limit), RelaysView)
@@ -50,9 +51,9 @@ def relays(
     for relay in view.relays:
         keys = f"{relay.key_count} x {relay.key_size_bits}"
         took = duration(relay.elapsed_s)
-        state = f"[{style}]{relay.state}[/]" if (style := STYLES.get(relay.state)) else relay.state
-        row = [str(relay.relay_id)[:8], moment(relay.created_at), state, relay.source, relay.target, keys, took]
-        table.add_row(*row, clean(relay.reason).replace("[", "\\["))
+        state = Text(relay.state, STYLES.get(relay.state, ""))
+        number, asked = str(relay.relay_id)[:8], moment(relay.created_at)
+        table.add_row(number, asked, state, relay.source, relay.target, keys, took, relay.reason)
     console().print(table)
     if view.total > len(view.relays):
         note(f"{len(view.relays)} of {view.total}; --limit shows more")

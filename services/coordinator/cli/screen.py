@@ -1,11 +1,10 @@
-"""Where the commands write: results to stdout, the rest to stderr."""
+"""What the commands that show something have in common."""
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,27 +13,12 @@ from qkdrelay.errors import RequestRefusedError
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def print_json(data: Any, *, indent: int | None = 2) -> None:
-    """Print data as JSON."""
-    typer.echo(json.dumps(data, indent=indent, ensure_ascii=False))
-
-
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file that was asked for; raise RequestRefusedError if it cannot be written."""
     try:
         path.write_bytes(data)
     except OSError as error:
         raise RequestRefusedError(f"{path}: cannot be written: {error.strerror}", hint="name another file") from None
-
-
-def note(text: str) -> None:
-    """Tell the person at the terminal something that is no result."""
-    typer.echo(text, err=True)
-
-
-def clean(text: str) -> str:
-    """Return text from elsewhere without what would steer a terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def duration(seconds: float) -> str:

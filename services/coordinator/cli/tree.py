@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.console import Group
 from rich.text import Text
 from rich.tree import Tree
 
 from coordinator.cli.flow import Flow
 from coordinator.cli.outcome import STYLES
-from coordinator.cli.screen import clean
+from qkdrelay.escaping import escaped
 from qkdrelay.inquiries import RelayView
 from qkdrelay.network.plan import Route
 
@@ -17,9 +18,9 @@ from qkdrelay.network.plan import Route
 def as_tree(view: RelayView) -> Tree:
     """Return the tree for people. Below a KME stand those it sent shares to."""
     flow = Flow(view)
-    head = Text.assemble(str(view.relay_id), "  ", (view.state, STYLES.get(view.state, "bold")), "\n")
+    head = Text.assemble(str(view.relay_id), "  ", (view.state, STYLES.get(view.state, "bold")))
     root: Route = (view.source,)
-    tree = Tree(Text.assemble(head, _label(flow, root)), guide_style="dim")
+    tree = Tree(Group(head, _label(flow, root)), guide_style="dim")
     _grow(flow, tree, root)
     return tree
 
@@ -35,7 +36,7 @@ def _grow(flow: Flow, tree: Tree, route: Route) -> None:
 
 def _label(flow: Flow, route: Route) -> Text:
     text, style = _fate(flow, route)
-    label = Text.assemble((route[-1], "bold"), "  ", (clean(text), style))
+    label = Text.assemble((route[-1], "bold"), "  ", (escaped(text), style))
     for mark in flow.marks(route):
         label.append(f"  {mark}", "bold red" if mark.isupper() else "bold yellow")
     return label

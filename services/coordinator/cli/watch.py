@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from coordinator.cli.screen import JsonOption, note, print_json
-from qkdrelay.terminal import console
+from coordinator.cli.screen import JsonOption
+from qkdrelay.terminal import console, note, print_json
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from qkdrelay.messages import Report
 
 _LOOK_AGAIN_S = 1.0
+VALUE_MAX = 500
+"""Characters of one value in a line for people; --json has all."""
 
 
 def watch(*, as_json: JsonOption = False) -> None:
@@ -84,7 +86,8 @@ def line(kme: str, report: Report, at: float) -> Text:
     """Return a report for people: time, event, KME, the relay's first digits, and what else there is."""
     from rich.text import Text
 
-    from coordinator.cli.screen import clean, moment
+    from coordinator.cli.screen import moment
+    from qkdrelay.escaping import escaped
     from qkdrelay.telling import event_of, fields_of, level_of
 
     style = {"warning": "yellow", "error": "bold red"}.get(level_of(report), "")
@@ -94,12 +97,12 @@ def line(kme: str, report: Report, at: float) -> Text:
     if route:
         fields.pop("link", None)  # the last two of the route
     rest = [">".join(route)] if isinstance(route, tuple) else []
-    rest += [f"{name}={_short(value)}" for name, value in fields.items() if value not in ("", ())]
+    rest += [f"{name}={escaped(_short(value), VALUE_MAX)}" for name, value in fields.items() if value not in ("", ())]
     return Text.assemble(
         (f"{moment(at)}  ", "dim"),
-        (clean(event_of(report)).ljust(16), style),
+        (escaped(event_of(report)).ljust(16), style),
         f"  {kme.ljust(8)}  {relay.ljust(8)}  ",
-        clean("  ".join(rest)),
+        "  ".join(rest),
     )
 
 

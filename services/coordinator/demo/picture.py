@@ -37,8 +37,8 @@ _LEGEND = {3: (" x ", "QKD link is down"), 5: ("( )", "compromised: leaks")}
 _LEGEND_COLUMN = 55
 
 
-def picture(cut_links: Collection[tuple[str, str]], compromised: Collection[str]) -> Text:
-    """Draw the reference network; links as its topology writes them."""
+def picture(cut_links: Collection[tuple[str, str]], compromised: Collection[str]) -> list[Text]:
+    """Draw the reference network, line by line; links as its topology writes them."""
     drawing = _NETWORK
     for kme in compromised:
         drawing = drawing.replace(f" {kme} ", f"({kme})")
@@ -48,6 +48,7 @@ def picture(cut_links: Collection[tuple[str, str]], compromised: Collection[str]
         lines[line][column] = "x"
     for line, (mark, meaning) in _LEGEND.items():
         lines[line] += f"{mark} {meaning}"
-    text = Text("\n".join("".join(line).rstrip() for line in lines))
-    text.highlight_regex(r"\bx\b|\((kme-\d| )\)", "bold red")
-    return text
+    drawn = [Text("".join(line).rstrip()) for line in lines]
+    for text in drawn:
+        text.highlight_regex(r"\bx\b|\((kme-\d| )\)", "bold red")
+    return drawn

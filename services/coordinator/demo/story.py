@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -22,8 +22,10 @@ def tell(seen: Observation, console: Console) -> None:
     relay = seen.relay
     title = f"Keys go from {relay.source} to {relay.target}; no KME between them has to be trusted alone."
     console.print(Text(title, "bold"))
-    console.print("Eight KMEs, coordinator and broker in one process: the services' own code.\n")
-    console.print(picture(seen.cut_links, seen.compromised))
+    console.print("Eight KMEs, coordinator and broker in one process: the services' own code.")
+    console.print()
+    for row in picture(seen.cut_links, seen.compromised):
+        console.print(row)
     for number, (title, lines) in enumerate(_steps(seen), 1):
         console.print()
         console.print(Text.assemble((f"{number}  ", "bold cyan"), (title, "bold")))
@@ -122,14 +124,15 @@ def _table(claims: Iterable[Claim]) -> Table:
         table.add_row(
             claim.text,
             _cell(claim.expected),
-            Text(_cell(claim.observed), style),
+            _cell(claim.observed, style),
             Text("ok", "green") if claim.held else Text("NO", style),
         )
     return table
 
 
-def _cell(text: str) -> str:
-    return text if len(text) <= _CELL_CHARACTERS_MAX else text.replace(", ", "\n")
+def _cell(text: str, style: str = "") -> Group:
+    parts = [text] if len(text) <= _CELL_CHARACTERS_MAX else text.split(", ")
+    return Group(*(Text(part, style) for part in parts))
 
 
 def _and(names: Iterable[str]) -> str:

@@ -1,14 +1,19 @@
 """Both command lines: results to stdout, the rest to stderr, one line and a hint for what is wrong."""
 
-from qkdrelay.terminal.app import (
-    EXIT_FAILED,
-    EXIT_UNREACHABLE,
-    EXIT_USAGE,
-    PIPE_WIDTH,
-    app_with,
-    console,
-    run_app,
-    say_error,
-)
+from qkdrelay.terminal.app import EXIT_FAILED, EXIT_UNREACHABLE, EXIT_USAGE, app_with, run_app, say_error
+from qkdrelay.terminal.output import PIPE_WIDTH, Screen, console, note, print_json, say
 
-__all__ = ["EXIT_FAILED", "EXIT_UNREACHABLE", "EXIT_USAGE", "PIPE_WIDTH", "app_with", "console", "run_app", "say_error"]
+__all__ = [
+    "EXIT_FAILED",
+    "EXIT_UNREACHABLE",
+    "EXIT_USAGE",
+    "PIPE_WIDTH",
+    "Screen",
+    "app_with",
+    "console",
+    "note",
+    "print_json",
+    "run_app",
+    "say",
+    "say_error",
+]

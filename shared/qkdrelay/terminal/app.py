@@ -1,18 +1,19 @@
-"""A command line: how it is made, how it runs, and where it writes."""
+"""A command line: how it is made, and how it runs."""
 
 from __future__ import annotations
 
+import io
 import sys
+import traceback
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import typer
-from rich.console import Console
 
 from qkdrelay.errors import BrokerUnreachableError, QkdRelayError
 from qkdrelay.terminal.commands import Command, Group
+from qkdrelay.terminal.output import note
 
-PIPE_WIDTH = 10_000
 F = TypeVar("F", bound=Callable[..., Any])
 EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE = 1, 2, 3
 
@@ -38,24 +39,33 @@ def app_with(help_text: str) -> App:
     )
 
 
-def console() -> Console:
-    """Return stdout: as wide as the terminal; in a pipe as wide as needed, so that no id is wrapped or cut."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-
-
 def run_app(app: typer.Typer) -> None:
     """Run a command line; every refusal is one line with a hint, and its exit code. No traceback reaches a user."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding does not have
     try:
-        app()
+        sys.exit(app(standalone_mode=False) or 0)
+    except typer.TyperException as error:
+        said = io.StringIO()
+        cast(Any, error).show(said)  # each that gets here has it
+        note(*said.getvalue().rstrip("\n").split("\n"))
+        sys.exit(error.exit_code)
+    except typer.Abort:
+        note("Aborted!")
+        sys.exit(EXIT_FAILED)
     except QkdRelayError as error:
         say_error(error)
         sys.exit(EXIT_UNREACHABLE if isinstance(error, BrokerUnreachableError) else EXIT_USAGE)
     except BrokenPipeError:
         sys.exit(EXIT_FAILED)
+    except Exception:  # ours to mend; what it tells may have come from outside
+        note(*traceback.format_exc().rstrip("\n").split("\n"))
+        sys.exit(EXIT_FAILED)
 
 
 def say_error(error: QkdRelayError) -> None:
     """Print an error and its hint to stderr."""
-    print(f"error: {error}", file=sys.stderr)
+    note(f"error: {error}")
     if error.hint:
-        print(f"hint: {error.hint}", file=sys.stderr)
+        note(f"hint: {error.hint}")

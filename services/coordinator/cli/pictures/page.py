@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
+from qkdrelay.escaping import escaped
+
 LINE_HEIGHT = 16.0
 MARGIN = 28.0
 LETTER, SMALL_LETTER = 9.0, 6.8
@@ -20,7 +22,7 @@ def page(title: str, width: float, height: float, body: Iterable[str]) -> str:
     return "\n".join(
         (
             f'<svg xmlns="http://www.w3.org/2000/svg" {size} {_FONT}>',
-            f"<title>{escape(title)}</title>",
+            f"<title>{_plain(title)}</title>",
             f'<rect width="{width:.0f}" height="{height:.0f}" fill="#ffffff"/>',
             *body,
             "</svg>\n",
@@ -31,6 +33,10 @@ def page(title: str, width: float, height: float, body: Iterable[str]) -> str:
 def group(x: float, y: float, body: Iterable[str]) -> list[str]:
     """Return elements moved to the right by ``x`` and down by ``y``."""
     return [f'<g transform="translate({x:.1f} {y:.1f})">', *body, "</g>"]
+
+
+def _plain(what: str) -> str:
+    return escape(escaped(what))
 
 
 def text(
@@ -50,5 +56,5 @@ def text(
     height = f' font-size="{size:g}"' if size != 12 else ""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{height} fill="{colour}"{weight}{around}>'
-        f"{escape(what)}</text>"
+        f"{_plain(what)}</text>"
     )

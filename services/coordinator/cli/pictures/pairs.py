@@ -24,7 +24,7 @@ from coordinator.cli.pictures.page import (
     text,
 )
 from coordinator.cli.pictures.spread import spread
-from coordinator.cli.screen import clean, counted
+from coordinator.cli.screen import counted
 from qkdrelay.errors import RequestRefusedError
 from qkdrelay.network.candidates import Candidate
 from qkdrelay.network.topology import Topology, Trust
@@ -77,7 +77,7 @@ def check_drawable(topology: Topology) -> None:
 
 def draw(topology: Topology, found: Mapping[Pair, Candidate | str], title: str, summary: str) -> str:
     """Return the SVG of a network and of what each (source, target) withstands, under a title and a summary."""
-    return _Drawing(topology, found, clean(title), clean(summary)).svg()
+    return _Drawing(topology, found, title, summary).svg()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,8 @@ from coordinator.cli.pictures.page import (
     page,
     text,
 )
-from coordinator.cli.screen import clean, counted
+from coordinator.cli.screen import counted
+from qkdrelay.escaping import NAME_MAX, escaped
 from qkdrelay.network.candidates import Candidate
 from qkdrelay.network.case import case
 from qkdrelay.network.circuit import Link
@@ -191,10 +192,9 @@ class _Drawing:
 
     def _footer(self) -> list[str]:
         plan, have = self.plan, self.candidate.withstands
-        title = (
-            f"{plan.source} to {plan.target} in {clean(self.topology.name)}, policy {self.candidate.policy}: "
-            f"{counted(plan.share_messages, 'share message')}"
-        )
+        name, policy = escaped(self.topology.name, NAME_MAX), self.candidate.policy
+        messages = counted(plan.share_messages, "share message")
+        title = f"{plan.source} to {plan.target} in {name}, policy {policy}: {messages}"
         worst = f"{counted(have.compromised, 'compromised KME')} and {counted(have.failed, 'failed KME')}"
         lines = [title, f"withstands {worst}, in the worst case"]
         here = []
