@@ -10,7 +10,8 @@ options=()
 [ "$1" != --oldest ] || { options+=("$1"); shift; }
 images=$(infra/image/ensure-images.sh "${options[@]}")
 eval "$images"
-export QKDRELAY_IMAGE=${QKDRELAY_IMAGE:-qkdrelay:local}
+QKDRELAY_IMAGE=$(infra/docker/setting.sh QKDRELAY_IMAGE qkdrelay:local)
+export QKDRELAY_IMAGE
 infra/image/build-app.sh
 
 # testcontainers: no reaper, which would be one more image to pull; containers are reached by their published ports.

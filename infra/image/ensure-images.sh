@@ -53,17 +53,18 @@ choose() {
   fi
 }
 
-recorded() { sed -n "s/^$1=//p" "$here/../../.env" 2>/dev/null || true; }
+wanted_python=$("$here/../docker/setting.sh" PYTHON_IMAGE)
+wanted_rabbitmq=$("$here/../docker/setting.sh" RABBITMQ_IMAGE)
 
 results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT
-choose python bookworm python:3.11-slim "${PYTHON_IMAGE:-$(recorded PYTHON_IMAGE)}" >"$results/python" &
+choose python bookworm python:3.11-slim "$wanted_python" >"$results/python" &
 python=$!
 if [ "${1:-}" = --oldest ]; then
   choose rabbitmq bookworm rabbitmq:3.10-management >"$results/oldest" &
   oldest=$!
 fi
-choose rabbitmq trixie rabbitmq:4.2-management "${RABBITMQ_IMAGE:-$(recorded RABBITMQ_IMAGE)}" >"$results/rabbitmq"
+choose rabbitmq trixie rabbitmq:4.2-management "$wanted_rabbitmq" >"$results/rabbitmq"
 wait "$python"
 printf 'export PYTHON_IMAGE=%q\n' "$(cat "$results/python")"
 printf 'export RABBITMQ_IMAGE=%q\n' "$(cat "$results/rabbitmq")"

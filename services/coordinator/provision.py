@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from coordinator import dotenv_file
 from coordinator.certificates import AUTHORITY_KEY, CERTIFICATE, certificate_files
 from coordinator.compose import (
     BROKER_SERVICE,
@@ -28,6 +29,7 @@ from coordinator.compose import (
     password_variable,
     tls_overlay,
 )
+from coordinator.dotenv_file import assignment
 from coordinator.rabbitmq_conf import PORT, TLS_PORT, rabbitmq_conf
 from qkdrelay.broker import names
 from qkdrelay.errors import SettingsError, TopologyError
@@ -55,9 +57,9 @@ TLS_OVERLAY: Final = "deploy/tls.yml"
 CLUSTER_OVERLAY: Final = "infra/cluster/docker-compose.yml"
 _BROKER_HOSTS: Final = (*CLUSTER_SERVICES, "localhost", "127.0.0.1", "::1")
 
-_ASSIGNMENT = re.compile(r"\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*")
-_PLAIN = re.compile(r"""(["']?)([^"'#$\s]*)\1""")
 _SECRET = re.compile(r"[0-9a-f]{64}")
+_PROJECT = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_SUBSTITUTED = re.compile(r"\$\{([A-Z0-9_]+)")
 
 
 def provision(
@@ -81,15 +83,17 @@ def provision(
     dotenv = directory / ".env"
     deploy = directory / "deploy"
     try:
-        kept = _read_dotenv(dotenv)
+        kept = dotenv_file.read(dotenv)
         passwords = {user: kept.get(password_variable(user)) or _secret() for user in _users(topology)}
         values = _values(topology, kept, passwords, environment)
         values["QKDRELAY_LAB"] = "true" if lab else "false"
         _switch_broker(values, brokers, tls=tls)
+        composed = compose_file(topology)
+        _check_environment(topology, values, composed, environment)
         definitions = names.definitions(topology.kmes, topology.links, passwords, lab=lab)
         configuration = rabbitmq_conf(tls=tls, nodes=CLUSTER_NODES if cluster else ())
         contents = {
-            directory / "docker-compose.yml": compose_file(topology),
+            directory / "docker-compose.yml": composed,
             deploy / "topology.toml": _topology_file(topology),
             deploy / "rabbitmq.conf": configuration,
             deploy / "definitions.json": json.dumps(definitions, indent=1) + "\n",
@@ -167,6 +171,8 @@ def _values(
     for name, default in REMEMBERED.items():
         if value := environment.get(name) or kept.get(name) or default:
             values[name] = value
+    if not _PROJECT.fullmatch(values["COMPOSE_PROJECT_NAME"]):
+        raise SettingsError("COMPOSE_PROJECT_NAME is no name of a project", hint="a-z, 0-9, '-' and '_'")
     values["CLUSTER_COOKIE"] = kept.get("CLUSTER_COOKIE") or _secret()
     values |= {password_variable(user): password for user, password in passwords.items()}
     keys = [control_key_variable(kme) for kme in topology.kmes]
@@ -190,6 +196,19 @@ def _switch_broker(values: dict[str, str], brokers: Sequence[str], *, tls: bool)
         values["QKDRELAY_BROKER_TLS"] = f"deploy/tls/{names.CLI}"
     if overlays:
         values["COMPOSE_FILE"] = ":".join(["docker-compose.yml", *overlays])
+
+
+def _check_environment(
+    topology: Topology, values: Mapping[str, str], composed: str, environment: Mapping[str, str]
+) -> None:
+    """Raise SettingsError for a variable that compose would take from the environment, and we from ``.env``."""
+    decided = {"COMPOSE_FILE": "docker-compose.yml", **values}
+    compose_reads = {"COMPOSE_FILE", "CLUSTER_COOKIE", *_SUBSTITUTED.findall(composed)}
+    for name in (
+        name for _, members in _sections(topology) for name in members if name in compose_reads & set(decided)
+    ):
+        if environment.get(name, decided[name]) != decided[name]:
+            raise SettingsError(f"{name} in the environment is not what .env has", hint=f"unset {name}")
 
 
 def _key(name: str, kept: str | None) -> str:
@@ -233,26 +252,17 @@ def _topology_file(topology: Topology) -> str:
     return f"{network}\n[trust]\n{trust}" if trust else network
 
 
-def _read_dotenv(path: Path) -> dict[str, str]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return {}
-    assignments = (found.groups() for line in lines if (found := _ASSIGNMENT.fullmatch(line)))
-    return {name: plain[2] if (plain := _PLAIN.fullmatch(value)) else value for name, value in assignments}
-
-
 def _dotenv_file(topology: Topology, values: dict[str, str]) -> str:
     rest = dict(values)
     lines = ["# Made by `coordinator provision`: this deployment's secrets and settings. Show it to nobody."]
     for title, members in _sections(topology):
         lines += ["", f"# {title}"]
-        lines += [f"{name}={rest.pop(name)}" for name in members if name in rest]
+        lines += [assignment(name, rest.pop(name)) for name in members if name in rest]
     if rest:
         lines += [
             "",
             "# Not of this network; kept as found",
-            *(f"{name}={value}" for name, value in rest.items()),
+            *(assignment(name, value) for name, value in rest.items()),
         ]
     return "\n".join(lines) + "\n"
 

@@ -10,12 +10,15 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
+from coordinator.dotenv_file import assignment, read
+from qkdrelay.errors import SettingsError
 from support import rabbitmq, stack
 from support.plans import REFERENCE_RELAY
 from support.waiting import eventually
@@ -150,6 +153,28 @@ def test_secrets_are_fresh_and_for_their_owner_only(deployment: Deployment) -> N
     for folder in ("deploy",):
         text = "".join(path.read_text() for path in (deployment.folder / folder).iterdir())
         assert not [value for value in values if value in text]
+
+
+def test_compose_reads_in_dotenv_what_provisioning_reads(deployment: Deployment, tmp_path: Path) -> None:
+    """Whichever compose is here; what versions read differently is refused (test_dotenv_properties)."""
+    shutil.copytree(stack.ROOT / "infra", tmp_path / "infra")
+    signs, shuffled = [chr(code) for code in range(32, 127)], Random(1)
+    values = ["pa$ss", "a b", "", *("".join(shuffled.choices(signs, k=shuffled.randint(1, 8))) for _ in range(2_000))]
+    lines = []
+    for number, value in enumerate(values):
+        with suppress(SettingsError):
+            lines.append(assignment(f"V{number}", value))
+    assert len(lines) > 500
+    (tmp_path / ".env").write_text("\n".join(lines))
+    written = read(tmp_path / ".env")
+    variables = "".join(f'      {name}: "${{{name}?}}"\n' for name in written)
+    service = f"  any:\n    image: {stack.IMAGE}\n    network_mode: none\n    environment:\n{variables}"
+    (tmp_path / "docker-compose.yml").write_text(f'version: "2.4"\nservices:\n{service}')
+    environment = {**deployment.environment, "COMPOSE_PROJECT_NAME": f"qkdrelay-test-{secrets.token_hex(4)}"}
+    show = ("run", "--rm", "-T", "any", "python", "-c", "import json, os; print(json.dumps(dict(os.environ)))")
+    shown = replace(deployment, folder=tmp_path, environment=environment).compose(*show)
+    assert shown.code == 0, shown.err
+    assert {name: value for name, value in shown.json().items() if name in written} == written
 
 
 def test_every_container_is_confined(deployment: Deployment) -> None:

@@ -1,14 +1,19 @@
 """A deployment: who gets which secret, what is kept, what is refused."""
 
+import base64
+import hashlib
 import json
 import os
 import re
+import shutil
 import stat
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from coordinator import dotenv_file
 from coordinator.compose import (
     CLUSTER_NODES,
     CLUSTER_SERVICES,
@@ -199,6 +204,96 @@ def test_what_a_user_added_to_dotenv_stays(topology: Topology, tmp_path: Path) -
     values = deployed(topology, tmp_path)
     assert values["SITE"] == '"north wing"'
     assert values["QKDRELAY_CLI_PASSWORD"] == "chosen"
+
+
+@pytest.mark.parametrize("written", ["'pa$ss'", '"a b"', "plain", '"it\'s"'])
+def test_the_broker_is_given_the_password_that_compose_gives_the_kme(
+    topology: Topology, tmp_path: Path, written: str
+) -> None:
+    (tmp_path / ".env").write_text(f"PASSWORD_KME_1={written}\n")
+    for _ in range(2):
+        assert dotenv(tmp_path)["PASSWORD_KME_1"] == written
+        provision(topology, tmp_path, environment=NO_ENVIRONMENT)
+    (user,) = (
+        u for u in json.loads((tmp_path / "deploy/definitions.json").read_text())["users"] if u["name"] == "kme-1"
+    )
+    salted = base64.b64decode(user["password_hash"])
+    assert hashlib.sha256(salted[:4] + written.strip("'\"").encode()).digest() == salted[4:]
+
+
+def test_what_compose_versions_read_differently_is_refused_and_nothing_is_written(
+    topology: Topology, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text("# mine\nPASSWORD_KME_1=a #b\n")
+    with pytest.raises(SettingsError, match=r"\.env line 2: PASSWORD_KME_1: a # without quotes"):
+        provision(topology, tmp_path, environment=NO_ENVIRONMENT)
+    assert [path.name for path in tmp_path.iterdir()] == [".env"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(
+            ("PASSWORD_KME_1", "x"),
+            ("CONTROL_KEY_KME_2", "0f"),
+            ("QKDRELAY_CLI_PASSWORD", ""),
+            ("QKDRELAY_LAB", "true"),
+        ),
+        *(("BROKER_PORT", "1"), ("COMPOSE_FILE", "other.yml"), ("QKDRELAY_IMAGE", "")),
+    ],
+)
+def test_a_variable_that_compose_would_take_from_the_environment_instead_is_named(
+    topology: Topology, tmp_path: Path, name: str, value: str
+) -> None:
+    deployed(topology, tmp_path, QKDRELAY_IMAGE="mine:1")
+    before = (tmp_path / ".env").read_text()
+    with pytest.raises(SettingsError, match=f"{name} in the environment is not what .env has"):
+        deployed(topology, tmp_path, **{name: value})
+    assert (tmp_path / ".env").read_text() == before
+    deployed(
+        topology, tmp_path, QKDRELAY_LOG_LEVEL="debug", QKDRELAY_BROKER="elsewhere:1", COMPOSE_FILE="docker-compose.yml"
+    )
+
+
+@pytest.mark.parametrize(("name", "value"), [("RABBITMQ_IMAGE", "a\nb"), ("COMPOSE_PROJECT_NAME", "My Project")])
+def test_a_setting_from_the_environment_that_cannot_be_kept_is_refused(
+    topology: Topology, tmp_path: Path, name: str, value: str
+) -> None:
+    with pytest.raises(SettingsError, match=name):
+        deployed(topology, tmp_path, **{name: value})
+    assert not (tmp_path / ".env").exists()
+
+
+LINES = [
+    *("", "A=1", "RABBITMQ_IMAGE=", "RABBITMQ_IMAGE=m/r:4", 'RABBITMQ_IMAGE="m/r:4"', "RABBITMQ_IMAGE='m@sha256:0f'"),
+    *("# RABBITMQ_IMAGE=a", "RABBITMQ_IMAGE=a #b", "RABBITMQ_IMAGE= a", " RABBITMQ_IMAGE=a", "export RABBITMQ_IMAGE=a"),
+    *(
+        "RABBITMQ_IMAGE=a\nRABBITMQ_IMAGE=a",
+        "RABBITMQ_IMAGE=$A",
+        "RABBITMQ_IMAGE=a\r",
+        "RABBITMQ_IMAGE: a",
+        "RABBITMQ_IMAGE",
+    ),
+]
+
+
+@pytest.mark.parametrize("text", LINES)
+def test_the_scripts_find_the_image_in_dotenv_that_provisioning_finds(tmp_path: Path, text: str) -> None:
+    shutil.copytree(ROOT / "infra/docker", tmp_path / "infra/docker")
+    (tmp_path / ".env").write_text(text, newline="")
+    done = subprocess.run(
+        [tmp_path / "infra/docker/setting.sh", "RABBITMQ_IMAGE", "default"],
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    try:
+        found = dotenv_file.read(tmp_path / ".env")
+    except SettingsError:
+        assert (done.returncode, done.stdout) == (1, "")
+        return
+    assert (done.returncode, done.stdout) == (0, f"{found.get('RABBITMQ_IMAGE') or 'default'}\n")
 
 
 def test_images_and_ports_are_taken_from_the_environment_and_remembered(topology: Topology, tmp_path: Path) -> None:

@@ -56,13 +56,13 @@ def connect(watch: Sequence[str] = ()) -> Client:
 
 
 def _check_dotenv(path: Path) -> None:
+    """Raise SettingsError for what compose might read differently: the coordinator has its password from compose."""
+    from coordinator import dotenv_file
+
     try:
-        if path.is_file():
-            path.read_text(encoding="utf-8")
+        dotenv_file.read(path)
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror}", hint="only its owner may read it") from None
-    except UnicodeDecodeError:
-        raise SettingsError(f"{path}: cannot be read: it is not UTF-8 text") from None
 
 
 @contextmanager
