@@ -68,8 +68,10 @@ def _without_version(data: bytes, fields: int) -> bytes:
     would be read as often.
     """
     count, start = _map_length(data)
+    if not data:
+        raise MalformedMessageError("not a MessagePack message: there are no bytes")
     if count == 0:
-        raise MalformedMessageError("not a MessagePack message: it does not begin with a map")
+        raise MalformedMessageError("not a valid message: it is not a map")
     if count > 1 + fields + 1:
         raise MalformedMessageError(f"not a valid message: it has {count - 1} fields; at most {fields} are known")
     if data[start : start + len(_VERSION_FIELD)] != _VERSION_FIELD:
