@@ -87,8 +87,8 @@ class CoordinatorService:
 
     # --- one delivery ------------------------------------------------------------------------------
 
-    def handle(self, delivery: Delivery, now: float) -> None:
-        """Carry out one report, request, dead letter or leak."""
+    def handle(self, delivery: Delivery, now: float) -> bool:
+        """Carry out one report, request, dead letter or leak; False if it is not from whom it should be."""
         try:
             if delivery.queue == REQUESTS_QUEUE:
                 self._handle_request(delivery, now)
@@ -100,6 +100,8 @@ class CoordinatorService:
                 self._handle_reports(delivery, now)
         except QkdRelayError as error:
             self._reject(delivery, error, now)
+            return False
+        return True
 
     def _handle_request(self, delivery: Delivery, now: float) -> None:
         if delivery.exchange != CLI_EXCHANGE:
@@ -136,14 +138,14 @@ class CoordinatorService:
     def _is_overtaken(self, sender: str, report: Report, message: SignedMessage) -> bool:
         """Whether it is a finding that a later one has overtaken: what the broker refused at first comes late.
 
-        An earlier number in the same epoch is earlier. What was found before this start is not compared.
+        Epochs sort by time, and numbers within one. What was found before this start is not compared.
         """
         if not isinstance(report, Findings):
             return False
-        epoch, number = self._found.get((report.relay_id, sender)) or (message.epoch, 0)
-        if epoch == message.epoch and number > message.number:
+        place, latest = (message.epoch, message.number), self._found.get((report.relay_id, sender))
+        if latest is not None and latest > place:
             return True
-        self._found.keep((report.relay_id, sender), (message.epoch, message.number))
+        self._found.keep((report.relay_id, sender), place)
         return False
 
     def _handle_dead_letter(self, delivery: Delivery, now: float) -> None:

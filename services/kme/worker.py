@@ -112,50 +112,51 @@ class KmeService:
 
     # --- one delivery ------------------------------------------------------------------------------
 
-    def handle(self, delivery: Delivery, now: float) -> None:
-        """Carry out one message from a link or from the coordinator."""
+    def handle(self, delivery: Delivery, now: float) -> bool:
+        """Carry out one message from a link or from the coordinator; False if it is from neither."""
         self._handled += 1
         self._handled_bytes += len(delivery.body)
         if delivery.queue == control_queue(self._me.name):
-            self._handle_control(delivery, now)
-        else:
-            self._handle_share(delivery, now)
+            return self._handle_control(delivery, now)
+        return self._handle_share(delivery, now)
 
-    def _handle_share(self, delivery: Delivery, now: float) -> None:
+    def _handle_share(self, delivery: Delivery, now: float) -> bool:
         sender, _ = parse_link_queue(delivery.queue)
         try:
             message = self._links.open(sender, delivery.body)
             place = (message.stream, message.header.epoch, message.header.number, message.tag)
             if self._store.check_number(*place) == "finished":
                 self._note("share.redelivered", "debug", relay_id=message.header.relay_id, route=message.header.route)
-                return
+                return True
         except NumberReusedError as error:
             self._tell(Alarm(event="link.number_reused", text=f"link {sender}>{self._me.name}: {error}"[:500]))
             self._reject(delivery, error, None, now)
-            return
+            return False
         except (MalformedMessageError, ForgedMessageError) as error:
             self._reject(delivery, error, None, now)
-            return
+            return False
         self._store.finish_number(*place)
         try:
             self._carry_out(self._node.on_share(sender, message.header, message.payload, self._store, now), now)
         except RejectedShareError as error:
             self._reject(delivery, error, message.header.relay_id, now)
+        return True
 
-    def _handle_control(self, delivery: Delivery, now: float) -> None:
+    def _handle_control(self, delivery: Delivery, now: float) -> bool:
         try:
             message = codec.decode(delivery.body, SignedMessage)
             control.verify(self._key, control.COORDINATOR, self._me.name, message)
             place = ("control", message.epoch, message.number, message.mac)
             if self._store.check_number(*place) == "finished":
-                return
+                return True
             commands = codec.decode(message.body, Commands)
         except (MalformedMessageError, ForgedMessageError) as error:
             self._reject(delivery, error, None, now)
-            return
+            return False
         self._store.finish_number(*place)
         for command in commands.items:
             self._carry_out(self._ends.on_command(command, self._store, now), now)
+        return True
 
     def _reject(self, delivery: Delivery, error: Exception, relay_id: UUID | None, now: float) -> None:
         """Dead-letter a message with its reason, in the transaction that lets it be acknowledged."""

@@ -25,7 +25,6 @@ from qkdrelay.errors import ForgedMessageError, NumberReusedError, StoreError
 
 WINDOW_BACK = 32_768
 """How far behind the highest finished number of a stream a late message may still be."""
-WINDOW_AHEAD = 1_048_576
 WINDOW_ENDED = 4_096
 """The same for a stream whose sender has begun a new epoch since."""
 EPOCHS_MAX = 64
@@ -88,17 +87,13 @@ class Journal:
         self._given_now: set[str] = set()
         self._heard_now: dict[_Heard, dict[int, bytes]] = {}
         """What this transaction has yet to write: messages, streams, and numbers finished with their tags."""
+        self._epoch: bytes | None = None
         self._seen_version = 0
         if path is not None and access == "own":
             self._prepare(path)
         self._db = self._open(path, access)
         try:
             self._set_up(name, schema, access)
-            self.epoch = self._begin_epoch() if access == "own" else b""
-            """Of this start: numbers, and link key, are never those of an earlier one.
-
-            So a store that was restored from an old copy, or lost, draws no key again that was drawn before.
-            """
         except sqlite3.Error as error:
             self.close()
             raise StoreError(f"the store {path} cannot be used: {error}") from None
@@ -168,8 +163,23 @@ class Journal:
         if owner != name:
             raise StoreError(f"the store {self._path} belongs to {owner}, not to {name}")
 
+    @property
+    def epoch(self) -> bytes:
+        """Of what is sealed and signed now: numbers, and link key, are never those of an earlier start or connection.
+
+        So a store that was lost, or restored from an old copy, draws no key again that was drawn before; nor does one
+        of two copies of a running machine, once it has noticed that the connection it goes on with is a new one.
+        """
+        if self._epoch is None:
+            self._epoch = self._begin_epoch()
+        return self._epoch
+
+    def end_epoch(self) -> None:
+        """Have the next message begin another epoch: there is a new connection on which messages leave."""
+        self._epoch = None
+
     def _begin_epoch(self) -> bytes:
-        """Return 16 bytes that no other start has and that sort after those of earlier ones: milliseconds, then chance.
+        """Return 16 bytes that nobody else has and that sort after all earlier ones: milliseconds, then chance.
 
         After those of this store also where the clock was stepped back; peers refuse an epoch older than all they know.
         """
@@ -191,6 +201,7 @@ class Journal:
     def transaction(self) -> Iterator[None]:
         """All or nothing; raises StoreError when the disk does not take it."""
         self._fresh.clear()
+        epoch = self._epoch
         try:
             self._db.execute("BEGIN IMMEDIATE")
             self._notice_others()
@@ -200,6 +211,8 @@ class Journal:
         except BaseException as error:
             self._fresh.clear()
             self._forget_cached()
+            if self._epoch != epoch:  # begun here, and not kept
+                self._epoch = None
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, _OUR_MISTAKES):
@@ -342,8 +355,8 @@ class Journal:
     def check_number(self, stream: str, epoch: bytes, number: int, tag: bytes) -> Literal["new", "finished"]:
         """Say whether ``number`` was finished before.
 
-        Raises ForgedMessageError for a number outside the window, for one that was finished with
-        another tag, and for an epoch too many.
+        Raises ForgedMessageError for a number too far behind, for one that was finished with another tag, and for an
+        epoch too many. However far ahead a number is, its tag was verified: what lies between was lost.
         """
         heard = self._hear(stream, epoch)
         if heard is None:
@@ -354,8 +367,8 @@ class Journal:
             # Wherever it begins: this store may be younger than the peer's.
             return "new"
         highest = heard.highest
-        if number > highest + WINDOW_AHEAD or number <= max(heard.below, highest - WINDOW_BACK):
-            raise ForgedMessageError(f"number {number} is out of the window around {highest} of {stream}")
+        if number <= max(heard.below, highest - WINDOW_BACK):
+            raise ForgedMessageError(f"number {number} is too far behind {highest}, the highest of {stream}")
         done = self._finished_with(heard, number)
         if done is None:
             return "new"

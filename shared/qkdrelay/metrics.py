@@ -45,7 +45,7 @@ class Metrics:
             "qkdrelay_outbox_bytes", "Bytes stored and not yet taken over by the broker, by queue.", "queue"
         )
         self._epochs = self.gauge(
-            "qkdrelay_stream_epochs", "Epochs remembered of who sends here: one a start, at most 64.", "stream"
+            "qkdrelay_stream_epochs", "Epochs remembered of who sends here: one a connection, at most 64.", "stream"
         )
 
     def counter(self, name: str, text: str, *labels: str) -> Counter:

@@ -22,6 +22,7 @@ from qkdrelay.errors import BrokerUnreachableError, StoreError
 from qkdrelay.journal import Journal
 from qkdrelay.metrics import Metrics
 from qkdrelay.monitor import Health
+from qkdrelay.resting import Resting
 
 BATCH_MAX, BATCH_S = 200, 0.05
 """Deliveries handled in one transaction, and how long that may take: who is next on their way waits for the commit."""
@@ -62,8 +63,11 @@ class Service(Protocol):
         """What it counts and measures."""
         ...
 
-    def handle(self, delivery: Delivery, now: float) -> None:
-        """Carry one delivery out; every effect goes to the journal."""
+    def handle(self, delivery: Delivery, now: float) -> bool:
+        """Carry one delivery out; every effect goes to the journal.
+
+        Returns False for what nobody vouches for, as bytes that no seal or signature covers: its queue then rests.
+        """
         ...
 
     def give_up(self, delivery: Delivery, error: Exception, now: float) -> None:
@@ -110,7 +114,8 @@ class Loop:
         self._due_at, self._turned_at = math.inf, 0.0
         """When what is gathered or handled leaves, and when the last turn was (monotonic clock)."""
         self._service, self._journal, self._broker, self._clock = service, service.journal, broker, clock
-        self._generation = 0
+        self._generation = self._publishing = 0
+        self._resting = Resting()
         self._connected = self._published = False
         self._store_failed = False
         self.health = Health()
@@ -123,9 +128,14 @@ class Loop:
         """Handle one batch; return whether there was anything. Raises StoreError when nothing can be committed."""
         messages, size = self._journal.backlog.total()
         room = 0 if messages >= OUTBOX_MAX or size >= OUTBOX_BYTES_MAX or self._again else BATCH_MAX
-        until_due_s = max(0.0, self._due_at - time.monotonic())
-        received = self._broker.receive(room, 0.0 if self._again else min(timeout_s, until_due_s))
+        resting = self._resting.now()
+        until_due_s = max(0.0, min(self._due_at - time.monotonic(), self._resting.left_s()))
+        received = self._broker.receive(room, 0.0 if self._again else min(timeout_s, until_due_s), resting)
         self._connected = received.connected
+        if received.publishing != self._publishing:
+            # A machine that was copied while it ran, and goes on twice, has a new connection at least once.
+            self._publishing = received.publishing
+            self._journal.end_epoch()
         now = self._clock()
         self._note_confirms(received.confirmed, now)
         reconnected = received.connected and received.generation != self._generation
@@ -187,12 +197,14 @@ class Loop:
             except BaseException:
                 self._service.rolled_back()
                 raise
+            self._resting.note(delivery.queue, accepted=False)
             self._publish()
 
     def _transact(self, deliveries: list[Delivery], now: float, reconnected: bool) -> int:
         """Handle deliveries for as long as a batch may take, commit, publish; return how many were handled."""
         self._turned_at = time.monotonic()
         handled, until = 0, time.perf_counter() + self._batch_s
+        vouched_for: list[bool] = []
         confirmed = self._confirmed
         lazy = len(confirmed) < _CONFIRMS_MAX and abs(now - self._confirmed_since) < _CONFIRM_AGE_S
         try:
@@ -203,7 +215,7 @@ class Loop:
                 if confirmed and (deliveries or not lazy):
                     self._journal.forget(confirmed)
                 for delivery in deliveries:
-                    self._service.handle(delivery, now)
+                    vouched_for.append(self._service.handle(delivery, now))
                     handled += 1
                     if time.perf_counter() > until:
                         break
@@ -212,6 +224,8 @@ class Loop:
             self._service.rolled_back()
             raise
         self._store_failed = False
+        for delivery, accepted in zip(deliveries, vouched_for, strict=False):
+            self._resting.note(delivery.queue, accepted=accepted)
         if confirmed and (deliveries or not lazy):
             self._confirmed = []
         self._publish()

@@ -62,14 +62,14 @@ class Service:
         self.acknowledges = acknowledges
         self.deliveries: list[Delivery] = []
         self.confirmed: list[int] = []
-        self.last: Received = Received(deliveries=[], confirmed=[], connected=False, generation=0)
+        self.last: Received = Received(deliveries=[], confirmed=[], connected=False, generation=0, publishing=0)
 
     @property
     def bodies(self) -> list[bytes]:
         return [delivery.body for delivery in self.deliveries]
 
-    def step(self, timeout_s: float = 0.02, limit: int = 1000) -> None:
-        self.last = self.broker.receive(limit, timeout_s)
+    def step(self, timeout_s: float = 0.02, limit: int = 1000, resting: Sequence[str] = ()) -> None:
+        self.last = self.broker.receive(limit, timeout_s, resting)
         self.deliveries += self.last.deliveries
         self.confirmed += self.last.confirmed
         if self.acknowledges and self.last.deliveries:
@@ -92,6 +92,24 @@ class Service:
         self.until(lambda: len(self.deliveries) >= seen + count, f"{count} deliveries after {seen}")
         assert len(self.deliveries) == seen + count
         return self.deliveries[seen:]
+
+    def until_taken(self, count: int, *, resting: Sequence[str]) -> None:
+        """Wait until ``count`` deliveries in all are there, from queues that do not rest."""
+
+        def taken() -> bool:
+            self.step(resting=resting)
+            return len(self.deliveries) >= count
+
+        eventually(taken, what=f"{count} deliveries")
+
+    def receive_in_turns(self, count: int, *, limit: int) -> None:
+        """Wait until ``count`` deliveries in all are there, taken ``limit`` at a time."""
+
+        def taken() -> bool:
+            self.step(limit=limit)
+            return len(self.deliveries) >= count
+
+        eventually(taken, what=f"{count} deliveries")
 
     def receive_any_order(self, count: int) -> list[bytes]:
         """Wait for ``count`` more deliveries, and return their bodies sorted: what comes back may come late."""
@@ -227,6 +245,42 @@ class BrokerContract:
             receiver.step(limit=2)
             assert len(receiver.last.deliveries) <= 2
         assert receiver.bodies == numbered(5)
+
+    def test_queues_take_turns_so_that_a_full_one_holds_up_no_other(self, network: Network, sender: Service) -> None:
+        receiver = Service(network.connect("kme-2", [LINK, OTHER_LINK]))
+        sender.publish([b"full"] * 50)
+        Service(network.connect("kme-10")).publish([b"other"] * 3, OTHER_LINK, kme_exchange("kme-10"))
+        # All has arrived, and nothing was taken: a full queue comes first.
+        receiver.until(lambda: receiver.last.connected)
+        receiver.step(QUIET_S, limit=0)
+        receiver.receive_in_turns(53, limit=2)
+        order = receiver.bodies
+        assert order.count(b"other") == 3
+        assert max(place for place, body in enumerate(order) if body == b"other") <= 8
+
+    def test_a_queue_that_rests_is_left_out_and_keeps_what_it_has(self, network: Network, sender: Service) -> None:
+        receiver = Service(network.connect("kme-2", [LINK, OTHER_LINK]))
+        sender.publish(numbered(3))
+        Service(network.connect("kme-10")).publish([b"other"], OTHER_LINK, kme_exchange("kme-10"))
+        receiver.until_taken(1, resting=[LINK])
+        receiver.step(QUIET_S, resting=[LINK])
+        assert receiver.bodies == [b"other"]
+        assert [delivery.body for delivery in receiver.receive(3)] == numbered(3)
+
+    def test_who_waits_for_queues_that_all_rest_waits(self, sender: Service, receiver: Service) -> None:
+        sender.publish([b"rests"])
+        receiver.step(QUIET_S, resting=[LINK])
+        assert receiver.deliveries == []
+        receiver.receive(1)
+
+    def test_each_connection_to_publish_on_has_a_number_of_its_own(self, network: Network, sender: Service) -> None:
+        sender.until(lambda: sender.last.connected)
+        before = sender.last.publishing
+        assert before >= 1
+        network.drop("kme-1")
+        sender.until(lambda: sender.last.connected and sender.last.publishing > before, "another connection")
+        sender.publish([b"goes on"])
+        assert sender.last.publishing > before
 
     def test_a_message_nobody_is_bound_for_is_confirmed_only_once_it_is_routed(
         self, network: Network, sender: Service, receiver: Service

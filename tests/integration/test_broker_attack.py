@@ -15,6 +15,8 @@ from qkdrelay.messages import Alarm, Commands, Reports, SealedMessage, SetLink, 
 from qkdrelay.network.plan import Hop, Plan
 from support.network import Network, ask
 
+pytestmark = pytest.mark.usefixtures("restless")
+
 LINK = ("kme-3", "kme-5")
 SUITES = ["otp", "aes-256-gcm"]
 

@@ -332,3 +332,16 @@ def test_ends_that_ask_for_more_than_the_plan_gives_refuse_and_say_so():
     assert view.state == "failed"
     assert "refused by kme-8: the plan does not withstand 2 compromised KME" in view.reason
     assert network.sealed == []
+
+
+def test_on_each_connection_link_key_is_of_another_epoch():
+    network = Network()
+    for _ in range(3):
+        assert network.relay("kme-1", "kme-8").state == "confirmed"
+        network.hub.drop("kme-1")
+    epochs = {}
+    for link, epoch, _ in network.slots():
+        epochs.setdefault(link, set()).add(epoch)
+    assert {len(of_link) for link, of_link in epochs.items() if link[0] == "kme-1"} == {3}
+    assert {len(of_link) for link, of_link in epochs.items() if link[0] != "kme-1"} == {1}
+    assert {len(bodies) for bodies in network.slots().values()} == {1}

@@ -15,6 +15,8 @@ from qkdrelay.network.plan import Hop, Plan
 from support.clock import Clock
 from support.network import Network
 
+pytestmark = pytest.mark.usefixtures("restless")
+
 ONE_SHARE = 128 + 32
 """Link key for a share of a relay of one key that was split once."""
 

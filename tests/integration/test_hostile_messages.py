@@ -27,6 +27,8 @@ from support import wire_slow as slow
 from support.network import Network
 from support.slow_msgpack import packed
 
+pytestmark = pytest.mark.usefixtures("restless")
+
 LINK = ("kme-3", "kme-5")
 
 

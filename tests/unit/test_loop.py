@@ -15,13 +15,15 @@ class Fake:
 
     def __init__(self, deliveries):
         self.deliveries, self.acknowledged, self.published, self.waited = deliveries, [], [], []
+        self.resting, self.publishing = [], 1
         self.most = 200
 
-    def receive(self, limit, timeout_s):
+    def receive(self, limit, timeout_s, resting=()):
         self.waited.append(timeout_s)
+        self.resting.append(set(resting))
         limit = min(limit, self.most)
         taken, self.deliveries = self.deliveries[:limit], self.deliveries[limit:]
-        return Received(taken, [], connected=True, generation=1)
+        return Received(taken, [], connected=True, generation=1, publishing=self.publishing)
 
     def acknowledge(self, deliveries):
         self.acknowledged.append([delivery.token[1] for delivery in deliveries])
@@ -44,7 +46,7 @@ def test_a_batch_that_takes_too_long_is_committed_before_it_is_all_handled(monke
     monkeypatch.setattr(module.time, "perf_counter", clock)
     inner = Network(REFERENCE).service("kme-8")
     handled = []
-    inner.handle = lambda delivery, now: handled.append(delivery.token[1])
+    inner.handle = lambda delivery, now: handled.append(delivery.token[1]) is None
     queue = link_queue("kme-5", "kme-8")
     broker = Fake([Delivery(queue, "x", queue, b"", redelivered=False, token=(1, n)) for n in range(8)])
     loop = Loop(inner, broker, batch_s=2.5)
@@ -68,6 +70,7 @@ def gathering(monkeypatch, batches):
     def handle(_delivery, _now):
         for key in next(left):
             inner.journal.enqueue("x", key, b"", hurried=key.startswith("now"))
+        return True
 
     inner.handle = handle
     return Loop(inner, broker, gather_s=0.05), broker, now
@@ -165,3 +168,36 @@ def test_what_was_committed_leaves_though_the_store_takes_nothing_more(monkeypat
     with pytest.raises(StoreError):
         loop.step(1.0)
     assert (broker.published, broker.acknowledged) == ([["later 1"]], [[0]])
+
+
+def test_a_queue_that_brings_only_what_is_refused_rests_and_the_wait_ends_with_its_rest(monkeypatch):
+    loop, broker, _ = gathering(monkeypatch, [[]] * 40)
+    loop._service.handle = lambda delivery, _now: False
+    broker.most = 20
+    loop.step(1.0)
+    loop.step(1.0)
+    assert broker.resting == [set(), {link_queue("kme-5", "kme-8")}]
+    assert 0.0 < broker.waited[1] < 0.2
+
+
+def test_what_this_program_fails_on_counts_as_refused(monkeypatch):
+    loop, broker, _ = gathering(monkeypatch, [[]] * 20)
+
+    def fails(_delivery, _now):
+        raise ZeroDivisionError
+
+    loop._service.handle, broker.most = fails, 20
+    loop.step(1.0)
+    loop.step(1.0)
+    assert broker.resting[1] == {link_queue("kme-5", "kme-8")}
+
+
+def test_messages_that_leave_on_another_connection_have_another_epoch(monkeypatch):
+    loop, broker, _ = gathering(monkeypatch, [["now 1"], ["now 2"], ["now 3"]])
+    epochs = []
+    inner = loop._service.handle
+    loop._service.handle = lambda delivery, now: epochs.append(loop._journal.epoch) or inner(delivery, now)
+    for publishing in (1, 1, 2):
+        broker.publishing = publishing
+        loop.step(1.0)
+    assert epochs[0] == epochs[1] != epochs[2]

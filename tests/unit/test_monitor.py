@@ -167,13 +167,13 @@ class Broker:
     def __init__(self):
         self.go_on = threading.Event()
 
-    def receive(self, limit, timeout_s):
+    def receive(self, limit, timeout_s, resting=()):
         if self.connected == "hangs":
             self.holds = True
             self.go_on.wait(60)
             self.connected = True
         time.sleep(0.001)
-        return Received([], [], self.connected, 1)
+        return Received([], [], self.connected, 1, 1)
 
     def acknowledge(self, deliveries): ...
     def publish(self, publications): ...

@@ -234,7 +234,13 @@ HOLDERS = [
     Opened("kme-5", header(PLAN, ROUTE), SECRET, bytes(16)),
     Publication(1, "kme.kme-1", "lab.leaks", SECRET),
     Delivery("q", "e", "k", SECRET, redelivered=False, token=(1, 1)),
-    Received([Delivery("q", "e", "k", SECRET, redelivered=False, token=(1, 1))], [], connected=True, generation=1),
+    Received(
+        [Delivery("q", "e", "k", SECRET, redelivered=False, token=(1, 1))],
+        [],
+        connected=True,
+        generation=1,
+        publishing=1,
+    ),
     SimulatedLinkKey(SECRET[:32], "a", "b", rate_bps=1, buffer_bytes=1, clock=lambda: 0.0),
 ]
 

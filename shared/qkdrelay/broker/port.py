@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
@@ -56,6 +56,8 @@ class Received:
     """Whether both directions work at this moment."""
     generation: int
     """Grows by one with each new connection to consume from; 0 before the first."""
+    publishing: int
+    """Likewise with each new connection to publish on."""
 
 
 class Broker(Protocol):
@@ -65,9 +67,10 @@ class Broker(Protocol):
     from one thread (the service's); network input and output happen elsewhere.
     """
 
-    def receive(self, limit: int, timeout_s: float) -> Received:
+    def receive(self, limit: int, timeout_s: float, resting: Collection[str] = ()) -> Received:
         """Return up to ``limit`` deliveries and all new confirms; wait up to ``timeout_s`` for the first.
 
+        The queues take turns, those that are ``resting`` left out: what they have brought stays where it is.
         ``limit=0`` waits for confirms only. Raises `BrokerUnreachableError` only if the adapter itself has
         failed for good, which is a defect; a broker that is away is waited for.
         """

@@ -14,8 +14,8 @@ from support.kme import NOW, RELAY, terms
 
 KEYS = {f"kme-{number}": bytes([number]) * 32 for number in range(1, 9)}
 TARGET = "kme-8"
-FIRST, RESTARTED = b"1" * 16, b"0" * 16
-"""Epochs; the second of a KME whose clock was stepped back and whose store was lost."""
+FIRST, NEXT = b"1" * 16, b"2" * 16
+"""Epochs: they sort by time, and each connection begins one."""
 
 
 @pytest.fixture
@@ -60,5 +60,6 @@ def test_what_was_found_later_counts_if_it_comes_later(service, store):
     assert after(service, store, found(EARLIER, FIRST, 7), found(LATER, FIRST, 8)) == LATER
 
 
-def test_numbers_of_different_epochs_are_not_compared(service, store):
-    assert after(service, store, found(EARLIER, FIRST, 7), found(LATER, RESTARTED, 1)) == LATER
+def test_what_was_found_in_a_later_epoch_is_later_whatever_its_number(service, store):
+    assert after(service, store, found(EARLIER, FIRST, 7), found(LATER, NEXT, 1)) == LATER
+    assert after(service, store, found(EARLIER, FIRST, 8)) == LATER

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from qkdrelay.broker.intake import Intake
 from qkdrelay.broker.memory.queue import Message
 from qkdrelay.broker.port import Delivery, Publication, Received, check_size
 
@@ -33,7 +33,7 @@ class MemoryBroker:
         self._queues = queues
         self._prefetch = prefetch
         self._changed = threading.Condition(hub.lock)
-        self._inbox: deque[Delivery] = deque()
+        self._inbox = Intake()
         self._unacknowledged: dict[int, tuple[str, Message]] = {}
         self._load = dict.fromkeys(queues, 0)
         self._confirmed: list[int] = []
@@ -45,7 +45,7 @@ class MemoryBroker:
         self._closed = False
         self._connect()
 
-    def receive(self, limit: int, timeout_s: float) -> Received:
+    def receive(self, limit: int, timeout_s: float, resting: Collection[str] = ()) -> Received:
         """See `Broker.receive`."""
         deadline = time.monotonic() + timeout_s
         with self._changed:
@@ -54,17 +54,17 @@ class MemoryBroker:
                     self._connect()
                 self._retry()
                 now = time.monotonic()
-                if self._confirmed or (limit > 0 and self._inbox) or now >= deadline or self._closed:
+                if self._confirmed or (limit > 0 and self._inbox.has_any(resting)) or now >= deadline or self._closed:
                     break
                 wake_at = min(deadline, self._retry_at) if self._held else deadline
                 self._changed.wait(max(0.0, wake_at - now))
             confirmed, self._confirmed = self._confirmed, []
-            taken = min(limit, len(self._inbox))
             return Received(
-                deliveries=[self._inbox.popleft() for _ in range(taken)],
+                deliveries=self._inbox.take(limit, resting),
                 confirmed=confirmed,
                 connected=self._connected,
                 generation=self._generation,
+                publishing=self._generation,  # one connection for both
             )
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
@@ -136,16 +136,15 @@ class MemoryBroker:
         self._tag += 1
         self._load[queue] += 1
         self._unacknowledged[self._tag] = (queue, message)
-        self._inbox.append(
-            Delivery(
-                queue=queue,
-                exchange=message.exchange,
-                routing_key=message.routing_key,
-                body=message.body,
-                redelivered=message.returns > 0,
-                token=(self._generation, self._tag),
-            )
+        delivery = Delivery(
+            queue=queue,
+            exchange=message.exchange,
+            routing_key=message.routing_key,
+            body=message.body,
+            redelivered=message.returns > 0,
+            token=(self._generation, self._tag),
         )
+        self._inbox.add([delivery])
         self._changed.notify_all()
 
     def _try(self, publication: Publication) -> None:

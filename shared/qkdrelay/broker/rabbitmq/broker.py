@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from pika.adapters.select_connection import IOLoop
 
@@ -41,9 +41,9 @@ class RabbitMqBroker:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def receive(self, limit: int, timeout_s: float) -> Received:
+    def receive(self, limit: int, timeout_s: float, resting: Collection[str] = ()) -> Received:
         """See `Broker.receive`."""
-        return self._inbox.take(limit, timeout_s, _CONNECTIONS)
+        return self._inbox.take(limit, timeout_s, resting, _CONNECTIONS)
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """See `Broker.acknowledge`."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
+from qkdrelay.broker.intake import Intake
 from qkdrelay.broker.port import Delivery, Received
 from qkdrelay.errors import BrokerUnreachableError
 
@@ -18,10 +18,10 @@ class Inbox:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._deliveries: deque[Delivery] = deque()
+        self._deliveries = Intake()
         self._confirmed: list[int] = []
         self._working: set[str] = set()
-        self._generation = 0
+        self._generation = self._publishing = 0
         self._failure: BaseException | None = None
 
     @property
@@ -32,7 +32,7 @@ class Inbox:
     def deliver(self, deliveries: Sequence[Delivery]) -> None:
         """Hand over deliveries."""
         with self._changed:
-            self._deliveries.extend(deliveries)
+            self._deliveries.add(deliveries)
             self._changed.notify()
 
     def confirm(self, ids: list[int]) -> None:
@@ -53,6 +53,11 @@ class Inbox:
             self._generation += 1
             return self._generation
 
+    def new_publishing(self) -> None:
+        """Count a new publishing connection."""
+        with self._changed:
+            self._publishing += 1
+
     def forget_deliveries(self) -> None:
         """Drop what has not been taken: it goes back to its queue with the connection it came by."""
         with self._changed:
@@ -65,19 +70,19 @@ class Inbox:
             self._working.clear()
             self._changed.notify()
 
-    def take(self, limit: int, timeout_s: float, roles: int) -> Received:
+    def take(self, limit: int, timeout_s: float, resting: Collection[str], roles: int) -> Received:
         """Return what there is, at most ``limit`` deliveries; wait up to ``timeout_s`` for the first."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._confirmed or self._failure or (limit > 0 and self._deliveries), timeout_s
+                lambda: self._confirmed or self._failure or (limit > 0 and self._deliveries.has_any(resting)), timeout_s
             )
             if self._failure is not None:
                 raise BrokerUnreachableError("the broker's I/O thread has failed") from self._failure
             confirmed, self._confirmed = self._confirmed, []
-            count = min(limit, len(self._deliveries))
             return Received(
-                deliveries=[self._deliveries.popleft() for _ in range(count)],
+                deliveries=self._deliveries.take(limit, resting),
                 confirmed=confirmed,
                 connected=len(self._working) == roles,
                 generation=self._generation,
+                publishing=self._publishing,
             )

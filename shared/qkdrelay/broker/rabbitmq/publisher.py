@@ -76,6 +76,7 @@ class Publisher:
 
     def _set_up(self, channel: Channel) -> None:
         self._tag = 0
+        self._inbox.new_publishing()
         channel.add_on_return_callback(self._note_return)
         channel.connection.add_on_connection_blocked_callback(lambda _, method: self._block(method))
         channel.connection.add_on_connection_unblocked_callback(lambda *_: self._open(channel))
