@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 FREE = 16
 """So many refusals more than messages from a queue that were not refused cost it no rest: mistakes happen."""
-REST_S_MIN, REST_S_MAX = 0.01, 0.25
+REST_S_MIN, REST_S_MAX = 0.01, 1.0
 """How long a queue rests after one more, and after ever more: twice as long each time."""
 _REFUSALS_MAX = FREE + 8
 
