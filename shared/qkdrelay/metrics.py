@@ -33,6 +33,10 @@ class Metrics:
         self.store_failures = self.counter(
             "qkdrelay_store_failures_total", "Batches that the store did not take, on a full disk for example."
         )
+        self._log_lost = self.counter(
+            "qkdrelay_log_lines_lost_total", "Log lines that were not written: disk full, reader gone or too slow."
+        )
+        self._log_lost_before = 0
         self._store_free = self.gauge("qkdrelay_store_free_bytes", "Free space where the store is.")
         self._refused = counters(
             self.counter("qkdrelay_messages_refused_total", "Messages that were not accepted, by reason.", "reason"),
@@ -61,10 +65,18 @@ class Metrics:
         self._refused[reason].inc()
 
     def measured(
-        self, *, connected: bool, free: int | None, outbox: Mapping[str, tuple[int, int]], epochs: Mapping[str, int]
+        self,
+        *,
+        connected: bool,
+        free: int | None,
+        outbox: Mapping[str, tuple[int, int]],
+        epochs: Mapping[str, int],
+        log_lines_lost: int,
     ) -> None:
-        """Set what every service has: free bytes, (messages, bytes) by queue, epochs by stream."""
+        """Set what every service has: free bytes, (messages, bytes) by queue, epochs by stream, log lines lost."""
         self.connected.set(connected)
+        self._log_lost.inc(max(0, log_lines_lost - self._log_lost_before))
+        self._log_lost_before = log_lines_lost
         if free is not None:
             self._store_free.set(free)
         for queue, (messages, size) in outbox.items():

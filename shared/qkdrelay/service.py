@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import math
+import os
 import signal
 import threading
 import time
@@ -22,6 +23,7 @@ from qkdrelay.errors import BrokerUnreachableError, StoreError
 from qkdrelay.journal import Journal
 from qkdrelay.metrics import Metrics
 from qkdrelay.monitor import Health
+from qkdrelay.observability import lines_lost
 from qkdrelay.resting import Resting
 
 BATCH_MAX, BATCH_S = 200, 0.05
@@ -301,6 +303,7 @@ class Loop:
             free=self._journal.free_bytes(),
             outbox=self._journal.backlog.by_queue(),
             epochs=self._journal.epochs(),
+            log_lines_lost=lines_lost(),
         )
         self._service.measure()
 
@@ -328,6 +331,13 @@ def keep_freed_memory() -> None:
     set_option(_M_TRIM_THRESHOLD, _MEMORY_KEPT)
 
 
+def _log_failure(failed: threading.ExceptHookArgs) -> None:
+    if failed.exc_type is not SystemExit:
+        name = failed.thread.name if failed.thread else ""
+        exception = (failed.exc_type, failed.exc_value, failed.exc_traceback)
+        log.error("thread.failed", thread=name, exc_info=exception)
+
+
 def prepare_process() -> threading.Event:
     """Set up a process that is all a service's; return the event that SIGTERM and SIGINT set."""
     # What is loaded stays, and what a batch makes is gone after it: looking through all of it for cycles every
@@ -335,6 +345,13 @@ def prepare_process() -> threading.Event:
     gc.freeze()
     gc.set_threshold(*_COLLECT)
     keep_freed_memory()
+    # Where an output was closed by who started this, its number would go to the store or the broker's connection.
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    threading.excepthook = _log_failure
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
