@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from uuid import UUID
 
+from coordinator.reasons import unrebuilt
+from coordinator.whereabouts import Whereabouts
 from qkdrelay.codec import decode_plan
 from qkdrelay.messages import (
     TERMINAL,
@@ -28,8 +30,7 @@ from qkdrelay.messages import (
     Terms,
     Verified,
 )
-from qkdrelay.network.analysis import shortfall
-from qkdrelay.network.plan import Plan, Route
+from qkdrelay.network.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +126,12 @@ def advance(relay: Relay, sender: str, report: Report, now: float) -> Relay:
             return relay
         case Expected() if sender == target:
             return replace(relay, expected=True)
-        case Started(proof=proof) if sender == source and relay.expected:
+        # The first proof counts: an end that gives another one has nothing else to say, however often it does.
+        case Started(proof=proof) if sender == source and relay.expected and relay.source_proof is None:
             return replace(relay, source_proof=proof, state="reconstructed" if relay.target_proof else "started")
-        case Rebuilt(proof=proof) if sender == target:
-            return replace(relay, target_proof=proof, state="reconstructed")
+        case Rebuilt(proof=proof) if sender == target and relay.target_proof is None:
+            # Who has rebuilt has stored the terms, whether or not it was heard of.
+            return replace(relay, expected=True, target_proof=proof, state="reconstructed")
         case Verified(valid=False) if sender in (source, target):
             return end(relay, "failed", f"the two ends do not have the same keys, {sender} finds", now)
         case Verified() if sender == source:
@@ -136,7 +139,8 @@ def advance(relay: Relay, sender: str, report: Report, now: float) -> Relay:
         case Verified() if sender == target:
             return _confirm_if_proven(replace(relay, target_verified=True), now)
         case Refused(reason=reason) if sender in (source, target):
-            return end(relay, "failed", f"refused by {reason}", now)
+            # Whoever it says refused: it was the sender.
+            return end(relay, "failed", f"refused by {sender}: {reason.removeprefix(f'{sender}: ')}", now)
     return relay
 
 
@@ -150,32 +154,21 @@ def end(relay: Relay, state: RelayState, reason: str, now: float) -> Relay:
     return relay if relay.state in TERMINAL else replace(relay, state=state, reason=reason, ended_at=now)
 
 
-def expire(relay: Relay, collected: frozenset[Route], now: float) -> Relay:
+def expire(relay: Relay, shares: Whereabouts, now: float) -> Relay:
     """Return the relay failed, with what was missing, if its deadline has passed."""
     if relay.state in TERMINAL or now < relay.terms.deadline:
         return relay
-    return end(relay, "failed", _what_was_missing(relay, collected), now)
+    return end(relay, "failed", _what_was_missing(relay, shares), now)
 
 
-def _what_was_missing(relay: Relay, collected: frozenset[Route]) -> str:
+def _what_was_missing(relay: Relay, shares: Whereabouts) -> str:
     source, target = relay.ends
     if not relay.expected:
         return f"the target {target} did not answer in time"
     if relay.source_proof is None:
-        return f"the source {source} did not answer in time"
+        begun = ", although it has begun" if shares.seen else ""
+        return f"the source {source} did not answer in time{begun}"
     if relay.state == "reconstructed":
         missing = [end for end, _ in outstanding(relay)]
         return f"{' and '.join(missing)} did not confirm in time"
-    short = shortfall(relay.plan, collected)
-    if short:
-        route, present, needed = short[0]
-        named = ">".join(route)
-        return f"too few shares in time: the split on {named} has {present} of the {needed} it needs"
-    findings = relay.findings
-    if findings is None:
-        return f"enough shares have reached {target}, and yet it has not rebuilt the keys: it may have lost some since"
-    if findings.unclear == "ambiguous":
-        return "the shares decode to more than one secret: too many KMEs on the way are compromised"
-    if findings.unclear == "exhausted":
-        return "enough shares came, but so many false ones among them that the search for good ones was given up"
-    return "enough shares came, but false ones among them left too few good ones"
+    return unrebuilt(shares, relay.findings)

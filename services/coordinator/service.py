@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from uuid import UUID, uuid4
 
@@ -13,6 +15,7 @@ from coordinator.metrics import BROKER, CoordinatorMetrics
 from coordinator.progress import Relay, advance, expire, outstanding, reminders
 from coordinator.requests import Desk
 from coordinator.store import RELAYS_CACHED, CoordinatorStore
+from coordinator.whereabouts import REFUSED
 from qkdrelay import codec, control
 from qkdrelay.broker.names import (
     CLI_EXCHANGE,
@@ -48,7 +51,7 @@ from qkdrelay.messages import (
 )
 from qkdrelay.metrics import refusal
 from qkdrelay.network.topology import Topology
-from qkdrelay.observability import LogLevel, log_all
+from qkdrelay.observability import LogLevel, link_name, log_all
 from qkdrelay.recent import Recent
 
 SKEW_MAX_S = 5.0
@@ -84,6 +87,8 @@ class CoordinatorService:
         self._notes: list[tuple[LogLevel, str, dict[str, object]]] = []
         self._refused: list[str] = []
         self._housekeeping_at = 0.0
+        self._hears_since = -math.inf
+        """When the connection to the broker was made; infinite while there is none."""
 
     # --- one delivery ------------------------------------------------------------------------------
 
@@ -185,7 +190,7 @@ class CoordinatorService:
                 # Under a name of its own: a KME must not write the coordinator's events.
                 self.note("kme.alarm", "error", kme=sender, alarm=report.event, text=report.text)
             case Rejected():
-                self.note("share.rejected", "warning", kme=sender, link=">".join(report.link), reason=report.reason)
+                self._on_rejected(sender, report)
             case _:
                 relay = self._store.relay(report.relay_id)
                 if relay is None:
@@ -194,6 +199,15 @@ class CoordinatorService:
                     self._on_step(relay, sender, report)
                 else:
                     self.change(relay, advance(relay, sender, report, now), now)
+
+    def _on_rejected(self, sender: str, report: Rejected) -> None:
+        """Log it; and keep that the share did not arrive, if it is known which one it was."""
+        self.note("share.rejected", "warning", kme=sender, link=link_name(*report.link), reason=report.reason)
+        relay = self._store.relay(report.relay_id) if report.relay_id is not None else None
+        route = report.route
+        if relay is not None and route is not None and route[-1] == sender and relay.plan.is_route(route):
+            self._store.add_stuck(relay.relay_id, route, f"{REFUSED}{report.reason}")
+            self._audience.changed(relay.relay_id)
 
     def _on_step(self, relay: Relay, sender: str, report: Split | Forwarded | Collected | Waiting) -> None:
         """Keep what became of a share, if it is for the sender to say and the plan has such a route."""
@@ -242,6 +256,13 @@ class CoordinatorService:
 
     # --- relays ------------------------------------------------------------------------------------
 
+    def _expired(self, relay: Relay, now: float) -> Relay:
+        """Return the relay failed with what was missing; what was not heard of may be the coordinator's own fault."""
+        failed = expire(relay, self._store.whereabouts(relay), now)
+        if self._hears_since <= relay.created_at:
+            return failed
+        return replace(failed, reason=f"{failed.reason}; the coordinator was without the broker meanwhile")
+
     def change(self, before: Relay | None, after: Relay, now: float) -> None:
         """Keep a relay's new state and tell the ends what follows from it."""
         if after == before:
@@ -285,13 +306,15 @@ class CoordinatorService:
 
     # --- the batch as a whole ----------------------------------------------------------------------
 
-    def tick(self, now: float, *, connected: bool, reconnected: bool) -> None:  # noqa: ARG002 - the port's signature
+    def tick(self, now: float, *, connected: bool, reconnected: bool) -> None:
         """Fail what is overdue, send the commands of this batch, show followers what changed."""
+        if not connected or reconnected:
+            self._hears_since = now if connected else math.inf
         for sender, hello in self._hellos.items():
             self._on_hello(sender, hello, now)
         self._hellos.clear()
         for relay in self._store.overdue(now):
-            self.change(relay, expire(relay, self._store.collected(relay.relay_id), now), now)
+            self.change(relay, self._expired(relay, now), now)
         for kme, commands in self._commands.items():
             for start in range(0, len(commands), _COMMANDS_AT_ONCE):
                 body = Commands(items=tuple(commands[start : start + _COMMANDS_AT_ONCE]))

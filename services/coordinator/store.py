@@ -9,6 +9,7 @@ from typing import Literal, cast
 from uuid import UUID
 
 from coordinator.progress import Relay
+from coordinator.whereabouts import Whereabouts
 from qkdrelay import codec
 from qkdrelay.journal import Journal
 from qkdrelay.messages import DEAD_LETTER_BODY_MAX, Findings, RelayState, Terms
@@ -99,6 +100,7 @@ class CoordinatorStore(Journal):
         self._relays: Recent[UUID, Relay] = Recent(RELAYS_CACHED)
         self._kept: dict[UUID, tuple[object, ...]] = {}
         self._steps: dict[tuple[bytes, str, Step], None] = {}
+        self._stuck: dict[tuple[bytes, str], str] = {}
         """What this transaction has yet to write: relays, and what became of shares."""
         self._any_stuck = True
         self._undecided: set[UUID] | None = None
@@ -108,6 +110,7 @@ class CoordinatorStore(Journal):
         self._relays.clear()
         self._kept.clear()
         self._steps.clear()
+        self._stuck.clear()
         self._any_stuck = True
         self._undecided = None
 
@@ -115,12 +118,21 @@ class CoordinatorStore(Journal):
         super()._write()
         self._db.executemany(_KEEP, self._kept.values())
         self._db.executemany("INSERT OR IGNORE INTO flow VALUES (?, ?, ?)", self._steps)
+        if self._stuck:
+            self._any_stuck = True
+            rows = [(*place, reason) for place, reason in self._stuck.items()]
+            self._db.executemany("INSERT OR REPLACE INTO stuck VALUES (?, ?, ?)", rows)
+            # What a sender says may come after what the receiver says of the same share.
+            arrived = "SELECT 1 FROM flow WHERE relay_id = stuck.relay_id AND route = stuck.route"
+            over = f"DELETE FROM stuck WHERE relay_id = ? AND route = ? AND (reason = '' OR EXISTS ({arrived}))"
+            self._db.executemany(over, self._stuck.keys())
         if self._any_stuck:
             gone = [(relay_id, route) for relay_id, route, _ in self._steps]
             self._db.executemany("DELETE FROM stuck WHERE relay_id = ? AND route = ?", gone)
             self._any_stuck = self._db.execute("SELECT 1 FROM stuck LIMIT 1").fetchone() is not None
         self._kept.clear()
         self._steps.clear()
+        self._stuck.clear()
 
     # --- relays ------------------------------------------------------------------------------------
 
@@ -250,16 +262,8 @@ class CoordinatorStore(Journal):
         self._steps[relay_id.bytes, _HOP.join(route), step] = None
 
     def add_stuck(self, relay_id: UUID, route: Route, reason: str) -> None:
-        """Remember why the share for ``route`` waits at its sender."""
-        self._write()
-        self._any_stuck = True
-        self._db.execute("INSERT OR REPLACE INTO stuck VALUES (?, ?, ?)", (relay_id.bytes, _HOP.join(route), reason))
-
-    def collected(self, relay_id: UUID) -> frozenset[Route]:
-        """Return the routes whose share has reached the target."""
-        self._write()
-        query = "SELECT route FROM flow WHERE relay_id = ? AND step = 'collected'"
-        return frozenset(tuple(row[0].split(_HOP)) for row in self._db.execute(query, (relay_id.bytes,)))
+        """Remember why the share for ``route`` is not there; of one that is there already, nothing. Empty: it left."""
+        self._stuck[relay_id.bytes, _HOP.join(route)] = reason
 
     def flow(self, relay_id: UUID) -> Flow:
         """Return everything known of a relay's shares."""
@@ -271,6 +275,13 @@ class CoordinatorStore(Journal):
         query = "SELECT route, reason FROM stuck WHERE relay_id = ? ORDER BY route"
         stuck = [(tuple(route.split(_HOP)), why) for route, why in self._db.execute(query, (relay_id.bytes,))]
         return Flow(tuple(steps["split"]), tuple(steps["forwarded"]), tuple(steps["collected"]), tuple(stuck))
+
+    def whereabouts(self, relay: Relay) -> Whereabouts:
+        """Return where a relay's shares are."""
+        flow = self.flow(relay.relay_id)
+        return Whereabouts(
+            relay.plan, split=flow.split, forwarded=flow.forwarded, collected=flow.collected, stuck=dict(flow.stuck)
+        )
 
     # --- the network and what went wrong -----------------------------------------------------------
 

@@ -321,7 +321,7 @@ def _findings(relay: EndRelay, result: Rebuild) -> Findings:
         false=false,
         disputed=tuple(Dispute(split=dispute.route, sets=dispute.sets) for dispute in disputed),
         equivocating=equivocating,
-        unclear="ambiguous" if result.ambiguous else "" if whole and not result.exhausted else "exhausted",
+        unclear="ambiguous" if result.ambiguous else "exhausted" if result.exhausted else "" if whole else "cut",
     )
 
 

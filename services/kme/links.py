@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from kme.effects import SendShare
 from kme.node import LATE_S
-from kme.store import KmeStore
+from kme.store import KmeStore, WaitingShare
 from kme.waiting import Room, Turns, origin
 from qkdrelay import codec
 from qkdrelay.broker.names import kme_exchange, link_queue
@@ -152,7 +152,7 @@ class Links:
         self._sealed[peer] += 1
         self._store.enqueue(kme_exchange(self._me), link_queue(self._me, peer), sealed, share.deadline + LATE_S)
 
-    def resume(self, on_sent: Callable[[SendShare], None], on_stuck: Callable[[SendShare, str], None]) -> None:
+    def resume(self, on_sent: Callable[[WaitingShare], None], on_stuck: Callable[[SendShare, str], None]) -> None:
         """Seal what waits and can go now; call ``on_stuck`` once for each share and reason."""
         for peer in self._read_room().peers():
             if peer not in self._links:
@@ -164,7 +164,7 @@ class Links:
                     on_stuck(waiting.share, reason)
                 self._store.told([waiting.id for waiting in untold], reason)
 
-    def _seal_waiting(self, peer: str, on_sent: Callable[[SendShare], None]) -> str | None:
+    def _seal_waiting(self, peer: str, on_sent: Callable[[WaitingShare], None]) -> str | None:
         """Seal what waits for one link, each origin in its turn; return what stopped it, if anything did."""
         turns, gone = self._turns[peer], list[int]()
         queues = {whose: self._store.waiting_for(peer, whose) for whose in self._read_room().origins(peer)}
@@ -179,7 +179,7 @@ class Links:
             self._seal(share)
             turns.served(whose, key_needed(self._links[peer].suite, len(share.payload)))
             gone.append(waiting[whose].id)
-            on_sent(share)
+            on_sent(waiting[whose])
             heads[whose] = next(queues[whose], None)
         self._store.wait_no_more(gone)
         return reason

@@ -52,7 +52,7 @@ _KEEP = (
 _KEEP_SHARE = "INSERT INTO shares VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET deadline = excluded.deadline"
 RELAYS_CACHED, CACHED_BYTES_MAX = 2_000, 16 << 20
 """Relays kept in memory beside the store, and the bytes of their keys; likewise of the shares for them."""
-_WAITING_COLUMNS = "id, relay_id, route, plan, deadline, payload, share, threshold"
+_WAITING_COLUMNS = "id, relay_id, route, plan, deadline, payload, share, threshold, told"
 # KME names have neither of these characters.
 _HOP, _ROUTE = ">", " "
 
@@ -63,6 +63,8 @@ class WaitingShare:
 
     id: int
     share: SendShare
+    told: bool
+    """Whether the coordinator was told that it waits."""
 
 
 class KmeStore(Journal):
@@ -394,7 +396,7 @@ def _relay(row: tuple[object, ...]) -> EndRelay:
 
 
 def _waiting(row: tuple[object, ...]) -> WaitingShare:
-    number, relay_id, route, plan, deadline, payload, index, threshold = row
+    number, relay_id, route, plan, deadline, payload, index, threshold, told = row
     share = SendShare(
         UUID(bytes=cast(bytes, relay_id)),
         tuple(cast(str, route).split(_HOP)),
@@ -404,4 +406,4 @@ def _waiting(row: tuple[object, ...]) -> WaitingShare:
         cast(int, index),
         cast(int, threshold),
     )
-    return WaitingShare(cast(int, number), share)
+    return WaitingShare(cast(int, number), share, told != "")

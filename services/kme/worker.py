@@ -25,7 +25,7 @@ from kme.ends import Ends
 from kme.links import Link, Links
 from kme.metrics import KmeMetrics
 from kme.node import LATE_S, Node, NodeSettings, RejectedShareError
-from kme.store import KmeStore
+from kme.store import KmeStore, WaitingShare
 from qkdrelay import codec, control
 from qkdrelay.broker.names import (
     LEAKS_AGE_MS_MAX,
@@ -51,6 +51,7 @@ from qkdrelay.messages import (
     Rejected,
     Report,
     Reports,
+    ShareHeader,
     SignedMessage,
     Waiting,
 )
@@ -139,7 +140,7 @@ class KmeService:
         try:
             self._carry_out(self._node.on_share(sender, message.header, message.payload, self._store, now), now)
         except RejectedShareError as error:
-            self._reject(delivery, error, message.header.relay_id, now)
+            self._reject(delivery, error, message.header, now)
         return True
 
     def _handle_control(self, delivery: Delivery, now: float) -> bool:
@@ -158,8 +159,11 @@ class KmeService:
             self._carry_out(self._ends.on_command(command, self._store, now), now)
         return True
 
-    def _reject(self, delivery: Delivery, error: Exception, relay_id: UUID | None, now: float) -> None:
-        """Dead-letter a message with its reason, in the transaction that lets it be acknowledged."""
+    def _reject(self, delivery: Delivery, error: Exception, header: ShareHeader | None, now: float) -> None:
+        """Dead-letter a message with its reason, in the transaction that lets it be acknowledged.
+
+        ``header`` is that of a share whose seal was good.
+        """
         foreseen = isinstance(error, QkdRelayError)
         reason = str(error) if foreseen else f"could not be handled ({type(error).__name__})"
         self._refused.append(refusal(error))
@@ -174,7 +178,9 @@ class KmeService:
         if delivery.queue == control_queue(self._me.name):
             self._note("command.rejected", "error", queue=delivery.queue, reason=reason)
         else:
-            self._tell(Rejected(relay_id=relay_id, link=parse_link_queue(delivery.queue), reason=reason[:500]))
+            link = parse_link_queue(delivery.queue)
+            relay_id, route = (None, None) if header is None else (header.relay_id, header.route)
+            self._tell(Rejected(relay_id=relay_id, route=route, link=link, reason=reason[:500]))
 
     def give_up(self, delivery: Delivery, error: Exception, now: float) -> None:
         """Dead-letter a message that this program failed on."""
@@ -233,6 +239,13 @@ class KmeService:
             bytes=len(share.payload),
         )
 
+    def _note_resumed(self, waited: WaitingShare) -> None:
+        """Say that a share was sent, also to whom it was told that it waits."""
+        share = waited.share
+        if waited.told:
+            self._tell(Waiting(relay_id=share.relay_id, route=share.route, reason=""))
+        self._note_sent(share)
+
     def _tell_stuck(self, share: SendShare, reason: str) -> None:
         self._stirred = True
         self._tell(Waiting(relay_id=share.relay_id, route=share.route, reason=reason))
@@ -267,7 +280,7 @@ class KmeService:
             for relay_id, route in self._store.expire_waiting(now - LATE_S):
                 self._destroyed = True
                 self._note("share.expired", "warning", relay_id=relay_id, route=route)
-        self._links.resume(self._note_sent, self._tell_stuck)
+        self._links.resume(self._note_resumed, self._tell_stuck)
         self._send_reports()
         patience_s = HELLO_SOONER_S if self._stirred else HELLO_EVERY_S
         if connected and (reconnected or abs(now - self._hello_at) >= patience_s):

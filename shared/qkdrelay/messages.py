@@ -196,7 +196,7 @@ class Forwarded(Message, frozen=True, tag="forwarded", tag_field="type"):
 
 
 class Waiting(Message, frozen=True, tag="waiting", tag_field="type"):
-    """The share for ``route`` waits at its sender: the link is down or has no key."""
+    """The share for ``route`` waits at its sender: the link is down or has no key. Without a reason: not any more."""
 
     relay_id: UUID
     route: WireRoute
@@ -214,6 +214,8 @@ class Rejected(Message, frozen=True, tag="rejected", tag_field="type"):
     """A KME did not accept a message that came over ``link``."""
 
     relay_id: UUID | None
+    route: WireRoute | None
+    """Both as the message had them, if its seal was good."""
     link: tuple[Name, Name]
     reason: Text
 
@@ -239,7 +241,8 @@ class Findings(Message, frozen=True, tag="findings", tag_field="type"):
     false: Routes
     disputed: Annotated[tuple[Dispute, ...], Meta(max_length=ROUTES_MAX)]
     equivocating: Routes
-    unclear: Literal["", "ambiguous", "exhausted"]
+    unclear: Literal["", "ambiguous", "exhausted", "cut"]
+    """Several secrets decode; there may be more to find; there is more, and it did not fit."""
 
 
 class Verified(Message, frozen=True, tag="verified", tag_field="type"):

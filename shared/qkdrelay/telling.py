@@ -48,6 +48,8 @@ def event_of(report: Report) -> str:
         return report.event
     if isinstance(report, Decided):
         return "relay.confirmed" if report.confirmed else "relay.failed"
+    if isinstance(report, Waiting) and not report.reason:
+        return "share.resumed"
     return _EVENTS[type(report)]
 
 
@@ -57,6 +59,8 @@ def level_of(report: Report) -> LogLevel:
         return "error"
     if isinstance(report, Hello):
         return "debug"
+    if isinstance(report, Waiting) and not report.reason:
+        return "info"
     return "warning" if isinstance(report, _WARNINGS) else "info"
 
 

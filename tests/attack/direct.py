@@ -15,6 +15,7 @@ from attack.coalition import Coalition
 from attack.coordinator import Dishonest
 from attack.outcome import Outcome
 from coordinator import progress
+from coordinator.whereabouts import Whereabouts
 from kme.effects import Effect, SendShare, Settle, Tell
 from kme.ends import Ends
 from kme.node import LATE_S, Node, NodeSettings, RejectedShareError
@@ -70,7 +71,7 @@ class Direct:
         for step_s in (0.0, 0.0, TIMEOUT_S + 1.0, 0.0, LATE_S + 1.0):
             self.now += step_s
             if self.dishonest is None:
-                self.advance(progress.expire(self.relay, frozenset(self.arrived), self.now))
+                self.advance(progress.expire(self.relay, Whereabouts(self.case.plan, collected=self.arrived), self.now))
             for member, effects in self.coalition.later():
                 self.carry_out(member, effects)
             self.drain()

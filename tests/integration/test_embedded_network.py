@@ -138,7 +138,9 @@ def test_without_kme_6_the_relay_fails_at_its_deadline_and_names_what_fell_short
     assert network.show(view.relay_id).state == "started"
     view = network.wait(view.relay_id, 0.2)
     assert view.state == "failed"
-    assert view.reason == "too few shares in time: the split on kme-1 has 1 of the 2 it needs"
+    assert view.reason == (
+        "too few shares in time: the split on kme-1 has 1 of the 2 it needs; no news from kme-6 (2 routes)"
+    )
     short = {(split.split, split.present, split.needed) for split in view.short_splits}
     assert short == {(("kme-1",), 1, 2), (("kme-1", "kme-2"), 1, 2), (("kme-1", "kme-4"), 1, 2)}
     assert all("kme-6" in route for route in view.missing)

@@ -193,7 +193,15 @@ REPORTS = [
     {"type": "forwarded", "relay_id": RELAY, "route": ["kme-1", "kme-2"]},
     {"type": "waiting", "relay_id": RELAY, "route": ["kme-1", "kme-3"], "reason": "link.key_exhausted"},
     {"type": "collected", "relay_id": RELAY, "route": ROUTE},
-    {"type": "rejected", "relay_id": None, "link": ["kme-2", "kme-4"], "reason": "the seal does not verify"},
+    {"type": "waiting", "relay_id": RELAY, "route": ["kme-1", "kme-3"], "reason": ""},
+    {
+        "type": "rejected",
+        "relay_id": None,
+        "route": None,
+        "link": ["kme-2", "kme-4"],
+        "reason": "the seal does not verify",
+    },
+    {"type": "rejected", "relay_id": RELAY, "route": ROUTE, "link": ["kme-2", "kme-4"], "reason": "it is too long"},
     {"type": "rebuilt", "relay_id": RELAY, "proof": TAG},
     {
         "type": "findings",

@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from coordinator.whereabouts import Whereabouts
 from qkdrelay.codec import decode_plan
 from qkdrelay.inquiries import RelayView
-from qkdrelay.network.plan import Plan, Route
-
-_WHY_STUCK = {
-    "link.down": "the QKD link to {} is down",
-    "link.key_exhausted": "the QKD link to {} has no key left",
-    "link.backlog": "{} does not take in what was sent before",
-}
+from qkdrelay.network.plan import Route
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,42 +20,18 @@ class Load:
     planned: int
 
 
-@dataclass(frozen=True, slots=True)
-class Halt:
-    """Where a share came no further."""
-
-    holder: Route
-    """To the last KME known to have had it."""
-    next: str
-    """The KME that did not get it, or did not say so."""
-    reason: str
-    """Why it waits at the holder; empty if nothing is known."""
-    sent: bool
-    """Whether the holder said that it split or forwarded what it had."""
-
-    def __str__(self) -> str:
-        if self.reason:
-            why = _WHY_STUCK[self.reason].format(self.next) if self.reason in _WHY_STUCK else self.reason
-            return f"waits at {self.holder[-1]}: {why}"
-        return f"no news from {self.next}" if self.sent else f"{self.holder[-1]} has not sent it"
-
-
-class Flow:
+class Flow(Whereabouts):
     """The shares of one relay as its view has them."""
 
     def __init__(self, view: RelayView) -> None:
-        self.view = view
-        self.plan: Plan = decode_plan(view.plan)
-        self.stuck = {s.route: s.reason for s in view.stuck}
-        self.collected = frozenset(view.collected)
-        handed_on = (*view.split, *view.forwarded)
-        waiting = [route[:-1] for route in self.stuck]
-        # A share that went on has come over every link before.
-        self.seen = frozenset(
-            route[:n] for route in (*handed_on, *view.collected, *waiting) for n in range(1, len(route) + 1)
+        super().__init__(
+            decode_plan(view.plan),
+            split=view.split,
+            forwarded=view.forwarded,
+            collected=view.collected,
+            stuck={s.route: s.reason for s in view.stuck},
         )
-        self.split = frozenset(view.split)
-        self.forwarded = frozenset(view.forwarded)
+        self.view = view
 
     @property
     def share_messages(self) -> int:
@@ -79,13 +50,6 @@ class Flow:
             for kme in outwards
             for successor in self.plan.successors(kme)
         ]
-
-    def halt(self, route: Route) -> Halt:
-        """Return where the share on ``route``, which did not arrive, came no further."""
-        reached = next((n for n in range(len(route) - 1, 0, -1) if route[:n] in self.seen), 1)
-        holder = route[:reached]
-        sent = holder in self.split or holder in self.forwarded
-        return Halt(holder, route[reached], self.stuck.get(route[: reached + 1], ""), sent)
 
     def marks(self, route: Route) -> list[str]:
         """Return what is held against the share on ``route``."""

@@ -58,7 +58,7 @@ def _fate(flow: Flow, route: Route) -> tuple[str, str]:
         return f"split, {flow.plan.threshold(kme)} of {len(flow.plan.successors(kme))} needed", ""
     if route in flow.forwarded:
         return "forwarded", ""
-    return "has it" if len(route) > 1 else "has sent nothing", "yellow"
+    return "has it" if len(route) > 1 else "no news of it", "yellow"
 
 
 def tree_as_data(view: RelayView) -> dict[str, Any]:

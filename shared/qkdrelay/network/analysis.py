@@ -53,19 +53,29 @@ def least_shares(plan: Plan) -> int:
     return least[plan.source]
 
 
+def rebuildable(plan: Plan, collected: Collection[Route], spoilt: Collection[Route] = ()) -> dict[Route, bool]:
+    """Return for each route of the plan, the source's own too, whether what was on it can be rebuilt.
+
+    ``collected`` are the routes whose share has reached the target; what is on one of ``spoilt`` is of no use.
+    """
+    there = {route: route in collected and route not in spoilt for route in plan.routes()}
+    # The longest routes first: what a split rebuilds is a share of the one above it.
+    inner = {arriving[:n] for arriving in there for n in range(1, len(arriving))}
+    for route in sorted(inner, key=len, reverse=True):
+        present = sum(there[*route, s] for s in plan.successors(route[-1]))
+        there[route] = present >= plan.threshold(route[-1]) and route not in spoilt
+    return there
+
+
 def shortfall(plan: Plan, collected: Collection[Route]) -> list[tuple[Route, int, int]]:
     """Return the splits that have fewer shares than they need: (route of the splitter, present, needed).
 
     ``collected`` are the routes whose share has reached the target. Splits nearer the source come first.
     """
-    there = dict.fromkeys(collected, True)
-    # The longest routes first: what a split rebuilds is a share of the one above it.
-    inner = {route[:n] for route in plan.routes() for n in range(1, len(route))}
-    short = []
-    for route in sorted(inner, key=len, reverse=True):
-        present = sum(there.get((*route, s), False) for s in plan.successors(route[-1]))
-        needed = plan.threshold(route[-1])
-        there[route] = present >= needed
-        if present < needed and plan.is_split(route[-1]):
-            short.append((route, present, needed))
+    there = rebuildable(plan, collected)
+    short = [
+        (route, sum(there[*route, s] for s in plan.successors(route[-1])), plan.threshold(route[-1]))
+        for route, rebuilt in there.items()
+        if not rebuilt and plan.is_split(route[-1])
+    ]
     return sorted(short, key=lambda split: (len(split[0]), split[0]))

@@ -138,8 +138,8 @@ def test_a_source_that_sent_nothing_is_named(here):
     here.stop("kme-1")
     data = here.run(*REFERENCE_RELAY, "--timeout", "2", "--json").data
     assert data["share_messages"] == 0
-    assert "missing     kme-1 has not sent it\n" in here.run("show", data["relay_id"]).out
-    assert "\nkme-1  has sent nothing\n" in here.run("trace", data["relay_id"]).out
+    assert "missing     kme-1 has not said that it sent it\n" in here.run("show", data["relay_id"]).out
+    assert "\nkme-1  no news of it\n" in here.run("trace", data["relay_id"]).out
 
 
 def test_the_trace_marks_false_and_disputed_shares(lab):
@@ -275,7 +275,9 @@ def test_watching_in_json_is_one_object_a_line(here):
 
 
 def test_reports_without_a_relay_are_readable():
-    shown = watch.line("kme-3", Rejected(relay_id=None, link=("kme-1", "kme-3"), reason="a\x1b[2Jb"), 0.0).plain
+    shown = watch.line(
+        "kme-3", Rejected(relay_id=None, route=None, link=("kme-1", "kme-3"), reason="a\x1b[2Jb"), 0.0
+    ).plain
     assert "share.rejected" in shown
     assert "link=kme-1>kme-3" in shown
     assert "\x1b" not in shown

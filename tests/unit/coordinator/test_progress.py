@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from coordinator.progress import Relay, advance, end, expire, outstanding
+from coordinator.whereabouts import Whereabouts
 from qkdrelay.messages import (
     Collected,
     Decide,
@@ -43,7 +44,7 @@ REPORTS = {
     "rebuilt": Rebuilt(relay_id=RELAY, proof=T_PROOF),
     "verified": Verified(relay_id=RELAY, valid=True),
     "not verified": Verified(relay_id=RELAY, valid=False),
-    "refused": Refused(relay_id=RELAY, reason="kme-8: no"),
+    "refused": Refused(relay_id=RELAY, reason="no"),
     "confirmed": Decided(relay_id=RELAY, confirmed=True),
     "destroyed": Decided(relay_id=RELAY, confirmed=False),
     "findings": Findings(relay_id=RELAY, false=(ROUTES[0],), disputed=(), equivocating=(), unclear=""),
@@ -142,11 +143,32 @@ def test_what_becomes_of_shares_does_not_decide(report):
 @pytest.mark.parametrize("sender", ["kme-1", "kme-8"])
 def test_either_end_can_fail_it_by_a_refusal_or_a_proof_that_is_not_valid(state, sender):
     refused = after(STATES[state], (sender, "refused"))
-    assert (refused.state, refused.reason) == ("failed", "refused by kme-8: no")
+    assert (refused.state, refused.reason) == ("failed", f"refused by {sender}: no")
     unequal = after(STATES[state], (sender, "not verified"))
     assert unequal.state == "failed"
     assert sender in unequal.reason
     assert told(unequal) == [("kme-1", Decide), ("kme-8", Decide)]
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [("kme-8: no", "kme-8: no"), ("kme-1: no", "kme-8: kme-1: no"), ("kme-88: no", "kme-8: kme-88: no")],
+)
+def test_who_refuses_is_named_and_nobody_else_whatever_it_says(reason, told):
+    relay = advance(PLANNED, "kme-8", Refused(relay_id=RELAY, reason=reason), NOW)
+    assert relay.reason == f"refused by {told}"
+
+
+def test_the_first_proof_of_each_end_counts():
+    relay = REBUILT
+    for sender, report in ((FROM_SOURCE, Started), (FROM_TARGET, Rebuilt)):
+        assert advance(relay, sender, report(relay_id=RELAY, proof=b"x" * 16), NOW) is relay
+
+
+def test_a_target_that_has_rebuilt_has_answered_although_it_was_not_heard_of_before():
+    relay = after(PLANNED, ("kme-8", "rebuilt"))
+    assert told(relay) == [("kme-1", Start)]
+    assert expire(relay, Whereabouts(PLAN), NOW + 30.0).reason == "the source kme-1 did not answer in time"
 
 
 # --- a decision stays ------------------------------------------------------------------------------
@@ -177,7 +199,7 @@ def replace_findings(**changed):
 def test_an_ended_relay_cannot_be_ended_again(state):
     for other in ENDED:
         assert end(ENDED[state], other, "another", NOW + 5.0) is ENDED[state]
-    assert expire(ENDED[state], frozenset(), NOW + 1e6) is ENDED[state]
+    assert expire(ENDED[state], Whereabouts(PLAN), NOW + 1e6) is ENDED[state]
 
 
 # --- the deadline ----------------------------------------------------------------------------------
@@ -185,8 +207,8 @@ def test_an_ended_relay_cannot_be_ended_again(state):
 
 @pytest.mark.parametrize("state", STATES)
 def test_a_relay_fails_at_its_deadline_and_not_before(state):
-    assert expire(STATES[state], frozenset(), NOW + 29.999) is STATES[state]
-    relay = expire(STATES[state], frozenset(), NOW + 30.0)
+    assert expire(STATES[state], Whereabouts(PLAN), NOW + 29.999) is STATES[state]
+    relay = expire(STATES[state], Whereabouts(PLAN), NOW + 30.0)
     assert (relay.state, relay.ended_at) == ("failed", NOW + 30.0)
 
 
@@ -198,11 +220,24 @@ def test_a_relay_fails_at_its_deadline_and_not_before(state):
         (STARTED, (), "the split on kme-1 has 0 of the 2 it needs"),
         (STARTED, [r for r in ROUTES if "kme-6" not in r], "the split on kme-1 has 1 of the 2 it needs"),
         (STARTED, ROUTES, "it may have lost some since"),
-        (replace(STARTED, findings=replace_findings()), ROUTES, "false ones among them left too few good ones"),
+        (replace(STARTED, findings=replace_findings()), ROUTES, "it may have lost some since"),
+        (
+            replace(STARTED, findings=replace_findings(false=(("kme-1", "kme-2"), ("kme-1", "kme-3")))),
+            ROUTES,
+            "false ones among them left too few good ones: the split on kme-1 has 1 of the 2 it needs",
+        ),
+        (
+            replace(STARTED, findings=replace_findings(unclear="exhausted")),
+            ROUTES,
+            "the search for good ones was given up",
+        ),
+        (replace(STARTED, findings=replace_findings(unclear="cut")), ROUTES, "it may have lost some since"),
+        (replace(STARTED, findings=replace_findings(unclear="cut", equivocating=ROUTES)), (), "too few shares in time"),
+        (replace(STARTED, findings=replace_findings(unclear="cut", false=ROUTES)), ROUTES, "more than can be listed"),
         (replace(STARTED, findings=replace_findings(unclear="ambiguous")), ROUTES, "more than one secret"),
         (REBUILT, ROUTES, "kme-1 and kme-8 did not confirm in time"),
         (replace(REBUILT, source_verified=True), ROUTES, "kme-8 did not confirm in time"),
     ],
 )
 def test_it_says_what_was_missing(relay, collected, reason):
-    assert reason in expire(relay, frozenset(collected), NOW + 30.0).reason
+    assert reason in expire(relay, Whereabouts(PLAN, collected=collected), NOW + 30.0).reason

@@ -148,7 +148,7 @@ def test_settled_relays_beyond_the_bound_are_forgotten_oldest_first_with_their_f
             store.add_stuck(each.relay_id, ROUTE[:2], "link.down")
         store.purge()
     assert store.latest(9) == relays[:2:-1]
-    assert [bool(store.collected(each.relay_id)) for each in relays] == [False] * 3 + [True] * 3
+    assert [bool(store.flow(each.relay_id).collected) for each in relays] == [False] * 3 + [True] * 3
     assert [bool(store.flow(each.relay_id).stuck) for each in relays] == [False] * 3 + [True] * 3
 
 

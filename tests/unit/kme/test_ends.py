@@ -311,7 +311,7 @@ def test_findings_fit_a_message_however_long_the_routes_are(monkeypatch, kind):
     body = Reports(items=(findings,))
     assert len(sign(bytes(32), "kme-8", COORDINATOR, epoch=bytes(16), number=2**62, body=body)) > MESSAGE_BYTES_MAX / 2
     assert 0 < len(getattr(findings, kind)) < len(routes)
-    assert findings.unclear == "exhausted"
+    assert findings.unclear == "cut"
 
 
 def test_equivocation_is_among_the_findings():

@@ -1,0 +1,117 @@
+"""Why a relay failed, in single cases: each reason is what was really missing."""
+
+import pytest
+
+from kme import node
+from kme.node import RejectedShareError
+from support.network import Network
+
+
+@pytest.fixture
+def network():
+    return Network()
+
+
+def turn(network, a, b, *, up):
+    """A link carries, or not, and nobody is told."""
+    for kme, peer in ((a, b), (b, a)):
+        with network.stores[kme].transaction():
+            network.stores[kme].turn_link(peer, up=up)
+
+
+def test_a_link_that_is_down_between_neighbours_is_the_reason(network):
+    network.cut("kme-1", "kme-2")
+    view = network.wait(network.relay("kme-1", "kme-2").relay_id)
+    assert view.reason == "the share did not reach kme-2 in time: waits at kme-1: the QKD link to kme-2 is down"
+    assert (view.missing, view.collected, view.short_splits) == ((("kme-1", "kme-2"),), (), ())
+
+
+def test_a_share_that_waited_and_was_sent_is_not_said_to_wait(network):
+    turn(network, "kme-1", "kme-2", up=False)
+    relay_id = network.relay("kme-1", "kme-2").relay_id
+    assert [stuck.reason for stuck in network.show(relay_id).stuck] == ["link.down"]
+    network.stop("kme-2")
+    turn(network, "kme-1", "kme-2", up=True)
+    network.later(1.0)
+    assert network.show(relay_id).stuck == ()
+    view = network.wait(relay_id)
+    assert view.reason == "the share did not reach kme-2 in time: no news from kme-2"
+
+
+def test_a_link_without_key_is_the_reason(network):
+    network.limit_key("kme-1", "kme-2", lambda: 0.0, rate_bps=1, buffer_bytes=400)
+    network.relay("kme-1", "kme-2")
+    view = network.wait(network.relay("kme-1", "kme-2", key_count=4).relay_id)
+    assert view.reason == "the share did not reach kme-2 in time: waits at kme-1: the QKD link to kme-2 has no key left"
+
+
+def test_a_share_for_which_there_is_no_room_was_dropped(network):
+    network.limit_key("kme-1", "kme-2", lambda: 0.0, rate_bps=1, buffer_bytes=100)
+    view = network.wait(network.relay("kme-1", "kme-2").relay_id)
+    dropped = "kme-1 dropped it: it takes more key than the link to kme-2 can ever hold"
+    assert view.reason == f"the share did not reach kme-2 in time: {dropped}"
+
+
+def test_a_share_that_its_receiver_refuses_is_said_to_be_refused(network, monkeypatch):
+    check = node.check_final_share
+
+    def refusing(relay, route, payload):
+        if "kme-6" in route:
+            raise RejectedShareError("it is not to my liking")
+        check(relay, route, payload)
+
+    monkeypatch.setattr(node, "check_final_share", refusing)
+    view = network.wait(network.relay("kme-1", "kme-8").relay_id)
+    assert view.reason == (
+        "too few shares in time: the split on kme-1 has 1 of the 2 it needs;"
+        " kme-8 refused it: it is not to my liking (2 routes)"
+    )
+    assert {stuck.reason for stuck in view.stuck} == {"refused: it is not to my liking"}
+
+
+def test_an_inner_split_that_fell_short_is_no_reason_where_enough_others_did_not(network):
+    service, lost = network.service("coordinator"), []
+    on_report = service._on_report
+
+    def hearing(sender, report, now):
+        if type(report).__name__ == "Rebuilt":
+            lost.append(report)
+        else:
+            on_report(sender, report, now)
+
+    service._on_report = hearing
+    network.cut("kme-7", "kme-8")
+    view = network.wait(network.relay("kme-1", "kme-8").relay_id)
+    assert lost
+    assert [split.split for split in view.short_splits] == [("kme-1", "kme-4")]
+    assert view.reason.startswith(
+        "enough shares have reached kme-8, but it has not said in time that it rebuilt the keys"
+    )
+
+
+def test_only_the_most_frequent_places_are_named(network):
+    for kme, receiver in (
+        ("kme-1", "kme-2"),
+        ("kme-3", "kme-5"),
+        ("kme-3", "kme-6"),
+        ("kme-4", "kme-6"),
+        ("kme-7", "kme-8"),
+    ):
+        network.cut(kme, receiver)
+    view = network.wait(network.relay("kme-1", "kme-8").relay_id)
+    assert view.reason == (
+        "too few shares in time: the split on kme-1 has 0 of the 2 it needs;"
+        " waits at kme-1: the QKD link to kme-2 is down (2 routes);"
+        " waits at kme-7: the QKD link to kme-8 is down (2 routes);"
+        " waits at kme-3: the QKD link to kme-5 is down; and 2 more"
+    )
+
+
+def test_what_was_not_heard_of_may_be_the_coordinators_fault(network):
+    network.stop("kme-2", "kme-8")
+    relay_id = network.relay("kme-1", "kme-8").relay_id
+    network.hub.drop("coordinator")
+    view = network.wait(relay_id)
+    assert view.reason == "the target kme-8 did not answer in time; the coordinator was without the broker meanwhile"
+    later = network.wait(network.relay("kme-1", "kme-8").relay_id)
+    assert later.reason == "the target kme-8 did not answer in time"
