@@ -26,7 +26,7 @@ INSTALLED := $(VENV)/.installed
 on = $(if $(filter-out 0 false no,$(1)),$(2))
 SWITCHES = $(strip $(call on,$(LAB),--lab) $(call on,$(TLS),--tls) $(call on,$(CLUSTER),--cluster))
 
-.PHONY: help demo test bench chaos up certs down logs lint lock wheelhouse clean
+.PHONY: help demo test bench chaos up certs down status logs lint lock wheelhouse clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,7 +44,10 @@ certs: $(INSTALLED) ## certificates for TLS to the broker, into deploy/tls/ (`ma
 	@$(BIN)/coordinator certs $(TOPOLOGY) --out .
 
 down: ## stop the containers; volumes and secrets stay
-	@if [ -f .env ]; then $(COMPOSE) down --remove-orphans; else echo "there is no .env: nothing was brought up here"; fi
+	@infra/docker/remove.sh
+
+status: ## which services are healthy, and why the others are not
+	@infra/docker/status.sh
 
 logs: ## follow the containers' logs
 	@$(COMPOSE) logs --follow --tail 200
@@ -70,7 +73,7 @@ wheelhouse: $(INSTALLED) ## fetch what the image is built from, so that it can b
 	  -r requirements.lock -r infra/image/build.lock
 
 clean: ## stop all; delete volumes, secrets, the environment and caches
-	@if [ -f .env ]; then $(COMPOSE) down --volumes --remove-orphans; fi
+	@infra/docker/remove.sh --volumes
 	rm -rf .env deploy $(VENV) $(BENCH_VENV) wheelhouse build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find services shared tests -name __pycache__ -prune -exec rm -rf {} +
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes sure a Docker engine answers: the one there is, or, as root on Debian, one installed and started here.
 # Prints "export DOCKER_HOST=..." for the caller to eval; what it does goes to stderr. Safe to repeat.
+#   usage: ensure-engine.sh [--running]    --running: only the one there is; it installs and starts none
 #   QKDRELAY_DOCKER_DATA  data directory of an engine started here   (/var/lib/docker)
 #   QKDRELAY_DOCKER_RUN   its socket, pid file and log               (/run/docker-local)
 set -euo pipefail
@@ -25,6 +26,10 @@ use_if_it_answers || true
 export DOCKER_HOST=unix://$run/docker.sock
 use_if_it_answers || true
 
+if [ "${1:-}" = --running ]; then
+  say "no Docker engine answers"
+  exit 1
+fi
 if [ "$(id -u)" != 0 ]; then
   say "no Docker engine answers; install docker.io, or join the group docker, or run this as root"
   exit 1

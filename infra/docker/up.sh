@@ -7,8 +7,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 python=$1
 shift
 "$python" -m coordinator provision "$@" --out . >&2
-infra/docker/compose.sh up --detach --no-build --remove-orphans
-infra/docker/wait-healthy.sh
+infra/docker/compose.sh --ansi never up --detach --no-build --remove-orphans &
+starter=$!
+trap 'kill "$starter" 2>/dev/null || true' EXIT
+infra/docker/wait-healthy.sh 180 "$starter"
+wait "$starter"
+trap - EXIT
 
 [[ " $* " != *" --cluster "* ]] || infra/cluster/grow.sh
 

@@ -77,7 +77,7 @@ def keys(
 ) -> None:
     """List the keys relayed to or from this KME: id, size, relay, state.
 
-    Example: docker compose exec kme-8 kme keys --json
+    Example: infra/docker/compose.sh exec kme-8 kme keys --json
     """
     settings = load(StoreSettings)
     found = listed(KmeStore(settings.store, settings.kme, access="read"), reveal=reveal, limit=limit)
@@ -97,7 +97,7 @@ def forget(relay: Annotated[UUID, typer.Argument(metavar="RELAY", help="The rela
 
     Also what is here of a relay that nobody has decided an hour after its deadline.
 
-    Example: docker compose exec kme-8 kme forget 34224f85-5280-4774-9b84-8554e90983ce
+    Example: infra/docker/compose.sh exec kme-8 kme forget 34224f85-5280-4774-9b84-8554e90983ce
     """
     settings = load(StoreSettings)
     store = KmeStore(settings.store, settings.kme, access="beside")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -59,6 +60,7 @@ def brought_up(folder: Path, topology: str, *switches: str) -> Iterator[Deployme
     rabbitmq.require_containers(stack.IMAGE)
     shutil.copytree(stack.ROOT / "infra", folder / "infra")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("QKDRELAY_")}
+    environment |= {k: v for k, v in os.environ.items() if k.startswith("QKDRELAY_DOCKER_")}
     environment |= {
         "COMPOSE_PROJECT_NAME": f"qkdrelay-test-{secrets.token_hex(4)}",
         "QKDRELAY_IMAGE": stack.IMAGE,
@@ -75,7 +77,7 @@ def brought_up(folder: Path, topology: str, *switches: str) -> Iterator[Deployme
             del environment[name]
         yield running
     finally:
-        running.compose("down", "--volumes", "--remove-orphans", "--timeout", "5")
+        running.run("infra/docker/remove.sh", "--volumes")
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +96,26 @@ def test_another_network_is_brought_up_by_its_name_and_with_tls_alone(tmp_path: 
         plain = replace(diamond, environment=environment).coordinator("relays")
         assert plain.code == 3
         assert "or it wants TLS" in plain.err
+        _cleaned_up_without_dotenv_or_compose_file(diamond)
+
+
+def _cleaned_up_without_dotenv_or_compose_file(deployment: Deployment) -> None:
+    """`make clean` finds all that is left, also a volume of an earlier topology."""
+    import docker  # noqa: PLC0415
+
+    client = docker.from_env()
+    label = f"com.docker.compose.project={deployment.environment['COMPOSE_PROJECT_NAME']}"
+    key, value = label.split("=")
+    client.volumes.create(f"{value}_paris", labels={key: value})
+    for name in (".env", "docker-compose.yml"):
+        (deployment.folder / name).unlink()
+    cleaned = deployment.run("infra/docker/remove.sh", "--volumes")
+    assert cleaned.code == 0, cleaned.err
+    for name in ("kme-1", "rabbitmq", "paris"):
+        assert f"{value}_{name}" in cleaned.err.partition("the volumes ")[2]
+    for kind in (client.volumes.list, client.networks.list):
+        assert kind(filters={"label": label}) == []
+    assert client.containers.list(all=True, filters={"label": label}) == []
 
 
 def test_ten_keys_are_relayed_and_each_end_has_them(deployment: Deployment) -> None:
@@ -135,6 +157,45 @@ def test_the_logs_of_compose_alone_show_a_share_on_its_whole_way(deployment: Dep
         ("kme-8", "share.collected", "kme-1>kme-3>kme-5>kme-8"),
     ]
     assert [step for step in seen if step in steps] == steps
+
+
+def test_what_the_readme_shows_works_as_typed(deployment: Deployment) -> None:
+    """In a shell that knows nothing of the engine, with or without a terminal."""
+    relay_id = deployment.coordinator(*REFERENCE_RELAY, "--linger", "5", "--json").json()["relay_id"]
+    eventually(lambda: _delivered(deployment, "kme-8", relay_id), what="the keys")
+    environment = {name: value for name, value in deployment.environment.items() if name != "DOCKER_HOST"}
+    shell = replace(deployment, environment=environment)
+    engine = shell.run("infra/docker/ensure-engine.sh", "--running")
+    if engine.code or os.environ["DOCKER_HOST"] not in engine.out:
+        shell = deployment  # an engine of the caller's own choice, which only the variable names
+    typed = re.findall(r"^infra/docker/compose\.sh .*$", (stack.ROOT / "README.md").read_text(), re.MULTILINE)
+    keys, forget, logs = (line.replace("RELAY", relay_id).replace("59b32fb6", relay_id[:8]) for line in typed)
+    assert relay_id[:8] in shell.run("bash", "-c", keys).out
+    events = [json.loads(line)["event"] for line in shell.run("bash", "-c", logs).out.splitlines()]
+    assert events.count("share.sent") == 3
+    assert {"share.split", "share.forwarded", "share.collected", "split.rebuilt"} <= set(events)
+    terminal = shell.run("script", "--quiet", "--return", "--command", forget, "/dev/null")
+    assert f"the keys of relay {relay_id} are deleted" in terminal.out
+    assert not _delivered(deployment, "kme-8", relay_id)
+
+
+def test_a_service_that_does_not_become_healthy_is_named_with_the_reason(deployment: Deployment) -> None:
+    def password(new: str) -> None:
+        changed = deployment.compose("exec", "-T", "rabbitmq", "rabbitmqctl", "change_password", "kme-3", new)
+        assert changed.code == 0, changed.err
+        assert deployment.compose("restart", "kme-3").code == 0
+
+    assert "kme-3\thealthy\t\n" in deployment.run("infra/docker/status.sh").out
+    password("another")
+    try:
+        waited = deployment.run("infra/docker/wait-healthy.sh", "15")
+        assert waited.code == 1
+        assert "9 of 10 healthy; starting: kme-3" in waited.err
+        assert "does not accept user 'kme-3' with this password" in waited.err
+        assert "--- the last lines of kme-3" in waited.err
+    finally:
+        password(read(deployment.folder / ".env")["PASSWORD_KME_3"])
+    assert deployment.run("infra/docker/wait-healthy.sh").code == 0
 
 
 def test_the_lab_is_off_unless_it_was_switched_on(deployment: Deployment) -> None:
