@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coordinator.cli.screen import JsonOption
+from qkdrelay.escaping import NAME_MAX, escaped
 from qkdrelay.terminal import app_with, console, print_json, say
 
 if TYPE_CHECKING:
@@ -124,7 +125,8 @@ def as_tables(view: NetworkView) -> Group:
     from rich.text import Text
 
     lab = Text("lab on: KMEs can be compromised on purpose", "yellow") if view.lab else Text("lab off", "dim")
-    return Group(Text.assemble((view.name, "bold"), "  ", lab), "", _kmes(view), "", _links(view))
+    name = escaped(view.name, NAME_MAX)
+    return Group(Text.assemble((name, "bold"), "  ", lab), "", _kmes(view), "", _links(view))
 
 
 def _kmes(view: NetworkView) -> Table:

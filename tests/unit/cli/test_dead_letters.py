@@ -237,3 +237,14 @@ def test_what_a_kme_writes_into_its_letter_does_not_steer_the_terminal(here):
         assert "\x1b" not in shown
         assert "\x07" not in shown
         assert "[red]oops[/red]" in shown
+
+
+def test_no_reason_hides_the_list_from_all(here):
+    for reason in (r"bad \[/x] share", "[/]", "\u2028\u202e\x9b2J\n99  1 s  link.kme-1.kme-2  3  forged"):
+        claim(here, "kme-5", QUEUE, reason=reason)
+    result = here.run("dead-letters", "list")
+    assert (result.code, len(result.out.splitlines())) == (0, 4)
+    forged, closing, bad = (line.rstrip().split("  ")[-1] for line in result.out.splitlines()[1:])
+    assert (bad, closing) == (r"bad \[/x] share", "[/]")
+    assert r"\u2028\u202e\u009b2J\n99" in result.out
+    assert forged == "forged"
