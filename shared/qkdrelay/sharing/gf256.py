@@ -21,29 +21,31 @@ def _powers() -> list[int]:
     return powers
 
 
-_EXP = _powers()
-_LOG = {element: exponent for exponent, element in enumerate(_EXP)}
+EXP = tuple(_powers())
+"""The powers of a generator, 0 to 254."""
+LOG = tuple(EXP.index(element) if element else 0 for element in range(256))
+"""To which power the generator is each element; 0, which is none, has 0 here."""
 
 
 def multiply(a: int, b: int) -> int:
     """Return the product of two field elements, each 0 to 255."""
     if a == 0 or b == 0:
         return 0
-    return _EXP[(_LOG[a] + _LOG[b]) % 255]
+    return EXP[(LOG[a] + LOG[b]) % 255]
 
 
 def inverse(a: int) -> int:
     """Return the element that times ``a`` is 1; ZeroDivisionError for 0, which has none."""
     if a == 0:
         raise ZeroDivisionError("zero has no inverse in GF(2^8)")
-    return _EXP[-_LOG[a] % 255]
+    return EXP[-LOG[a] % 255]
 
 
 def power(a: int, exponent: int) -> int:
     """Return ``a`` to a non-negative power; anything to the power 0 is 1."""
     if exponent == 0:
         return 1
-    return 0 if a == 0 else _EXP[_LOG[a] * exponent % 255]
+    return 0 if a == 0 else EXP[LOG[a] * exponent % 255]
 
 
 TIMES = tuple(bytes(multiply(constant, byte) for byte in range(256)) for constant in range(256))

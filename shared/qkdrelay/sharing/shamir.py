@@ -94,11 +94,22 @@ def combine(points: Mapping[int, bytes], at: int = 0) -> bytes:
 @lru_cache(maxsize=4096)
 def _weights(xs: tuple[int, ...], at: int) -> tuple[int, ...]:
     """Return Lagrange's weights, which sum to 1: the value is the sum of weight times share. None is secret."""
-    weights = []
-    for x in xs:
-        weight = 1
-        for other in xs:
-            if other != x:
-                weight = gf256.multiply(weight, gf256.multiply(at ^ other, gf256.inverse(x ^ other)))
-        weights.append(weight)
-    return tuple(weights)
+    if at in xs:
+        return tuple(int(x == at) for x in xs)
+    distances = _distances(at)
+    whole = sum(distances[x] for x in xs)
+    return tuple(
+        gf256.EXP[(whole - distances[x] - spread) % 255] for x, spread in zip(xs, spreads(xs), strict=True)
+    )
+
+
+@lru_cache(maxsize=256)
+def spreads(xs: tuple[int, ...]) -> tuple[int, ...]:
+    """Return for each x the logarithm of the product of its differences to the others."""
+    return tuple(sum(map(_distances(x).__getitem__, xs)) for x in xs)
+
+
+@lru_cache(maxsize=256)
+def _distances(x: int) -> tuple[int, ...]:
+    """Return the logarithm of the difference of ``x`` to each element; to itself, where there is none, 0."""
+    return tuple(gf256.LOG[x ^ other] for other in range(256))

@@ -5,8 +5,8 @@ them (``shamir``), as if it were a secret of its own. The source encodes even if
 route a share has taken names it: split and index follow from the route and the plan.
 
 Rebuilding (protocol, section 3) goes from the longest routes inwards. Each split with at least its threshold
-k of shares yields the *set* of payloads that some k of them decode to, and each of these is tried as a share
-of the split above. So a false share that was correctly re-split is caught one level up, and the secret is
+k of shares yields the *set* of payloads that some k of them decode to (`agreement` says how they are found, and
+when one is enough), and each of these is tried as a share of the split above. So a false share that was correctly re-split is caught one level up, and the secret is
 what the source's split decodes to.
 
 Then it goes outwards again to say who was wrong. AMD fixes the value of a polynomial at 0, not the
@@ -27,9 +27,10 @@ from qkdrelay.sharing import amd, shamir
 from qkdrelay.sharing.agreement import Agreement, agreements
 from qkdrelay.sharing.shamir import Random
 from qkdrelay.sharing.unfold import Graph, Route, Split, Tree, unfold
+from qkdrelay.sharing.work import Budget, Steps, finished
 
 __all__ = [
-    "ATTEMPTS_MAX",
+    "SEARCH_MAX",
     "Dispute",
     "Graph",
     "Rebuilt",
@@ -37,11 +38,12 @@ __all__ = [
     "SplitStatus",
     "hand_on",
     "rebuild",
+    "rebuilding",
     "start",
 ]
 
-ATTEMPTS_MAX = 20_000
-"""Interpolations one rebuild may try. Each split has an equal part: false shares of one starve no other."""
+SEARCH_MAX = 1 << 30
+"""Work one rebuild may put into searching among false shares. Each split has an equal part: none starves another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class Rebuilt:
     """What a set of shares amounts to; all routes in the plan's order.
 
     ``secret`` is there if exactly one decodes; ``ambiguous`` says that several do, which takes KMEs that can
-    learn the secret. ``exhausted``: the bound on attempts was hit, so there may be more to find. ``splits``
+    learn the secret. ``exhausted``: the bound on work was hit, so there may be more to find. ``splits``
     are those with fewer shares than their threshold, ``missing`` the routes from source to target with
     nothing on them. ``false`` are the routes whose payload was altered, each as long as the KMEs on it only
     forward: a KME on the route altered it, or so many below it as could have learned it.
@@ -113,15 +115,28 @@ def rebuild(
     held: Mapping[Route, bytes],
     payload_length: int,
     *,
-    attempts: int = ATTEMPTS_MAX,
+    search: int = SEARCH_MAX,
     may_name: Callable[[str], bool] = lambda _kme: True,
 ) -> Rebuilt:
-    """Return what the payloads in ``held`` (route -> payload) amount to; see the module's docstring.
+    """Return what the payloads in ``held`` amount to, as `rebuilding` does, in one go."""
+    return finished(rebuilding(graph, held, payload_length, budget=Budget(search), may_name=may_name))
+
+
+def rebuilding(
+    graph: Graph,
+    held: Mapping[Route, bytes],
+    payload_length: int,
+    *,
+    budget: Budget,
+    may_name: Callable[[str], bool] = lambda _kme: True,
+) -> Steps[Rebuilt]:
+    """Find in steps what the payloads in ``held`` (route -> payload) amount to; see the module's docstring.
 
     At the target all routes end there; routes that end inside the plan count just as well, which is how an
     adversary's view is evaluated: a payload at v is held if v is in it, or if k of v's children are held.
     ``payload_length`` is the secret's, in bytes. What is on no route of the plan or has the wrong length is
-    ignored. ``may_name`` says of a KME that splits whether those below it who may be compromised hold fewer
+    ignored. Searching takes from ``budget``, at most `SEARCH_MAX`; the rest is in proportion to the shares.
+    ``may_name`` says of a KME that splits whether those below it who may be compromised hold fewer
     shares than it takes to learn what it split: the rule of 2k-2 rests on it, so only then are false shares of
     that split named, or the route to it, and not disputed. Nothing is interpolated unless enough is there to
     reach the secret. Never raises on data.
@@ -131,7 +146,7 @@ def rebuild(
     reach = tree.within_reach()
     if root not in reach:
         return Rebuilt(None, _short(tree, reach), tree.missing)
-    payloads, found, exhausted = _inwards(tree, reach, attempts)
+    payloads, found, exhausted = yield from _inwards(tree, root, reach, budget)
     secrets = payloads.get(root, ())
     secret = secrets[0] if len(secrets) == 1 else None
     false, disputed = _outwards(tree, root, secret, payloads, found, may_name=may_name)
@@ -148,10 +163,13 @@ _Payloads = Mapping[Route, Sequence[bytes]]
 _Found = Mapping[Route, Sequence[Agreement]]
 
 
-def _inwards(tree: Tree, reach: Collection[Route], attempts: int) -> tuple[_Payloads, _Found, bool]:
+def _inwards(
+    tree: Tree, root: Route, reach: Collection[Route], budget: Budget
+) -> Steps[tuple[_Payloads, _Found, bool]]:
     """Resolve each split, those below first: the payloads on each route, the agreements, the bound hit."""
     ready = [split for split in reversed(list(tree.splits.values())) if split.route in reach]
-    part = max(1, attempts // max(1, len(ready)))
+    part = min(budget.left, SEARCH_MAX) // max(1, len(ready))
+    majorities = tree.majorities()
     payloads: dict[Route, Sequence[bytes]] = {route: (payload,) for route, payload in tree.held.items()}
     found: dict[Route, Sequence[Agreement]] = {}
     exhausted = False
@@ -159,7 +177,11 @@ def _inwards(tree: Tree, reach: Collection[Route], attempts: int) -> tuple[_Payl
         shares = {x: payloads[child] for x, child in split.children.items() if child in payloads}
         if len(shares) < split.threshold:
             continue
-        found[split.route], hit = agreements(shares, split.threshold, part)
+        # Above the source's split nobody could choose; who can learn its secret has won anyway.
+        decisive = split.route == root or split.route in majorities
+        found[split.route], hit = yield from agreements(
+            shares, split.threshold, budget, part=part, decisive=decisive
+        )
         exhausted = exhausted or hit
         distinct = tuple({agreement.payload: None for agreement in found[split.route]})
         if distinct:
@@ -193,8 +215,8 @@ def _outwards(
         for x, child in split.children.items():
             if trusted is None or child not in payloads:
                 below.append((child, None))
-            elif x in trusted.indices:
-                below.append((child, trusted.values[x]))
+            elif x in trusted.places:
+                below.append((child, payloads[child][trusted.places[x]]))
             elif child not in tree.splits or may_name(child[-1]):
                 # What is below a false payload says nothing about those below.
                 false.append(child)
@@ -206,16 +228,16 @@ def _outwards(
 
 def _trusted(found: Sequence[Agreement], confirmed: bytes | None, threshold: int) -> Agreement | None:
     """Return the one polynomial that can be told to be the true one, if there is one."""
-    strong = [a for a in found if a.payload == confirmed and len(a.indices) >= 2 * threshold - 2]
+    strong = [a for a in found if a.payload == confirmed and len(a.places) >= 2 * threshold - 2]
     return strong[0] if len(strong) == 1 else None
 
 
 def _dispute(split: Split, payloads: _Payloads, found: Sequence[Agreement]) -> list[Dispute]:
     """Return the dispute in this split: none if all its shares are in one agreeing set."""
     there = {x: child for x, child in split.children.items() if child in payloads}
-    if len(found) == 1 and len(found[0].indices) == len(there):
+    if len(found) == 1 and len(found[0].places) == len(there):
         return []
-    agreeing = {tuple(there[x] for x in sorted(agreement.indices)): None for agreement in found}
+    agreeing = {tuple(there[x] for x in sorted(agreement.places)): None for agreement in found}
     grouped = {child for routes in agreeing for child in routes}
     alone = [(child,) for child in there.values() if child not in grouped]
     return [Dispute(split.route, (*agreeing, *alone))]

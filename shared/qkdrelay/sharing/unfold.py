@@ -60,6 +60,15 @@ class Tree:
                 reach.add(split.route)
         return reach
 
+    def majorities(self) -> set[Route]:
+        """Return the splits with a threshold of more than half of their shares, as have all splits below them."""
+        found: set[Route] = set()
+        for split in reversed(list(self.splits.values())):
+            below = all(child in found or child not in self.splits for child in split.children.values())
+            if below and 2 * split.threshold > len(split.children):
+                found.add(split.route)
+        return found
+
 
 def unfold(graph: Graph, held: Mapping[Route, bytes], payload_length: int) -> Tree:
     """Return the tree of ``graph``'s splits, cut where a payload of the right length is held.

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from qkdrelay.sharing import amd, gf256, shamir, tree
+from qkdrelay.sharing.work import attempt
 from support.plans import at_target, carry, eight, fan, written
 from support.sharing_slow import xor
 
@@ -183,20 +184,20 @@ def test_the_level_above_decides_between_two_payloads():
 def test_the_bound_on_attempts_is_reported():
     plan = fan(8, 4)
     shares = arrived(plan, *middle(1, 2, 3, 4, 5))
-    result = tree.rebuild(plan, shares, 96, attempts=20)
+    result = tree.rebuild(plan, shares, 96, search=20 * attempt(4, 128))
     assert (result.secret, result.exhausted) == (None, True)
     assert result.disputed == (tree.Dispute(("s",), tuple((r,) for r in middle(*range(1, 9)))),)
 
 
 def test_within_the_bound_nothing_is_left_untried():
     plan = fan(8, 4)
-    result = tree.rebuild(plan, arrived(plan, *middle(1, 2, 3, 4, 5)), 96, attempts=70)
+    result = tree.rebuild(plan, arrived(plan, *middle(1, 2, 3, 4, 5)), 96, search=70 * attempt(4, 128))
     assert (result.secret, result.exhausted) == (None, False)
 
 
 def test_false_shares_at_the_front_do_not_hide_the_true_ones_behind_the_bound():
     plan = fan(20, 11)
-    result = tree.rebuild(plan, arrived(plan, *middle(1, 2)), 96, attempts=300)
+    result = tree.rebuild(plan, arrived(plan, *middle(1, 2)), 96, search=300 * attempt(11, 128))
     assert (result.secret, result.exhausted) == (KEYS, True)
 
 
@@ -210,5 +211,5 @@ def test_false_shares_in_one_split_do_not_use_up_what_another_needs():
     }
     plan = written(hops, "s", "t")
     false = [("s", "a", f"a{i}", "t") for i in range(5)] + [("s", "b", "b0", "t")]
-    result = tree.rebuild(plan, arrived(plan, *false), 96, attempts=60)
+    result = tree.rebuild(plan, arrived(plan, *false), 96, search=60 * attempt(4, 128))
     assert (result.secret, result.exhausted) == (KEYS, True)
