@@ -196,8 +196,10 @@ def test_within_the_bound_nothing_is_left_untried():
 
 
 def test_false_shares_at_the_front_do_not_hide_the_true_ones_behind_the_bound():
+    # Five that conspire are more than decoding finds among twenty, any eleven of which are enough.
     plan = fan(20, 11)
-    result = tree.rebuild(plan, arrived(plan, *middle(1, 2)), 96, search=300 * attempt(11, 128))
+    shares = shift(arrived(plan), range(1, 6), lambda x: gf256.power(x, 200))
+    result = tree.rebuild(plan, shares, 96, search=300 * attempt(11, 128))
     assert (result.secret, result.exhausted) == (KEYS, True)
 
 
