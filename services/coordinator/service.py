@@ -306,7 +306,7 @@ class CoordinatorService:
 
     # --- the batch as a whole ----------------------------------------------------------------------
 
-    def tick(self, now: float, *, connected: bool, reconnected: bool) -> None:
+    def tick(self, now: float, *, connected: bool, reconnected: bool) -> bool:
         """Fail what is overdue, send the commands of this batch, show followers what changed."""
         if not connected or reconnected:
             self._hears_since = now if connected else math.inf
@@ -332,6 +332,7 @@ class CoordinatorService:
         if abs(now - self._housekeeping_at) >= _HOUSEKEEPING_EVERY_S:
             self._housekeeping_at = now
             self._store.purge()
+        return False
 
     def committed(self) -> None:
         """Log what happened."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from functools import cache, lru_cache
@@ -24,6 +25,7 @@ from kme.effects import (
     TurnLink,
 )
 from kme.node import LATE_S, Memory, NodeSettings, RejectedShareError, check_final_share, sends, split_report
+from kme.rebuilds import Rebuilds
 from qkdrelay.codec import decode_plan, encode_plan
 from qkdrelay.confirmation import CONFIRMATION_KEY_BYTES, Payload
 from qkdrelay.errors import InvalidPlanError, QkdRelayError, RequestRefusedError
@@ -54,11 +56,10 @@ from qkdrelay.messages import (
 from qkdrelay.network.analysis import least_shares, withstands
 from qkdrelay.network.coalitions import STEPS_MAX
 from qkdrelay.network.plan import PLANS_KEPT, Plan, Route
-from qkdrelay.sharing.tree import ATTEMPTS_MAX, rebuild, start
 from qkdrelay.sharing.tree import Rebuilt as Rebuild
+from qkdrelay.sharing.tree import start
+from qkdrelay.sharing.work import Budget
 
-ATTEMPTS_MIN, ATTEMPT_BYTES_MAX = 100, 64 << 20
-"""Bound on the work of one rebuild among false shares: its subsets, and their bytes."""
 KMES_REPORTED_MAX = 24_000
 """In the routes of one relay's findings, so that they fit a message whatever the KMEs are called."""
 
@@ -71,6 +72,7 @@ class Ends:
     def __init__(self, settings: NodeSettings, random: Callable[[int], bytes]) -> None:
         """``random`` as for `Node`."""
         self._me, self._random = settings, random
+        self._rebuilds = Rebuilds()
         # The same few plans are checked again and again.
         self._withstands = lru_cache(maxsize=PLANS_KEPT)(withstands)
 
@@ -129,23 +131,26 @@ class Ends:
         """
         return [Tell(_progress(relay)) for relay in relays]
 
-    def settle(self, relay_id: UUID, memory: Memory) -> list[Effect]:
-        """Try to rebuild from what is collected; after the rebuild, see which shares were false."""
+    def settle(
+        self, relay_id: UUID, memory: Memory, turn: Budget | None = None, *, keep: bool = False
+    ) -> list[Effect] | None:
+        """Try to rebuild from what is collected; after the rebuild, see which shares were false.
+
+        None if this takes more work than is left of ``turn``; `Rebuilds.rebuild` says what ``keep`` does then.
+        """
         before = relay = memory.relay(relay_id)
         if relay is None or relay.role != "target" or relay.state == "failed":
+            self._rebuilds.drop(relay_id)
             return []
         plan = relay.plan
         fitting = {route: share for route, share in memory.shares(relay_id).items() if plan.is_route(route)}
         if len(fitting) < least_shares(plan):
             return []
-        result = rebuild(
-            plan,
-            fitting,
-            relay.payload_length,
-            attempts=max(ATTEMPTS_MIN, min(ATTEMPTS_MAX, ATTEMPT_BYTES_MAX // relay.payload_length)),
-            # However many parts a plan has, looking at all of them takes no more than one check of a plan may.
-            may_name=cache(lambda kme: self._keeps(plan.below(kme), STEPS_MAX // len(plan.hops))),
-        )
+        # However many parts a plan has, looking at all of them takes no more than one check of a plan may.
+        may_name = cache(lambda kme: self._keeps(plan.below(kme), STEPS_MAX // len(plan.hops)))
+        result = self._rebuilds.rebuild(relay, fitting, may_name, turn or Budget(sys.maxsize), keep=keep)
+        if result is None:
+            return None
         effects: list[Effect] = []
         if relay.state == "expecting" and result.secret is not None:
             payload = Payload.parse(result.secret)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import islice
 from uuid import UUID
 
 from kme.effects import (
@@ -25,6 +24,7 @@ from kme.ends import Ends
 from kme.links import Link, Links
 from kme.metrics import KmeMetrics
 from kme.node import LATE_S, Node, NodeSettings, RejectedShareError
+from kme.settling import Settling
 from kme.store import KmeStore, WaitingShare
 from qkdrelay import codec, control
 from qkdrelay.broker.names import (
@@ -58,7 +58,6 @@ from qkdrelay.messages import (
 from qkdrelay.metrics import refusal
 from qkdrelay.observability import LogLevel, link_name, log_all
 from qkdrelay.randomness import random_bytes
-from qkdrelay.service import BATCH_MAX
 from qkdrelay.telling import event_of, fields_of, level_of
 
 HELLO_EVERY_S = 10.0
@@ -66,10 +65,6 @@ HELLO_SOONER_S = 1.0
 """When shares began to wait."""
 _HOUSEKEEPING_EVERY_S = 5.0
 _REPORTS_AT_ONCE = 2_000
-_CALM, _CALM_BYTES = 16, 1 << 18
-"""Messages in a batch, and their bytes, from which on there is load."""
-_LATER_S, _LATER_MAX, _LATER_AT_ONCE = 0.5, 1_000, BATCH_MAX
-"""How late and how many relays are settled later, and in one transaction: at least as many as one batch adds."""
 
 
 class KmeService:
@@ -95,14 +90,9 @@ class KmeService:
         self._reports: list[Report] = []
         self._notes: list[Note] = []
         self._refused: list[str] = []
-        self._settle: dict[UUID, None] = {}
-        self._later = dict.fromkeys(store.relays_with_shares(_LATER_MAX))
-        """Relays to settle when there is time: rebuilt, with shares that came since."""
-        self._settling: UUID | None = None
-        self._settled: list[UUID] = []
+        self._settling = Settling(self._ends, store)
         self._handled = self._handled_bytes = 0
         """Messages since the last tick."""
-        self._later_since = 0.0
         self._destroyed = True
         """The write-ahead log may hold secrets that were deleted; what was left undone is done at start."""
         self._hello_at = self._housekeeping_at = 0.0
@@ -207,7 +197,7 @@ class KmeService:
                     self._store.drop_shares(relay_id)
                     self._destroyed = True
                 case Settle(relay_id=relay_id):
-                    self._settle[relay_id] = None
+                    self._settling.ask(relay_id)
                 case LeakShare():
                     self._leak(effect, now)
                 case TurnLink(peer=peer, up=up):
@@ -266,13 +256,14 @@ class KmeService:
 
     # --- the batch as a whole ----------------------------------------------------------------------
 
-    def tick(self, now: float, *, connected: bool, reconnected: bool) -> None:
-        """Rebuild what can be, send what waited, say hello, forget what is over."""
+    def tick(self, now: float, *, connected: bool, reconnected: bool) -> bool:
+        """Rebuild what can be, send what waited, say hello, forget what is over; return whether to go on at once."""
         if not self._recalled:
             self._carry_out(self._ends.recall(self._store.undecided()), now)
         # Distances, not differences: the clock may be stepped back.
         housekeeping = abs(now - self._housekeeping_at) >= _HOUSEKEEPING_EVERY_S
-        self._settle_what_is_due(now)
+        for effects in self._settling.turn(now, messages=self._handled, size=self._handled_bytes):
+            self._carry_out(effects, now)
         self._handled = self._handled_bytes = 0
         if housekeeping:
             self._housekeeping_at = now
@@ -286,30 +277,7 @@ class KmeService:
         if connected and (reconnected or abs(now - self._hello_at) >= patience_s):
             self._hello_at, self._stirred = now, False
             self._say_hello(now)
-
-    def _settle_what_is_due(self, now: float) -> None:
-        """Rebuild what has all its shares; the rest at once if little is going on, or else a little later.
-
-        Under load the missing shares are in the next batch, and to rebuild once is half the work.
-        """
-        calm = self._handled < _CALM and self._handled_bytes < _CALM_BYTES
-        for relay_id in self._settle:
-            if self._ends.is_urgent(relay_id, self._store, calm=calm):
-                self._carry_out(self._ends.settle(relay_id, self._store), now)
-                self._settled.append(relay_id)
-            else:
-                self._later[relay_id] = None
-        self._settle.clear()
-        # A distance, not a difference: the clock may be stepped back.
-        overdue = abs(now - self._later_since) >= _LATER_S or len(self._later) > _LATER_MAX
-        if self._handled == 0 or overdue:
-            if len(self._later) <= _LATER_AT_ONCE:
-                self._later_since = now
-            for relay_id in islice(self._later, _LATER_AT_ONCE):
-                self._settling = relay_id
-                self._carry_out(self._ends.settle(relay_id, self._store), now)
-                self._settled.append(relay_id)
-            self._settling = None
+        return self._settling.unfinished
 
     def _say_hello(self, now: float) -> None:
         """Tell how things are now, at most once: what is read later would not be true any more."""
@@ -357,9 +325,7 @@ class KmeService:
         self._refused.clear()
         for peer, length in self._links.committed().items():
             self.metrics.drew(peer, length)
-        for relay_id in self._settled:
-            self._later.pop(relay_id, None)
-        self._settled.clear()
+        self._settling.committed()
         if self._destroyed:
             self._destroyed = not self._store.scrub()
 
@@ -368,12 +334,7 @@ class KmeService:
         self._reports.clear()
         self._notes.clear()
         self._refused.clear()
-        self._settle.clear()
-        self._settled.clear()
-        if self._settling is not None and not isinstance(sys.exception(), StoreError):
-            # It would fail again and again, and every batch with it; a full disk, on the other hand, passes.
-            del self._later[self._settling]
-        self._settling = None
+        self._settling.rolled_back(passes=isinstance(sys.exception(), StoreError))
         self._links.forget()
 
     def measure(self) -> None:

@@ -76,8 +76,11 @@ class Service(Protocol):
         """Dead-letter a delivery whose handling failed in a way that was not foreseen."""
         ...
 
-    def tick(self, now: float, *, connected: bool, reconnected: bool) -> None:
-        """Close a batch: what follows from time, from the (new) connection, or from the batch as a whole."""
+    def tick(self, now: float, *, connected: bool, reconnected: bool) -> bool:
+        """Close a batch: what follows from time, from the (new) connection, or from the batch as a whole.
+
+        Returns whether it has more to do at once, and left it for the next turn so that others are not kept waiting.
+        """
         ...
 
     def committed(self) -> None:
@@ -119,6 +122,8 @@ class Loop:
         self._generation = self._publishing = 0
         self._resting = Resting()
         self._connected = self._published = False
+        self._more = False
+        """Whether the service has more to do at once."""
         self._store_failed = False
         self.health = Health()
         self._confirmed: list[int] = []
@@ -132,7 +137,8 @@ class Loop:
         room = 0 if messages >= OUTBOX_MAX or size >= OUTBOX_BYTES_MAX or self._again else BATCH_MAX
         resting = self._resting.now()
         until_due_s = max(0.0, min(self._due_at - time.monotonic(), self._resting.left_s()))
-        received = self._broker.receive(room, 0.0 if self._again else min(timeout_s, until_due_s), resting)
+        at_once = self._again or self._more
+        received = self._broker.receive(room, 0.0 if at_once else min(timeout_s, until_due_s), resting)
         self._connected = received.connected
         if received.publishing != self._publishing:
             # A machine that was copied while it ran, and goes on twice, has a new connection at least once.
@@ -157,13 +163,13 @@ class Loop:
         if len(self._handled) >= _HANDLED_MAX:
             self._send_gathered()
         self._send_what_is_due()
-        return bool(deliveries or received.confirmed or reconnected or self._published)
+        return bool(deliveries or received.confirmed or reconnected or self._published or self._more)
 
     def _can_wait(self) -> bool:
-        """Whether a turn without deliveries may be left out: nothing is due, and nothing waits for room."""
+        """Whether a turn without deliveries may be left out: nothing is due, left over or waiting for room."""
         messages, size = self._journal.backlog.total()
         due_at = min(self._turned_at + self._gather_s, self._due_at)
-        return time.monotonic() < due_at and messages <= _FEW and size <= _FEW_BYTES
+        return not self._more and time.monotonic() < due_at and messages <= _FEW and size <= _FEW_BYTES
 
     def _note_confirms(self, confirmed: list[int], now: float) -> None:
         if confirmed and not self._confirmed:
@@ -221,7 +227,7 @@ class Loop:
                     handled += 1
                     if time.perf_counter() > until:
                         break
-                self._service.tick(now, connected=self._connected, reconnected=reconnected)
+                self._more = self._service.tick(now, connected=self._connected, reconnected=reconnected)
         except BaseException:
             self._service.rolled_back()
             raise

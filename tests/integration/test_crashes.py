@@ -223,10 +223,10 @@ def test_one_relay_whose_rebuild_fails_does_not_take_the_others_with_it(monkeypa
     bad, good = ask(network, "kme-1", "kme-8"), ask(network, "kme-1", "kme-8")
     settle = Ends.settle
 
-    def failing(self, relay_id, memory):
+    def failing(self, relay_id, memory, *turn, keep):
         if relay_id == bad:
             raise ZeroDivisionError
-        return settle(self, relay_id, memory)
+        return settle(self, relay_id, memory, *turn, keep=keep)
 
     monkeypatch.setattr(Ends, "settle", failing)
     network.settle()
@@ -239,11 +239,11 @@ def test_one_relay_whose_late_shares_cannot_be_looked_at_does_not_stop_the_kme(m
     network.stop("kme-2", "kme-5")
     settle, failed = Ends.settle, []
 
-    def failing(self, relay_id, memory):
+    def failing(self, relay_id, memory, *turn, keep):
         if relay_id == bad and memory.relay(relay_id).state != "expecting":
             failed.append(relay_id)
             raise ZeroDivisionError
-        return settle(self, relay_id, memory)
+        return settle(self, relay_id, memory, *turn, keep=keep)
 
     monkeypatch.setattr(Ends, "settle", failing)
     bad, good = ask(network, "kme-1", "kme-8"), ask(network, "kme-1", "kme-8")
@@ -265,11 +265,11 @@ def test_late_shares_are_looked_at_once_the_disk_takes_something_again(monkeypat
     network.settle()
     settle = Ends.settle
 
-    def failing(self, relay_id, memory):
+    def failing(self, relay_id, memory, *turn, keep):
         if full:
             raise sqlite3.OperationalError(full)
         settled.append(relay_id)
-        return settle(self, relay_id, memory)
+        return settle(self, relay_id, memory, *turn, keep=keep)
 
     monkeypatch.setattr(Ends, "settle", failing)
     with pytest.raises(StoreError, match=full):
@@ -282,9 +282,9 @@ def test_late_shares_are_looked_at_once_the_disk_takes_something_again(monkeypat
 def test_what_is_settled_later_is_settled_in_parts(monkeypatch):
     network, settled = Network(), []
     network.settle()
-    monkeypatch.setattr(Ends, "settle", lambda _self, relay_id, _memory: settled.append(relay_id) or [])
+    monkeypatch.setattr(Ends, "settle", lambda _self, relay_id, *_, keep: settled.append(relay_id) or [])
     many = [uuid4() for _ in range(3 * BATCH_MAX)]
-    network.service("kme-8")._later.update(dict.fromkeys(many))
+    network.service("kme-8")._settling.later.update(dict.fromkeys(many))
     network.loops["kme-8"].step(0.0)
     assert settled == many[:BATCH_MAX]
     network.loops["kme-8"].step(0.0)

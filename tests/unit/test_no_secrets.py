@@ -118,11 +118,11 @@ def scenario(network, monkeypatch):
             raise ZeroDivisionError(len(held))
         return on_share(self, sender, head, payload, *rest)
 
-    def failing_settle(self, relay_id, memory):
+    def failing_settle(self, relay_id, memory, *turn, keep):
         shares = memory.shares(relay_id)
         if len(shares) > 2:
             raise KeyError(len(shares))
-        return settle(self, relay_id, memory)
+        return settle(self, relay_id, memory, *turn, keep=keep)
 
     with monkeypatch.context() as patch:
         patch.setattr(Node, "on_share", failing_on_share)

@@ -12,13 +12,16 @@ from qkdrelay.network import solver
 from qkdrelay.network.circuit import Circuit, Element, Link, blocking, learning
 from qkdrelay.network.decision import NODES_MAX, Diagram, TooLargeError
 from qkdrelay.network.plan import Plan
-from qkdrelay.sharing.tree import ATTEMPTS_MAX
+from qkdrelay.sharing.tree import SEARCH_MAX
+from qkdrelay.sharing.work import attempt
 
 SETS_MAX = 1_000
 """Minimal sets listed unless another number is asked for."""
 SOLVED_MAX = 100
 """Minimal sets the solver is asked for."""
 _QUICK_NODES_MAX = 20_000
+_SHARE_BYTES = 1 << 10
+"""Of a share in what is said of a rebuild's bound on work: 20 keys and more, depending on how often it was split."""
 
 E = TypeVar("E", bound=Element)
 
@@ -64,15 +67,18 @@ def withstood(plan: Plan, others: int, trusted: Collection[str] = ()) -> Withsta
       ``delivers(failed=B)``. By induction from the target, if D(v), then whatever payload p an honest v got on a
       route, p is among those the target has for that route: k successors with D each got a true share of p, the
       target has those shares among its candidates, and every subset of k candidates is tried. So the secret is found.
-    - It stays alone: let p' != p decode at the split of an honest v that got p. If fewer than k of v's successors
-      have an altered candidate, those who altered it held fewer than k shares, which the AMD code catches. So k of
-      them have; a successor's is altered only if it is in B, or, by induction, B satisfies the circuit at it. So an
-      altered payload at the source means that B satisfies the circuit, that is, ``learns``.
+    - It stays alone: let p' != p decode at the split of an honest v that got p. If B knows fewer than k of the shares
+      that v sent, the AMD code catches it. So B knows k of them; it knows what a successor got only if that is in B,
+      or, by induction, B satisfies the circuit at it. So another payload at the source means that B satisfies the
+      circuit, that is, ``learns``.
+    - The search may be left out (`agreement`) at the source's split, for there nothing but p decodes; and at v if all
+      thresholds from v on are majorities: by induction, then B does not satisfy the circuit at a KME that has D, for
+      k of its n successors have D, k would be satisfied, and 2k > n. So nothing but p decodes at v, either.
     - Needed: B may withhold everything, which is to fail; and if B learns, it can compute and re-share another
       secret with a valid code, and the target cannot tell them apart.
 
     The largest number such that all B of that size are harmless is therefore the smaller of compromised and failed.
-    "Every subset is tried" holds within the rebuild's bound on attempts; a plan whose splits may exceed that bound
+    "Every subset is tried" holds within the rebuild's bound on work; a plan whose splits may exceed that bound
     (`rebuild_is_exhaustive`) is said to withstand no tampering.
     """
 
@@ -87,22 +93,22 @@ def withstood(plan: Plan, others: int, trusted: Collection[str] = ()) -> Withsta
 
 
 def rebuild_is_exhaustive(plan: Plan) -> bool:
-    """Whether the target tries every subset of shares at every split, whatever tamperers send.
+    """Whether the target's work is enough to try every subset of shares at every split, whatever tamperers send.
 
     A split of n shares with threshold k, where share i may be one of c_i payloads, has e_k(c_1, ..., c_n) subsets (the
     elementary symmetric polynomial), and hands on no more payloads than that. Each split has an equal part of the
-    attempts.
+    work. That is reckoned with shares of `_SHARE_BYTES`.
     """
     splits = sum(count for kme, count in plan.path_counts.items() if kme == plan.source or plan.is_split(kme))
-    part = max(1, ATTEMPTS_MAX // splits)
+    part = SEARCH_MAX // splits
     candidates = {plan.target: 1}
     for kme in reversed(plan.order[:-1]):
-        successors = plan.successors(kme)
-        subsets = [1] + [0] * plan.threshold(kme)
+        successors, threshold = plan.successors(kme), plan.threshold(kme)
+        subsets = [1] + [0] * threshold
         for successor in successors:
-            for size in range(len(subsets) - 1, 0, -1):
+            for size in range(threshold, 0, -1):
                 subsets[size] += subsets[size - 1] * candidates[successor]
-        if subsets[-1] > part:
+        if subsets[-1] * attempt(threshold, _SHARE_BYTES) > part:
             return False
         candidates[kme] = subsets[-1] if len(successors) > 1 else candidates[successors[0]]
     return True

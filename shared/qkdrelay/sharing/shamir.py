@@ -98,9 +98,7 @@ def _weights(xs: tuple[int, ...], at: int) -> tuple[int, ...]:
         return tuple(int(x == at) for x in xs)
     distances = _distances(at)
     whole = sum(distances[x] for x in xs)
-    return tuple(
-        gf256.EXP[(whole - distances[x] - spread) % 255] for x, spread in zip(xs, spreads(xs), strict=True)
-    )
+    return tuple(gf256.EXP[(whole - distances[x] - spread) % 255] for x, spread in zip(xs, spreads(xs), strict=True))
 
 
 @lru_cache(maxsize=256)

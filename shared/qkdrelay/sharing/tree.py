@@ -5,9 +5,9 @@ them (``shamir``), as if it were a secret of its own. The source encodes even if
 route a share has taken names it: split and index follow from the route and the plan.
 
 Rebuilding (protocol, section 3) goes from the longest routes inwards. Each split with at least its threshold
-k of shares yields the *set* of payloads that some k of them decode to (`agreement` says how they are found, and
-when one is enough), and each of these is tried as a share of the split above. So a false share that was correctly re-split is caught one level up, and the secret is
-what the source's split decodes to.
+k of shares yields the *set* of payloads that some k of them decode to (`agreement`: how they are found, and when
+one is enough), and each of these is tried as a share of the split above. So a false share that was correctly
+re-split is caught one level up, and the secret is what the source's split decodes to.
 
 Then it goes outwards again to say who was wrong. AMD fixes the value of a polynomial at 0, not the
 polynomial. Another polynomial with the true value at 0 meets the true one in at most k-2 further points
@@ -27,7 +27,7 @@ from qkdrelay.sharing import amd, shamir
 from qkdrelay.sharing.agreement import Agreement, agreements
 from qkdrelay.sharing.shamir import Random
 from qkdrelay.sharing.unfold import Graph, Route, Split, Tree, unfold
-from qkdrelay.sharing.work import Budget, Steps, finished
+from qkdrelay.sharing.work import CALL, Budget, Steps, finished
 
 __all__ = [
     "SEARCH_MAX",
@@ -42,7 +42,7 @@ __all__ = [
     "start",
 ]
 
-SEARCH_MAX = 1 << 30
+SEARCH_MAX = 1 << 29
 """Work one rebuild may put into searching among false shares. Each split has an equal part: none starves another."""
 
 
@@ -142,6 +142,7 @@ def rebuilding(
     reach the secret. Never raises on data.
     """
     tree = unfold(graph, held, payload_length)
+    yield 4 * CALL * (len(tree.splits) + len(tree.held) + len(tree.missing))
     root = (graph.source,)
     reach = tree.within_reach()
     if root not in reach:
@@ -179,9 +180,7 @@ def _inwards(
             continue
         # Above the source's split nobody could choose; who can learn its secret has won anyway.
         decisive = split.route == root or split.route in majorities
-        found[split.route], hit = yield from agreements(
-            shares, split.threshold, budget, part=part, decisive=decisive
-        )
+        found[split.route], hit = yield from agreements(shares, split.threshold, budget, part=part, decisive=decisive)
         exhausted = exhausted or hit
         distinct = tuple({agreement.payload: None for agreement in found[split.route]})
         if distinct:

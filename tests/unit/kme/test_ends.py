@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from kme import ends
+from kme import ends, rebuilds
 from kme.effects import DropShares, KeepRelay, Note, SendShare, Settle, TurnLab, TurnLink
 from kme.node import LATE_S
 from qkdrelay.codec import MESSAGE_BYTES_MAX, encode_plan
@@ -278,11 +278,12 @@ def test_however_many_splits_may_be_named_the_work_is_that_of_one_check_of_a_pla
     plan, asked = plans.chain(490), []
     steps, _ = plans.counted_steps(monkeypatch)
 
-    def ask_for_each_route(plan, held, length, *, attempts, may_name):
+    def ask_for_each_route(plan, held, length, *, budget, may_name):
         asked.extend(may_name(kme) for kme in [*plan.hops] * 3)
+        yield 1
         return tree.Rebuilt(None, (), ())
 
-    monkeypatch.setattr(ends, "rebuild", ask_for_each_route)
+    monkeypatch.setattr(rebuilds, "rebuilding", ask_for_each_route)
     monkeypatch.setattr(ends, "least_shares", lambda _plan: 0)
     target = Kme("t", plan, withstand_compromised=3)
     target.command(Expect(terms=terms(plan)))
@@ -305,7 +306,12 @@ def test_findings_fit_a_message_however_long_the_routes_are(monkeypatch, kind):
         result = replace(result, disputed=tuple(tree.Dispute(route[:1], ((route,),)) for route in routes))
     else:
         target.memory.relays[RELAY] = replace(target.relay, equivocating=routes)
-    monkeypatch.setattr(ends, "rebuild", lambda *_arguments, **_options: result)
+
+    def rebuilding(*_arguments, **_options):
+        yield 1
+        return result
+
+    monkeypatch.setattr(rebuilds, "rebuilding", rebuilding)
     monkeypatch.setattr(ends, "least_shares", lambda _plan: 0)
     (findings,) = told(target.settle())
     body = Reports(items=(findings,))

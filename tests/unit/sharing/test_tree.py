@@ -94,7 +94,9 @@ def test_all_splits_together_stay_within_the_bound_but_for_one_first_try_each(in
     hops = {"s": (["a", "b"], 2), "a": (leaves[:8], 4), "b": (leaves[8:], 4)}
     plan = written({**hops, **{kme: (["t"], 1) for kme in leaves}}, "s", "t")
     shares = at_target(plan, carry(plan, KEYS, os.urandom))
-    result = tree.rebuild(plan, {r: os.urandom(len(share)) for r, share in shares.items()}, 96, search=60 * attempt(4, 128))
+    result = tree.rebuild(
+        plan, {r: os.urandom(len(share)) for r, share in shares.items()}, 96, search=60 * attempt(4, 128)
+    )
     assert (result.secret, result.exhausted) == (None, True)
     assert interpolations["interpolated"] <= 60 + 3
 

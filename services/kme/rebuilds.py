@@ -1,0 +1,79 @@
+"""Rebuilding in parts: a target that has to search among false shares does so a little in each turn.
+
+What is begun is in memory only. After a crash the shares are still in the store, and the search begins anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from uuid import UUID
+
+from kme.effects import EndRelay
+from qkdrelay.network.plan import Route
+from qkdrelay.recent import Recent
+from qkdrelay.sharing.tree import SEARCH_MAX, Rebuilt, rebuilding
+from qkdrelay.sharing.work import Budget, Steps, advance
+
+RELAY_SEARCH_MAX = 4 * SEARCH_MAX
+"""Work that searching may take for one relay, however often shares come late and it begins anew.
+
+With a share more there are more subsets, so that the searches before the last together are about as long as that.
+"""
+SEARCHES_KEPT = 10_000
+
+
+@dataclass(slots=True)
+class _Search:
+    """What searching has left of a relay's budget, and what came of it; None if that is not known yet."""
+
+    budget: Budget
+    shares: int = 0
+    result: Rebuilt | None = None
+    rebuilt: bool = False
+    """Whether there was a secret; it is not kept here."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    relay_id: UUID
+    shares: int
+    steps: Steps[Rebuilt] = field(repr=False)
+
+
+class Rebuilds:
+    """The rebuilds of one KME. A relay's shares are only ever added to, so their number says whether some are new."""
+
+    def __init__(self) -> None:
+        self._begun: _Begun | None = None
+        self._searches: Recent[UUID, _Search] = Recent(SEARCHES_KEPT)
+
+    def rebuild(
+        self, relay: EndRelay, held: Mapping[Route, bytes], may_name: Callable[[str], bool], turn: Budget, *, keep: bool
+    ) -> Rebuilt | None:
+        """Return what ``held`` amounts to, or None if this takes more than is left of ``turn``.
+
+        ``keep``: then it goes on at the next call with the same shares. One is kept, the last; it holds the shares.
+        """
+        search = self._searches.get(relay.relay_id) or _Search(Budget(RELAY_SEARCH_MAX))
+        if search.result and search.shares == len(held) and not (search.rebuilt and relay.state == "expecting"):
+            return search.result
+        begun = self._begun
+        if begun is None or (begun.relay_id, begun.shares) != (relay.relay_id, len(held)):
+            steps = rebuilding(relay.plan, held, relay.payload_length, budget=search.budget, may_name=may_name)
+            begun = _Begun(relay.relay_id, len(held), steps)
+        done = advance(begun.steps, turn)
+        if done:
+            self.drop(relay.relay_id)
+            search.shares, search.result = len(held), replace(done[0], secret=None)
+            search.rebuilt = done[0].secret is not None
+        elif keep:
+            self._begun = begun
+        if search.budget.left < RELAY_SEARCH_MAX:
+            self._searches.keep(relay.relay_id, search)
+        return done[0] if done else None
+
+    def drop(self, relay_id: UUID) -> None:
+        """Give up what is begun for this relay, if it is that one."""
+        if self._begun and self._begun.relay_id == relay_id:
+            self._begun = None

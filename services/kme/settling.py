@@ -1,0 +1,99 @@
+"""When the relays that end here are settled: at once, or a little later, and what takes long a little in each turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from uuid import UUID
+
+from kme.effects import Effect
+from kme.ends import Ends
+from kme.store import KmeStore
+from qkdrelay.service import BATCH_MAX
+from qkdrelay.sharing.work import Budget
+
+TURN_WORK, SLICE_WORK = 1 << 25, 1 << 23
+"""Work in one turn, some 30 ms, and for one relay of it: nothing else is handled meanwhile."""
+_CALM, _CALM_BYTES = 16, 1 << 18
+"""Messages in a batch, and their bytes, from which on there is load."""
+_LATER_S, _LATER_MAX, _LATER_AT_ONCE = 0.5, 1_000, BATCH_MAX
+"""How late and how many relays are settled later, and in one transaction: at least as many as one batch adds."""
+
+
+class Settling:
+    """The relays to settle. What a batch asked for is forgotten with it; what is due stays so until it is committed."""
+
+    def __init__(self, ends: Ends, store: KmeStore) -> None:
+        self._ends, self._store = ends, store
+        self._asked: dict[UUID, None] = {}
+        self._due: dict[UUID, None] = {}
+        """In the next turns, as many as one allows."""
+        self.later = dict.fromkeys(store.relays_with_shares(_LATER_MAX))
+        """When there is time: rebuilt, with shares that came since."""
+        self._long: dict[UUID, None] = {}
+        """Those that take more than their part of a turn: the first one gets it in each."""
+        self._settling: UUID | None = None
+        self._settled: list[UUID] = []
+        self._later_since = 0.0
+
+    def ask(self, relay_id: UUID) -> None:
+        """Settle this relay, for a share of it has come."""
+        self._asked[relay_id] = None
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is more to do in the next turn."""
+        return bool(self._due or self._long)
+
+    def turn(self, now: float, *, messages: int, size: int) -> Iterator[list[Effect]]:
+        """Settle what is due, after a batch of so many messages and bytes; yield what follows for each relay.
+
+        Rebuild what has all its shares; the rest at once if little is going on, or else a little later. Under load
+        the missing shares are in the next batch, and to rebuild once is half the work.
+        """
+        calm = messages < _CALM and size < _CALM_BYTES
+        for relay_id in self._asked:
+            urgent = self._ends.is_urgent(relay_id, self._store, calm=calm)
+            (self._due if urgent else self.later)[relay_id] = None
+        self._asked.clear()
+        # A distance, not a difference: the clock may be stepped back.
+        overdue = abs(now - self._later_since) >= _LATER_S or len(self.later) > _LATER_MAX
+        if messages == 0 or overdue:
+            if len(self.later) <= _LATER_AT_ONCE:
+                self._later_since = now
+            self._due.update(dict.fromkeys(islice(self.later, _LATER_AT_ONCE)))
+        left = TURN_WORK
+        first = next(iter(self._long), None)
+        for relay_id in dict.fromkeys([*islice(self._long, 1), *self._due]):
+            if left <= 0:
+                break
+            self._settling, part = relay_id, Budget(SLICE_WORK)
+            effects = self._ends.settle(relay_id, self._store, part, keep=relay_id == first)
+            left -= SLICE_WORK - part.left
+            if effects is not None:
+                yield effects
+                self._settled.append(relay_id)
+            else:
+                self._long[relay_id] = None
+                self._due.pop(relay_id, None)
+                self.later.pop(relay_id, None)
+        self._settling = None
+
+    def committed(self) -> None:
+        """Forget what was settled in this turn."""
+        for relay_id in self._settled:
+            self._drop(relay_id)
+        self._settled.clear()
+
+    def rolled_back(self, *, passes: bool) -> None:
+        """Go back to before this turn. ``passes``: what failed will not fail for ever, such as a full disk."""
+        self._asked.clear()
+        self._settled.clear()
+        if self._settling is not None and not passes:
+            # Every batch would fail with it.
+            self._drop(self._settling)
+        self._settling = None
+
+    def _drop(self, relay_id: UUID) -> None:
+        for waiting in (self._due, self.later, self._long):
+            waiting.pop(relay_id, None)
