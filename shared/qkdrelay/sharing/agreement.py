@@ -26,7 +26,7 @@ from random import Random
 from qkdrelay.errors import AmdError
 from qkdrelay.sharing import amd, shamir
 from qkdrelay.sharing.decoding import false_among
-from qkdrelay.sharing.work import CALL, CODE, Budget, Steps, attempt, combining
+from qkdrelay.sharing.work import CALL, CHOICE, CODE, Budget, Steps, attempt, combining
 
 Candidates = Mapping[int, Sequence[bytes]]
 """x -> what the share with this index may be: one value, or several if a split below allows several."""
@@ -154,7 +154,7 @@ def _search(
     affordable = min(part, budget.left) // each
     evaluations = affordable
     for points in _subsets(shares, threshold, affordable):
-        yield CALL * (1 + len(found)) + 64 * threshold
+        yield CALL * (1 + len(found)) + CHOICE * threshold
         if any(agreement.holds(points) for agreement in found):
             continue
         budget.left -= each

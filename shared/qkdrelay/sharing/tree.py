@@ -42,7 +42,7 @@ __all__ = [
     "start",
 ]
 
-SEARCH_MAX = 1 << 29
+SEARCH_MAX = 1 << 30
 """Work one rebuild may put into searching among false shares. Each split has an equal part: none starves another."""
 
 
@@ -142,7 +142,7 @@ def rebuilding(
     reach the secret. Never raises on data.
     """
     tree = unfold(graph, held, payload_length)
-    yield 4 * CALL * (len(tree.splits) + len(tree.held) + len(tree.missing))
+    yield 12 * CALL * (len(tree.splits) + len(tree.held) + len(tree.missing))
     root = (graph.source,)
     reach = tree.within_reach()
     if root not in reach:

@@ -1,7 +1,8 @@
 """Work, counted: what a rebuild does is bounded by it, and done in parts.
 
 The unit is one byte multiplied by a constant, about a nanosecond. What costs more than its bytes is charged in
-that currency: each operation on a share as `CALL` bytes, each AMD code word as `CODE`. Functions that may take
+that currency: each operation on a share as `CALL` bytes, each AMD code word as `CODE`, and each share of a subset that
+is chosen anew as `CHOICE`. Functions that may take
 long are generators, which yield the work they have done since they last did.
 """
 
@@ -11,7 +12,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TypeVar
 
-CALL, CODE = 512, 20_000
+CALL, CODE, CHOICE = 512, 30_000, 3_000
 
 T = TypeVar("T")
 
@@ -33,7 +34,7 @@ def combining(shares: int, size: int) -> int:
 
 def attempt(shares: int, size: int) -> int:
     """Return the work of seeing whether so many shares of ``size`` bytes, chosen anew, give a code word."""
-    return combining(shares, size) + 32 * shares * shares + CODE + size
+    return combining(shares, size) + CHOICE * shares + CODE + size
 
 
 def finished(steps: Steps[T]) -> T:
