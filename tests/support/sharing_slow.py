@@ -5,6 +5,7 @@ Run as a script it prints tests/vectors/sharing.json.
 
 import hashlib
 import json
+from itertools import combinations, product
 
 from support.wire_slow import poly1305
 
@@ -126,6 +127,44 @@ def threshold_circuit(hops, source, held):
         return sum(reached((*route, successor)) for successor in successors) >= k
 
     return reached((source,))
+
+
+def inverse8(a):
+    return next(b for b in range(1, 256) if mul8(a, b) == 1)
+
+
+def interpolated8(points):
+    """The value at 0 of the polynomial through ``points`` (x, bytes)."""
+    total = bytes(len(points[0][1]))
+    for x, y in points:
+        weight = 1
+        for other, _ in points:
+            if other != x:
+                weight = mul8(weight, mul8(other, inverse8(x ^ other)))
+        total = xor(total, bytes(mul8(weight, byte) for byte in y))
+    return total
+
+
+def amd_message(codeword):
+    """The message in a code word, or None."""
+    size = len(codeword) - 32 if len(codeword) - 32 <= 256 else len(codeword) - 48
+    whole = size >= 0 and amd_codeword(codeword[:size], codeword[size:-16]) == codeword
+    return codeword[:size] if whole else None
+
+
+def payloads(hops, route, held):
+    """All payloads that ``held`` (route -> payload) may mean on ``route``: whatever some k shares decode to."""
+    if route in held:
+        return {held[route]}
+    successors, k = hops.get(route[-1], ([], 1))
+    below = [payloads(hops, (*route, successor), held) for successor in successors]
+    if len(successors) == 1 and len(route) > 1:
+        return below[0]
+    found = set()
+    for xs in combinations(range(1, len(successors) + 1), k):
+        for values in product(*(below[x - 1] for x in xs)):
+            found.add(amd_message(interpolated8(list(zip(xs, values, strict=True)))))
+    return found - {None}
 
 
 def vectors():

@@ -1,0 +1,24 @@
+"""A rebuild with its work counted."""
+
+from unittest.mock import patch
+
+from qkdrelay.sharing import tree
+from qkdrelay.sharing.work import Budget
+
+
+def counted(plan, held, length, *, search=tree.SEARCH_MAX):
+    """Return what a rebuild finds, its work, and the places of each agreement it found."""
+    work, found, agreements = 0, [], tree.agreements
+
+    def noting(*arguments, **options):
+        several, hit = yield from agreements(*arguments, **options)
+        found.extend(agreement.places for agreement in several)
+        return several, hit
+
+    with patch.object(tree, "agreements", noting):
+        steps = tree.rebuilding(plan, held, length, budget=Budget(search))
+        while True:
+            try:
+                work += next(steps)
+            except StopIteration as end:
+                return end.value, work, found
