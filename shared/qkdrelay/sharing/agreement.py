@@ -9,10 +9,11 @@ may have had. Three ways lead to them:
   which, and k of the others are the next to be tried; then what is left the same way, for there may be two camps.
 - A search of all subsets, or of a sample if there are too many for the budget.
 
-The search is left out where all but at most (n-k)/2 of the shares, and fewer than k, agree already: no other
-polynomial has as many. Another payload could then still decode only among shares of KMEs that know the payload
-anyway, k of them. Where every threshold below is a majority, KMEs that know it can also keep it from the target:
-nothing that does not depend on their good will is lost. Elsewhere whoever asks wants them all.
+Another payload beside the first can decode only if KMEs that know the payload anyway, k shares of it, make it. Where
+every threshold below is a majority, those could also keep it from the target: nothing that does not depend on their
+good will is lost with what is not found (`qkdrelay.network.minimal` has the proof). There, once all but fewer than k
+shares agree, the search is left out if all but (n-k)/2 do, for no other polynomial has as many; otherwise it is short,
+to tell who disagrees. Elsewhere every payload counts, and it goes to the end of the budget.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ Candidates = Mapping[int, Sequence[bytes]]
 
 FOLDS = 4
 """How often decoding is tried: one in some hundred folds hides a false share."""
+SHORT_SEARCH = 1 << 25
+"""Work after which the search ends where nothing depends on it any more."""
 _AT_ONCE = 1 << 23
 """Bytes that are interpolated in one step, about."""
 
@@ -78,8 +81,13 @@ def _settled(shares: Candidates, threshold: int, found: Sequence[Agreement], *, 
     """Whether the latest agreement is one beside which no other needs to be looked for."""
     if not found:
         return False
-    off = sum(len(values) > 1 or x not in found[-1].places for x, values in shares.items())
+    off = _off(shares, found[-1])
     return off == 0 or (decisive and off < threshold and 2 * off <= len(shares) - threshold)
+
+
+def _off(shares: Candidates, agreement: Agreement) -> int:
+    """Return at how many x there is something that does not agree."""
+    return sum(len(values) > 1 or x not in agreement.places for x, values in shares.items())
 
 
 def _agreement(shares: Candidates, points: _Points) -> Steps[Agreement | None]:
@@ -153,7 +161,11 @@ def _search(
     each = attempt(threshold, size)
     affordable = min(part, budget.left) // each
     evaluations = affordable
-    for points in _subsets(shares, threshold, affordable):
+
+    enough = decisive and any(_off(shares, agreement) < threshold for agreement in found)
+    for tried, points in enumerate(_subsets(shares, threshold, affordable)):
+        if enough and tried * each > SHORT_SEARCH:
+            return True
         yield CALL * (1 + len(found)) + CHOICE * threshold
         if any(agreement.holds(points) for agreement in found):
             continue
@@ -164,6 +176,7 @@ def _search(
         found.append(agreement)
         if _settled(shares, threshold, found, decisive=decisive):
             return False
+        enough = enough or (decisive and _off(shares, agreement) < threshold)
         budget.left -= combining(threshold, size) * (len(shares) - threshold)
         evaluations -= len(shares) - threshold
         if evaluations <= 0 or budget.left <= 0:
