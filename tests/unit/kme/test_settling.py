@@ -1,0 +1,199 @@
+"""How much of a turn settling takes, whose turn it is, and what one relay's searches may take in all."""
+
+import os
+from uuid import uuid4
+
+import pytest
+
+from kme import ends, rebuilds
+from kme.settling import SLICE_WORK, TURN_WORK, Settling
+from qkdrelay.messages import Expect, Findings
+from qkdrelay.sharing import tree
+from qkdrelay.sharing.work import attempt
+from support.kme import RELAY, Kme, terms, told
+from support.plans import fan
+from support.work import counted
+
+
+class Ends:
+    """Relays that take so much work each; what is begun is kept for one, if it is to be kept."""
+
+    def __init__(self):
+        self.takes, self.begun, self.calls, self.failing = {}, (None, 0), [], None
+
+    def is_urgent(self, relay_id, _memory, *, calm):
+        return True
+
+    def settle(self, relay_id, _memory, turn, *, keep):
+        if relay_id == self.failing:
+            raise ZeroDivisionError
+        done = self.begun[1] if self.begun[0] == relay_id else 0
+        part = min(turn.left, self.takes[relay_id] - done)
+        turn.left -= part
+        self.calls.append((relay_id, part))
+        if done + part == self.takes[relay_id]:
+            return [relay_id]
+        if keep:
+            self.begun = relay_id, done + part
+        return None
+
+
+class Store:
+    def relays_with_shares(self, _limit):
+        return []
+
+
+class Turns:
+    """A `Settling` and its turns."""
+
+    def __init__(self):
+        self.ends = Ends()
+        self.settling, self.settled = Settling(self.ends, Store()), []
+
+    def ask(self, *works):
+        ids = [uuid4() for _ in works]
+        for relay_id, work in zip(ids, works, strict=True):
+            self.ends.takes[relay_id] = work
+            self.settling.ask(relay_id)
+        return ids
+
+    def turn(self, messages=1):
+        self.ends.calls.clear()
+        for effects in self.settling.turn(0.0, messages=messages, size=0):
+            self.settled += effects
+        self.settling.committed()
+        return sum(work for _, work in self.ends.calls)
+
+
+def test_a_turn_ends_when_its_work_is_done_and_the_rest_is_for_the_next_ones():
+    turns = Turns()
+    ids = turns.ask(*[SLICE_WORK // 2] * 30)
+    works = []
+    while turns.settling.unfinished or not works:
+        works.append(turns.turn())
+    assert turns.settled == ids
+    assert max(works) <= TURN_WORK + SLICE_WORK
+    assert len(works) == 4
+
+
+def test_what_takes_long_gets_one_part_of_each_turn_and_what_comes_meanwhile_does_not_wait():
+    turns = Turns()
+    long = turns.ask(10 * SLICE_WORK, 3 * SLICE_WORK, 100 * SLICE_WORK)
+    turns.turn()
+    count = 0
+    while turns.settling.unfinished:
+        count += 1
+        quick = turns.ask(1000, 2000)
+        assert turns.turn() <= SLICE_WORK + 3000
+        assert turns.settled[-3:-1] == quick or turns.settled[-2:] == quick
+    # From the beginning, one after the other: what was begun together with others is not kept.
+    assert count == 113
+    assert [relay_id for relay_id in turns.settled if relay_id in long] == long
+
+
+def test_what_is_rolled_back_is_settled_again_and_what_fails_by_itself_is_not():
+    turns = Turns()
+    good, bad = turns.ask(10, 10)
+    assert [*turns.settling.turn(0.0, messages=1, size=0)] == [[good], [bad]]
+    turns.settling.rolled_back(passes=True)
+    assert turns.settling.unfinished
+    turns.ends.failing = bad
+    with pytest.raises(ZeroDivisionError):
+        [*turns.settling.turn(0.0, messages=0, size=0)]
+    turns.settling.rolled_back(passes=True)
+    with pytest.raises(ZeroDivisionError):
+        [*turns.settling.turn(0.0, messages=0, size=0)]
+    turns.settling.rolled_back(passes=False)
+    turns.turn()
+    assert turns.settled == [good]
+    assert not turns.settling.unfinished
+
+
+# --- one relay ---------------------------------------------------------------------------------------
+
+
+SEARCH = 100 * attempt(10, 160)
+PLAN = fan(18, 10)
+WAYS = tuple(PLAN.routes())
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    """Gets the work of each rebuild that is begun; each may search a little, and a relay four times as much."""
+    works, rebuilding = [], rebuilds.rebuilding
+
+    def noting(*arguments, **options):
+        works.append(0)
+        steps = rebuilding(*arguments, **options)
+        while True:
+            try:
+                work = next(steps)
+            except StopIteration as end:
+                return end.value
+            works[-1] += work
+            yield work
+
+    monkeypatch.setattr(rebuilds, "rebuilding", noting)
+    monkeypatch.setattr(tree, "SEARCH_MAX", SEARCH)
+    monkeypatch.setattr(rebuilds, "RELAY_SEARCH_MAX", 4 * SEARCH)
+    return works
+
+
+def target():
+    kme = Kme("t", PLAN)
+    kme.command(Expect(terms=terms(PLAN)))
+    return kme
+
+
+def test_shares_that_come_late_buy_no_further_search(begun):
+    kme = target()
+    for route in WAYS:
+        kme.share(route, os.urandom(160))
+        kme.settle()
+    assert len(begun) == 18 - 10 + 1
+    held = kme.memory.shares(RELAY)
+    rest = counted(PLAN, held, 128, search=0)[1]
+    assert sum(begun) <= len(begun) * rest + 5 * SEARCH
+    assert max(begun) <= rest + 2 * SEARCH
+    assert kme.relay.findings.unclear == "exhausted"
+
+
+def test_shares_that_come_twice_and_differ_buy_none_at_all(begun):
+    kme = target()
+    for route in WAYS:
+        kme.share(route, os.urandom(160))
+    kme.settle()
+    assert len(begun) == 1
+    for number, route in enumerate(WAYS, start=1):
+        kme.share(route, os.urandom(160))
+        (findings,) = told(kme.settle())
+        assert isinstance(findings, Findings)
+        assert len(findings.equivocating) == number
+    assert len(begun) == 1
+
+
+def test_good_shares_that_come_after_a_budget_is_used_up_are_decoded_all_the_same(begun):
+    kme, payload = target(), os.urandom(128)
+    shares = dict(tree.start(PLAN, payload, os.urandom))
+    bad = WAYS[:4]
+    for route in (*bad, *WAYS[4:]):
+        kme.share(route, os.urandom(160) if route in bad else shares[route[1]])
+        kme.settle()
+    assert kme.relay.payload.to_bytes() == payload
+
+
+def test_a_rebuild_goes_on_where_it_was_left_until_there_are_more_shares(begun):
+    kme = target()
+    for route in WAYS[:-1]:
+        kme.share(route, os.urandom(160))
+    part = ends.Budget(SEARCH // 10)
+    calls = 1
+    while kme.ends.settle(RELAY, kme.memory, part, keep=True) is None:
+        part.left = SEARCH // 10
+        calls += 1
+    assert len(begun) == 1
+    assert calls >= 10
+    part.left = SEARCH // 10
+    kme.share(WAYS[-1], os.urandom(160))
+    assert kme.ends.settle(RELAY, kme.memory, part, keep=True) is None
+    assert len(begun) == 2
