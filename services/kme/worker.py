@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
-from uuid import UUID
 
 from kme.effects import (
     DropShares,
