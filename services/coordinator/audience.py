@@ -53,6 +53,8 @@ class Audience:
         """``store`` is where relays are read from and answers are published through."""
         self._store = store
         self._callers: list[_Caller] = []
+        self._awaited: dict[UUID, _Caller] = {}
+        """Who waits for a command, by its id."""
         self._followers: dict[UUID, _Follower] = {}
         """By request, those who asked last at the end."""
         self._following: defaultdict[UUID, set[UUID]] = defaultdict(set)
@@ -70,12 +72,16 @@ class Audience:
 
     def await_done(self, request: Request, text: str, commands: dict[UUID, str], now: float) -> None:
         """Answer ``request`` with ``text`` once the KMEs have carried out ``commands`` (id -> KME)."""
-        self._callers.append(_Caller(request, text, now, commands))
+        caller = _Caller(request, text, now, commands)
+        self._callers.append(caller)
+        self._awaited |= dict.fromkeys(commands, caller)
 
-    def done(self, report: Done) -> None:
+    def done(self, kme: str, report: Done) -> None:
         """Take note that a KME has carried out a command, or why not."""
-        for caller in self._callers:
-            if caller.kmes.pop(report.command_id, None) is not None and report.error:
+        caller = self._awaited.get(report.command_id)
+        if caller is not None and caller.kmes[report.command_id] == kme:
+            del self._awaited[report.command_id], caller.kmes[report.command_id]
+            if report.error:
                 caller.errors.append(report.error)
 
     def follow(self, request: Request, relay_id: UUID, now: float, *, until_decided: bool = False) -> None:
@@ -106,6 +112,7 @@ class Audience:
     def tick(self, now: float) -> None:
         """Answer those who can be answered."""
         # Distances, not differences: the clock may be stepped back.
+        waiting = []
         for caller in self._callers:
             if not caller.kmes:
                 failed = "; ".join(caller.errors)
@@ -116,9 +123,11 @@ class Audience:
                 text = f"{late} did not answer within {COMMAND_WAIT_S:.0f} s"
                 hint = "it will carry the command out when it is back"
                 self.reply(caller.request, Refusal(text=text, hint=hint, unanswered=True))
-        self._callers = [
-            caller for caller in self._callers if caller.kmes and abs(now - caller.asked_at) < COMMAND_WAIT_S
-        ]
+                for command_id in caller.kmes:
+                    del self._awaited[command_id]
+            else:
+                waiting.append(caller)
+        self._callers = waiting
         self._show(now)
 
     def _show(self, now: float) -> None:

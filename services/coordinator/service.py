@@ -7,7 +7,10 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from uuid import UUID, uuid4
+
+from msgspec import structs
 
 from coordinator.adversary import Adversary
 from coordinator.audience import Audience
@@ -32,6 +35,7 @@ from qkdrelay.inquiries import Request
 from qkdrelay.journal import Journal
 from qkdrelay.leaking import open_leak
 from qkdrelay.messages import (
+    COMMANDS_MAX,
     Alarm,
     Collected,
     Command,
@@ -50,6 +54,8 @@ from qkdrelay.messages import (
     Waiting,
 )
 from qkdrelay.metrics import refusal
+from qkdrelay.moderation import Moderator
+from qkdrelay.network.plan import Plan
 from qkdrelay.network.topology import Topology
 from qkdrelay.observability import LogLevel, link_name, log_all
 from qkdrelay.recent import Recent
@@ -57,10 +63,22 @@ from qkdrelay.recent import Recent
 SKEW_MAX_S = 5.0
 """A KME whose clock differs by more raises an alarm: deadlines are in absolute time."""
 _HOUSEKEEPING_EVERY_S = 10.0
-_COMMANDS_AT_ONCE = 32
-"""A KME takes in a list as a whole, and what it answers to the first waits for the last."""
 COMMANDS_WAITING_MAX = 500
 """Messages to one KME that the broker has not taken over."""
+ORDER_AGAIN_S = 30.0
+"""A KME whose link does not keep to its order is given it again so often, whatever it says how often."""
+_OF_OTHERS = {
+    "kme.alarm": "kme",
+    "share.rejected": "kme",
+    "report.unknown_relay": "kme",
+    "report.misplaced": "kme",
+    "clock.skewed": "kme",
+    "command.withheld": "kme",
+    "command.no_such_kme": "kme",
+    "message.dead_lettered": "kme",
+    "message.rejected": "queue",
+}
+"""Events that KMEs, or who is at the broker, cause, and who or what each is about."""
 
 
 class CoordinatorService:
@@ -79,13 +97,17 @@ class CoordinatorService:
         self._hellos: dict[str, Hello] = {}
         """Of this batch, the last of each KME."""
         self._behind: set[str] = set()
-        self._commands: defaultdict[str, list[Command]] = defaultdict(list)
+        self._commands: defaultdict[str, dict[Command, None]] = defaultdict(dict)
+        """Of this batch, each once, however often something in it asks for it."""
+        self._ordered: dict[tuple[str, str], float] = {}
+        """When a KME was ordered again to turn its link to another."""
         self._found: Recent[tuple[UUID, str], tuple[bytes, int]] = Recent(RELAYS_CACHED)
         """Epoch and number of the message that said last what was found, by relay and who found it."""
         self._audience = Audience(store)
         self._desk = Desk(topology, self, store, self._audience, adversary=self._adversary, heard=self._heard, lab=lab)
         self._notes: list[tuple[LogLevel, str, dict[str, object]]] = []
         self._refused: list[str] = []
+        self._moderator, self._now = Moderator(_OF_OTHERS), 0.0
         self._housekeeping_at = 0.0
         self._hears_since = -math.inf
         """When the connection to the broker was made; infinite while there is none."""
@@ -185,7 +207,7 @@ class CoordinatorService:
             case Hello():
                 self._hellos[sender] = report
             case Done():
-                self._audience.done(report)
+                self._audience.done(sender, report)
             case Alarm():
                 # Under a name of its own: a KME must not write the coordinator's events.
                 self.note("kme.alarm", "error", kme=sender, alarm=report.event, text=report.text)
@@ -197,6 +219,8 @@ class CoordinatorService:
                     self.note("report.unknown_relay", "warning", kme=sender, relay_id=report.relay_id)
                 elif isinstance(report, Split | Forwarded | Collected | Waiting):
                     self._on_step(relay, sender, report)
+                elif isinstance(report, Findings) and not _is_about(report, relay.plan):
+                    self.note("report.misplaced", "warning", kme=sender, relay_id=relay.relay_id)
                 else:
                     self.change(relay, advance(relay, sender, report, now), now)
 
@@ -227,7 +251,9 @@ class CoordinatorService:
         self._audience.changed(relay.relay_id)
 
     def _on_hello(self, sender: str, hello: Hello, now: float) -> None:
-        """Take note of how a KME is; the last of several hellos counts."""
+        """Take note of how a KME is; the last of several hellos counts, and in it its own links, each once."""
+        links = {link.peer: link for link in hello.links if frozenset((sender, link.peer)) in self._links}
+        hello = structs.replace(hello, links=tuple(links.values()))
         off_s = hello.clock - now
         # A hello may have waited in its queue, so that a clock is behind is seen only by the second one.
         if off_s > SKEW_MAX_S or (off_s < -SKEW_MAX_S and sender in self._behind):
@@ -241,18 +267,21 @@ class CoordinatorService:
             for kme, command in reminders(relay):
                 if kme == sender:
                     self.command(kme, command)
-        self._hold_links(sender, hello)
+        self._hold_links(sender, hello, now)
 
-    def _hold_links(self, sender: str, hello: Hello) -> None:
-        """Order again what a KME's links do not keep to.
+    def _hold_links(self, sender: str, hello: Hello, now: float) -> None:
+        """Order again what a KME's links do not keep to, but not while that is under way.
 
         It may have lost its store, and with it what it was ordered; or somebody brought it an old order after that.
         """
         down = set(map(frozenset, self._store.links_down()))
         for link in hello.links:
-            ends = frozenset((sender, link.peer))
-            if ends in self._links and link.up == (ends in down):
-                self.command(sender, SetLink(command_id=uuid4(), peer=link.peer, up=not link.up))
+            place, ordered_down = (sender, link.peer), frozenset((sender, link.peer)) in down
+            if link.up != ordered_down:
+                self._ordered.pop(place, None)
+            elif abs(now - self._ordered.get(place, -math.inf)) >= ORDER_AGAIN_S:
+                self._ordered[place] = now
+                self.command(sender, SetLink(command_id=uuid4(), peer=link.peer, up=not ordered_down))
 
     # --- relays ------------------------------------------------------------------------------------
 
@@ -298,7 +327,7 @@ class CoordinatorService:
         elif self._store.backlog.of(control_queue(kme))[0] >= COMMANDS_WAITING_MAX:
             self.note("command.withheld", "warning", kme=kme, text="it has not taken in what it was told before")
         else:
-            self._commands[kme].append(command)
+            self._commands[kme][command] = None
 
     def note(self, event: str, level: LogLevel, **fields: object) -> None:
         """Log after the commit."""
@@ -308,6 +337,7 @@ class CoordinatorService:
 
     def tick(self, now: float, *, connected: bool, reconnected: bool) -> bool:
         """Fail what is overdue, send the commands of this batch, show followers what changed."""
+        self._now = now
         if not connected or reconnected:
             self._hears_since = now if connected else math.inf
         for sender, hello in self._hellos.items():
@@ -316,8 +346,8 @@ class CoordinatorService:
         for relay in self._store.overdue(now):
             self.change(relay, self._expired(relay, now), now)
         for kme, commands in self._commands.items():
-            for start in range(0, len(commands), _COMMANDS_AT_ONCE):
-                body = Commands(items=tuple(commands[start : start + _COMMANDS_AT_ONCE]))
+            for start in range(0, len(commands), COMMANDS_MAX):
+                body = Commands(items=tuple(islice(commands, start, start + COMMANDS_MAX)))
                 for signed in control.sign_all(
                     self._keys[kme],
                     control.COORDINATOR,
@@ -336,7 +366,7 @@ class CoordinatorService:
 
     def committed(self) -> None:
         """Log what happened."""
-        log_all(self._notes, service=control.COORDINATOR)
+        log_all(self._moderator.passed(self._notes, self._now), service=control.COORDINATOR)
         for _, event, fields in self._notes:
             self.metrics.happened(event, fields)
         self._notes.clear()
@@ -346,6 +376,7 @@ class CoordinatorService:
 
     def rolled_back(self) -> None:
         """Nothing of this batch happened."""
+        self._ordered.clear()
         self._hellos.clear()
         self._notes.clear()
         self._refused.clear()
@@ -355,3 +386,10 @@ class CoordinatorService:
         """Set the gauges of the coordinator."""
         store = self._store
         self.metrics.measured_here(store.undecided_count(), store.dead_letter_count(), self._heard)
+
+
+def _is_about(findings: Findings, plan: Plan) -> bool:
+    """Whether all that was found is on routes of the plan."""
+    routes = (*findings.false, *findings.equivocating, *(dispute.split for dispute in findings.disputed))
+    disputed = (route for dispute in findings.disputed for group in dispute.sets for route in group)
+    return all(map(plan.is_route, (*routes, *disputed)))

@@ -42,6 +42,7 @@ from qkdrelay.leaking import seal_leak
 from qkdrelay.messages import (
     DEAD_LETTER_BODY_MAX,
     HURRIED,
+    REPORTS_MAX,
     Alarm,
     Commands,
     DeadLetter,
@@ -55,6 +56,7 @@ from qkdrelay.messages import (
     Waiting,
 )
 from qkdrelay.metrics import refusal
+from qkdrelay.moderation import Moderator
 from qkdrelay.observability import LogLevel, link_name, log_all
 from qkdrelay.randomness import random_bytes
 from qkdrelay.telling import event_of, fields_of, level_of
@@ -63,7 +65,14 @@ HELLO_EVERY_S = 10.0
 HELLO_SOONER_S = 1.0
 """When shares began to wait."""
 _HOUSEKEEPING_EVERY_S = 5.0
-_REPORTS_AT_ONCE = 2_000
+_OF_OTHERS = {
+    "share.rejected": "link",
+    "command.rejected": "queue",
+    "link.number_reused": "",
+    "decision.contradicted": "",
+    "decision.unproven": "",
+}
+"""Events that who is at the broker, or the coordinator, causes, and what each is about."""
 
 
 class KmeService:
@@ -88,6 +97,7 @@ class KmeService:
             store.drop_outgoing(LEAKS_KEY)
         self._reports: list[Report] = []
         self._notes: list[Note] = []
+        self._moderator, self._now = Moderator(_OF_OTHERS), 0.0
         self._refused: list[str] = []
         self._settling = Settling(self._ends, store)
         self._handled = self._handled_bytes = 0
@@ -257,6 +267,7 @@ class KmeService:
 
     def tick(self, now: float, *, connected: bool, reconnected: bool) -> bool:
         """Rebuild what can be, send what waited, say hello, forget what is over; return whether to go on at once."""
+        self._now = now
         if not self._recalled:
             self._carry_out(self._ends.recall(self._store.undecided()), now)
         # Distances, not differences: the clock may be stepped back.
@@ -299,8 +310,8 @@ class KmeService:
         """Put everything to report into as few messages as fit."""
         me = self._me.name
         hurried = any(isinstance(report, HURRIED) for report in self._reports)
-        for start in range(0, len(self._reports), _REPORTS_AT_ONCE):
-            body = Reports(items=tuple(self._reports[start : start + _REPORTS_AT_ONCE]))
+        for start in range(0, len(self._reports), REPORTS_MAX):
+            body = Reports(items=tuple(self._reports[start : start + REPORTS_MAX]))
             for signed in control.sign_all(
                 self._key,
                 me,
@@ -314,7 +325,8 @@ class KmeService:
 
     def committed(self) -> None:
         """Log what happened; wipe what destroyed keys left behind on disk."""
-        log_all(((note.level, note.event, note.fields) for note in self._notes), kme=self._me.name)
+        lines = ((note.level, note.event, note.fields) for note in self._notes)
+        log_all(self._moderator.passed(lines, self._now), kme=self._me.name)
         self._recalled = True
         for note in self._notes:
             self.metrics.happened(note.event)

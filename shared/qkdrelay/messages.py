@@ -12,11 +12,15 @@ from uuid import UUID, uuid5
 
 from msgspec import Meta, Struct
 
+from qkdrelay.network.plan import KMES_MAX
+
 KEY_COUNT_MAX = 16_384
 KEY_SIZE_BITS_MIN, KEY_SIZE_BITS_MAX = 64, 65_536
 KEY_BYTES_MAX = 512 * 1024
 """Keys of one relay, together; with its header such a share fits the broker's message limit."""
 TIMEOUT_S_MIN, TIMEOUT_S_MAX = 1.0, 3_600.0
+COMMANDS_MAX, REPORTS_MAX = 32, 2_000
+"""Commands and reports in one message: it is taken in as a whole, and the answer to the first waits for the last."""
 
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,32}\Z")]
 Number = Annotated[int, Meta(ge=0, le=2**62)]
@@ -135,7 +139,7 @@ Command = Expect | Start | Prove | Decide | SetLink | SetLab
 class Commands(Message, frozen=True):
     """The body of a `SignedMessage` from the coordinator."""
 
-    items: Annotated[tuple[Command, ...], Meta(max_length=10_000)]
+    items: Annotated[tuple[Command, ...], Meta(max_length=COMMANDS_MAX)]
 
 
 class LinkReport(Message, frozen=True):
@@ -154,7 +158,7 @@ class Hello(Message, frozen=True, tag="hello", tag_field="type"):
     clock: Seconds
     lab: bool
     lab_mode: LabMode | None
-    links: tuple[LinkReport, ...]
+    links: Annotated[tuple[LinkReport, ...], Meta(max_length=KMES_MAX - 1)]
     pending: Number
     """Relays whose keys are here and wait for a decision."""
 
@@ -299,7 +303,7 @@ HURRIED = Expected | Started | Refused | Rebuilt | Verified | Done
 class Reports(Message, frozen=True):
     """The body of a `SignedMessage` from a KME."""
 
-    items: Annotated[tuple[Report, ...], Meta(max_length=20_000)]
+    items: Annotated[tuple[Report, ...], Meta(max_length=REPORTS_MAX)]
 
 
 # --- beside the relay ------------------------------------------------------------------------------
