@@ -23,7 +23,7 @@ from qkdrelay.monitor import served
 from qkdrelay.observability import set_up_logging
 from qkdrelay.service import BATCH_S, GATHER_S, Loop, prepare_process
 from qkdrelay.settings import key_bytes, load
-from qkdrelay.terminal import app_with, console, note, print_json, run_app, say
+from qkdrelay.terminal import Action, app_with, console, note, print_json, run_app, say
 
 app = app_with("A Key Management Entity: one node of a QKD network that relays keys.")
 
@@ -91,7 +91,7 @@ def keys(
     console().print(table if found else "no keys yet")
 
 
-@app.command()
+@app.command(cls=Action)
 def forget(relay: Annotated[UUID, typer.Argument(metavar="RELAY", help="The relay's whole id.")]) -> None:
     """Delete the delivered keys of one relay here, for good; the KME may be running.
 

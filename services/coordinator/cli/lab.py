@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from coordinator.cli.screen import JsonOption, counted
-from qkdrelay.terminal import app_with, print_json, say
+from qkdrelay.terminal import Action, app_with, print_json, say
 
 if TYPE_CHECKING:
     from qkdrelay.inquiries import AttackView
@@ -22,7 +22,7 @@ app = app_with("Compromise KMEs on purpose, and attack (with the lab on).")
 KmeArgument = Annotated[str, typer.Argument(metavar="KME", help="Its name, such as kme-4.")]
 
 
-@app.command()
+@app.command(cls=Action)
 def compromise(
     kme: KmeArgument,
     *,
@@ -41,7 +41,7 @@ def compromise(
     _set(kme, mode, as_json=as_json)
 
 
-@app.command()
+@app.command(cls=Action)
 def restore(kme: KmeArgument, *, as_json: JsonOption = False) -> None:
     """Let a KME be honest again.
 

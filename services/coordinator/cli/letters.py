@@ -11,7 +11,7 @@ import typer
 
 from coordinator.cli.screen import JsonOption
 from qkdrelay.errors import RequestRefusedError
-from qkdrelay.terminal import app_with, console, note, print_json, say
+from qkdrelay.terminal import Action, app_with, console, note, print_json, say
 
 if TYPE_CHECKING:
     from qkdrelay.inquiries import DeadLetterSummary, DeadLetterView
@@ -87,7 +87,7 @@ def show(
         say(*in_words(view))
 
 
-@app.command()
+@app.command(cls=Action)
 def requeue(letters: LettersArgument = None, *, as_json: JsonOption = False) -> None:
     """Put dead letters back into the queues they came from.
 
@@ -109,7 +109,7 @@ def requeue(letters: LettersArgument = None, *, as_json: JsonOption = False) -> 
         say(done.text)
 
 
-@app.command()
+@app.command(cls=Action)
 def drop(
     letters: LettersArgument = None,
     *,

@@ -10,7 +10,7 @@ import typer
 
 from coordinator.cli.screen import JsonOption
 from qkdrelay.escaping import NAME_MAX, escaped
-from qkdrelay.terminal import app_with, console, print_json, say
+from qkdrelay.terminal import Action, app_with, console, print_json, say
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -46,7 +46,7 @@ def network(*, as_json: JsonOption = False) -> None:
         console().print(as_tables(view))
 
 
-@link_app.command()
+@link_app.command(cls=Action)
 def down(a: A, b: B, *, as_json: JsonOption = False) -> None:
     """Stop the QKD link between two KMEs: shares wait for it.
 
@@ -57,7 +57,7 @@ def down(a: A, b: B, *, as_json: JsonOption = False) -> None:
     _turn(a, b, up=False, as_json=as_json)
 
 
-@link_app.command()
+@link_app.command(cls=Action)
 def up(a: A, b: B, *, as_json: JsonOption = False) -> None:
     """Let the QKD link between two KMEs carry again.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from coordinator.cli.screen import JsonOption
-from qkdrelay.terminal import console, note, print_json
+from qkdrelay.terminal import console, lost_output, note, print_json
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -37,7 +37,7 @@ def watch(*, as_json: JsonOption = False) -> None:
     try:
         with session.connect(watch=["results.#"]) as client:
             note("watching; Ctrl-C stops")
-            while True:
+            while lost_output() is None:
                 message = client.receive(_LOOK_AGAIN_S)
                 if message is None:
                     continue

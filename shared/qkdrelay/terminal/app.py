@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 import traceback
@@ -13,9 +14,10 @@ import typer
 from qkdrelay.errors import BrokerUnreachableError, QkdRelayError
 from qkdrelay.terminal.commands import Command, Group
 from qkdrelay.terminal.output import note
+from qkdrelay.terminal.streams import lost_output, standard_streams
 
 F = TypeVar("F", bound=Callable[..., Any])
-EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE = 1, 2, 3
+EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 
 class App(typer.Typer):
@@ -40,28 +42,57 @@ def app_with(help_text: str) -> App:
 
 
 def run_app(app: typer.Typer) -> None:
-    """Run a command line; every refusal is one line with a hint, and its exit code. No traceback reaches a user."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # what the terminal's encoding does not have
+    """Run a command line and exit; every refusal is one line with a hint, and its exit status.
+
+    No traceback reaches a user. What cannot be printed changes the status only where printing was all there was to do.
+    """
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        with standard_streams():
+            status = _after_losses(_run(app))
+    except KeyboardInterrupt:
+        status = EXIT_INTERRUPTED
+    sys.exit(status)
+
+
+def _run(app: typer.Typer) -> int:
+    try:
+        return app(standalone_mode=False) or 0
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else EXIT_FAILED if ended.code else 0
     except typer.TyperException as error:
         said = io.StringIO()
         cast(Any, error).show(said)  # each that gets here has it
         note(*said.getvalue().rstrip("\n").split("\n"))
-        sys.exit(error.exit_code)
+        return error.exit_code
     except typer.Abort:
         note("Aborted!")
-        sys.exit(EXIT_FAILED)
+        return EXIT_FAILED
     except QkdRelayError as error:
         say_error(error)
-        sys.exit(EXIT_UNREACHABLE if isinstance(error, BrokerUnreachableError) else EXIT_USAGE)
-    except BrokenPipeError:
-        sys.exit(EXIT_FAILED)
+        return EXIT_UNREACHABLE if isinstance(error, BrokerUnreachableError) else EXIT_USAGE
+    except OSError as error:  # of a file: what comes from a connection is an error of ours
+        where = f"{error.filename}: " if error.filename else ""
+        note(f"error: {where}{error.strerror or error}")
+        return EXIT_USAGE
     except Exception:  # ours to mend; what it tells may have come from outside
         note(*traceback.format_exc().rstrip("\n").split("\n"))
-        sys.exit(EXIT_FAILED)
+        return EXIT_FAILED
+
+
+def _after_losses(status: int) -> int:
+    """Return the exit status once all is printed, or cannot be; say so then."""
+    lost = lost_output()
+    if lost is None:
+        return status
+    error, on_loss = lost
+    if on_loss == "end" and error.errno == errno.EPIPE:
+        return status
+    why = "it is closed" if error.errno == errno.EBADF else error.strerror
+    if on_loss == "tell" and status == 0:
+        note(f"warning: stdout: cannot be written: {why}; what was asked for is done all the same")
+        return status
+    note(f"error: stdout: cannot be written: {why}")
+    return status or EXIT_FAILED
 
 
 def say_error(error: QkdRelayError) -> None:

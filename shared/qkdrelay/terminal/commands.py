@@ -1,4 +1,4 @@
-"""The commands and groups of both command lines: what is given twice, and what is given as a list.
+"""The commands and groups of both command lines: what is given twice, what is a list, what lost output means.
 
 A parameter that takes a list (its type is a list) may be repeated, and each time it may be a list with commas; what the
 command gets is one list. Any other option is refused when it is given twice: one of the two would be dropped unseen.
@@ -8,19 +8,39 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from typer.core import TyperCommand, TyperGroup
 
 from qkdrelay.errors import RequestRefusedError
+from qkdrelay.terminal.streams import OnLoss, on_loss
 
 
 class Command(TyperCommand):
-    """A command."""
+    """A command that shows something: if that cannot be written, it has failed."""
+
+    on_loss: ClassVar[OnLoss] = "fail"
 
     def make_parser(self, ctx: Any) -> Any:
         """Return the parser of its arguments."""
         return _strict(super().make_parser(ctx), ctx)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it."""
+        on_loss(self.on_loss)
+        return super().invoke(ctx)
+
+
+class Action(Command):
+    """A command that does something: what became of it decides the exit status, whether that can be written or not."""
+
+    on_loss = "tell"
+
+
+class Stream(Command):
+    """A command that prints until somebody ends it: whoever reads, for instance."""
+
+    on_loss = "end"
 
 
 class Group(TyperGroup):

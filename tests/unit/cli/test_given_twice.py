@@ -8,31 +8,19 @@ import pytest
 import typer
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.main import get_command
 
-import coordinator.cli
-import kme.__main__
 from qkdrelay.errors import RequestRefusedError
 from qkdrelay.terminal import run_app
 from qkdrelay.terminal.commands import takes_list
+from support.commands import APPS, commands
 from support.fuzzing import fuzzed
 
-APPS = {"coordinator": coordinator.cli.app, "kme": kme.__main__.app}
 ON_NSFNET = ("palo-alto", "princeton", "--topology", "nsfnet", "--json")
-
-
-def walked(command, path):
-    yield path, command
-    for name, below in getattr(command, "commands", {}).items():
-        yield from walked(below, (*path, name))
 
 
 def params():
     """Each parameter of each command of both command lines, with the way to it."""
-    for name, app in APPS.items():
-        for path, command in walked(get_command(app), (name,)):
-            for param in command.params:
-                yield path, command, param
+    return [(words, command, param) for words, command in commands() for param in command.params]
 
 
 SINGLE, LISTS = [], []

@@ -1,0 +1,310 @@
+"""Output that cannot be written: what became of what was asked for decides the exit status, without a traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager, nullcontext
+
+import pytest
+
+from coordinator.demo.network import EmbeddedNetwork
+from qkdrelay.broker.names import kme_exchange, link_queue
+from qkdrelay.broker.port import Publication
+from qkdrelay.network.topology import reference_topology
+from qkdrelay.terminal.streams import standard_streams
+from support.commands import leaves
+
+FULL, CLOSED, UNREAD = "No space left on device", "it is closed", "Broken pipe"
+REFERENCE = ("kme-1", "kme-8", "--topology", "eight-kmes")
+SHOWING = {
+    "coordinator plan": REFERENCE,
+    "coordinator analyse": (*REFERENCE, "--failed", "kme-6"),
+    "kme keys": (),
+}
+ACTING = {
+    "coordinator provision": ("eight-kmes", "--out", "made"),
+    "coordinator certs": ("eight-kmes", "--out", "made"),
+    "coordinator demo": (),
+    "kme forget": ("RELAY",),
+}
+SHOWING_WITH_A_NETWORK = {
+    "coordinator relays": (),
+    "coordinator show": ("RELAY",),
+    "coordinator trace": ("RELAY",),
+    "coordinator network": (),
+    "coordinator dead-letters list": (),
+    "coordinator dead-letters show": ("LETTER",),
+    "coordinator lab attack": ("RELAY",),
+}
+ACTING_WITH_A_NETWORK = {
+    "coordinator relay": ("kme-1", "kme-8"),
+    "coordinator link down": ("kme-7", "kme-8"),
+    "coordinator link up": ("kme-7", "kme-8"),
+    "coordinator lab compromise": ("kme-4", "--mode", "leak"),
+    "coordinator lab restore": ("kme-4",),
+    "coordinator dead-letters requeue": ("LETTER",),
+    "coordinator dead-letters drop": ("--all", "--yes"),
+}
+OTHERS = {"coordinator watch", "coordinator serve", "kme run"}
+"""Tried below, and where what services log is looked at."""
+
+
+def test_every_command_is_tried():
+    tried = [*SHOWING, *ACTING, *SHOWING_WITH_A_NETWORK, *ACTING_WITH_A_NETWORK, *OTHERS]
+    assert sorted(tried) == sorted(leaves())
+
+
+def lost(why):
+    return f"error: stdout: cannot be written: {why}\n"
+
+
+def lost_all_the_same(why):
+    return f"warning: stdout: cannot be written: {why}; what was asked for is done all the same\n"
+
+
+@contextmanager
+def sink(why):
+    """A stdout to which nothing can be written; None, as Python has it, where it is closed."""
+    if why == CLOSED:
+        yield None
+        return
+    if why == FULL:
+        number = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, number = os.pipe()
+        os.close(reader)
+    with os.fdopen(number, "w") as stream:
+        yield stream
+
+
+# --- in a process of its own --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def delivered(tmp_path_factory):
+    """The store of a KME, and a relay whose keys are in it."""
+    folder = tmp_path_factory.mktemp("stores")
+    network = EmbeddedNetwork(reference_topology(), folder=folder)
+    relay_id = network.relay("kme-1", "kme-8").relay_id
+    return network, folder / "kme-8" / "kme.sqlite", str(relay_id)
+
+
+@pytest.fixture
+def start(tmp_path, delivered):
+    """Run a command as the shell does, with redirections."""
+
+    def start(words, *arguments, redirected):
+        network, store, relay_id = delivered
+        if words == "kme forget":
+            relay_id = str(network.relay("kme-1", "kme-8").relay_id)
+        name, *rest = words.split()
+        command = [sys.executable, "-m", name, *rest, *(relay_id if a == "RELAY" else a for a in arguments)]
+        environment = {**os.environ, "QKDRELAY_KME": "kme-8", "QKDRELAY_STORE": str(store)}
+        with sink(UNREAD) if redirected == UNREAD else nullcontext(subprocess.PIPE) as stdout:
+            done = subprocess.run(
+                ["bash", "-c", f'"$@" {"" if redirected == UNREAD else redirected}', "bash", *command],
+                cwd=tmp_path,
+                env=environment,
+                stdout=stdout,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+        assert not done.stdout
+        return done.returncode, done.stderr
+
+    return start
+
+
+@pytest.mark.parametrize("words", [*leaves(), "coordinator", "kme", "coordinator lab"])
+def test_help_that_cannot_be_written(start, words):
+    assert start(words, "--help", redirected=">/dev/full") == (1, lost(FULL))
+
+
+SINKS = [(">/dev/full", FULL), (">&-", CLOSED), (UNREAD, UNREAD)]
+
+
+@pytest.mark.parametrize(("redirected", "why"), SINKS)
+@pytest.mark.parametrize("words", SHOWING)
+def test_what_only_shows_has_failed(start, words, redirected, why):
+    assert start(words, *SHOWING[words], redirected=redirected) == (1, lost(why))
+
+
+@pytest.mark.parametrize(("redirected", "why"), SINKS)
+@pytest.mark.parametrize("words", ACTING)
+def test_what_was_done_is_done(start, words, redirected, why):
+    code, said = start(words, *ACTING[words], redirected=redirected)
+    assert code == 0
+    assert said.endswith(lost_all_the_same(why))
+    assert "Traceback" not in said
+
+
+def test_json_is_no_exception(start):
+    assert start("coordinator plan", *REFERENCE, "--json", redirected=">/dev/full") == (1, lost(FULL))
+    assert start("kme keys", "--json", redirected=">&-") == (1, lost(CLOSED))
+    assert start("coordinator demo", "--json", redirected=">/dev/full") == (0, lost_all_the_same(FULL))
+
+
+@pytest.mark.parametrize(
+    ("words", "redirected", "code"),
+    [
+        ("coordinator plan", ">/dev/full 2>/dev/full", 1),
+        ("coordinator plan", "<&- >&- 2>&-", 1),
+        ("kme keys", "<&- >&- 2>&-", 1),
+        ("coordinator provision", ">&- 2>&-", 0),
+        ("coordinator provision", "<&- >/dev/full 2>&-", 0),
+    ],
+)
+def test_with_nowhere_to_write_at_all_the_status_tells(start, words, redirected, code):
+    assert start(words, *{**SHOWING, **ACTING}[words], redirected=redirected) == (code, "")
+
+
+@pytest.mark.parametrize("redirected", ["2>/dev/full", "2>&- <&-"])
+def test_errors_that_cannot_be_written_do_not_go_elsewhere(start, redirected):
+    assert start("coordinator plan", "kme-1", "kme-9", "--topology", "eight-kmes", redirected=redirected) == (2, "")
+    assert start("coordinator plan", "--nonsense", redirected=redirected) == (2, "")
+
+
+def test_a_refusal_stays_a_refusal(start):
+    wish = ("--withstand", "compromised=5")
+    code, said = start("coordinator plan", *REFERENCE, *wish, redirected=">/dev/full")
+    assert code == 2
+    assert said.startswith("error: no plan withstands compromised=5")
+    assert said.endswith(lost(FULL))
+
+
+@pytest.mark.parametrize("answer", ["", "\udcff\n", "n\n"])
+def test_an_answer_that_is_none_drops_nothing(tmp_path, answer):
+    command = [sys.executable, "-m", "coordinator", "dead-letters", "drop", "--all"]
+    done = subprocess.run(
+        command, input=answer.encode("utf-8", "surrogateescape"), cwd=tmp_path, capture_output=True, check=False
+    )
+    assert done.returncode == 1
+    assert b"Traceback" not in done.stderr
+
+
+def test_pictures_that_cannot_be_written(start, tmp_path):
+    for name in ("full.svg", "full.png"):
+        (tmp_path / name).symlink_to("/dev/full")
+    (tmp_path / "folder.svg").mkdir()
+    for option, file, why in (
+        ("--svg", "full.svg", FULL),
+        ("--png", "full.png", FULL),
+        ("--svg", "folder.svg", "it is a directory"),
+        ("--png", "nowhere/plan.png", "there is no directory nowhere"),
+    ):
+        said = start("coordinator plan", *REFERENCE, option, file, redirected="")
+        assert said == (2, f"error: {file}: cannot be written: {why}\nhint: name another file\n")
+
+
+def test_a_folder_that_is_none_is_one_line(start):
+    for words in ("coordinator provision", "coordinator certs"):
+        code, said = start(words, "eight-kmes", "--out", "/dev/full", redirected="")
+        assert (code, said.count("\n")) == (2, 1)
+        assert said.startswith("error: /dev/full")
+
+
+def test_what_the_terminal_cannot_show_is_written_all_the_same(tmp_path):
+    run = subprocess.run(
+        [sys.executable, "-m", "coordinator", "demo"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+
+
+# --- with a network in this process -------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_into(monkeypatch):
+    """Run `coordinator` on a network with such a stdout."""
+
+    def run_into(here, why, *arguments):
+        with sink(why) as stream, monkeypatch.context() as patched:
+            patched.setattr(sys, "stdout", stream)
+            patched.setattr(sys, "__stdout__", stream)
+            return here.run(*arguments)
+
+    return run_into
+
+
+@pytest.fixture
+def used(lab, run_into):
+    """Runs a command on a network with a relay and a dead letter, which it is given in the place of their names."""
+    relay_id = lab.run("relay", "kme-1", "kme-8", "--json").data["relay_id"]
+    exchange, queue = kme_exchange("kme-3"), link_queue("kme-3", "kme-5")
+    with lab.network.hub.lock:
+        lab.network.hub.publish("kme-3", Publication(None, exchange, queue, b"no share"))
+    lab.network.settle()
+    (letter,) = lab.run("dead-letters", "list", "--json").data["dead_letters"]
+    names = {"RELAY": relay_id, "LETTER": str(letter["letter"])}
+    return lambda why, *arguments: run_into(lab, why, *(names.get(a, a) for a in arguments))
+
+
+@pytest.mark.parametrize("words", SHOWING_WITH_A_NETWORK)
+@pytest.mark.parametrize("json", [[], ["--json"]])
+def test_what_only_shows_has_failed_with_a_network_too(used, words, json):
+    for why in (FULL, CLOSED, UNREAD):
+        result = used(why, *words.split()[1:], *SHOWING_WITH_A_NETWORK[words], *json)
+        assert (result.code, result.out, result.err) == (1, "", lost(why))
+
+
+@pytest.mark.parametrize("words", ACTING_WITH_A_NETWORK)
+@pytest.mark.parametrize("why", [FULL, CLOSED, UNREAD])
+def test_what_was_done_with_a_network_is_done(used, words, why):
+    result = used(why, *words.split()[1:], *ACTING_WITH_A_NETWORK[words])
+    assert (result.code, result.out, result.err) == (0, "", lost_all_the_same(why))
+
+
+@pytest.mark.parametrize("json", [[], ["--json"]])
+@pytest.mark.parametrize(
+    ("why", "code", "said"), [(FULL, 1, lost(FULL)), (CLOSED, 1, lost(CLOSED)), (UNREAD, 0, "")], ids=str
+)
+def test_watching_ends_when_nobody_can_read_it(here, run_into, json, why, code, said):
+    here.after(1, lambda: here.network.relay("kme-1", "kme-8"))
+    result = run_into(here, why, "watch", *json)
+    assert (result.code, result.out, result.err) == (code, "", f"watching; Ctrl-C stops\n{said}")
+
+
+@pytest.mark.parametrize("why", [FULL, CLOSED, UNREAD])
+@pytest.mark.parametrize("option", [[], ["--json"], ["--no-wait"]])
+def test_a_confirmed_relay_is_confirmed(lab, run_into, why, option):
+    result = run_into(lab, why, "relay", "kme-1", "kme-8", *option)
+    assert (result.code, result.out, result.err) == (0, "", lost_all_the_same(why))
+    lab.network.settle()
+    assert lab.run("relays", "--json").data["relays"][0]["state"] == "confirmed"
+
+
+@pytest.mark.parametrize("why", [FULL, CLOSED, UNREAD])
+def test_a_failed_relay_has_failed(lab, run_into, why):
+    lab.stop("kme-8")
+    result = run_into(lab, why, "relay", "kme-1", "kme-8", "--timeout", "1", "--linger", "0")
+    assert (result.code, result.err) == (1, lost(why))
+
+
+def test_a_refused_relay_is_refused(lab, run_into):
+    result = run_into(lab, FULL, "relay", "kme-1", "kme-9")
+    assert result.code == 2
+    assert result.err.startswith("error: there is no KME 'kme-9'")
+
+
+def test_a_pipe_that_does_not_block_is_waited_for(monkeypatch):
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    read = []
+    waiting = threading.Thread(target=lambda: read.append(os.fdopen(reader).read()))
+    with os.fdopen(writer, "w") as stream, monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", stream)
+        patched.setattr(sys, "__stdout__", stream)
+        with standard_streams():
+            waiting.start()
+            print("x" * 1_000_000)
+    waiting.join(30)
+    assert len(read[0]) == 1_000_001
