@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coordinator.cli.options import (
+    AnySourceArgument,
+    AnyTargetArgument,
     CompromisedOption,
     CutOption,
+    FailedOption,
     PolicyOption,
     TopologyOption,
     WithstandOption,
@@ -36,12 +39,10 @@ if TYPE_CHECKING:
 SHOWN = 12
 """Sets of each kind that people are shown unless they ask for another number."""
 
-FailedOption = Annotated[list[str] | None, typer.Option(metavar="A,B", help="KMEs that are down.")]
-
 
 def analyse(
-    source: Annotated[str | None, typer.Argument(help="KME the keys start at.", show_default=False)] = None,
-    target: Annotated[str | None, typer.Argument(help="KME that is to have them, too.", show_default=False)] = None,
+    source: AnySourceArgument = None,
+    target: AnyTargetArgument = None,
     *,
     topology: TopologyOption = None,
     policy: PolicyOption = None,

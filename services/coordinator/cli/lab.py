@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from coordinator.cli import completion
 from coordinator.cli.screen import JsonOption, counted
 from qkdrelay.terminal import Action, app_with, print_json, say
 
@@ -19,7 +20,9 @@ ATTACK_S = 30.0
 
 app = app_with("Compromise KMEs on purpose, and attack (with the lab on).")
 
-KmeArgument = Annotated[str, typer.Argument(metavar="KME", help="Its name, such as kme-4.")]
+KmeArgument = Annotated[
+    str, typer.Argument(metavar="KME", help="Its name, such as kme-4.", autocompletion=completion.KME)
+]
 
 
 @app.command(cls=Action)
@@ -56,7 +59,10 @@ def restore(kme: KmeArgument, *, as_json: JsonOption = False) -> None:
 def attack(
     relay: Annotated[str, typer.Argument(metavar="RELAY", help="The relay's id, or the beginning of it.")],
     *,
-    kme: Annotated[list[str] | None, typer.Option(metavar="A,B", help="Use only what these KMEs leaked.")] = None,
+    kme: Annotated[
+        list[str] | None,
+        typer.Option(metavar="A,B", help="Use only what these KMEs leaked.", autocompletion=completion.KMES),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Try to rebuild a relay's secret from what KMEs leaked.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from coordinator.cli import completion
 from coordinator.cli.screen import JsonOption
 from qkdrelay.escaping import NAME_MAX, escaped
 from qkdrelay.terminal import Action, app_with, console, print_json, say
@@ -25,8 +26,8 @@ SILENT_S = 30.0
 
 link_app = app_with("Make a QKD link stop or resume carrying.")
 
-A = Annotated[str, typer.Argument(metavar="A", help="KME at one end.")]
-B = Annotated[str, typer.Argument(metavar="B", help="KME at the other end.")]
+A = Annotated[str, typer.Argument(metavar="A", help="KME at one end.", autocompletion=completion.KME)]
+B = Annotated[str, typer.Argument(metavar="B", help="KME at the other end.", autocompletion=completion.NEIGHBOUR)]
 
 
 def network(*, as_json: JsonOption = False) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from coordinator.cli import completion
 from qkdrelay.errors import RequestRefusedError
 
 if TYPE_CHECKING:
@@ -17,6 +18,14 @@ if TYPE_CHECKING:
     from qkdrelay.network.circuit import Link
     from qkdrelay.network.topology import Topology
 
+_SOURCE = typer.Argument(
+    help="KME the keys start at, such as kme-1.", show_default=False, autocompletion=completion.KME
+)
+_TARGET = typer.Argument(help="KME that is to have them, too.", show_default=False, autocompletion=completion.KME)
+SourceArgument = Annotated[str, _SOURCE]
+TargetArgument = Annotated[str, _TARGET]
+AnySourceArgument = Annotated[str | None, _SOURCE]
+AnyTargetArgument = Annotated[str | None, _TARGET]
 PolicyName = Literal["best", "disjoint", "recursive", "trusted"]
 PolicyOption = Annotated[PolicyName | None, typer.Option("--policy", help="Take a plan of this kind only.")]
 _WISH = "compromised=1,failed=1,tampering=0"
@@ -25,6 +34,7 @@ WithstandOption = Annotated[
     typer.Option(
         "--withstand",
         metavar=_WISH,
+        autocompletion=completion.WISH,
         help="How many KMEs may be compromised, fail and tamper at once.",
     ),
 ]
@@ -33,6 +43,7 @@ TopologyOption = Annotated[
     typer.Option(
         "--topology",
         metavar="TOPOLOGY",
+        autocompletion=completion.TOPOLOGY,
         help="Topology file, or a name such as nsfnet. Without one: that of the running network.",
     ),
 ]
@@ -40,9 +51,19 @@ AllowUnprotectedOption = Annotated[
     bool,
     typer.Option("--allow-unprotected", help="Take the best plan there is, even if KMEs on the way must be trusted."),
 ]
-CompromisedOption = Annotated[list[str] | None, typer.Option(metavar="A,B", help="KMEs that read along.")]
+CompromisedOption = Annotated[
+    list[str] | None, typer.Option(metavar="A,B", help="KMEs that read along.", autocompletion=completion.KMES)
+]
+FailedOption = Annotated[
+    list[str] | None, typer.Option(metavar="A,B", help="KMEs that are down.", autocompletion=completion.KMES)
+]
 CutOption = Annotated[
-    list[str] | None, typer.Option(metavar="D:E,F:G", help="Links that do not carry, each written KME:KME.")
+    list[str] | None,
+    typer.Option(
+        metavar="D:E,F:G",
+        help="Links that do not carry, each written KME:KME.",
+        autocompletion=completion.LINKS,
+    ),
 ]
 _PART = re.compile(r"(compromised|failed|tampering)=([0-9]{1,3})")
 

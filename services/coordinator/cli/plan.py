@@ -16,6 +16,8 @@ from coordinator.cli.options import (
     CompromisedOption,
     CutOption,
     PolicyOption,
+    SourceArgument,
+    TargetArgument,
     TopologyOption,
     WithstandOption,
     named_kmes,
@@ -43,8 +45,8 @@ _LEGEND = (
 
 
 def plan(
-    source: Annotated[str, typer.Argument(help="KME the keys start at, such as kme-1.")],
-    target: Annotated[str, typer.Argument(help="KME that is to have them, too.")],
+    source: SourceArgument,
+    target: TargetArgument,
     *,
     topology: TopologyOption = None,
     policy: PolicyOption = None,

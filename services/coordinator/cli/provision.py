@@ -9,9 +9,17 @@ from typing import Annotated
 
 import typer
 
+from coordinator.cli import completion
 from qkdrelay.terminal import note, say
 
-TopologyFile = Annotated[Path, typer.Argument(metavar="TOPOLOGY", help="Topology file, or a name such as nsfnet.")]
+TopologyFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="TOPOLOGY",
+        help="Topology file, or a name such as nsfnet.",
+        autocompletion=completion.TOPOLOGY,
+    ),
+]
 Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where to write.")]
 
 

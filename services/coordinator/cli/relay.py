@@ -13,7 +13,7 @@ from uuid import UUID, uuid4
 
 import typer
 
-from coordinator.cli.options import PolicyOption, WithstandOption, parsed_wish
+from coordinator.cli.options import PolicyOption, SourceArgument, TargetArgument, WithstandOption, parsed_wish
 from coordinator.cli.screen import JsonOption
 from qkdrelay.errors import BrokerUnreachableError, RequestRefusedError
 from qkdrelay.terminal import EXIT_FAILED, Screen, console, note, print_json, say
@@ -26,8 +26,8 @@ LINGER_S_MAX = 3_600.0
 
 
 def relay(
-    source: Annotated[str, typer.Argument(help="KME the keys start at, such as kme-1.")],
-    target: Annotated[str, typer.Argument(help="KME that is to have them, too.")],
+    source: SourceArgument,
+    target: TargetArgument,
     *,
     keys: Annotated[int, typer.Option(metavar="N", help="How many keys.")] = 1,
     key_size: Annotated[int, typer.Option(metavar="BITS", help="Size of each key, a multiple of 8.")] = 256,

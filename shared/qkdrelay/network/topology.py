@@ -111,8 +111,7 @@ def load_topology(which: Path) -> Topology:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         what = f"there is no topology {str(which)!r}" if bare else f"{path}: there is no such file"
-        names = ", ".join(sorted(file.stem for file in _topologies().glob("*.toml")))
-        raise TopologyError(what, hint=f"known: {names}; or a file, such as mine.toml") from None
+        raise TopologyError(what, hint=f"known: {', '.join(shipped_names())}; or a file, such as mine.toml") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise TopologyError(f"{path}: cannot be read: {reason}") from None
@@ -268,6 +267,11 @@ def _did_you_mean(name: str, names: tuple[str, ...] | list[str]) -> str:
 def reference_topology() -> Topology:
     """Return the eight-KME reference network."""
     return load_topology(Path(REFERENCE))
+
+
+def shipped_names() -> list[str]:
+    """Return the names of the topologies that come with this package."""
+    return sorted(file.stem for file in _topologies().glob("*.toml"))
 
 
 def _topologies() -> Path:

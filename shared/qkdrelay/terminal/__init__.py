@@ -2,6 +2,7 @@
 
 from qkdrelay.terminal.app import EXIT_FAILED, EXIT_UNREACHABLE, EXIT_USAGE, app_with, run_app, say_error
 from qkdrelay.terminal.commands import Action, Stream
+from qkdrelay.terminal.completion import one_of, some_of
 from qkdrelay.terminal.output import PIPE_WIDTH, Screen, console, note, print_json, say
 from qkdrelay.terminal.streams import lost_output
 
@@ -17,8 +18,10 @@ __all__ = [
     "console",
     "lost_output",
     "note",
+    "one_of",
     "print_json",
     "run_app",
     "say",
     "say_error",
+    "some_of",
 ]

@@ -7,12 +7,14 @@ import io
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import typer
 
 from qkdrelay.errors import BrokerUnreachableError, QkdRelayError
 from qkdrelay.terminal.commands import Command, Group
+from qkdrelay.terminal.completion import is_asked_by_bash, with_whole_words
 from qkdrelay.terminal.output import note
 from qkdrelay.terminal.streams import lost_output, standard_streams
 
@@ -34,7 +36,6 @@ def app_with(help_text: str) -> App:
         cls=Group,
         help=help_text,
         no_args_is_help=True,
-        add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
@@ -48,7 +49,8 @@ def run_app(app: typer.Typer) -> None:
     """
     try:
         with standard_streams():
-            status = _after_losses(_run(app))
+            run = partial(_run, app)
+            status = _after_losses(with_whole_words(run) if is_asked_by_bash() else run())
     except KeyboardInterrupt:
         status = EXIT_INTERRUPTED
     sys.exit(status)
