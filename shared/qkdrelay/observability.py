@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -49,7 +50,27 @@ def set_up_logging(form: LogFormat, level: LogLevel, stream: TextIO | None = Non
         logger_factory=lambda *_: _Lines(writer),
         cache_logger_on_first_use=False,
     )
-    logging.basicConfig(level=logging.CRITICAL, handlers=[_OfLibraries()])
+    logging.basicConfig(level=logging.WARNING, handlers=[_OfLibraries()])
+
+
+def log_what_python_says() -> None:
+    """Log what would go to stderr, where it might wait for a reader: warnings, errors in threads and in finalizers."""
+    logging.captureWarnings(True)
+    threading.excepthook = _thread_failed
+    sys.unraisablehook = _finalizer_failed
+
+
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    if failed.exc_type is not SystemExit:
+        name = failed.thread.name if failed.thread else ""
+        exception = (failed.exc_type, failed.exc_value, failed.exc_traceback)
+        structlog.get_logger().error("thread.failed", thread=name, exc_info=exception)
+
+
+def _finalizer_failed(failed: sys.UnraisableHookArgs) -> None:
+    exception = (failed.exc_type, failed.exc_value, failed.exc_traceback)
+    kind = type(failed.object).__name__
+    structlog.get_logger().error("object.failed", object=kind, message=failed.err_msg, exc_info=exception)
 
 
 def lines_lost() -> int:
@@ -84,7 +105,8 @@ class _OfLibraries(logging.Handler):
             message = record.getMessage()
         except Exception as error:  # a library's mistake
             message = f"{record.msg} ({type(error).__name__})"
-        structlog.get_logger().critical("library.message", logger=record.name, message=message)
+        level = max(logging.DEBUG, min(record.levelno // 10 * 10, logging.CRITICAL))  # one that has a name
+        structlog.get_logger().log(level, "library.message", logger=record.name, message=message)
 
 
 class _ConsoleLines:

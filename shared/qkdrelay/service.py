@@ -23,7 +23,7 @@ from qkdrelay.errors import BrokerUnreachableError, StoreError
 from qkdrelay.journal import Journal
 from qkdrelay.metrics import Metrics
 from qkdrelay.monitor import Health
-from qkdrelay.observability import lines_lost
+from qkdrelay.observability import lines_lost, log_what_python_says
 from qkdrelay.resting import Resting
 
 BATCH_MAX, BATCH_S = 200, 0.05
@@ -337,13 +337,6 @@ def keep_freed_memory() -> None:
     set_option(_M_TRIM_THRESHOLD, _MEMORY_KEPT)
 
 
-def _log_failure(failed: threading.ExceptHookArgs) -> None:
-    if failed.exc_type is not SystemExit:
-        name = failed.thread.name if failed.thread else ""
-        exception = (failed.exc_type, failed.exc_value, failed.exc_traceback)
-        log.error("thread.failed", thread=name, exc_info=exception)
-
-
 def prepare_process() -> threading.Event:
     """Set up a process that is all a service's; return the event that SIGTERM and SIGINT set."""
     # What is loaded stays, and what a batch makes is gone after it: looking through all of it for cycles every
@@ -357,7 +350,7 @@ def prepare_process() -> threading.Event:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
-    threading.excepthook = _log_failure
+    log_what_python_says()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -144,9 +144,9 @@ def test_what_libraries_say_is_a_line_like_any_other(monkeypatch):
 
     def say(_log):
         logging.getLogger("pika").critical("%s and %d", hostile, 5)
-        logging.getLogger("else").critical("%d", hostile)
+        logging.getLogger("else").log(37, "%d", hostile)
 
     first, second = (json.loads(line) for line in logged("json", say).splitlines())
     assert (first["event"], first["logger"], first["message"]) == ("library.message", "pika", f"{hostile} and 5")
-    assert second["message"] == "%d (TypeError)"
+    assert (second["message"], second["level"]) == ("%d (TypeError)", "warning")
     assert not steering(logged("console", say), colours=True)

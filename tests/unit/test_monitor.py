@@ -62,6 +62,8 @@ def test_a_connected_service_whose_store_takes_commits_is_ready(health, port):
     health.turned(connected=True, failure="the store is full")
     assert get(port, "/readyz") == (503, "the store is full\n")
     assert get(port, "/healthz") == (200, "ok\n")
+    health.turned(connected=True, failure="\x1b[2J\nok\ud800")
+    assert get(port, "/readyz") == (503, "\\u001b[2J\\nok\\ud800\n")
     health.turned(connected=False, failure="")
     assert get(port, "/readyz") == (503, "not connected to the broker\n")
 

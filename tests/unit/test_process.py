@@ -1,5 +1,6 @@
 """What a service sets up for its process."""
 
+import json
 import subprocess
 import sys
 
@@ -42,3 +43,36 @@ def test_another_c_library_is_left_as_it_is(monkeypatch):
     monkeypatch.setattr(service.ctypes, "CDLL", none)
     service.keep_freed_memory()
     assert asked == [None]
+
+
+OUT_OF_SIGHT = """
+import threading, warnings
+from qkdrelay.observability import set_up_logging
+from qkdrelay.service import prepare_process
+
+class Object:
+    def __del__(self):
+        raise ValueError("in a finalizer")
+
+def fail():
+    raise ValueError("in a thread")
+
+prepare_process()
+set_up_logging("json", "info")
+warnings.warn("a warning\\x1b[2J")
+thread = threading.Thread(target=fail, name="broker")
+thread.start()
+thread.join()
+Object()
+"""
+
+
+def test_what_python_would_say_on_stderr_is_logged():
+    done = subprocess.run([sys.executable, "-c", OUT_OF_SIGHT], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stderr == ""
+    warning, thread, finalizer = map(json.loads, done.stdout.splitlines())
+    assert "a warning\x1b[2J" in warning["message"]
+    assert (thread["event"], thread["thread"]) == ("thread.failed", "broker")
+    assert (finalizer["event"], finalizer["object"]) == ("object.failed", "function")
+    for line, text in ((thread, "in a thread"), (finalizer, "in a finalizer")):
+        assert line["exception"][0]["exc_value"] == text
