@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import gc
 import math
-import os
 import signal
 import threading
 import time
@@ -344,12 +343,6 @@ def prepare_process() -> threading.Event:
     gc.freeze()
     gc.set_threshold(*_COLLECT)
     keep_freed_memory()
-    # Where an output was closed by who started this, its number would go to the store or the broker's connection.
-    for descriptor in range(3):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
     log_what_python_says()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
