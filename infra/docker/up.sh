@@ -7,7 +7,16 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 python=$1
 shift
 "$python" -m coordinator provision "$@" --out . >&2
-infra/docker/compose.sh --ansi never up --detach --no-build --remove-orphans &
+
+rabbitmqctl() { infra/docker/compose.sh exec -T rabbitmq rabbitmqctl --quiet "$@" </dev/null; }
+start() {
+  trap 'kill "$!" 2>/dev/null || true' TERM
+  infra/docker/compose.sh --ansi never up --detach --no-build --remove-orphans &
+  wait "$!"
+  # A broker that runs on has not loaded them anew: what was deleted from it since, a queue for example, comes back.
+  rabbitmqctl import_definitions /etc/qkdrelay/definitions.json >&2
+}
+start &
 starter=$!
 trap 'kill "$starter" 2>/dev/null || true' EXIT
 infra/docker/wait-healthy.sh 180 "$starter"
@@ -17,7 +26,6 @@ trap - EXIT
 [[ " $* " != *" --cluster "* ]] || infra/cluster/grow.sh
 
 # Loading definitions never removes a user, and one that left the network must not keep its access.
-rabbitmqctl() { infra/docker/compose.sh exec -T rabbitmq rabbitmqctl --quiet "$@" </dev/null; }
 present=$(rabbitmqctl list_users --no-table-headers | cut -f 1 | sort)
 wanted=$("$python" -c 'import json, sys; print(*(user["name"] for user in json.load(sys.stdin)["users"]), sep="\n")' \
   <deploy/definitions.json | sort)

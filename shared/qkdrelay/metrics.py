@@ -11,6 +11,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
 
+from qkdrelay.broker.port import Received
 from qkdrelay.errors import ForgedMessageError, MalformedMessageError, NumberReusedError, QkdRelayError
 
 # When a counter began would double the page, and who scrapes sees it start at 0.
@@ -27,6 +28,15 @@ class Metrics:
         self.connected = self.gauge(
             "qkdrelay_broker_connected", "Whether the broker is there in both directions (1) or not (0)."
         )
+        self._blocked = self.gauge(
+            "qkdrelay_broker_blocked", "Whether the broker takes nothing for want of memory or disk (1) or does (0)."
+        )
+        self._refused = self.gauge(
+            "qkdrelay_broker_refused",
+            "1 for each queue or exchange that is missing or refused, and routing key to which nothing is bound.",
+            "name",
+        )
+        self._refused_names: set[str] = set()
         self.reconnects = self.counter(
             "qkdrelay_broker_reconnects_total", "Times the connection to the broker was made anew."
         )
@@ -38,7 +48,7 @@ class Metrics:
         )
         self._log_lost_before = 0
         self._store_free = self.gauge("qkdrelay_store_free_bytes", "Free space where the store is.")
-        self._refused = counters(
+        self._messages_refused = counters(
             self.counter("qkdrelay_messages_refused_total", "Messages that were not accepted, by reason.", "reason"),
             REFUSALS,
         )
@@ -62,19 +72,29 @@ class Metrics:
 
     def refused(self, reason: str) -> None:
         """Count a message that was not accepted; ``reason`` is one of `REFUSALS`."""
-        self._refused[reason].inc()
+        self._messages_refused[reason].inc()
+
+    def _set_broker(self, broker: Received) -> None:
+        self.connected.set(broker.connected)
+        self._blocked.set(bool(broker.blocked))
+        names = {*broker.refused, *broker.unrouted}
+        for name in self._refused_names - names:
+            self._refused.remove(name)
+        for name in names:
+            self._refused.labels(name).set(1)
+        self._refused_names = names
 
     def measured(
         self,
         *,
-        connected: bool,
+        broker: Received,
         free: int | None,
         outbox: Mapping[str, tuple[int, int]],
         epochs: Mapping[str, int],
         log_lines_lost: int,
     ) -> None:
-        """Set what every service has: free bytes, (messages, bytes) by queue, epochs by stream, log lines lost."""
-        self.connected.set(connected)
+        """Set what every service has: broker, free bytes, (messages, bytes) by queue, epochs by stream, lines lost."""
+        self._set_broker(broker)
         self._log_lost.inc(max(0, log_lines_lost - self._log_lost_before))
         self._log_lost_before = log_lines_lost
         if free is not None:

@@ -32,11 +32,14 @@ class Health:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """``clock`` returns seconds and never steps back."""
         self._clock = clock
-        self._last = (clock(), False, "")
+        self._last = (clock(), "not connected to the broker", "")
 
-    def turned(self, *, connected: bool, failure: str) -> None:
-        """Note that the loop has turned; ``failure`` says what went wrong, empty for nothing."""
-        self._last = (self._clock(), connected, failure)
+    def turned(self, *, obstacle: str, remark: str = "") -> None:
+        """Note that the loop has turned.
+
+        ``obstacle`` says why the service is not ready, ``remark`` what else does not work; both empty for nothing.
+        """
+        self._last = (self._clock(), obstacle, remark)
 
     def ailment(self) -> str:
         """Return why the service is not alive, or nothing."""
@@ -45,8 +48,11 @@ class Health:
 
     def obstacle(self) -> str:
         """Return why the service is not ready, or nothing."""
-        _, connected, failure = self._last
-        return self.ailment() or failure or ("" if connected else "not connected to the broker")
+        return self.ailment() or self._last[1]
+
+    def remark(self) -> str:
+        """Return what does not work although the service is ready, or nothing."""
+        return self._last[2]
 
 
 @contextmanager
@@ -86,9 +92,11 @@ def _application(registry: CollectorRegistry, health: Health) -> Any:
         if path not in ("/healthz", "/readyz"):
             start("404 Not Found", [("Content-Type", "text/plain")])
             return [b"there are /healthz, /readyz and /metrics\n"]
-        wrong = health.ailment() if path == "/healthz" else health.obstacle()
+        ready = path == "/readyz"
+        wrong = health.obstacle() if ready else health.ailment()
+        right = f"ok, but {health.remark()}" if ready and health.remark() else "ok"
         start("503 Service Unavailable" if wrong else "200 OK", [("Content-Type", "text/plain; charset=utf-8")])
-        return [f"{escaped(wrong) or 'ok'}\n".encode()]
+        return [f"{escaped(wrong or right)}\n".encode()]
 
     return answer
 

@@ -17,7 +17,7 @@ from typing import Protocol
 
 import structlog
 
-from qkdrelay.broker.port import Broker, Delivery, Publication
+from qkdrelay.broker.port import Broker, Delivery, Publication, Received
 from qkdrelay.errors import BrokerUnreachableError, StoreError
 from qkdrelay.journal import Journal
 from qkdrelay.metrics import Metrics
@@ -123,6 +123,8 @@ class Loop:
         self._connected = self._published = False
         self._more = False
         """Whether the service has more to do at once."""
+        self._seen = Received([], [], connected=False, generation=0, publishing=0)
+        """What the broker said last, of its own state, too."""
         self._store_failed = False
         self.health = Health()
         self._confirmed: list[int] = []
@@ -138,7 +140,7 @@ class Loop:
         until_due_s = max(0.0, min(self._due_at - time.monotonic(), self._resting.left_s()))
         at_once = self._again or self._more
         received = self._broker.receive(room, 0.0 if at_once else min(timeout_s, until_due_s), resting)
-        self._connected = received.connected
+        self._connected, self._seen = received.connected, received
         if received.publishing != self._publishing:
             # A machine that was copied while it ran, and goes on twice, has a new connection at least once.
             self._publishing = received.publishing
@@ -278,7 +280,7 @@ class Loop:
             if not failure and time.monotonic() - measured_at >= _MEASURE_EVERY_S:
                 measured_at = time.monotonic()
                 failure = self._guard(self.measure)
-            self.health.turned(connected=self._connected, failure=failure)
+            self.health.turned(obstacle=failure or self._seen.hindrance, remark=self._seen.remark)
             if failure:
                 # Nothing is acknowledged, nothing is lost; the same again, but not as fast as possible.
                 stop.wait(_RETRY_S)
@@ -304,7 +306,7 @@ class Loop:
     def measure(self) -> None:
         """Set all gauges as things are now."""
         self._service.metrics.measured(
-            connected=self._connected,
+            broker=self._seen,
             free=self._journal.free_bytes(),
             outbox=self._journal.backlog.by_queue(),
             epochs=self._journal.epochs(),

@@ -48,6 +48,10 @@ class Network(Protocol):
     def drop(self, user: str) -> None: ...
     def bind(self, source: str, routing_key: str, destination: str) -> None: ...
     def unbind(self, source: str, routing_key: str, destination: str) -> None: ...
+    def make_queue(self, queue: str) -> None: ...
+    def delete_queue(self, queue: str) -> None: ...
+    def make_exchange(self, exchange: str) -> None: ...
+    def delete_exchange(self, exchange: str) -> None: ...
 
 
 Adjust = Callable[[dict[str, Any]], None]
@@ -136,6 +140,11 @@ class Service:
 
 def numbered(count: int, start: int = 0) -> list[bytes]:
     return [number.to_bytes(4, "big") for number in range(start, start + count)]
+
+
+def report(number: int) -> list[Publication]:
+    """A message of kme-1 for a queue that is always there."""
+    return [Publication(number, "kme.kme-1", results_queue("kme-1"), b"report")]
 
 
 class BrokerContract:
@@ -348,6 +357,108 @@ class BrokerContract:
         thief.gets_nothing()
         assert not thief.last.connected
         assert receiver.receive(1)[0].body == b"for kme-2"
+
+    def test_a_queue_deleted_while_it_is_read_is_named_and_the_others_go_on(
+        self, network: Network, sender: Service
+    ) -> None:
+        other = Service(network.connect("kme-10"))
+        receiver = Service(network.connect("kme-2", [LINK, OTHER_LINK]))
+        sender.publish([b"read"])
+        (held,) = receiver.receive(1)
+        network.delete_queue(LINK)
+        receiver.until(lambda: LINK in receiver.last.refused, "the loss of the queue")
+        other.publish([b"meanwhile"], OTHER_LINK, "kme.kme-10")
+        (meanwhile,) = receiver.receive(1)
+        assert (meanwhile.body, receiver.last.connected) == (b"meanwhile", True)
+        before = receiver.last.generation
+        sender.broker.publish([Publication(1, "kme.kme-1", LINK, b"waits"), *report(2)])
+        sender.until(lambda: 2 in sender.confirmed and sender.last.unrouted, "the report, and what is not routed")
+        assert (sender.last.unrouted, 1 in sender.confirmed) == ({LINK: "kme.kme-1"}, False)
+        network.make_queue(LINK)
+        network.bind("kme.kme-1", LINK, LINK)
+        sender.until(lambda: 1 in sender.confirmed and not sender.last.unrouted, "the confirm")
+        assert receiver.receive(1)[0].body == b"waits"
+        receiver.until(lambda: not receiver.last.refused)
+        assert receiver.last.generation > before, "who reads a queue anew may have missed something"
+        receiver.broker.acknowledge([held])  # of the queue that was
+        receiver.broker.acknowledge([meanwhile])
+        receiver.broker.close(10)
+        successor = Service(network.connect("kme-2", [LINK, OTHER_LINK]))
+        assert successor.receive(1)[0].body == b"waits"
+        successor.gets_nothing()
+
+    def test_a_queue_that_is_missing_at_the_start_is_named_and_read_once_it_is_there(
+        self, network: Network, sender: Service
+    ) -> None:
+        network.delete_queue(LINK)
+        receiver = Service(network.connect("kme-2", [control_queue("kme-2"), LINK, OTHER_LINK]), acknowledges=True)
+        Service(network.connect("kme-10")).publish([b"others go on"], OTHER_LINK, "kme.kme-10")
+        assert receiver.receive(1)[0].body == b"others go on"
+        receiver.until(lambda: set(receiver.last.refused) == {LINK}, "the name of the queue")
+        assert "no queue" in receiver.last.refused[LINK]
+        assert receiver.last.connected
+        network.make_queue(LINK)
+        network.bind("kme.kme-1", LINK, LINK)
+        sender.publish([b"back"])
+        assert receiver.receive(1)[0].body == b"back"
+
+    def test_a_queue_this_user_may_not_read_does_not_concern_the_others(
+        self, network: Network, sender: Service
+    ) -> None:
+        foreign = control_queue("kme-1")
+        receiver = Service(network.connect("kme-2", [foreign, LINK]))
+        sender.publish([b"for kme-2"])
+        assert receiver.receive(1)[0].body == b"for kme-2"
+        receiver.until(lambda: foreign in receiver.last.refused)
+        assert set(receiver.last.refused) == {foreign}
+
+    def test_what_is_for_a_missing_exchange_waits_alone(self, network: Network, sender: Service) -> None:
+        coordinator = Service(network.connect(COORDINATOR))
+        kme = Service(network.connect("kme-1", [control_queue("kme-1")]), acknowledges=True)
+        network.delete_exchange(REPLIES_EXCHANGE)
+        replies = [Publication(number, REPLIES_EXCHANGE, "cli.q.gone", b"reply") for number in (1, 2)]
+        coordinator.broker.publish([*replies, Publication(None, REPLIES_EXCHANGE, "cli.q.gone", b"lost")])
+        for number in range(3, 30):
+            coordinator.publish([b"order"], control_queue("kme-1"), "coord", first=number)
+        kme.receive(27)
+        coordinator.until(lambda: coordinator.last.refused)
+        assert set(coordinator.last.refused) == {REPLIES_EXCHANGE}
+        assert "no exchange" in coordinator.last.refused[REPLIES_EXCHANGE]
+        assert coordinator.last.connected
+        network.make_exchange(REPLIES_EXCHANGE)
+        network.bind(REPLIES_EXCHANGE, "cli.q.gone", control_queue("kme-1"))
+        coordinator.until(lambda: {1, 2} <= set(coordinator.confirmed) and not coordinator.last.refused)
+        assert kme.receive_any_order(2) == [b"reply", b"reply"]
+
+    def test_an_exchange_that_only_observations_go_to_is_used_again_once_it_is_back(self, network: Network) -> None:
+        coordinator = Service(network.connect(COORDINATOR))
+        kme = Service(network.connect("kme-1", [control_queue("kme-1")]))
+        network.delete_exchange(REPLIES_EXCHANGE)
+        reply = Publication(None, REPLIES_EXCHANGE, "cli.q.gone", b"reply")
+
+        def refused() -> bool:
+            coordinator.broker.publish([reply])
+            return bool(coordinator.last.refused)
+
+        coordinator.until(refused, "the missing exchange")
+        network.make_exchange(REPLIES_EXCHANGE)
+        network.bind(REPLIES_EXCHANGE, "cli.q.gone", control_queue("kme-1"))
+
+        def accepted() -> bool:
+            coordinator.broker.publish([reply])
+            kme.step()
+            return bool(kme.deliveries) and not coordinator.last.refused
+
+        coordinator.until(accepted, "the exchange to be used again")
+
+    def test_a_binding_that_is_missing_is_named(self, network: Network, sender: Service) -> None:
+        network.unbind("kme.kme-1", LINK, LINK)
+        sender.broker.publish([Publication(1, "kme.kme-1", LINK, b"waits"), *report(2)])
+        sender.until(lambda: sender.last.unrouted and 2 in sender.confirmed)
+        assert sender.last.unrouted == {LINK: "kme.kme-1"}
+        assert sender.last.connected
+        network.bind("kme.kme-1", LINK, LINK)
+        sender.until(lambda: 1 in sender.confirmed and not sender.last.unrouted)
 
     def test_close_flushes_acknowledgements_and_gives_back_the_rest(
         self, network: Network, sender: Service, receiver: Service

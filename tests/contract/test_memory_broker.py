@@ -18,6 +18,8 @@ class MemoryNetwork:
         self.drop = hub.drop
         self.bind = hub.bind
         self.unbind = hub.unbind
+        self.make_queue, self.delete_queue = hub.make_queue, hub.delete_queue
+        self.make_exchange, self.delete_exchange = hub.make_exchange, hub.delete_exchange
 
     def connect(self, user: str, queues: Sequence[str] = (), prefetch: int = 100) -> MemoryBroker:
         return self._hub.connect(user, queues, prefetch)

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pika
 import pytest
 from structlog.testing import capture_logs
 
@@ -14,6 +15,7 @@ from contract.broker_contract import (
     KMES,
     LINK,
     LINKS,
+    OTHER_LINK,
     Adjust,
     BrokerContract,
     Network,
@@ -21,7 +23,7 @@ from contract.broker_contract import (
     Service,
     numbered,
 )
-from qkdrelay.broker.names import CLI
+from qkdrelay.broker.names import CLI, control_queue, results_queue
 from qkdrelay.broker.port import Publication
 from qkdrelay.broker.rabbitmq import RabbitMqBroker, RabbitMqClient, RabbitMqSettings
 from support.proxy import resetting_port
@@ -38,6 +40,8 @@ class RabbitMqNetwork:
         self.drop = host.drop_connections
         self.bind = host.bind
         self.unbind = host.unbind
+        self.make_queue, self.delete_queue = host.make_queue, host.delete_queue
+        self.make_exchange, self.delete_exchange = host.make_exchange, host.delete_exchange
 
     def settings(self, user: str, **others: Any) -> RabbitMqSettings:
         login = {"user": user, "password": self.host.passwords[user], "vhost": self.host.vhost}
@@ -107,6 +111,46 @@ class TestRabbitMqFailures:
         receiver.until_connected()
         Service(network.connect("kme-1")).publish([b"back"])
         assert receiver.receive(1)[0].body == b"back"
+
+    @pytest.mark.parametrize("there_at_first", [True, False])
+    @pytest.mark.parametrize("hindrance", ["without_leader", "locked", "never_answers"])
+    def test_a_queue_that_cannot_be_had_is_named_and_the_others_go_on(
+        self, network: RabbitMqNetwork, hindrance: str, there_at_first: bool
+    ) -> None:
+        """A queue without a leader costs the whole connection that asks for it; one that is locked, its channel."""
+        sender = Service(network.connect("kme-10"))
+        queues = [control_queue("kme-2"), LINK, OTHER_LINK]
+        settings = {"connect_timeout_s": 1.0}
+        receiver = Service(network.connect("kme-2", queues, **settings), acknowledges=True)
+        if there_at_first:
+            receiver.until(lambda: receiver.last.connected)
+        with HINDRANCES[hindrance](network.host):
+            network.drop("kme-2")
+            receiver.until(lambda: LINK in receiver.last.refused, "the name of the queue")
+            receiver.until(lambda: set(receiver.last.refused) == {LINK} and receiver.last.connected, "the others")
+            for number in range(200):
+                sender.publish([b"meanwhile"], OTHER_LINK, "kme.kme-10", first=number)
+                receiver.step()
+                assert receiver.last.connected
+            receiver.until(lambda: len(receiver.deliveries) == 200, "what is for the others")
+            assert not any(delivery.redelivered for delivery in receiver.deliveries)
+        receiver.until(lambda: not receiver.last.refused, "the queue")
+        Service(network.connect("kme-1")).publish([b"back"])
+        assert receiver.receive(1)[0].body == b"back"
+        receiver.broker.close(10)
+        Service(network.connect("kme-2", queues)).until_connected().gets_nothing()
+
+    def test_a_queue_that_stands_still_holds_up_only_what_is_for_it(self, network: RabbitMqNetwork) -> None:
+        sender = Service(network.connect("kme-1"))
+        sender.until_connected()
+        with never_answers(network.host):
+            sender.broker.publish([Publication(i, "kme.kme-1", LINK, body) for i, body in enumerate(numbered(1000))])
+            for number in range(1000, 1100):
+                sender.publish([b"report"], results_queue("kme-1"), first=number)
+            assert len(sender.confirmed) == 100
+        sender.until(lambda: len(sender.confirmed) == 1100, "all confirms")
+        receiver = Service(network.connect("kme-2", [LINK]), acknowledges=True)
+        assert [delivery.body for delivery in receiver.receive(1000)] == numbered(1000)
 
     def test_a_broker_short_of_memory_still_takes_acknowledgements_and_publishes_later(
         self, network: RabbitMqNetwork, rabbitmq: RabbitMqServer
@@ -200,6 +244,44 @@ class TestRabbitMqFailures:
         receiver.gets_nothing()
         receiver.broker.close(10)
         Service(network.connect("kme-2", [LINK])).until_connected().gets_nothing()
+
+
+@contextmanager
+def without_leader(host: VirtualHost) -> Iterator[None]:
+    """The link's queue is there, but nobody leads it, as where most of its members are away."""
+    member = f"quorum_queues, {{'{host.vhost}_{LINK}', node()}}"
+    host.server.control("eval", f"ra:stop_server({member}).")
+    try:
+        yield
+    finally:
+        host.server.control("eval", f"ra:restart_server({member}).")
+
+
+@contextmanager
+def never_answers(host: VirtualHost) -> Iterator[None]:
+    """The link's queue is there, and whoever asks for it waits."""
+    process = f"whereis('{host.vhost}_{LINK}')"
+    host.server.control("eval", f"sys:suspend({process}).")
+    try:
+        yield
+    finally:
+        host.server.control("eval", f"sys:resume({process}).")
+
+
+@contextmanager
+def locked(host: VirtualHost) -> Iterator[None]:
+    """In the place of the link's queue is somebody else's exclusive one."""
+    host.delete_queue(LINK)
+    name, port = host.addresses.split(":")
+    login = pika.PlainCredentials(*host.server.administrator)
+    with pika.BlockingConnection(pika.ConnectionParameters(name, int(port), host.vhost, login)) as connection:
+        connection.channel().queue_declare(LINK, exclusive=True)
+        yield
+    host.make_queue(LINK)
+    host.bind("kme.kme-1", LINK, LINK)
+
+
+HINDRANCES = {"without_leader": without_leader, "locked": locked, "never_answers": never_answers}
 
 
 @contextmanager

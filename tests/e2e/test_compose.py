@@ -46,6 +46,10 @@ class Deployment:
         )
         return stack.Answer(result.returncode, result.stdout, result.stderr)
 
+    def up(self, topology: str, *switches: str) -> None:
+        up = self.run("infra/docker/up.sh", sys.executable, topology, *switches, timeout_s=300)
+        assert up.code == 0, up.err
+
     def compose(self, *arguments: str) -> stack.Answer:
         return self.run("infra/docker/compose.sh", *arguments)
 
@@ -70,8 +74,7 @@ def brought_up(folder: Path, topology: str, *switches: str) -> Iterator[Deployme
     }
     running = Deployment(folder, environment)
     try:
-        up = running.run("infra/docker/up.sh", sys.executable, topology, *switches, timeout_s=300)
-        assert up.code == 0, up.err
+        running.up(topology, *switches)
         # The command line must find everything in .env.
         for name in ("QKDRELAY_IMAGE", "QKDRELAY_AMQP_PORT", "QKDRELAY_MANAGEMENT_PORT"):
             del environment[name]
@@ -96,7 +99,26 @@ def test_another_network_is_brought_up_by_its_name_and_with_tls_alone(tmp_path: 
         plain = replace(diamond, environment=environment).coordinator("relays")
         assert plain.code == 3
         assert "or it wants TLS" in plain.err
+        _put_back_by_bringing_it_up_again(diamond)
         _cleaned_up_without_dotenv_or_compose_file(diamond)
+
+
+def _put_back_by_bringing_it_up_again(deployment: Deployment) -> None:
+    """A queue is deleted: whose it is says so, the others go on, and `make up` puts it back."""
+    queue = "link.kme-1.kme-2"
+    deleted = deployment.compose("exec", "-T", "rabbitmq", "rabbitmqctl", "-p", "qkdrelay", "delete_queue", queue)
+    assert deleted.code == 0, deleted.err
+    ready = "exec 3<>/dev/tcp/127.0.0.1/9464; printf 'GET /readyz HTTP/1.0\\r\\n\\r\\n' >&3; tail -n 1 <&3"
+
+    def readiness(kme: str) -> str:
+        return deployment.compose("exec", "-T", kme, "bash", "-c", ready).out
+
+    eventually(lambda: f"{queue} cannot be used: " in readiness("kme-2"), what="kme-2 to name its queue")
+    assert readiness("kme-3").startswith("ok")
+    assert deployment.coordinator("relay", "kme-1", "kme-3").code == 0
+    deployment.up("diamond", "--tls")
+    assert readiness("kme-2") == "ok\n"
+    assert deployment.coordinator("relay", "kme-1", "kme-2").code == 0
 
 
 def _cleaned_up_without_dotenv_or_compose_file(deployment: Deployment) -> None:

@@ -190,6 +190,12 @@ class VirtualHost:
         arguments = {"x-queue-type": "quorum", "x-single-active-consumer": True}
         self.server.call("PUT", f"queues/{self.vhost}/{queue}", {"durable": True, "arguments": arguments})
 
+    def delete_exchange(self, exchange: str) -> None:
+        self.server.call("DELETE", f"exchanges/{self.vhost}/{exchange}")
+
+    def make_exchange(self, exchange: str) -> None:
+        self.server.call("PUT", f"exchanges/{self.vhost}/{exchange}", {"type": "topic", "durable": True})
+
 
 def free_port() -> int:
     """Return a port of the loopback interface at which nothing listens."""

@@ -1,4 +1,4 @@
-"""What `make up` takes away from a broker that another deployment has used: users, and the queue of the lab."""
+"""What `make up` gives back to a broker, and takes away from one that another deployment has used."""
 
 import os
 import shutil
@@ -31,6 +31,10 @@ def folder(tmp_path):
     return tmp_path
 
 
+LOADED = "import_definitions /etc/qkdrelay/definitions.json"
+"""What was deleted from a broker that runs comes back."""
+
+
 def changes(folder, *switches, queues="lab.leaks"):
     """What is changed at the broker by bringing a network up in ``folder``."""
     environment = {**os.environ, "CALLS": str(folder / "calls"), "QUEUES": queues}
@@ -41,13 +45,13 @@ def changes(folder, *switches, queues="lab.leaks"):
 
 
 def test_a_user_who_is_not_of_the_network_and_the_queue_of_the_lab_go(folder):
-    assert changes(folder) == ["delete_user kme-9", "--vhost qkdrelay delete_queue lab.leaks"]
+    assert changes(folder) == [LOADED, "delete_user kme-9", "--vhost qkdrelay delete_queue lab.leaks"]
 
 
 def test_with_the_lab_its_queue_stays(folder):
-    assert changes(folder, "--lab") == ["delete_user kme-9"]
+    assert changes(folder, "--lab") == [LOADED, "delete_user kme-9"]
 
 
 @pytest.mark.parametrize("queues", ["", "my.lab.leaks lab-leaks"])
 def test_where_the_lab_never_was_nothing_is_deleted(folder, queues):
-    assert changes(folder, queues=queues) == ["delete_user kme-9"]
+    assert changes(folder, queues=queues) == [LOADED, "delete_user kme-9"]

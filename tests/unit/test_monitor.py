@@ -57,25 +57,26 @@ def test_a_service_that_has_just_started_is_alive_and_not_ready(port):
 
 
 def test_a_connected_service_whose_store_takes_commits_is_ready(health, port):
-    health.turned(connected=True, failure="")
+    health.turned(obstacle="")
     assert get(port, "/readyz") == (200, "ok\n")
-    health.turned(connected=True, failure="the store is full")
+    health.turned(obstacle="the store is full")
     assert get(port, "/readyz") == (503, "the store is full\n")
     assert get(port, "/healthz") == (200, "ok\n")
-    health.turned(connected=True, failure="\x1b[2J\nok\ud800")
+    health.turned(obstacle="\x1b[2J\nok\ud800")
     assert get(port, "/readyz") == (503, "\\u001b[2J\\nok\\ud800\n")
-    health.turned(connected=False, failure="")
-    assert get(port, "/readyz") == (503, "not connected to the broker\n")
+    health.turned(obstacle="", remark="nothing is bound to a key")
+    assert get(port, "/readyz") == (200, "ok, but nothing is bound to a key\n")
+    assert get(port, "/healthz") == (200, "ok\n")
 
 
 def test_a_loop_that_is_stuck_is_neither_alive_nor_ready_until_it_turns(health, port):
-    health.turned(connected=True, failure="")
+    health.turned(obstacle="")
     health._clock.forward(monitor.ALIVE_S)
     assert get(port, "/healthz") == (200, "ok\n")
     health._clock.forward(1)
     for path in ("/healthz", "/readyz"):
         assert get(port, path) == (503, "the loop has not turned for 31 s\n")
-    health.turned(connected=True, failure="")
+    health.turned(obstacle="")
     assert get(port, "/healthz") == get(port, "/readyz") == (200, "ok\n")
 
 
@@ -165,6 +166,7 @@ class Broker:
     """A broker that is there, and has nothing, unless a test says so."""
 
     connected, holds = True, False
+    refused, unrouted, blocked = {}, {}, ""
 
     def __init__(self):
         self.go_on = threading.Event()
@@ -175,7 +177,7 @@ class Broker:
             self.go_on.wait(60)
             self.connected = True
         time.sleep(0.001)
-        return Received([], [], self.connected, 1, 1)
+        return Received([], [], self.connected, 1, 1, self.refused, self.unrouted, self.blocked)
 
     def acknowledge(self, deliveries): ...
     def publish(self, publications): ...
@@ -222,6 +224,40 @@ def test_a_service_that_loses_its_broker_is_not_ready_until_it_is_back(running):
     eventually(lambda: asked() == (503, "not connected to the broker\n"))
     broker.connected = True
     eventually(lambda: asked() == (200, "ok\n"))
+
+
+def test_a_service_names_what_the_broker_does_not_let_it_use(running):
+    _, broker, asked = running
+    eventually(lambda: asked() == (200, "ok\n"))
+    broker.refused = {"link.kme-1.kme-2": "404 NOT_FOUND"}
+    eventually(lambda: asked() == (503, "link.kme-1.kme-2 cannot be used: 404 NOT_FOUND\n"))
+    broker.refused = {f"q{number}": "404" for number in range(9)}
+    listed = "; ".join(f"q{number} cannot be used: 404" for number in range(5))
+    eventually(lambda: asked() == (503, f"{listed}; and 4 more\n"))
+    broker.blocked = "low on disk"
+    eventually(lambda: asked() == (503, "the broker takes nothing: low on disk\n"))
+    broker.blocked, broker.refused, broker.unrouted = "", {}, {"link.kme-1.kme-2": "kme.kme-1"}
+    eventually(lambda: asked() == (200, "ok, but nothing is bound to link.kme-1.kme-2 at exchange kme.kme-1\n"))
+    assert asked("/healthz") == (200, "ok\n")
+
+
+def test_what_the_broker_does_not_let_a_service_use_is_measured_for_as_long_as_it_lasts(tmp_path):
+    broker = Broker()
+    loop = Loop(Idle(tmp_path / "store.sqlite"), broker)
+
+    def measured():
+        loop.step(0)
+        loop.measure()
+        names = ("qkdrelay_broker_refused", "qkdrelay_broker_blocked", "qkdrelay_broker_connected")
+        families = loop._service.metrics.registry.collect()
+        samples = [sample for family in families for sample in family.samples if sample.name in names]
+        return {sample.labels.get("name", sample.name[len("qkdrelay_broker_") :]): sample.value for sample in samples}
+
+    assert measured() == {"connected": 1, "blocked": 0}
+    broker.refused, broker.unrouted = {"queue": "404"}, {"key": "exchange"}
+    assert measured() == {"connected": 1, "blocked": 0, "queue": 1, "key": 1}
+    broker.connected, broker.blocked, broker.refused = False, "low on disk", {}
+    assert measured() == {"connected": 0, "blocked": 1, "key": 1}
 
 
 def test_a_loop_that_hangs_is_not_alive(running):

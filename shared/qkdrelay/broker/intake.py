@@ -35,6 +35,10 @@ class Intake:
                     self._waiting[queue] = deliveries
         return taken
 
+    def drop(self, queue: str) -> None:
+        """Drop what has come of one queue."""
+        self._waiting.pop(queue, None)
+
     def clear(self) -> None:
         """Drop all."""
         self._waiting.clear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
@@ -26,7 +26,7 @@ class Delivery:
     body: bytes = field(repr=False)
     redelivered: bool
     token: tuple[int, int]
-    """The adapter's own: (connection generation, delivery tag). Stale ones are ignored by `acknowledge`."""
+    """The adapter's own: (generation, number within queue and generation). Stale ones are ignored by `acknowledge`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +53,46 @@ class Received:
     confirmed: list[int]
     """Ids of publications the broker has taken over and routed to at least one queue."""
     connected: bool
-    """Whether both directions work at this moment."""
+    """Whether both directions work at this moment, for one queue at least."""
     generation: int
-    """Grows by one with each new connection to consume from; 0 before the first."""
+    """Grows by one with each new connection to consume from, and each queue that can be consumed again; 0 before."""
     publishing: int
-    """Likewise with each new connection to publish on."""
+    """Grows by one with each new connection to publish on."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """By name, the queues and exchanges that cannot be used at this moment, and why."""
+    unrouted: Mapping[str, str] = field(default_factory=dict)
+    """Routing keys to which nothing is bound, with their exchanges, as the last attempt to publish showed."""
+    blocked: str = ""
+    """Why the broker takes no publications at this moment ("low on disk"); empty if it does."""
+
+    @property
+    def hindrance(self) -> str:
+        """What keeps part of it from working, in one line; empty for nothing."""
+        if self.blocked:
+            return f"the broker takes nothing: {self.blocked}"
+        if self.refused:
+            return _listed([f"{name} cannot be used: {why}" for name, why in self.refused.items()])
+        return "" if self.connected else "not connected to the broker"
+
+    @property
+    def remark(self) -> str:
+        """What does not get where it is to go while all else works, in one line; empty for nothing."""
+        return _listed([f"nothing is bound to {key} at exchange {where}" for key, where in self.unrouted.items()])
+
+
+_LISTED_MAX = 5
+
+
+def _listed(texts: Sequence[str]) -> str:
+    more = len(texts) - _LISTED_MAX
+    return "; ".join(texts[:_LISTED_MAX]) + (f"; and {more} more" if more > 0 else "")
 
 
 class Broker(Protocol):
     """A connection to a broker that keeps itself alive.
 
-    It reconnects for ever, with jittered and capped back-off, and logs why. All methods are called
+    It reconnects for ever, with jittered and capped back-off, and logs why. A queue or an exchange that is missing or
+    refused is named (`Received.refused`) and asked for again; the others go on. All methods are called
     from one thread (the service's); network input and output happen elsewhere.
     """
 
@@ -84,8 +113,9 @@ class Broker(Protocol):
         """Take over the publications; each with an id is tried until the broker confirms it.
 
         A nack, a return (nothing bound to the key) or a lost connection means: again, after a back-off.
-        Confirms are pipelined; the order of publications through one exchange is kept unless one is retried.
-        An exchange this user may not write costs the connection again and again: what is behind it waits too.
+        Confirms are pipelined; the order of publications by one routing key is kept unless one is retried.
+        Where an exchange is missing, may not be written or leads to a queue that stands still, what is for others
+        goes on.
         How much is handed over unconfirmed is the caller's to bound. Raises `MessageTooLargeError`, and then
         has taken over nothing.
         """

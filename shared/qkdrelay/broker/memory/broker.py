@@ -11,6 +11,7 @@ import structlog
 
 from qkdrelay.broker.intake import Intake
 from qkdrelay.broker.memory.queue import Message
+from qkdrelay.broker.memory.routing import no_route
 from qkdrelay.broker.port import Delivery, Publication, Received, check_size
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ _log = structlog.get_logger()
 class MemoryBroker:
     """Implements `qkdrelay.broker.port.Broker`; made by `MemoryHub.connect`.
 
-    `lose`, `has_room` and `deliver` are the hub's to call, with its lock held.
+    `lose`, `lose_queue`, `has_room` and `deliver` are the hub's to call, with its lock held.
     """
 
     def __init__(self, hub: MemoryHub, user: str, queues: tuple[str, ...], prefetch: int) -> None:
@@ -39,9 +40,12 @@ class MemoryBroker:
         self._confirmed: list[int] = []
         self._held: list[Publication] = []
         self._retry_at = 0.0
-        self._generation = 0
+        self._generation = self._connections = 0
         self._tag = 0
         self._connected = False
+        self._consumed: set[str] = set()
+        self._refused: dict[str, str] = {}
+        self._unrouted: dict[str, str] = {}
         self._closed = False
         self._connect()
 
@@ -50,7 +54,7 @@ class MemoryBroker:
         deadline = time.monotonic() + timeout_s
         with self._changed:
             while True:
-                if not self._connected and not self._closed:
+                if not self._closed:
                     self._connect()
                 self._retry()
                 now = time.monotonic()
@@ -62,9 +66,11 @@ class MemoryBroker:
             return Received(
                 deliveries=self._inbox.take(limit, resting),
                 confirmed=confirmed,
-                connected=self._connected,
+                connected=self._connected and (bool(self._consumed) or not self._queues),
                 generation=self._generation,
-                publishing=self._generation,  # one connection for both
+                publishing=self._connections,
+                refused=dict(self._refused),
+                unrouted=dict(self._unrouted),
             )
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
@@ -72,12 +78,12 @@ class MemoryBroker:
         with self._changed:
             freed = set()
             for delivery in deliveries:
-                generation, tag = delivery.token
-                if generation == self._generation and tag in self._unacknowledged:
+                _, tag = delivery.token  # counts up for ever: no later connection has the same
+                if tag in self._unacknowledged:
                     queue, _ = self._unacknowledged.pop(tag)
                     self._load[queue] -= 1
                     freed.add(queue)
-            for queue in freed:
+            for queue in freed & self._consumed:
                 self._hub.dispatch(self._hub.queues[queue])
 
     def publish(self, publications: Sequence[Publication]) -> None:
@@ -103,29 +109,52 @@ class MemoryBroker:
             self._hub.leave(self)
 
     def _connect(self) -> None:
-        """Consume, all queues or none, as RabbitMQ does: one refusal closes the channel."""
-        hub = self._hub
-        if not all(queue in hub.queues and hub.may_read(self.user, queue) for queue in self._queues):
+        """Consume what is not consumed yet and can be: a queue that is refused does not concern the others."""
+        if self._connected and len(self._consumed) == len(self._queues):
             return
-        self._generation += 1
+        can = [queue for queue in self._queues if queue not in self._consumed and self._may_consume(queue)]
+        if can or not self._connected:
+            self._generation += 1
+        self._connections += not self._connected
         self._connected = True
-        for name in self._queues:
-            queue = hub.queues[name]
+        for name in can:
+            self._consumed.add(name)
+            queue = self._hub.queues[name]
             queue.consumers.append(self)
-            hub.dispatch(queue)
+            self._hub.dispatch(queue)
+
+    def _may_consume(self, queue: str) -> bool:
+        if queue not in self._hub.queues:
+            return self._refuse(queue, f"no queue {queue}")
+        if not self._hub.may_read(self.user, queue):
+            return self._refuse(queue, f"access to queue {queue} refused for user {self.user}")
+        return self._refuse(queue, None)
+
+    def _refuse(self, name: str, reason: str | None) -> bool:
+        """Note why ``name`` cannot be used, or that it can; return whether it can."""
+        before = self._refused.pop(name, None)
+        if reason is not None:
+            self._refused[name] = reason
+            if before is None:
+                _log.warning("broker.refused", user=self.user, name=name, reason=reason)
+        return reason is None
 
     def lose(self) -> None:
         """Lose the connection: everything unacknowledged goes back."""
-        was_connected, self._connected = self._connected, False
-        given_back = list(self._unacknowledged.values())
-        self._unacknowledged.clear()
-        self._inbox.clear()
-        self._load = dict.fromkeys(self._queues, 0)
-        if was_connected:
-            for name in self._queues:
-                self._hub.queues[name].consumers.remove(self)
-        self._hub.give_back(given_back)
+        self._connected = False
+        for name in tuple(self._consumed):
+            self.lose_queue(name)
         self._changed.notify_all()
+
+    def lose_queue(self, name: str) -> None:
+        """Consume one queue no longer: what is unacknowledged of it goes back."""
+        self._consumed.discard(name)
+        self._hub.queues[name].consumers.remove(self)
+        given_back = [each for each in self._unacknowledged.values() if each[0] == name]
+        self._unacknowledged = {tag: each for tag, each in self._unacknowledged.items() if each[0] != name}
+        self._inbox.drop(name)
+        self._load[name] = 0
+        self._hub.give_back(given_back)
 
     def has_room(self, queue: str) -> bool:
         """Say whether the prefetch allows one more of ``queue``."""
@@ -149,6 +178,7 @@ class MemoryBroker:
 
     def _try(self, publication: Publication) -> None:
         refusal = self._hub.publish(self.user, publication)
+        self._note_outcome(publication, refusal)
         if publication.id is None:
             return
         if refusal is None:
@@ -159,6 +189,14 @@ class MemoryBroker:
             self._retry_at = time.monotonic() + _RETRY_S
             _log.warning("broker.publish_retried", user=self.user, reason=refusal)
         self._held.append(publication)
+
+    def _note_outcome(self, publication: Publication, refusal: str | None) -> None:
+        """Name what refuses it, if that is its exchange or the want of a binding and not a queue that is full."""
+        exchange, key = publication.exchange, publication.routing_key
+        self._refuse(exchange, self._hub.refusal(self.user, exchange))
+        self._unrouted.pop(key, None)
+        if refusal == no_route(exchange, key) and publication.id is not None:
+            self._unrouted[key] = exchange
 
     def _retry(self) -> None:
         if self._held and time.monotonic() >= self._retry_at:

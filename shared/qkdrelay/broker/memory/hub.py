@@ -12,7 +12,7 @@ from typing import Any
 from qkdrelay.broker.memory.broker import MemoryBroker
 from qkdrelay.broker.memory.client import MemoryClient
 from qkdrelay.broker.memory.queue import Message, Queue
-from qkdrelay.broker.memory.routing import matches
+from qkdrelay.broker.memory.routing import matches, no_route
 from qkdrelay.broker.names import CLI
 from qkdrelay.broker.port import Publication
 
@@ -20,8 +20,8 @@ from qkdrelay.broker.port import Publication
 class MemoryHub:
     """The broker itself. Takes what `qkdrelay.broker.names.definitions` returns.
 
-    Services use `connect` and `client`; tests disturb it by `drop`, `bind` and `unbind`. The methods after
-    those are for the brokers and clients it made, which hold ``lock`` when they call them.
+    Services use `connect` and `client`; tests disturb it by `drop`, and make and delete what the definitions hold. The
+    methods after those are for the brokers and clients it made, which hold ``lock`` when they call them.
     """
 
     def __init__(self, definitions: Mapping[str, Any]) -> None:
@@ -69,6 +69,27 @@ class MemoryHub:
         with self.lock:
             self._bindings[source].remove((routing_key, destination, kind))
 
+    def make_queue(self, name: str) -> None:
+        """Make a queue as in the definitions."""
+        with self.lock:
+            self.declare(name, single_active_consumer=True)
+
+    def delete_queue(self, name: str) -> None:
+        """Remove a queue with its messages and bindings."""
+        with self.lock:
+            self.delete(name)
+
+    def make_exchange(self, name: str) -> None:
+        """Make a topic exchange, to which nothing is bound yet."""
+        with self.lock:
+            self._kinds[name] = "topic"
+            self._bindings[name] = []
+
+    def delete_exchange(self, name: str) -> None:
+        """Remove an exchange with its bindings to queues."""
+        with self.lock:
+            del self._kinds[name], self._bindings[name]
+
     def depth(self, queue: str) -> int:
         """Return how many messages wait in ``queue``, those delivered and unacknowledged not counted."""
         with self.lock:
@@ -91,6 +112,9 @@ class MemoryHub:
 
     def delete(self, name: str) -> None:
         """Remove a queue with its messages and bindings."""
+        self.queues[name].ready.clear()
+        for consumer in tuple(self.queues[name].consumers):
+            consumer.lose_queue(name)
         del self.queues[name]
         for source, bound in self._bindings.items():
             self._bindings[source] = [binding for binding in bound if binding[1:] != (name, "queue")]
@@ -98,15 +122,21 @@ class MemoryHub:
     def publish(self, user: str, publication: Publication) -> str | None:
         """Route one publication; return None if it was taken over, else why not."""
         exchange, key = publication.exchange, publication.routing_key
+        if refusal := self.refusal(user, exchange):
+            return refusal
+        queues = self._route(exchange, key)
+        if not queues:
+            return no_route(exchange, key)
+        accepted = [self._enqueue(queue, exchange, key, publication.body) for queue in queues]
+        return None if all(accepted) else f"refused {key}"
+
+    def refusal(self, user: str, exchange: str) -> str | None:
+        """Return why ``user`` cannot publish to ``exchange``, or None."""
         if exchange not in self._kinds:
             return f"no exchange {exchange}"
         if user not in self._permissions or not self._permissions[user][0].search(exchange):
             return f"access to exchange {exchange} refused for user {user}"
-        queues = self._route(exchange, key)
-        if not queues:
-            return f"NO_ROUTE {exchange} {key}"
-        accepted = [self._enqueue(queue, exchange, key, publication.body) for queue in queues]
-        return None if all(accepted) else f"refused {key}"
+        return None
 
     def _route(self, exchange: str, routing_key: str) -> list[Queue]:
         found: dict[str, Queue] = {}

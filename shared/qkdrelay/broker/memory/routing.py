@@ -15,6 +15,11 @@ def matches(kind: str, pattern: str, routing_key: str) -> bool:
     return _topic(pattern).fullmatch("." + routing_key) is not None
 
 
+def no_route(exchange: str, routing_key: str) -> str:
+    """Say that nothing is bound to a key."""
+    return f"NO_ROUTE {exchange} {routing_key}"
+
+
 @lru_cache(maxsize=4096)
 def _topic(pattern: str) -> re.Pattern[str]:
     """Compile a topic pattern: ``*`` is one word, ``#`` any number of words."""

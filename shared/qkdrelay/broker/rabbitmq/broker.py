@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 
 from pika.adapters.select_connection import IOLoop
@@ -23,8 +24,8 @@ class RabbitMqBroker:
     """Implements `qkdrelay.broker.port.Broker`.
 
     Two connections, because a broker short of memory stops reading from one that publishes, acknowledgements
-    included. The service's thread and the I/O thread meet in the inbox, and in callbacks put on the I/O loop.
-    Connecting begins at once and in the background.
+    included; a third one when a queue costs the first (`Apart`). The service's thread and the I/O thread meet in the
+    inbox, and in callbacks put on the I/O loop. Connecting begins at once and in the background.
     """
 
     def __init__(self, settings: RabbitMqSettings) -> None:
@@ -47,10 +48,12 @@ class RabbitMqBroker:
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """See `Broker.acknowledge`."""
-        generation = self._inbox.generation
-        parts = {part for born, part in (delivery.token for delivery in deliveries) if born == generation}
+        parts: dict[tuple[str, int], set[int]] = defaultdict(set)
+        for delivery in deliveries:
+            generation, part = delivery.token
+            parts[delivery.queue, generation].add(part)
         if parts:
-            self._call(lambda: self._consumer.acknowledge(generation, parts))
+            self._call(lambda: self._consumer.acknowledge(parts))
 
     def publish(self, publications: Sequence[Publication]) -> None:
         """See `Broker.publish`."""

@@ -1,4 +1,4 @@
-"""One connection with one channel, rebuilt for as long as it takes."""
+"""One connection, rebuilt for as long as it takes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 import structlog
 from pika.adapters.select_connection import IOLoop, SelectConnection
-from pika.channel import Channel
 
 from qkdrelay.broker.rabbitmq.backoff import backoff_s
 from qkdrelay.broker.rabbitmq.explain import describe, explain
@@ -21,10 +20,10 @@ _log = structlog.get_logger()
 
 
 class LiveConnection:
-    """Keeps one connection with one channel open; everything happens on the I/O loop's thread.
+    """Keeps one connection open; everything happens on the I/O loop's thread.
 
-    ``on_channel`` gets each new channel and calls `ready` once it has set it up; ``on_lost`` is told
-    when a channel it was given is gone; ``on_stopped`` when the connection has closed after `stop`.
+    ``on_open`` gets each new connection, and returns what else to log of it; ``on_lost`` is told why one it was given
+    is gone, after that connection's channels were; ``on_stopped`` when the connection has closed after `stop`.
     """
 
     def __init__(
@@ -33,14 +32,14 @@ class LiveConnection:
         settings: RabbitMqSettings,
         loop: IOLoop,
         *,
-        on_channel: Callable[[Channel], None],
-        on_lost: Callable[[], None],
+        on_open: Callable[[SelectConnection], dict[str, object]],
+        on_lost: Callable[[object], None],
         on_stopped: Callable[[], None],
     ) -> None:
         self._role = role
         self._settings = settings
         self._loop = loop
-        self._on_channel = on_channel
+        self._on_open = on_open
         self._on_lost = on_lost
         self._on_stopped = on_stopped
         self._connection: SelectConnection | None = None
@@ -49,7 +48,7 @@ class LiveConnection:
         self._failures = 0
         # Not all begin with the first node of a cluster, and none keeps coming back to one that is away.
         self._attempts = random.randrange(len(settings.hosts))  # noqa: S311 - spreads load, guards nothing
-        self._ready_since: float | None = None
+        self._open_since: float | None = None
         self._reason: object = None
         self._stopping = False
 
@@ -72,11 +71,6 @@ class LiveConnection:
             custom_ioloop=Sockets(self._loop),
         )
 
-    def ready(self, **details: object) -> None:
-        """Note, and log with ``details``, that the channel is set up."""
-        self._ready_since = time.monotonic()
-        _log.info("broker.connected", role=self._role, user=self._settings.user, address=self._where, **details)
-
     @property
     def _where(self) -> str:
         host, port = self._address
@@ -91,7 +85,7 @@ class LiveConnection:
 
     def give_up_if_steady(self, reason: object) -> None:
         """Do so if it has lived long enough for another to be worth a try: not again and again."""
-        if self._ready_since is not None and time.monotonic() - self._ready_since > self._settings.steady_s:
+        if self._open_since is not None and time.monotonic() - self._open_since > self._settings.steady_s:
             self.give_up(reason)
 
     def stop(self) -> None:
@@ -111,30 +105,26 @@ class LiveConnection:
         if self._stopping:
             connection.close()
             return
-        connection.channel(on_open_callback=self._channel_opened)
-
-    def _channel_opened(self, channel: Channel) -> None:
-        channel.add_on_close_callback(self._channel_closed)
-        self._on_channel(channel)
-
-    def _channel_closed(self, _channel: Channel, reason: Exception) -> None:
-        self._on_lost()
-        self.give_up(reason)
+        self._open_since = time.monotonic()
+        details = self._on_open(connection)
+        _log.info("broker.connected", role=self._role, user=self._settings.user, address=self._where, **details)
 
     def _ended(self, _connection: SelectConnection | None, error: BaseException) -> None:
         """Plan the next attempt after a connection was lost or could not be made."""
         self._connection = None
-        was_ready, self._ready_since = self._ready_since, None
+        open_since, self._open_since = self._open_since, None
         reason, self._reason = self._reason or error, None
+        if open_since is not None:
+            self._on_lost(reason)
         if self._stopping:
             self._on_stopped()
             return
-        if was_ready is not None and time.monotonic() - was_ready > self._settings.steady_s:
+        if open_since is not None and time.monotonic() - open_since > self._settings.steady_s:
             self._failures = 0
         rounds = self._failures // len(self._settings.hosts)
         wait_s = backoff_s(rounds, self._settings.backoff_min_s, self._settings.backoff_max_s)
         self._failures += 1
-        if was_ready is None and isinstance(reason, BaseException):
+        if open_since is None and isinstance(reason, BaseException):
             failure = explain(reason, self._settings, self._address)
             event, why = "broker.unreachable", {"reason": str(failure), "hint": failure.hint}
         else:

@@ -9,6 +9,9 @@ from qkdrelay.broker.intake import Intake
 from qkdrelay.broker.port import Delivery, Received
 from qkdrelay.errors import BrokerUnreachableError
 
+_UNROUTED_MAX, _REASON_MAX = 1000, 300
+"""Routing keys remembered, and characters of a reason."""
+
 
 class Inbox:
     """Deliveries, confirms and the state of the connections, handed from one thread to the other.
@@ -21,13 +24,11 @@ class Inbox:
         self._deliveries = Intake()
         self._confirmed: list[int] = []
         self._working: set[str] = set()
+        self._refused: dict[str, str] = {}
+        self._unrouted: dict[str, str] = {}
+        self._blocked = ""
         self._generation = self._publishing = 0
         self._failure: BaseException | None = None
-
-    @property
-    def generation(self) -> int:
-        """The consuming connection's."""
-        return self._generation
 
     def deliver(self, deliveries: Sequence[Delivery]) -> None:
         """Hand over deliveries."""
@@ -47,8 +48,31 @@ class Inbox:
         with self._changed:
             (self._working.add if works else self._working.discard)(role)
 
+    def refuse(self, name: str, reason: str | None) -> bool:
+        """Note why a queue or an exchange cannot be used, or with None that it can.
+
+        Return whether that is new.
+        """
+        with self._changed:
+            before = self._refused.pop(name, None)
+            if reason is not None:
+                self._refused[name] = reason[:_REASON_MAX]
+            return (before is None) != (reason is None)
+
+    def route(self, key: str, missing_at: str | None) -> None:
+        """Note at which exchange nothing is bound to a routing key, or with None that something is."""
+        with self._changed:
+            self._unrouted.pop(key, None)
+            if missing_at is not None and len(self._unrouted) < _UNROUTED_MAX:
+                self._unrouted[key] = missing_at
+
+    def block(self, reason: str) -> None:
+        """Note why the broker takes nothing, or with an empty reason that it does."""
+        with self._changed:
+            self._blocked = reason[:_REASON_MAX]
+
     def new_generation(self) -> int:
-        """Count a new consuming connection and return its number."""
+        """Count a new connection to consume from, or a queue that can be consumed again, and return its number."""
         with self._changed:
             self._generation += 1
             return self._generation
@@ -58,10 +82,13 @@ class Inbox:
         with self._changed:
             self._publishing += 1
 
-    def forget_deliveries(self) -> None:
-        """Drop what has not been taken: it goes back to its queue with the connection it came by."""
+    def forget_deliveries(self, queue: str | None = None) -> None:
+        """Drop what has not been taken, of one queue or of all: it goes back there with the channel it came by."""
         with self._changed:
-            self._deliveries.clear()
+            if queue is None:
+                self._deliveries.clear()
+            else:
+                self._deliveries.drop(queue)
 
     def fail(self, error: BaseException) -> None:
         """Have the service's next `take` raise: a service that silently gets nothing is worse than none."""
@@ -85,4 +112,7 @@ class Inbox:
                 connected=len(self._working) == roles,
                 generation=self._generation,
                 publishing=self._publishing,
+                refused=dict(self._refused),
+                unrouted=dict(self._unrouted),
+                blocked=self._blocked,
             )

@@ -1,30 +1,24 @@
-"""Publishes for one service and sees each message through to the broker's confirm."""
+"""Publishes for one service: the half of the broker that sends."""
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
 
 import structlog
-from pika.adapters.select_connection import IOLoop
-from pika.channel import Channel
-from pika.frame import Method
-from pika.spec import Basic, BasicProperties
+from pika.adapters.select_connection import IOLoop, SelectConnection
 
+from qkdrelay.broker.names import CLIENT_QUEUE_PREFIX
 from qkdrelay.broker.port import Publication
-from qkdrelay.broker.rabbitmq.backoff import backoff_s
-from qkdrelay.broker.rabbitmq.bundle import Parcel, parcels
 from qkdrelay.broker.rabbitmq.connection import LiveConnection
 from qkdrelay.broker.rabbitmq.inbox import Inbox
+from qkdrelay.broker.rabbitmq.lane import Lane
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
 
-ROLE = "publish"
-_PERSISTENT = 2
-_TRANSIENT = 1
-_REASONS_MAX = 5
-_REFUSALS_MAX = 4
-"""After so many refusals of one parcel, and again so many, a connection that is old enough is given up for another."""
+ROLE: Final = "publish"
+_LANES_MAX: Final = 500
+"""Each is a channel, of which RabbitMQ allows 2,047 on a connection."""
 
 _log = structlog.get_logger()
 
@@ -32,38 +26,53 @@ _log = structlog.get_logger()
 class Publisher:
     """Lives on the I/O loop's thread; all methods are called there.
 
-    A parcel of publications is in one of three places: waiting to be sent, in flight (sent, no answer yet),
-    or held back after a failure until its back-off is over.
+    RabbitMQ stops reading from a channel while a queue that it publishes to does not keep up, and ends one that
+    publishes to a missing exchange. So each routing key has a lane of its own.
     """
 
     def __init__(self, settings: RabbitMqSettings, loop: IOLoop, inbox: Inbox, on_stopped: Callable[[], None]) -> None:
         self._settings = settings
         self._loop = loop
         self._inbox = inbox
-        self._connection = LiveConnection(
-            ROLE, settings, loop, on_channel=self._set_up, on_lost=self._lost, on_stopped=on_stopped
+        self._live = LiveConnection(
+            ROLE, settings, loop, on_open=self._opened, on_lost=self._lost, on_stopped=on_stopped
         )
-        self._channel: Channel | None = None
-        """The channel while it can be published on: confirms are on and the broker does not block."""
-        self._waiting: deque[Parcel] = deque()
-        self._in_flight: dict[int, Parcel] = {}
-        self._in_flight_bytes = 0
-        self._held: dict[int, list[Parcel]] = {}
-        """By the number of failures so far: those wait the same time, and one timer does for them."""
-        self._held_reasons: dict[int, set[str]] = {}
-        self._tag = 0
-        self._returned: dict[int, str] = {}
+        self._open: SelectConnection | None = None
+        self._blocks = False
+        self._lanes: dict[tuple[str, str], Lane] = {}
+        """By exchange and routing key; clients' queues, and keys beyond `_LANES_MAX`, share one of their exchange."""
         self._finishing = False
 
     def start(self) -> None:
         """Connect."""
-        self._connection.start()
+        self._live.start()
 
     def publish(self, publications: Iterable[Publication]) -> None:
         """Take the publications over; an observation is dropped at once if it cannot be sent."""
-        taken = [p for p in publications if p.id is not None or self._channel is not None]
-        self._waiting.extend(parcels(taken, self._settings.bundle_max))
-        self._send()
+        by_lane: dict[Lane, list[Publication]] = defaultdict(list)
+        for publication in publications:
+            by_lane[self._lane(publication.exchange, publication.routing_key)].append(publication)
+        for lane, taken in by_lane.items():
+            lane.publish(taken)
+
+    def _lane(self, exchange: str, key: str) -> Lane:
+        is_full = len(self._lanes) >= _LANES_MAX and (exchange, key) not in self._lanes
+        if is_full or key.startswith(CLIENT_QUEUE_PREFIX):
+            key = ""
+        lane = self._lanes.get((exchange, key))
+        if lane is None:
+            lane = self._lanes[exchange, key] = Lane(
+                exchange,
+                self._settings,
+                self._loop,
+                self._inbox,
+                may_send=self._may_send,
+                on_refusals=self._live.give_up_if_steady,
+                on_idle=self._stop_if_idle,
+            )
+            if self._open is not None:
+                lane.start(self._open)
+        return lane
 
     def finish(self) -> None:
         """Close as soon as everything is confirmed."""
@@ -72,133 +81,45 @@ class Publisher:
 
     def stop(self) -> None:
         """Close; what is not confirmed stays so."""
-        self._connection.stop()
+        self._live.stop()
 
-    def _set_up(self, channel: Channel) -> None:
-        self._tag = 0
+    def _may_send(self) -> bool:
+        return self._open is not None and not self._blocks
+
+    def _opened(self, connection: SelectConnection) -> dict[str, object]:
+        self._open = connection
         self._inbox.new_publishing()
-        channel.add_on_return_callback(self._note_return)
-        channel.connection.add_on_connection_blocked_callback(lambda _, method: self._block(method))
-        channel.connection.add_on_connection_unblocked_callback(lambda *_: self._open(channel))
-        channel.confirm_delivery(self._settle, callback=lambda _: self._ready(channel))
+        self._set_blocks("")
+        connection.add_on_connection_blocked_callback(self._blocked)
+        connection.add_on_connection_unblocked_callback(self._unblocked)
+        waiting = sum(lane.waiting for lane in self._lanes.values())
+        for lane in self._lanes.values():
+            lane.start(connection)
+        return {"waiting": waiting}
 
-    def _ready(self, channel: Channel) -> None:
-        self._connection.ready(waiting=len(self._waiting))
-        self._open(channel)
-
-    def _open(self, channel: Channel) -> None:
-        self._channel = channel
-        self._inbox.working(ROLE, works=True)
-        self._send()
-
-    def _block(self, method: Any) -> None:
+    def _blocked(self, _connection: SelectConnection, frame: Any) -> None:
         """Hold back: the broker is short of memory or disk and no longer reads from this connection."""
-        self._channel = None
-        self._inbox.working(ROLE, works=False)
-        _log.warning("broker.blocked", user=self._settings.user, reason=str(method.method.reason))
+        reason = str(frame.method.reason)
+        _log.warning("broker.blocked", user=self._settings.user, reason=reason)
+        self._set_blocks(reason or "no reason given")
 
-    def _send(self) -> None:
-        while (
-            self._waiting
-            and self._channel is not None
-            and self._channel.is_open
-            and len(self._in_flight) < self._settings.in_flight_max
-            and self._in_flight_bytes < self._settings.in_flight_bytes_max
-        ):
-            parcel = self._waiting.popleft()
-            publication = parcel.publications[0]
-            self._tag += 1
-            self._in_flight[self._tag] = parcel
-            self._in_flight_bytes += parcel.size
-            properties = BasicProperties(
-                content_type=parcel.content_type,
-                delivery_mode=_PERSISTENT if parcel.kept else _TRANSIENT,
-                # A return carries no tag of its own, so the message does.
-                message_id=str(self._tag),
-            )
-            self._channel.basic_publish(
-                publication.exchange, publication.routing_key, parcel.body(), properties, mandatory=parcel.kept
-            )
+    def _unblocked(self, _connection: SelectConnection, _frame: Any) -> None:
+        _log.info("broker.unblocked", user=self._settings.user)
+        self._set_blocks("")
+        for lane in self._lanes.values():
+            lane.send()
 
-    def _note_return(self, _channel: Channel, method: Basic.Return, properties: BasicProperties, _body: bytes) -> None:
-        """Remember what was unroutable: its confirm is still to come, and would look like success."""
-        self._returned[int(properties.message_id)] = f"{method.reply_text} {method.exchange} {method.routing_key}"
+    def _set_blocks(self, reason: str) -> None:
+        self._blocks = bool(reason)
+        self._inbox.block(reason)
+        self._inbox.working(ROLE, works=self._may_send())
 
-    def _settle(self, frame: Method) -> None:
-        """Settle what one ack or nack of the broker answers."""
-        answer = frame.method
-        confirmed: list[int] = []
-        refused = False
-        for tag in self._answered(answer.delivery_tag, answer.multiple):
-            parcel = self._in_flight.pop(tag)
-            self._in_flight_bytes -= parcel.size
-            returned = self._returned.pop(tag, None)
-            if not parcel.kept:
-                continue
-            if isinstance(answer, Basic.Ack) and returned is None:
-                confirmed += [publication.id for publication in parcel.publications if publication.id is not None]
-            else:
-                self._hold(parcel, returned or f"refused {parcel.publications[0].routing_key}")
-                # A channel that was open while its node lost the others can go on refusing after they are back.
-                refused = refused or (returned is None and parcel.failures % _REFUSALS_MAX == 0)
-        self._inbox.confirm(confirmed)
-        if refused:
-            self._connection.give_up_if_steady("the broker refuses what is published again and again")
-        self._send()
+    def _lost(self, _reason: object) -> None:
+        self._open = None
+        self._set_blocks("")
         self._stop_if_idle()
-
-    def _answered(self, tag: int, multiple: bool) -> list[int]:
-        if not multiple:
-            return [tag] if tag in self._in_flight else []
-        tags = []
-        for sent in self._in_flight:
-            if sent > tag:
-                break
-            tags.append(sent)
-        return tags
-
-    def _hold(self, parcel: Parcel, reason: str) -> None:
-        parcel.failures += 1
-        failures = parcel.failures
-        if failures not in self._held:
-            self._held[failures] = []
-            wait_s = backoff_s(failures - 1, self._settings.backoff_min_s, self._settings.backoff_max_s)
-            self._loop.call_later(wait_s, lambda: self._release(failures))
-        self._held[failures].append(parcel)
-        reasons = self._held_reasons.setdefault(failures, set())
-        if len(reasons) < _REASONS_MAX:
-            reasons.add(reason)
-
-    def _release(self, failures: int) -> None:
-        held = self._held.pop(failures)
-        self._log_retry(held, reason="; ".join(sorted(self._held_reasons.pop(failures))))
-        self._waiting.extend(held)
-        self._send()
-
-    def _lost(self) -> None:
-        """Have everything in flight sent again, first and in its order; nobody knows what became of it."""
-        self._channel = None
-        self._inbox.working(ROLE, works=False)
-        again = [parcel for parcel in self._in_flight.values() if parcel.kept]
-        self._waiting = deque(parcel for parcel in self._waiting if parcel.kept)
-        self._waiting.extendleft(reversed(again))
-        self._in_flight.clear()
-        self._in_flight_bytes = 0
-        self._returned.clear()
-        if again:
-            self._log_retry(again, reason="connection lost")
-        self._stop_if_idle()
-
-    def _log_retry(self, held: list[Parcel], reason: str) -> None:
-        _log.warning(
-            "broker.publish_retried",
-            user=self._settings.user,
-            count=sum(len(parcel.publications) for parcel in held),
-            failures=max(parcel.failures for parcel in held),
-            reason=reason,
-        )
 
     def _stop_if_idle(self) -> None:
-        if self._finishing and not (self._waiting or self._in_flight or self._held):
+        if self._finishing and all(lane.is_idle for lane in self._lanes.values()):
             self._finishing = False
             self.stop()
