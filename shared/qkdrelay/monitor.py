@@ -7,7 +7,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from socketserver import ThreadingMixIn
+from dataclasses import dataclass
+from socketserver import TCPServer, ThreadingMixIn
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from wsgiref.types import StartResponse, WSGIEnvironment
@@ -19,7 +20,7 @@ from qkdrelay.escaping import escaped
 
 ALIVE_S = 30.0
 """A loop that has not turned for longer is stuck; its longest batches take a few seconds."""
-CONNECTIONS_MAX = 8
+CONNECTIONS_MAX = 16
 REQUEST_S = 5.0
 """How long one request may take, from its connection to its end."""
 LOOK_EVERY_S = 0.5
@@ -103,40 +104,82 @@ def _application(registry: CollectorRegistry, health: Health) -> Any:
 
 class _Handler(WSGIRequestHandler):
     timeout = REQUEST_S
+    server: _Server
+
+    def parse_request(self) -> bool:
+        """Note that the whole question is there."""
+        whole = super().parse_request()
+        if whole:
+            self.server.asked(self.request)
+        return whole
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
         """Say nothing: the log tells what happens to shares and relays."""
 
 
+@dataclass(slots=True)
+class _Connection:
+    """What decides which of too many is cut: who is on this machine, and then who has asked, stays longest."""
+
+    is_local: bool
+    since: float
+    has_asked: bool = False
+
+    def __lt__(self, other: _Connection) -> bool:
+        """Say whether it is cut sooner."""
+        return (self.is_local, self.has_asked, self.since) < (other.is_local, other.has_asked, other.since)
+
+
 class _Server(ThreadingMixIn, WSGIServer):
-    """A thread for each request, few at a time, none for long."""
+    """A thread for each request, few at a time, none for long; who asks nothing makes room for who comes."""
 
     daemon_threads = True
     block_on_close = False
-    request_queue_size = 32
+    request_queue_size = 128
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self._since: dict[Any, float] = {}
+        self._open: dict[Any, _Connection] = {}
+        self._lock = threading.Lock()
         super().__init__(*args, **options)
 
+    def server_bind(self) -> None:
+        """Bind, without asking for the name of this machine as `HTTPServer` does: that may take a minute."""
+        TCPServer.server_bind(self)
+        host, self.server_port = self.server_address[:2]
+        self.server_name = str(host)
+        self.setup_environ()
+
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve one connection, unless there are enough."""
-        if len(self._since) >= CONNECTIONS_MAX:
-            self.shutdown_request(request)
-            return
-        self._since[request] = time.monotonic()
+        """Serve one connection; if there are enough, instead of another."""
+        is_local = request.getsockname()[0] == client_address[0]
+        with self._lock:
+            if len(self._open) >= CONNECTIONS_MAX:
+                self._cut(min(self._open, key=self._open.__getitem__))
+            self._open[request] = _Connection(is_local, time.monotonic())
         super().process_request(request, client_address)
+
+    def asked(self, request: Any) -> None:
+        """Note that a connection has asked its question."""
+        with self._lock:
+            if request in self._open:
+                self._open[request].has_asked = True
 
     def service_actions(self) -> None:
         """Cut what takes too long; called every `LOOK_EVERY_S`."""
-        for request, since in self._since.copy().items():
-            if time.monotonic() - since > REQUEST_S:
-                with suppress(OSError):
-                    request.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            for request, connection in tuple(self._open.items()):
+                if time.monotonic() - connection.since > REQUEST_S:
+                    self._cut(request)
+
+    def _cut(self, request: Any) -> None:
+        del self._open[request]
+        with suppress(OSError):
+            request.shutdown(socket.SHUT_RDWR)  # its thread closes it
 
     def shutdown_request(self, request: Any) -> None:
         """End a connection."""
-        self._since.pop(request, None)
+        with self._lock:
+            self._open.pop(request, None)
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:

@@ -5,7 +5,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter
@@ -92,8 +92,13 @@ def test_nothing_else_is_there(port, path):
     assert get(port, path)[0] == 404
 
 
-def connect(port, data=b""):
-    connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+def connect(port, data=b"", source="127.0.0.1", receive_bytes=None):
+    connection = socket.socket()
+    connection.settimeout(20)
+    if receive_bytes:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    connection.bind((source, 0))
+    connection.connect(("127.0.0.1", port))
     connection.sendall(data)
     return connection
 
@@ -130,21 +135,67 @@ def test_who_dribbles_is_cut_off_too(monkeypatch, port):
         eventually(cut, what="the connection to be cut")
 
 
-def test_a_crowd_takes_no_more_threads_than_there_are_and_goes_away(monkeypatch, port):
+CROWDS = {
+    "idle": b"",
+    "half a question": b"GET /readyz HTTP/1.0\r\n",
+    "many questions at once": b"GET /metrics HTTP/1.1\r\n\r\n" * 100,
+    "long headers": b"GET /readyz HTTP/1.0\r\n" + (b"X: " + b"x" * 60_000 + b"\r\n") * 5,
+}
+
+
+@pytest.mark.parametrize("data", CROWDS.values(), ids=CROWDS)
+def test_no_crowd_keeps_who_asks_on_this_machine_from_its_answer(port, data):
+    with ExitStack() as crowd:
+        for _ in range(10):
+            for _ in range(2 * monitor.CONNECTIONS_MAX):
+                connection = crowd.enter_context(connect(port, source="127.0.0.2"))
+                with suppress(OSError):  # cut off already
+                    connection.sendall(data)
+            assert get(port, "/healthz") == (200, "ok\n")
+        assert get(port, "/metrics", "127.0.0.1")[0] == 200
+    assert get(port, "/healthz") == (200, "ok\n")
+
+
+def test_who_does_not_read_the_answer_is_cut_off(monkeypatch, port):
+    monkeypatch.setattr(monitor, "REQUEST_S", 0.3)
+    registered = threading.active_count()
+    crowd = [connect(port, b"GET /metrics HTTP/1.0\r\n\r\n", receive_bytes=1024) for _ in range(20)]
+    eventually(lambda: threading.active_count() <= registered, what="the threads to end")
+    assert get(port, "/healthz") == (200, "ok\n")
+    for connection in crowd:
+        connection.close()
+
+
+def test_a_crowd_takes_no_more_threads_than_there_are_and_those_go_that_came_first(port):
     idle = [connect(port) for _ in range(3 * monitor.CONNECTIONS_MAX)]
-    eventually(lambda: [c for c in idle[monitor.CONNECTIONS_MAX :] if c.recv(1) == b""] != [])
+    for connection in idle[: -monitor.CONNECTIONS_MAX]:
+        assert connection.recv(1) == b""
     serving = [thread for thread in threading.enumerate() if "process_request_thread" in thread.name]
-    assert 1 <= len(serving) <= monitor.CONNECTIONS_MAX
+    assert 1 <= len(serving) <= monitor.CONNECTIONS_MAX + 1  # one may be about to end
+    assert get(port, "/healthz")[0] == 200
     for connection in idle:
         connection.close()
-    eventually(lambda: get_or_none(port, "/healthz"), what="room for the next")
 
 
-def get_or_none(port, path):
-    try:
-        return get(port, path)
-    except OSError:
-        return None
+def test_of_too_many_those_from_elsewhere_go_first(monkeypatch, port):
+    monkeypatch.setattr(monitor, "CONNECTIONS_MAX", 2)
+    near, far = connect(port), connect(port, source="127.0.0.2")
+    late = connect(port, source="127.0.0.2")
+    assert far.recv(1) == b""
+    near.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
+    assert b"200 OK" in near.recv(100)
+    for connection in (near, far, late):
+        connection.close()
+
+
+def test_the_name_of_this_machine_is_not_asked_for(monkeypatch):
+    def asked(*_):
+        raise AssertionError("whoever answers for names may take a minute")
+
+    for name in ("getfqdn", "gethostbyaddr", "gethostname"):
+        monkeypatch.setattr(socket, name, asked)
+    with served(("127.0.0.1", 0), CollectorRegistry(), Health()) as port:
+        assert get(port, "/healthz") == (200, "ok\n")
 
 
 def test_an_address_in_use_is_refused_by_name(port):
