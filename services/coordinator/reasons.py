@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from coordinator.whereabouts import Whereabouts
 from qkdrelay.messages import Findings
@@ -27,14 +27,12 @@ def unrebuilt(shares: Whereabouts, findings: Findings | None) -> str:
     if there[plan.source,]:
         return (
             f"enough shares have reached {target}, but it has not said in time that it rebuilt the keys: "
-            "it may have lost some since, or be away"
+            "it may have lost some since, still be at it, or be away"
         )
     split = _first_split(plan)
     if split is None:
         return f"the share did not reach {target} in time: {_halts(shares, there)}"
-    present, needed = _present(plan, there, split), plan.threshold(split[-1])
-    short = f"the split on {route_name(split)} has {present} of the {needed} it needs"
-    return f"too few shares in time: {short}; {_halts(shares, there)}"
+    return f"too few shares in time: {_short(plan, there, split)}; {_halts(shares, there)}"
 
 
 def _wrong(shares: Whereabouts, findings: Findings) -> str:
@@ -61,8 +59,9 @@ def _first_split(plan: Plan) -> Route | None:
     return None
 
 
-def _present(plan: Plan, there: _There, route: Route) -> int:
-    return sum(there[*route, s] for s in plan.successors(route[-1]))
+def _short(plan: Plan, there: _There, split: Route) -> str:
+    present = sum(there[*split, s] for s in plan.successors(split[-1]))
+    return f"the split on {route_name(split)} has {present} of the {plan.threshold(split[-1])} it needs"
 
 
 def _spoilt(plan: Plan, findings: Findings) -> set[Route]:
@@ -76,17 +75,14 @@ def _spoilt(plan: Plan, findings: Findings) -> set[Route]:
     return spoilt
 
 
-def _of_no_use(plan: Plan, good: _There, spoilt: Collection[Route]) -> str:
+def _of_no_use(plan: Plan, good: _There, spoilt: set[Route]) -> str:
     """Say what is wrong with the shares nearest the source."""
-    route: Route = (plan.source,)
-    while not plan.is_split(route[-1]):
-        if route in spoilt or route[-1] == plan.target:
-            return f"what came from {route[-1]} is false"
-        route = (*route, *plan.successors(route[-1]))
-    if route in spoilt:
-        return f"those of the split on {route_name(route)} do not fit together"
-    present, needed = _present(plan, good, route), plan.threshold(route[-1])
-    return f"the split on {route_name(route)} has {present} of the {needed} it needs"
+    split = _first_split(plan)
+    if split is None or spoilt & {split[:n] for n in range(1, len(split))}:
+        return f"what has reached {plan.target if split is None else split[-1]} is false"
+    if split in spoilt:
+        return f"those of the split on {route_name(split)} do not fit together"
+    return _short(plan, good, split)
 
 
 def _halts(shares: Whereabouts, there: _There) -> str:

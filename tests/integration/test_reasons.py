@@ -1,10 +1,13 @@
 """Why a relay failed, in single cases: each reason is what was really missing."""
 
+from itertools import pairwise
+
 import pytest
 
 from kme import node
 from kme.node import RejectedShareError
-from support.network import Network
+from support.network import Network, carried, of
+from support.plans import written
 
 
 @pytest.fixture
@@ -115,3 +118,27 @@ def test_what_was_not_heard_of_may_be_the_coordinators_fault(network):
     assert view.reason == "the target kme-8 did not answer in time; the coordinator was without the broker meanwhile"
     later = network.wait(network.relay("kme-1", "kme-8").relay_id)
     assert later.reason == "the target kme-8 did not answer in time"
+
+
+def line(*kmes, splitting=None):
+    """A plan along these KMEs, of which ``splitting`` splits between two that both lead on to the last."""
+    hops = {kme: ((after,), 1) for kme, after in pairwise(kmes)}
+    if splitting is not None:
+        hops |= {splitting: (("x", "y"), 2), "x": ((kmes[-1],), 1), "y": ((kmes[-1],), 1)}
+    return written(hops, kmes[0], kmes[-1])
+
+
+@pytest.mark.parametrize(
+    ("plan", "tampering", "what"),
+    [
+        (line("s", "a", "b", "t"), "a", "what has reached t is false"),
+        (line("s", "a", "b", "t", splitting="b"), "a", "what has reached b is false"),
+        (line("s", "a", "b", "t", splitting="b"), "x", "those of the split on s>a>b do not fit together"),
+        (line("s", "t", splitting="s"), "x", "those of the split on s do not fit together"),
+    ],
+)
+def test_what_was_altered_is_named_by_where_it_does_not_fit(plan, tampering, what):
+    network = Network(of(plan.order, plan.links), lab=True, withstand_compromised=0)
+    network.compromise(tampering, "tamper")
+    view = carried(network, plan)
+    assert view.reason == f"enough shares came, but false ones among them left too few good ones: {what}"

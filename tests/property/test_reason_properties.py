@@ -24,7 +24,7 @@ from qkdrelay.messages import (
     Verified,
 )
 from support.kme import NOW, RELAY
-from support.network import Network, of
+from support.network import Network, carried, of
 from support.plans import random_plans
 
 ENOUGH = "enough shares"
@@ -76,14 +76,7 @@ class Broken:
         service._on_report = lambda sender, report, now: (
             None if (sender, type(report)) in self.lost else on_report(sender, report, now)
         )
-        terms = Terms(
-            relay_id=RELAY, plan=encode_plan(plan), key_count=1, key_size_bits=128, deadline=network.clock() + 30
-        )
-        planned = Relay(terms=terms, policy="", protected=False, created_at=network.clock())
-        with network.coordinator_store.transaction():
-            service.change(None, planned, network.clock())
-        network.settle()
-        return network.wait(RELAY)
+        return carried(network, plan)
 
     def halt(self, route):
         """Where the share on a route that did not arrive came no further, as a reason has it."""

@@ -4,6 +4,7 @@ from contextlib import contextmanager
 from uuid import uuid4
 
 from coordinator.demo.network import EmbeddedNetwork, relay_request
+from coordinator.progress import Relay
 from coordinator.service import CoordinatorService
 from coordinator.store import CoordinatorStore
 from kme.links import Link
@@ -26,7 +27,7 @@ from qkdrelay.broker.names import (
 from qkdrelay.broker.port import Publication
 from qkdrelay.inquiries import LabRequest, LinkRequest, Request
 from qkdrelay.link.key import SimulatedLinkKey
-from qkdrelay.messages import SealedMessage, ShareHeader
+from qkdrelay.messages import SealedMessage, ShareHeader, Terms
 from qkdrelay.network.topology import Topology, parse_topology
 from qkdrelay.service import Loop
 from support.clock import Clock
@@ -213,6 +214,17 @@ class Network(EmbeddedNetwork):
 def of(kmes, links):
     """A topology of these."""
     return Topology("drawn", tuple(kmes), tuple(links))
+
+
+def carried(network, plan):
+    """Relay once over just this plan, let the deadline pass if it comes to that, and return what is shown of it."""
+    deadline = network.clock() + 30.0
+    terms = Terms(relay_id=uuid4(), plan=codec.encode_plan(plan), key_count=1, key_size_bits=128, deadline=deadline)
+    planned = Relay(terms=terms, policy="", protected=False, created_at=network.clock())
+    with network.coordinator_store.transaction():
+        network.service(COORDINATOR).change(None, planned, network.clock())
+    network.settle()
+    return network.wait(terms.relay_id)
 
 
 def ask(network, source, target, *, relay_id=None, **wishes):
