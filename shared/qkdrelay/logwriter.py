@@ -11,8 +11,11 @@ import threading
 from collections.abc import Callable
 from typing import TextIO
 
-QUEUED_BYTES_MAX = 1 << 20
-"""Lines that wait for a reader who is slow or stopped; further ones are lost until it has read all of these."""
+QUEUED_BYTES_MAX = 8 << 20
+"""Lines that wait for a reader who is slow or stopped; further ones are lost until it has read all of these.
+
+A batch that alone is larger is taken where nothing waits.
+"""
 CLOSE_S = 1.0
 """How long lines that wait may hold up the end of the process."""
 _TELL_AGAIN_S = 5.0
@@ -57,7 +60,7 @@ class LogWriter:
         with self._changed:
             if self._thread is None:
                 self._put(data)
-            elif self._full or self._closing or self._size + len(data) > QUEUED_BYTES_MAX:
+            elif self._full or self._closing or (self._size and self._size + len(data) > QUEUED_BYTES_MAX):
                 self._full = True
                 self._lose(data, _SLOW)
             else:

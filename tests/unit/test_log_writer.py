@@ -30,44 +30,56 @@ def lost_in(lines):
     return sum(int(line.split()[1].rstrip(":")) for line in losses(lines))
 
 
-@pytest.fixture
-def pipe():
-    """The reading end of a pipe with little room, and a stream that writes into it."""
-    reading, writing = os.pipe()
-    fcntl.fcntl(writing, F_SETPIPE_SZ, PAGE)
-    stream = os.fdopen(writing, "w")
-    yield reading, stream
-    for end in (reading, stream.fileno()):
-        try:
-            os.close(end)
-        except OSError:
-            continue
-
-
 class Reader(threading.Thread):
     """Reads a descriptor to its end."""
 
     def __init__(self, descriptor):
         super().__init__(daemon=True)
-        self._descriptor, self._data = descriptor, b""
+        self._descriptor, self._data = descriptor, []
         self.start()
 
     def run(self):
         while data := os.read(self._descriptor, 1 << 16):
-            self._data += data
+            self._data.append(data)
 
     @property
     def lines(self):
-        return self._data.decode().splitlines()
+        return b"".join(self._data).decode().splitlines()
+
+
+class Pipe:
+    """A pipe with little room, who writes into it, and who reads it."""
+
+    def __init__(self):
+        self._reading, self.writing = os.pipe()
+        fcntl.fcntl(self.writing, F_SETPIPE_SZ, PAGE)
+        self.stream = os.fdopen(self.writing, "w")
+        self.writer = LogWriter(self.stream, told)
+
+    def read(self):
+        return Reader(self._reading)
+
+    def close(self):
+        reader = self.read()
+        self.writer.close(20)
+        self.stream.close()
+        reader.join(20)
+        os.close(self._reading)
+
+
+@pytest.fixture
+def pipe():
+    pipe = Pipe()
+    yield pipe
+    pipe.close()
 
 
 def test_a_reader_that_has_stopped_holds_nobody_up_and_learns_what_it_missed(pipe):
-    reading, stream = pipe
-    writer = LogWriter(stream, told)
+    writer = pipe.writer
     for number in range(TOO_MANY):
         writer.write(f"{number} {LINE}")
     assert 0 < writer.lost < TOO_MANY
-    reader = Reader(reading)
+    reader = pipe.read()
     eventually(lambda: losses(reader.lines), what="the line that tells of the loss")
     writer.write("after\nthat")
     eventually(lambda: reader.lines[-1] == "that", what="what came later")
@@ -78,9 +90,18 @@ def test_a_reader_that_has_stopped_holds_nobody_up_and_learns_what_it_missed(pip
     writer.close()
 
 
+def test_a_batch_that_is_longer_than_what_may_wait_is_written_to_who_reads(pipe):
+    writer = pipe.writer
+    reader = pipe.read()
+    lines = [f"{number} {LINE}" for number in range(TOO_MANY)]
+    writer.write("\n".join(lines))
+    writer.close(60)
+    eventually(lambda: len(reader.lines) == TOO_MANY)
+    assert (reader.lines, writer.lost) == (lines, 0)
+
+
 def test_an_end_with_a_reader_that_has_stopped_comes_soon(pipe):
-    _, stream = pipe
-    writer = LogWriter(stream, told)
+    writer = pipe.writer
     for _ in range(100):
         writer.write(LINE)
     writer.close(0.05)
@@ -88,23 +109,21 @@ def test_an_end_with_a_reader_that_has_stopped_comes_soon(pipe):
 
 
 def test_what_waits_is_written_at_the_end(pipe):
-    reading, stream = pipe
-    writer = LogWriter(stream, told)
+    writer = pipe.writer
     for number in range(200):
         writer.write(f"{number} {LINE}")
-    reader = Reader(reading)
+    reader = pipe.read()
     writer.close(20)
     eventually(lambda: len(reader.lines) == 200)
     assert writer.lost == 0
 
 
 def test_a_pipe_that_somebody_made_non_blocking_loses_nothing(pipe):
-    reading, stream = pipe
-    os.set_blocking(stream.fileno(), False)
-    writer = LogWriter(stream, told)
+    os.set_blocking(pipe.writing, False)
+    writer = pipe.writer
     for number in range(200):
         writer.write(f"{number} {LINE}")
-    reader = Reader(reading)
+    reader = pipe.read()
     eventually(lambda: len(reader.lines) == 200)
     assert [line.split()[0] for line in reader.lines] == list(map(str, range(200)))
     assert writer.lost == 0
@@ -174,9 +193,7 @@ def test_where_a_file_takes_no_more_a_line_that_was_cut_ends_there(tmp_path):
 
 
 def test_lines_of_many_threads_stay_whole(pipe):
-    reading, stream = pipe
-    reader = Reader(reading)
-    writer = LogWriter(stream, told)
+    reader, writer = pipe.read(), pipe.writer
 
     def write(name):
         for number in range(200):
