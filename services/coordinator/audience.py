@@ -78,9 +78,10 @@ class Audience:
 
     def done(self, kme: str, report: Done) -> None:
         """Take note that a KME has carried out a command, or why not."""
-        caller = self._awaited.get(report.command_id)
-        if caller is not None and caller.kmes[report.command_id] == kme:
-            del self._awaited[report.command_id], caller.kmes[report.command_id]
+        command_id = report.command.command_id
+        caller = self._awaited.get(command_id)
+        if caller is not None and caller.kmes[command_id] == kme:
+            del self._awaited[command_id], caller.kmes[command_id]
             if report.error:
                 caller.errors.append(report.error)
 

@@ -278,14 +278,14 @@ class Ends:
 
     def _set_link(self, command: SetLink) -> list[Effect]:
         if command.peer not in self._me.links:
-            return [Tell(Done(command_id=command.command_id, error=f"{self._me.name} has no link to {command.peer}"))]
-        return [TurnLink(command.peer, command.up), Tell(Done(command_id=command.command_id, error=""))]
+            return [Tell(Done(command=command, error=f"{self._me.name} has no link to {command.peer}"))]
+        return [TurnLink(command.peer, command.up), Tell(Done(command=command, error=""))]
 
     def _set_lab(self, command: SetLab) -> list[Effect]:
         if not self._me.lab:
             error = f"the lab is off at {self._me.name}"
-            return [Tell(Done(command_id=command.command_id, error=error))]
-        return [TurnLab(command.mode), Tell(Done(command_id=command.command_id, error=""))]
+            return [Tell(Done(command=command, error=error))]
+        return [TurnLab(command.mode), Tell(Done(command=command, error=""))]
 
 
 def _progress(relay: EndRelay) -> Report:

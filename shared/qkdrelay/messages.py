@@ -264,9 +264,9 @@ class Decided(Message, frozen=True, tag="decided", tag_field="type"):
 
 
 class Done(Message, frozen=True, tag="done", tag_field="type"):
-    """The outcome of a `SetLink` or `SetLab`; ``error`` is empty when it was carried out."""
+    """The outcome of a command; ``error`` is empty when it was carried out."""
 
-    command_id: UUID
+    command: SetLink | SetLab
     error: Text
 
 

@@ -17,6 +17,8 @@ from qkdrelay.messages import (
     Refused,
     Rejected,
     Report,
+    SetLab,
+    SetLink,
     Split,
     Started,
     Verified,
@@ -61,11 +63,14 @@ def level_of(report: Report) -> LogLevel:
         return "debug"
     if isinstance(report, Waiting) and not report.reason:
         return "info"
-    return "warning" if isinstance(report, _WARNINGS) else "info"
+    refused = isinstance(report, Done) and report.error
+    return "warning" if refused or isinstance(report, _WARNINGS) else "info"
 
 
 def fields_of(report: Report) -> dict[str, object]:
     """Return the log line's fields: ids, routes and reasons; a share's route also gives its link."""
+    if isinstance(report, Done):
+        return {**_of_command(report.command), "outcome": "refused" if report.error else "done", "error": report.error}
     fields: dict[str, object] = {
         k: v for k, v in msgspec.structs.asdict(report).items() if k not in ("proof", "event", "confirmed")
     }
@@ -77,3 +82,14 @@ def fields_of(report: Report) -> dict[str, object]:
     if isinstance(report, Findings):
         fields["disputed"] = len(report.disputed)
     return fields
+
+
+def _of_command(command: SetLink | SetLab) -> dict[str, object]:
+    """Name a command as the command line does."""
+    if isinstance(command, SetLink):
+        named: dict[str, object] = {"command": f"link {'up' if command.up else 'down'}", "peer": command.peer}
+    elif command.mode:
+        named = {"command": "lab compromise", "mode": command.mode}
+    else:
+        named = {"command": "lab restore"}
+    return {**named, "command_id": command.command_id}

@@ -36,6 +36,7 @@ from qkdrelay.messages import (
     Rejected,
     Report,
     Reports,
+    SetLab,
     SetLink,
     SignedMessage,
     Split,
@@ -148,7 +149,7 @@ FLOODS = {
     "findings": lambda at: list(islice(cycle([finding(at.ended, (ROUTE,)), finding(at.ended)]), REPORTS_MAX)),
     "findings on no route": lambda at: [finding(at.ended, (("kme-1", f"kme-{n}"),)) for n in range(REPORTS_MAX)],
     "disputes on no route": lambda at: [finding(at.ended, sets=((("kme-9",),),))] * REPORTS_MAX,
-    "done": lambda at: [Done(command_id=uuid4(), error="no") for _ in range(REPORTS_MAX)],
+    "done": lambda at: [Done(command=SetLab(command_id=uuid4(), mode=None), error="no") for _ in range(REPORTS_MAX)],
 }
 
 
@@ -213,9 +214,9 @@ def test_no_kme_can_say_that_another_one_has_obeyed():
     audience.await_done(
         Request(uuid4(), "cli.q.0", ShowRequest(relay="0000", follow=False)), "", {command: "kme-1"}, 0.0
     )
-    audience.done(BAD, Done(command_id=command, error="never"))
+    audience.done(BAD, Done(command=SetLab(command_id=command, mode=None), error="never"))
     assert audience._callers[0].kmes == {command: "kme-1"}
-    audience.done("kme-1", Done(command_id=command, error=""))
+    audience.done("kme-1", Done(command=SetLab(command_id=command, mode=None), error=""))
     assert (audience._callers[0].kmes, audience._callers[0].errors) == ({}, [])
 
 

@@ -213,7 +213,8 @@ REPORTS = [
     },
     {"type": "verified", "relay_id": RELAY, "valid": True},
     {"type": "decided", "relay_id": RELAY, "confirmed": False},
-    {"type": "done", "command_id": OTHER, "error": ""},
+    {"type": "done", "command": {"type": "set-link", "command_id": OTHER, "peer": "kme-2", "up": False}, "error": ""},
+    {"type": "done", "command": {"type": "set-lab", "command_id": OTHER, "mode": None}, "error": "the lab is off"},
     {"type": "alarm", "event": "decision.contradicted", "text": "it stays"},
 ]
 REQUESTS = [

@@ -4,18 +4,21 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
+from functools import partial
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 from coordinator.cli.screen import JsonOption
-from qkdrelay.terminal import console, lost_output, note, print_json
+from qkdrelay.terminal import Screen, console, lost_output, note, print_json
 
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from coordinator.cli.order import Seen
     from qkdrelay.messages import Report
 
 _LOOK_AGAIN_S = 1.0
@@ -26,33 +29,41 @@ VALUE_MAX = 500
 def watch(*, as_json: JsonOption = False) -> None:
     """Print what the KMEs report, live, until Ctrl-C.
 
-    Their hellos are left out: `coordinator network` sums them up. With --json each line is one JSON object.
+    What becomes of a relay is shown a moment later, causes above their effects. The KMEs' hellos are left out:
+    `coordinator network` sums them up. With --json each line is one JSON object.
 
     Example: coordinator watch
     """
     from coordinator.cli import session
+    from coordinator.cli.order import Ordered
     from qkdrelay.errors import QkdRelayError
 
-    screen = console()
+    ordered = Ordered()
+    show = partial(_show, None if as_json else console())
     try:
         with session.connect(watch=["results.#"]) as client:
             note("watching; Ctrl-C stops")
             while lost_output() is None:
-                message = client.receive(_LOOK_AGAIN_S)
-                if message is None:
-                    continue
-                try:
-                    reports = list(reported(message[0], message[2]))
-                except QkdRelayError as error:
-                    note(f"a message that is no report: {error}")
-                    continue
-                for kme, report in reports:
-                    if as_json:
-                        print_json(as_data(kme, report, time.time()), indent=None)
-                    else:
-                        screen.print(line(kme, report, time.time()), soft_wrap=True)
+                message = client.receive(ordered.wait_s(monotonic(), _LOOK_AGAIN_S))
+                if message is not None:
+                    try:
+                        for kme, report in reported(message[0], message[2]):
+                            show(ordered.add(kme, report, time(), monotonic()))
+                    except QkdRelayError as error:
+                        note(f"a message that is no report: {error}")
+                show(ordered.due(monotonic()))
     except KeyboardInterrupt:
+        show(ordered.due(math.inf))
         raise typer.Exit(0) from None
+
+
+def _show(screen: Screen | None, reports: Iterable[Seen]) -> None:
+    """Print reports for people, or without a screen for programs."""
+    for seen in reports:
+        if screen is None:
+            print_json(as_data(seen.kme, seen.report, seen.at), indent=None)
+        else:
+            screen.print(line(seen.kme, seen.report, seen.at), soft_wrap=True)
 
 
 def reported(exchange: str, body: bytes) -> Iterator[tuple[str, Report]]:

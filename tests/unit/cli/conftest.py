@@ -15,7 +15,7 @@ import pytest
 import structlog
 
 from coordinator.__main__ import main
-from coordinator.cli import relay, session
+from coordinator.cli import relay, session, watch
 from coordinator.demo.network import EmbeddedNetwork
 from qkdrelay.network.topology import Topology, reference_topology
 
@@ -153,6 +153,7 @@ def place(monkeypatch: pytest.MonkeyPatch, run: Callable[..., Result], no_logs: 
         monkeypatch.setattr(session, "connect", lambda watch=(): FakeClient(here, watch))
         monkeypatch.setattr(session, "monotonic", here.clock)
         monkeypatch.setattr(relay, "monotonic", here.clock)
+        monkeypatch.setattr(watch, "monotonic", here.clock)
         return here
 
     return place

@@ -31,7 +31,7 @@ from qkdrelay.inquiries import (
     ShowRequest,
     Stuck,
 )
-from qkdrelay.messages import Alarm, Done, Refused, Rejected, Waiting
+from qkdrelay.messages import Alarm, Done, Refused, Rejected, SetLink, Waiting
 from qkdrelay.network.candidates import Withstand, choose, plans
 from qkdrelay.network.topology import Topology, reference_topology
 from qkdrelay.terminal import console
@@ -156,7 +156,7 @@ def test_whatever_a_kme_reports_is_one_line_for_who_watches(capsys, colours):
             Rejected(relay_id=RELAY, route=None, link=("kme-1", "kme-3"), reason=text),
             Waiting(relay_id=RELAY, route=ROUTE, reason=text),
             Refused(relay_id=RELAY, reason=text),
-            Done(command_id=RELAY, error=text),
+            Done(command=SetLink(command_id=RELAY, peer=text, up=True), error=text),
         ):
             console().print(watch.line("kme-3", report, 0.0), soft_wrap=True)
             shown = capsys.readouterr().out

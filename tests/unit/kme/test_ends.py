@@ -445,12 +445,13 @@ def test_a_link_is_turned_and_the_command_answered():
     command = SetLink(command_id=UUID(int=5), peer="kme-2", up=False)
     assert Kme("kme-1").command(command)[0] == TurnLink("kme-2", up=False)
     (done,) = told(Kme("kme-1").command(command))
-    assert done == Done(command_id=UUID(int=5), error="")
+    assert done == Done(command=command, error="")
 
 
 def test_a_link_that_is_not_there_is_named():
-    effects = Kme("kme-1").command(SetLink(command_id=UUID(int=5), peer="kme-8", up=False))
-    assert told(effects) == [Done(command_id=UUID(int=5), error="kme-1 has no link to kme-8")]
+    command = SetLink(command_id=UUID(int=5), peer="kme-8", up=False)
+    effects = Kme("kme-1").command(command)
+    assert told(effects) == [Done(command=command, error="kme-1 has no link to kme-8")]
     assert only(effects, TurnLink) == []
 
 
