@@ -32,6 +32,9 @@ from qkdrelay.messages import (
 )
 from qkdrelay.network.plan import Plan
 
+REASON_LENGTH_MAX = 500
+"""Characters: routes may be long, and a thousand relays are listed in one message."""
+
 
 @dataclass(frozen=True, slots=True)
 class Relay:
@@ -151,7 +154,9 @@ def _confirm_if_proven(relay: Relay, now: float) -> Relay:
 
 def end(relay: Relay, state: RelayState, reason: str, now: float) -> Relay:
     """Return the decided relay: a decision is taken once and never changed."""
-    return relay if relay.state in TERMINAL else replace(relay, state=state, reason=reason, ended_at=now)
+    if relay.state in TERMINAL:
+        return relay
+    return replace(relay, state=state, reason=reason[:REASON_LENGTH_MAX], ended_at=now)
 
 
 def expire(relay: Relay, shares: Whereabouts, now: float) -> Relay:

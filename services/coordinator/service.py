@@ -99,8 +99,8 @@ class CoordinatorService:
         self._behind: set[str] = set()
         self._commands: defaultdict[str, dict[Command, None]] = defaultdict(dict)
         """Of this batch, each once, however often something in it asks for it."""
-        self._ordered: dict[tuple[str, str], float] = {}
-        """When a KME was ordered again to turn its link to another."""
+        self._ordered: dict[tuple[str, str, bool], float] = {}
+        """When a KME was ordered again to turn its link to another up, or down."""
         self._found: Recent[tuple[UUID, str], tuple[bytes, int]] = Recent(RELAYS_CACHED)
         """Epoch and number of the message that said last what was found, by relay and who found it."""
         self._audience = Audience(store)
@@ -276,12 +276,12 @@ class CoordinatorService:
         """
         down = set(map(frozenset, self._store.links_down()))
         for link in hello.links:
-            place, ordered_down = (sender, link.peer), frozenset((sender, link.peer)) in down
-            if link.up != ordered_down:
-                self._ordered.pop(place, None)
-            elif abs(now - self._ordered.get(place, -math.inf)) >= ORDER_AGAIN_S:
-                self._ordered[place] = now
-                self.command(sender, SetLink(command_id=uuid4(), peer=link.peer, up=not ordered_down))
+            order = (sender, link.peer, not link.up)
+            if link.up != (frozenset(order[:2]) in down):
+                continue
+            if abs(now - self._ordered.get(order, -math.inf)) >= ORDER_AGAIN_S:
+                self._ordered[order] = now
+                self.command(sender, SetLink(command_id=uuid4(), peer=link.peer, up=not link.up))
 
     # --- relays ------------------------------------------------------------------------------------
 

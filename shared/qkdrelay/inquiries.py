@@ -150,10 +150,11 @@ class ShortSplit(Message, frozen=True):
 
 
 class Stuck(Message, frozen=True):
-    """A share that waits for its link."""
+    """A share that has not come over the last link of ``route``."""
 
     route: WireRoute
     reason: Text
+    """Why it waits (``link.down`` and the like), or ``dropped: `` and ``refused: `` with what was wrong."""
 
 
 class RelayView(Message, frozen=True, tag="relay", tag_field="type"):

@@ -79,6 +79,8 @@ def fields_of(report: Report) -> dict[str, object]:
         fields["link"] = link_name(*route[-2:])
     elif isinstance(report, Rejected):
         fields["link"] = link_name(*report.link)
+    if isinstance(report, Waiting) and not report.reason:
+        del fields["reason"]
     if isinstance(report, Findings):
         fields["disputed"] = len(report.disputed)
     return fields

@@ -6,6 +6,9 @@ import pytest
 
 from kme import node
 from kme.node import RejectedShareError
+from qkdrelay.messages import Waiting
+from qkdrelay.telling import event_of, fields_of, level_of
+from support.kme import RELAY
 from support.network import Network, carried, of
 from support.plans import written
 
@@ -142,3 +145,9 @@ def test_what_was_altered_is_named_by_where_it_does_not_fit(plan, tampering, wha
     network.compromise(tampering, "tamper")
     view = carried(network, plan)
     assert view.reason == f"enough shares came, but false ones among them left too few good ones: {what}"
+
+
+def test_that_a_share_was_sent_is_logged_and_told_without_a_reason():
+    sent = Waiting(relay_id=RELAY, route=("kme-1", "kme-2"), reason="")
+    assert (event_of(sent), level_of(sent)) == ("share.resumed", "info")
+    assert fields_of(sent) == {"relay_id": RELAY, "route": ("kme-1", "kme-2"), "link": "kme-1>kme-2"}
