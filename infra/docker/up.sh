@@ -7,23 +7,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 python=$1
 shift
 "$python" -m coordinator provision "$@" --out . >&2
-
-rabbitmqctl() { infra/docker/compose.sh exec -T rabbitmq rabbitmqctl --quiet "$@" </dev/null; }
-start() {
-  trap 'kill "$!" 2>/dev/null || true' TERM
-  infra/docker/compose.sh --ansi never up --detach --no-build --remove-orphans &
-  wait "$!"
-  # A broker that runs on has not loaded them anew: what was deleted from it since, a queue for example, comes back.
-  rabbitmqctl import_definitions /etc/qkdrelay/definitions.json >&2
-}
-start &
-starter=$!
-trap 'kill "$starter" 2>/dev/null || true' EXIT
-infra/docker/wait-healthy.sh 180 "$starter"
-wait "$starter"
-trap - EXIT
+infra/docker/wait-healthy.sh 240 infra/docker/start.sh
 
 [[ " $* " != *" --cluster "* ]] || infra/cluster/grow.sh
+
+rabbitmqctl() { infra/docker/compose.sh exec -T rabbitmq rabbitmqctl --quiet "$@" </dev/null; }
 
 # Loading definitions never removes a user, and one that left the network must not keep its access.
 present=$(rabbitmqctl list_users --no-table-headers | cut -f 1 | sort)

@@ -59,7 +59,7 @@ class Deployment:
 
 
 @contextmanager
-def brought_up(folder: Path, topology: str, *switches: str) -> Iterator[Deployment]:
+def brought_up(folder: Path, topology: str, *switches: str, broker: str = rabbitmq.IMAGE) -> Iterator[Deployment]:
     """Bring a network up in a folder of its own, so that one that the developer has up stays as it is."""
     rabbitmq.require_containers(stack.IMAGE)
     shutil.copytree(stack.ROOT / "infra", folder / "infra")
@@ -68,7 +68,7 @@ def brought_up(folder: Path, topology: str, *switches: str) -> Iterator[Deployme
     environment |= {
         "COMPOSE_PROJECT_NAME": f"qkdrelay-test-{secrets.token_hex(4)}",
         "QKDRELAY_IMAGE": stack.IMAGE,
-        "RABBITMQ_IMAGE": rabbitmq.IMAGE,
+        "RABBITMQ_IMAGE": broker,
         "QKDRELAY_AMQP_PORT": str(rabbitmq.free_port()),
         "QKDRELAY_MANAGEMENT_PORT": str(rabbitmq.free_port()),
     }
@@ -138,6 +138,46 @@ def _cleaned_up_without_dotenv_or_compose_file(deployment: Deployment) -> None:
     for kind in (client.volumes.list, client.networks.list):
         assert kind(filters={"label": label}) == []
     assert client.containers.list(all=True, filters={"label": label}) == []
+
+
+@pytest.mark.skipif("RABBITMQ_OLDEST_IMAGE" not in os.environ, reason="needs the oldest RabbitMQ, too")
+def test_a_new_broker_takes_over_from_the_oldest_one_that_is_drained(tmp_path: Path) -> None:
+    """As docs/broker.md says; a relay whose shares wait at their KMEs meanwhile is confirmed afterwards."""
+    with brought_up(tmp_path, "diamond", broker=os.environ["RABBITMQ_OLDEST_IMAGE"]) as diamond:
+
+        def ctl(*arguments: str) -> str:
+            return diamond.compose("exec", "-T", "rabbitmq", "rabbitmqctl", "--quiet", *arguments).out
+
+        def depths() -> list[int]:
+            listed = ctl("-p", "qkdrelay", "list_queues", "--no-table-headers", "messages")
+            return [int(depth) for depth in listed.split()]
+
+        before = ctl("version")
+        for near in ("kme-2", "kme-3"):
+            assert diamond.coordinator("link", "down", near, "kme-4").code == 0
+        started = diamond.coordinator("relay", "kme-1", "kme-4", "--no-wait", "--timeout", "900", "--json")
+        relay_id = started.json()["relay_id"]
+
+        def waiting() -> bool:
+            trace = diamond.coordinator("trace", relay_id).out
+            return all(f"waits at {near}" in trace for near in ("kme-2", "kme-3"))
+
+        eventually(waiting, timeout_s=60, what="the shares to wait at kme-2 and kme-3")
+        eventually(lambda: depths() and not any(depths()), timeout_s=60, what="the queues to be empty")
+        assert diamond.run("infra/docker/remove.sh").code == 0
+        volume = f"{diamond.environment['COMPOSE_PROJECT_NAME']}_rabbitmq"
+        assert diamond.run("infra/docker/with-engine.sh", "docker", "volume", "rm", volume).code == 0
+        newer = replace(diamond, environment={**diamond.environment, "RABBITMQ_IMAGE": rabbitmq.IMAGE})
+        again = newer.run("infra/docker/up.sh", sys.executable, "diamond", timeout_s=300)
+        assert again.code == 0, again.err
+        assert ctl("version") != before
+        for near in ("kme-2", "kme-3"):
+            assert diamond.coordinator("link", "up", near, "kme-4").code == 0
+        source, target = (
+            eventually(lambda kme=kme: _delivered(diamond, kme, relay_id), timeout_s=60, what=f"the keys at {kme}")
+            for kme in ("kme-1", "kme-4")
+        )
+        assert source == target
 
 
 def test_ten_keys_are_relayed_and_each_end_has_them(deployment: Deployment) -> None:

@@ -24,8 +24,9 @@ esac
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "infra/docker").mkdir(parents=True)
-    shutil.copy(ROOT / "infra/docker/up.sh", tmp_path / "infra/docker")
-    for name, text in (("compose.sh", COMPOSE), ("wait-healthy.sh", "#!/bin/sh\n")):
+    for name in ("up.sh", "start.sh"):
+        shutil.copy(ROOT / "infra/docker" / name, tmp_path / "infra/docker")
+    for name, text in (("compose.sh", COMPOSE), ("wait-healthy.sh", '#!/bin/sh\nshift\n"$@"\n')):
         (tmp_path / "infra/docker" / name).write_text(text)
         (tmp_path / "infra/docker" / name).chmod(0o755)
     return tmp_path

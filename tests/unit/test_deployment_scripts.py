@@ -101,18 +101,26 @@ def test_after_the_deadline_the_reason_and_the_last_lines_are_shown(folder: Path
     assert done.returncode == 1
     assert "up: after 0 s, 2 of 3 healthy; unhealthy: kme-2:\n" in done.stderr
     assert "kme-2, unhealthy: not connected to the broker; log: why\n" in done.stderr
-    assert "--- the last lines of kme-2\ncompose logs --no-color --tail 15 kme-2\n" in done.stderr
+    assert "--- the last lines of kme-2\ncompose logs --no-color --tail 40 kme-2\n" in done.stderr
     assert "the last lines of kme-1" not in done.stderr
 
 
-def test_once_compose_has_ended_without_starting_all_there_is_nothing_to_wait_for(folder: Path) -> None:
+def test_once_compose_has_failed_there_is_nothing_to_wait_for(folder: Path) -> None:
     inspected(folder, "last", rabbitmq=("created", "", "listen tcp4 127.0.0.1:5672: bind: address already in use"))
-    over = subprocess.Popen(["true"])
-    over.wait()
-    done = run(folder, "wait-healthy.sh", "50", str(over.pid))
-    assert done.returncode == 1
+    done = run(folder, "wait-healthy.sh", "50", "sh", "-c", "echo of compose; exit 3")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "of compose\n" in done.stderr
+    assert (
+        "not all services could be started; 0 of 3 healthy; created: rabbitmq; not created: kme-1 kme-2:" in done.stderr
+    )
     assert "rabbitmq, created: listen tcp4 127.0.0.1:5672: bind: address already in use" in done.stderr
     assert "QKDRELAY_AMQP_PORT=25672" in done.stderr
+
+
+def test_while_compose_runs_what_is_healthy_may_be_what_it_replaces(folder: Path) -> None:
+    inspected(folder, "last", **ALL)
+    assert run(folder, "wait-healthy.sh", "0", "sleep", "600").returncode == 1
+    assert run(folder, "wait-healthy.sh", "50", "true").returncode == 0
 
 
 # --- down and clean ---------------------------------------------------------------------------------

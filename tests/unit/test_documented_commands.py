@@ -55,7 +55,7 @@ def simple(line: str) -> Iterator[list[str]]:
     """The simple commands of a line: between pipes and the like."""
     # Of "down\\|up" in a table the first will do; what is redirected is no command.
     lexer = shlex.shlex(re.sub(r"\\\|\w+|[<>] *[\w./-]+", "", line), posix=True, punctuation_chars=True)
-    lexer.wordchars += "$*"
+    lexer.wordchars += "$*:"
     words: list[str] = []
     for word in lexer:
         if word in ("|", "&&", ";", "(", ")"):
