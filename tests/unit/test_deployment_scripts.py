@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from support.stack import ROOT
+from support.waiting import eventually
 
 # As docker: what there is, it has from files; what it is told to change, it writes down.
 DOCKER = r"""#!/usr/bin/env bash
@@ -119,7 +120,9 @@ def test_once_compose_has_failed_there_is_nothing_to_wait_for(folder: Path) -> N
 
 def test_while_compose_runs_what_is_healthy_may_be_what_it_replaces(folder: Path) -> None:
     inspected(folder, "last", **ALL)
-    assert run(folder, "wait-healthy.sh", "0", "sleep", "600").returncode == 1
+    assert run(folder, "wait-healthy.sh", "1", "sh", "-c", 'sleep 600 & echo $! >"$FAKE/pid"; wait').returncode == 1
+    child = Path("/proc", (folder / "pid").read_text().strip(), "cmdline")
+    eventually(lambda: not child.exists() or not child.read_bytes(), what="it to be ended with what it started")
     assert run(folder, "wait-healthy.sh", "50", "true").returncode == 0
 
 
