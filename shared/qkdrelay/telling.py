@@ -69,11 +69,12 @@ def level_of(report: Report) -> LogLevel:
 
 def fields_of(report: Report) -> dict[str, object]:
     """Return the log line's fields: ids, routes and reasons; a share's route also gives its link."""
+    fields: dict[str, object]
     if isinstance(report, Done):
-        return {**_of_command(report.command), "outcome": "refused" if report.error else "done", "error": report.error}
-    fields: dict[str, object] = {
-        k: v for k, v in msgspec.structs.asdict(report).items() if k not in ("proof", "event", "confirmed")
-    }
+        outcome = "refused" if report.error else "done"
+        fields = {**_named(report.command), "outcome": outcome, "error": report.error}
+        return {**fields, "command_id": report.command.command_id}
+    fields = {k: v for k, v in msgspec.structs.asdict(report).items() if k not in ("proof", "event", "confirmed")}
     route = fields.get("route")
     if isinstance(route, tuple) and len(route) > 1:
         fields["link"] = link_name(*route[-2:])
@@ -86,12 +87,8 @@ def fields_of(report: Report) -> dict[str, object]:
     return fields
 
 
-def _of_command(command: SetLink | SetLab) -> dict[str, object]:
+def _named(command: SetLink | SetLab) -> dict[str, object]:
     """Name a command as the command line does."""
     if isinstance(command, SetLink):
-        named: dict[str, object] = {"command": f"link {'up' if command.up else 'down'}", "peer": command.peer}
-    elif command.mode:
-        named = {"command": "lab compromise", "mode": command.mode}
-    else:
-        named = {"command": "lab restore"}
-    return {**named, "command_id": command.command_id}
+        return {"command": f"link {'up' if command.up else 'down'}", "peer": command.peer}
+    return {"command": "lab compromise", "mode": command.mode} if command.mode else {"command": "lab restore"}
