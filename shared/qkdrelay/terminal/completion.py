@@ -37,7 +37,8 @@ def some_of(candidates: Candidates) -> Callable[[typer.Context, str], list[str]]
 
 def is_asked_by_bash() -> bool:
     """Return whether this process is to complete a line of bash."""
-    return "COMP_WORDS" in os.environ and os.environ.get("COMP_CWORD", "").isdigit()
+    asked = any(name.endswith("_COMPLETE") and value == "complete_bash" for name, value in os.environ.items())
+    return asked and "COMP_WORDS" in os.environ and os.environ.get("COMP_CWORD", "").isdigit()
 
 
 def with_whole_words(run: Callable[[], int]) -> int:
