@@ -37,6 +37,8 @@ class Metrics:
             "name",
         )
         self._refused_names: set[str] = set()
+        self._version = self.gauge("qkdrelay_broker_info", "1, by the version of the broker.", "version")
+        self._version_seen = ""
         self.reconnects = self.counter(
             "qkdrelay_broker_reconnects_total", "Times the connection to the broker was made anew."
         )
@@ -83,6 +85,10 @@ class Metrics:
         for name in names:
             self._refused.labels(name).set(1)
         self._refused_names = names
+        if broker.version != self._version_seen:
+            self._version_seen = broker.version
+            self._version.clear()
+            self._version.labels(broker.version).set(1)
 
     def measured(
         self,

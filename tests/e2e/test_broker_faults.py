@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from support import processes
+from support import processes, stack
 from support.network import DIAMOND
 from support.proxy import Proxy
 from support.rabbitmq import RabbitMqServer
@@ -91,6 +91,10 @@ def test_the_broker_runs_short(short_of: str, network: processes.Processes, rabb
                 return any(len(network.log(name, "broker.blocked")) > count for name, count in before.items())
 
             eventually(blocked, what="a service to say that the broker blocks")
+            way = {"QKDRELAY_BROKER": network.cli.addresses, "QKDRELAY_BROKER_VHOST": network.cli.vhost}
+            answer = stack.command("coordinator", "relays", QKDRELAY_CLI_PASSWORD=network.cli.password, **way)
+            assert answer.code == 3
+            assert f"the broker takes nothing: low on {short_of}" in answer.err
         finally:
             rabbitmq.control(*clear)
     reasons = {log["reason"] for name in SERVICES for log in network.log(name, "broker.blocked")}

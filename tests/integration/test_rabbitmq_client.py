@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -12,9 +15,10 @@ import pytest
 from qkdrelay.broker.names import CLI, CLI_EXCHANGE, REQUESTS_KEY, REQUESTS_QUEUE, kme_exchange, results_queue
 from qkdrelay.broker.port import MessageTooLargeError, Publication
 from qkdrelay.broker.rabbitmq import RabbitMqBroker, RabbitMqClient, RabbitMqSettings
+from qkdrelay.broker.rabbitmq import client as client_module
 from qkdrelay.codec import MESSAGE_BYTES_MAX
 from qkdrelay.errors import BrokerUnreachableError
-from support.proxy import resetting_port
+from support.proxy import Proxy, resetting_port
 from support.rabbitmq import RabbitMqServer, VirtualHost
 from support.waiting import eventually
 
@@ -130,7 +134,68 @@ def test_a_lost_connection_is_told_to_who_waits(settings: RabbitMqSettings, host
 def test_a_connection_reset_the_moment_it_is_made(settings: RabbitMqSettings) -> None:
     with resetting_port() as port:
         away = replace(settings, addresses=f"127.0.0.1:{port}")
-        eventually(lambda: "as soon as it was made" in str(refusal(away)), timeout_s=60, what="a reset just then")
+        for _ in range(200):  # at every moment of its making
+            assert str(refusal(away)).startswith(f"what answers at 127.0.0.1:{port} ")
+
+
+ALARMS = {
+    "memory": (("set_vm_memory_high_watermark", "0.000001"), ("set_vm_memory_high_watermark", "0.4")),
+    "disk": (("set_disk_free_limit", "100000GB"), ("set_disk_free_limit", "50MB")),
+}
+
+
+@contextmanager
+def short_of(rabbitmq: RabbitMqServer, what: str) -> Iterator[None]:
+    raise_alarm, clear = ALARMS[what]
+    rabbitmq.control(*raise_alarm)
+    try:
+        yield
+    finally:
+        rabbitmq.control(*clear)
+
+
+@pytest.mark.parametrize("what", ALARMS)
+def test_a_broker_that_takes_nothing_is_told_in_time_with_its_alarm(
+    settings: RabbitMqSettings, rabbitmq: RabbitMqServer, what: str
+) -> None:
+    with RabbitMqClient(settings) as before:
+        before.send(b"hello")
+        before.check()
+        with short_of(rabbitmq, what), RabbitMqClient(settings) as client:
+            began = time.monotonic()
+            with pytest.raises(BrokerUnreachableError, match=f"^the broker takes nothing: low on {what}$") as caught:
+                client.send(b"hello")
+            assert time.monotonic() - began < 5
+            assert caught.value.hint
+            # Who has asked before the alarm, and hears nothing from a coordinator that is blocked.
+            assert before.receive(0.1) is None
+            with pytest.raises(BrokerUnreachableError, match=f"^the broker takes nothing: low on {what}$"):
+                before.check()
+    with RabbitMqClient(settings) as client:
+        client.send(b"hello")
+
+
+def test_an_alarm_that_passes_is_waited_for(
+    settings: RabbitMqSettings, rabbitmq: RabbitMqServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "BLOCKED_S", 60.0)
+    with RabbitMqClient(replace(settings, connect_timeout_s=60.0)) as client, ThreadPoolExecutor() as threads:
+        with short_of(rabbitmq, "memory"):
+            sending = threads.submit(client.send, b"hello")
+            eventually(lambda: client._blocked, what="the broker to block")
+            assert not sending.done()
+        sending.result(30)
+        client.check()
+
+
+def test_a_broker_that_hangs_is_told(settings: RabbitMqSettings, rabbitmq: RabbitMqServer) -> None:
+    with Proxy((rabbitmq.host, rabbitmq.amqp_port)) as proxy:
+        hanging = replace(settings, addresses=proxy.address, connect_timeout_s=2.0)
+        with RabbitMqClient(hanging) as client:
+            proxy.hang()
+            with pytest.raises(BrokerUnreachableError, match=r"^the broker hangs: no confirm within 2 s$"):
+                client.send(b"hello")
+            assert client.receive(0.1) is None
 
 
 def test_a_host_that_cannot_be_one() -> None:

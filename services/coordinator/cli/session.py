@@ -21,6 +21,8 @@ ANSWER_S = 5.0
 """How long the coordinator may be silent; it answers at once when it runs."""
 COMMAND_S = 10.0
 """How long an answer may take that KMEs have to give; the coordinator waits 5 s for them."""
+CHECK_S = 2.0
+"""How long nobody answers before the broker is asked whether it takes anything."""
 ASK_AGAIN_S = 2.0
 """A restarted coordinator has forgotten who waits, so whoever waits asks again."""
 GRACE_S = 10.0
@@ -78,7 +80,12 @@ def ask(body: RequestBody, kind: type[R], wait_s: float = ANSWER_S) -> R:
     Raises RequestRefusedError with its reason, or BrokerUnreachableError if there is none within ``wait_s``.
     """
     with opened() as talk:
-        answer = talk.receive(talk.send(body), monotonic() + wait_s)
+        until = monotonic() + wait_s
+        request = talk.send(body)
+        answer = talk.receive(request, min(until, monotonic() + CHECK_S))
+        if answer is None:
+            talk.check()
+            answer = talk.receive(request, until)
     if answer is None:
         raise silence(wait_s, "look whether the coordinator is running; it may still carry the request out")
     if not isinstance(answer, kind):
@@ -114,6 +121,10 @@ class Session:
         request = Request(request_id=request_id or uuid4(), reply_to=self._client.address, body=body)
         self._client.send(codec.encode(request))
         return request
+
+    def check(self) -> None:
+        """Raise BrokerUnreachableError if it is the broker that takes nothing at this moment."""
+        self._client.check()
 
     def receive(self, request: Request, until: float) -> ReplyBody | None:
         """Return the next answer to ``request``, or None if there is none by then; raise what it refuses."""

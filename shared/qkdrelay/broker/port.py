@@ -64,6 +64,8 @@ class Received:
     """Routing keys to which nothing is bound, with their exchanges, as the last attempt to publish showed."""
     blocked: str = ""
     """Why the broker takes no publications at this moment ("low on disk"); empty if it does."""
+    version: str = ""
+    """What the broker says that it is of."""
 
     @property
     def hindrance(self) -> str:
@@ -144,6 +146,10 @@ class Client(Protocol):
 
     def send(self, body: bytes) -> None:
         """Send a request to the coordinator's queue; returns when the broker has it."""
+        ...
+
+    def check(self) -> None:
+        """Ask the broker whether it takes anything at all at this moment: for when nobody answers."""
         ...
 
     def receive(self, timeout_s: float) -> tuple[str, str, bytes] | None:

@@ -51,6 +51,9 @@ class MemoryClient:
         if refusal is not None:
             raise BrokerUnreachableError(f"the coordinator's queue does not take the request: {refusal}")
 
+    def check(self) -> None:
+        """See `Client.check`; this broker is never short of anything."""
+
     def receive(self, timeout_s: float) -> tuple[str, str, bytes] | None:
         """See `Client.receive`."""
         received = self._broker.receive(1, timeout_s)

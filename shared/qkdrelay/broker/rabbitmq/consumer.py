@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+import structlog
 from pika.adapters.select_connection import IOLoop, SelectConnection
 from pika.exceptions import ConnectionClosedByBroker
 
@@ -13,10 +14,13 @@ from qkdrelay.broker.rabbitmq.connection import LiveConnection
 from qkdrelay.broker.rabbitmq.inbox import Inbox
 from qkdrelay.broker.rabbitmq.reader import Reader
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
+from qkdrelay.broker.rabbitmq.version import doubt, version_of
 
 ROLE: Final = "consume"
 _FORCED: Final = 320
 """The broker stops, or somebody closed the connection by hand: no queue is the cause."""
+
+_log = structlog.get_logger()
 
 
 class Consumer:
@@ -53,12 +57,19 @@ class Consumer:
 
     def _opened(self, connection: SelectConnection) -> dict[str, object]:
         self._open = connection
+        version = self._note_version(connection)
         generation = self._inbox.new_generation()
         for reader in self._readers.values():
             if reader not in self._apart:
                 reader.start(connection, generation)
         self._changed()
-        return {"generation": generation, "queues": len(self._readers)}
+        return {"generation": generation, "queues": len(self._readers), "version": version}
+
+    def _note_version(self, connection: SelectConnection) -> str:
+        version = version_of(connection.server_properties)
+        if self._inbox.be_of(version) and (why := doubt(version)):
+            _log.warning("broker.version_unsupported", version=version, reason=why)
+        return version
 
     def _welcome(self, reader: Reader) -> None:
         if self._open is not None:

@@ -11,6 +11,7 @@ from pika.exceptions import (
     ChannelClosed,
     ConnectionClosed,
     ConnectionClosedByBroker,
+    ConnectionOpenAborted,
     IncompatibleProtocolError,
     ProbableAccessDeniedError,
     ProbableAuthenticationError,
@@ -56,12 +57,21 @@ def explain(error: BaseException, settings: RabbitMqSettings, address: tuple[str
         case ConnectionResetError() | BrokenPipeError():
             message = f"what answers at {where} hung up: {cause}"
             hint = "is the broker still starting?"
-        case TimeoutError() | AMQPConnectorStackTimeout():
+        # The last is what pika raises when its own time-out has closed what was being opened.
+        case TimeoutError() | AMQPConnectorStackTimeout() | ConnectionOpenAborted():
             message = f"no answer from {where} within {settings.connect_timeout_s:g} s"
             hint = "look whether the broker is running and can be reached from here"
         case other:
             message, hint = f"cannot connect to the broker at {where}: {describe(other)}", None
     return BrokerUnreachableError(message, hint=hint)
+
+
+def blocked(reason: str) -> BrokerUnreachableError:
+    """Say that the broker takes nothing, for the ``reason`` that it gives: "low on memory", "low on disk"."""
+    return BrokerUnreachableError(
+        f"the broker takes nothing: {reason or 'it gives no reason'}",
+        hint="make room there, or raise its limit; what was asked for may still be carried out once it goes on",
+    )
 
 
 def describe(error: object) -> str:

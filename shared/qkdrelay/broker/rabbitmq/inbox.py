@@ -27,6 +27,7 @@ class Inbox:
         self._refused: dict[str, str] = {}
         self._unrouted: dict[str, str] = {}
         self._blocked = ""
+        self._version = ""
         self._generation = self._publishing = 0
         self._failure: BaseException | None = None
 
@@ -70,6 +71,12 @@ class Inbox:
         """Note why the broker takes nothing, or with an empty reason that it does."""
         with self._changed:
             self._blocked = reason[:_REASON_MAX]
+
+    def be_of(self, version: str) -> bool:
+        """Note of which version the broker says it is; return whether that is new."""
+        with self._changed:
+            before, self._version = self._version, version
+            return before != version or not version
 
     def new_generation(self) -> int:
         """Count a new connection to consume from, or a queue that can be consumed again, and return its number."""
@@ -115,4 +122,5 @@ class Inbox:
                 refused=dict(self._refused),
                 unrouted=dict(self._unrouted),
                 blocked=self._blocked,
+                version=self._version,
             )
