@@ -52,14 +52,17 @@ for which in '$2 !~ /^rabbitmq/' '$2 ~ /^rabbitmq/'; do
   [ "${1:-}" = --volumes ] || docker stop "${names[@]}" >/dev/null
   docker rm --force --volumes "${names[@]}" >/dev/null
 done
-status=0
 mapfile -t networks < <(docker network ls "${of_project[@]}" --format '{{.Name}}')
-if [ ${#networks[@]} != 0 ]; then
-  say "removing the network ${networks[*]}"
-  docker network rm "${networks[@]}" >/dev/null || status=1
-fi
+for network in "${networks[@]}"; do
+  others=$(docker network inspect --format '{{range .Containers}}{{.Name}} {{end}}' "$network")
+  if [ -n "$others" ]; then
+    say "the network $network stays: other containers are on it: $others"
+  else
+    say "removing the network $network"
+    docker network rm "$network" >/dev/null
+  fi
+done
 if [ "${1:-}" = --volumes ] && [ ${#volumes[@]} != 0 ]; then
   say "deleting, for good, the volumes ${volumes[*]}"
-  docker volume rm "${volumes[@]}" >/dev/null || status=1
+  docker volume rm "${volumes[@]}" >/dev/null
 fi
-exit $status

@@ -16,5 +16,5 @@ docker buildx version >/dev/null 2>&1 || export DOCKER_BUILDKIT=0
 
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-echo "image: building $image" >&2
+echo "image: building $image (the first time a minute or so)" >&2
 docker build -q -t "$image" "${arguments[@]}" -f infra/image/Dockerfile . >"$log" 2>&1 || { cat "$log" >&2; exit 1; }

@@ -20,7 +20,7 @@ case $1 in
   ps) if [[ "$*" == *working_dir* ]]; then cat "$FAKE/folders"; else cat "$FAKE/containers"; fi ;;
   inspect) at=$(grep -c ^inspect "$FAKE/calls"); [ -f "$FAKE/inspect.$at" ] || at=last; cat "$FAKE/inspect.$at" ;;
   logs) cat "$FAKE/log" ;;
-  volume | network) [ "$2" != ls ] || cat "$FAKE/$1s" ;;
+  volume | network) [ "$2" != ls ] || cat "$FAKE/$1s"; [ "$2" != inspect ] || cat "$FAKE/on-network" ;;
 esac 2>/dev/null
 true
 """
@@ -140,7 +140,7 @@ def deployed(folder: Path, *, of: Path | None = None) -> None:
 def changes(folder: Path) -> list[str]:
     """What docker was told to do."""
     calls = (folder / "calls").read_text().splitlines() if (folder / "calls").exists() else []
-    return [call for call in calls if not call.startswith(("ps ", "volume ls", "network ls"))]
+    return [call for call in calls if not call.startswith(("ps ", "volume ls", "network ls", "network inspect"))]
 
 
 REMOVED = [
@@ -163,6 +163,14 @@ def test_down_stops_the_brokers_last_and_keeps_all_volumes(folder: Path) -> None
     assert changes(folder) == [
         *("stop q_kme-1_1 q-kme-9-1", REMOVED[0], "stop q_rabbitmq_1", REMOVED[1], REMOVED[2]),
     ]
+
+
+def test_a_network_that_others_use_stays_and_they_are_named(folder: Path) -> None:
+    deployed(folder)
+    (folder / "on-network").write_text("prometheus ")
+    done = run(folder, "remove.sh", "--volumes")
+    assert (done.returncode, changes(folder)) == (0, [call for call in REMOVED if "network" not in call])
+    assert "qkdrelay_default stays: other containers are on it: prometheus" in done.stderr
 
 
 def test_what_another_folder_brought_up_is_left_alone(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
