@@ -143,12 +143,16 @@ class Ends:
             self._rebuilds.drop(relay_id)
             return []
         plan = relay.plan
-        fitting = {route: share for route, share in memory.shares(relay_id).items() if plan.is_route(route)}
-        if len(fitting) < least_shares(plan):
+        count = memory.share_count(relay_id)
+        if count < least_shares(plan):
             return []
+
+        def fitting() -> dict[Route, bytes]:
+            return {route: share for route, share in memory.shares(relay_id).items() if plan.is_route(route)}
+
         # However many parts a plan has, looking at all of them takes no more than one check of a plan may.
         may_name = cache(lambda kme: self._keeps(plan.below(kme), STEPS_MAX // len(plan.hops)))
-        result = self._rebuilds.rebuild(relay, fitting, may_name, turn or Budget(sys.maxsize), keep=keep)
+        result = self._rebuilds.rebuild(relay, count, fitting, may_name, turn or Budget(sys.maxsize), keep=keep)
         if result is None:
             return None
         effects: list[Effect] = []
@@ -156,7 +160,7 @@ class Ends:
             payload = Payload.parse(result.secret)
             relay = replace(relay, state="pending", payload=payload)
             effects += [
-                *_rebuilt_splits(relay, fitting, result),
+                *_rebuilt_splits(relay, fitting(), result),
                 Tell(_progress(relay)),
             ]
         findings = _findings(relay, result)

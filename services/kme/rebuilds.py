@@ -20,7 +20,8 @@ RELAY_SEARCH_MAX = 4 * SEARCH_MAX
 
 With a share more there are more subsets, so that the searches before the last together are about as long as that.
 """
-SEARCHES_KEPT = 10_000
+_SEARCHES_KEPT, _ROUTES_KEPT = 10_000, 512
+"""Relays whose searches are remembered, and routes in what is remembered of one."""
 
 
 @dataclass(slots=True)
@@ -32,6 +33,12 @@ class _Search:
     result: Rebuilt | None = None
     rebuilt: bool = False
     """Whether there was a secret; it is not kept here."""
+
+    def note(self, shares: int, result: Rebuilt) -> None:
+        """Keep what came of so many shares, unless it is long."""
+        self.shares, self.rebuilt = shares, result.secret is not None
+        routes = sum(len(agreeing) for dispute in result.disputed for agreeing in dispute.sets)
+        self.result = replace(result, secret=None) if routes <= _ROUTES_KEPT else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +53,33 @@ class Rebuilds:
 
     def __init__(self) -> None:
         self._begun: _Begun | None = None
-        self._searches: Recent[UUID, _Search] = Recent(SEARCHES_KEPT)
+        self._searches: Recent[UUID, _Search] = Recent(_SEARCHES_KEPT)
 
     def rebuild(
-        self, relay: EndRelay, held: Mapping[Route, bytes], may_name: Callable[[str], bool], turn: Budget, *, keep: bool
+        self,
+        relay: EndRelay,
+        shares: int,
+        held: Callable[[], Mapping[Route, bytes]],
+        may_name: Callable[[str], bool],
+        turn: Budget,
+        *,
+        keep: bool,
     ) -> Rebuilt | None:
-        """Return what ``held`` amounts to, or None if this takes more than is left of ``turn``.
+        """Return what so many ``shares``, those ``held``, amount to; None if it takes more than is left of ``turn``.
 
         ``keep``: then it goes on at the next call with the same shares. One is kept, the last; it holds the shares.
         """
         search = self._searches.get(relay.relay_id) or _Search(Budget(RELAY_SEARCH_MAX))
-        if search.result and search.shares == len(held) and not (search.rebuilt and relay.state == "expecting"):
+        if search.result and search.shares == shares and not (search.rebuilt and relay.state == "expecting"):
             return search.result
         begun = self._begun
-        if begun is None or (begun.relay_id, begun.shares) != (relay.relay_id, len(held)):
-            steps = rebuilding(relay.plan, held, relay.payload_length, budget=search.budget, may_name=may_name)
-            begun = _Begun(relay.relay_id, len(held), steps)
+        if begun is None or (begun.relay_id, begun.shares) != (relay.relay_id, shares):
+            steps = rebuilding(relay.plan, held(), relay.payload_length, budget=search.budget, may_name=may_name)
+            begun = _Begun(relay.relay_id, shares, steps)
         done = advance(begun.steps, turn)
         if done:
             self.drop(relay.relay_id)
-            search.shares, search.result = len(held), replace(done[0], secret=None)
-            search.rebuilt = done[0].secret is not None
+            search.note(shares, done[0])
         elif keep:
             self._begun = begun
         if search.budget.left < RELAY_SEARCH_MAX:

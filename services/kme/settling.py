@@ -12,7 +12,7 @@ from kme.store import KmeStore
 from qkdrelay.service import BATCH_MAX
 from qkdrelay.sharing.work import Budget
 
-TURN_WORK, SLICE_WORK = 1 << 25, 1 << 23
+TURN_WORK, SLICE_WORK = 1 << 25, 1 << 24
 """Work in one turn, some 30 ms, and for one relay of it: nothing else is handled meanwhile."""
 _CALM, _CALM_BYTES = 16, 1 << 18
 """Messages in a batch, and their bytes, from which on there is load."""
@@ -63,12 +63,12 @@ class Settling:
                 self._later_since = now
             self._due.update(dict.fromkeys(islice(self.later, _LATER_AT_ONCE)))
         left = TURN_WORK
-        first = next(iter(self._long), None)
         for relay_id in dict.fromkeys([*islice(self._long, 1), *self._due]):
             if left <= 0:
                 break
             self._settling, part = relay_id, Budget(SLICE_WORK)
-            effects = self._ends.settle(relay_id, self._store, part, keep=relay_id == first)
+            first = next(iter(self._long), relay_id) == relay_id
+            effects = self._ends.settle(relay_id, self._store, part, keep=first)
             left -= SLICE_WORK - part.left
             if effects is not None:
                 yield effects

@@ -211,6 +211,7 @@ def _outwards(
         if trusted is None and route in found:
             disputed += _dispute(split, payloads, found[route])
         below: list[tuple[Route, bytes | None]] = []
+        unnamed = False
         for x, child in split.children.items():
             if trusted is None or child not in payloads:
                 below.append((child, None))
@@ -220,9 +221,11 @@ def _outwards(
                 # What is below a false payload says nothing about those below.
                 false.append(child)
             else:
-                disputed += _dispute(split, payloads, found[route])
+                unnamed = True
+        if unnamed:
+            disputed += _dispute(split, payloads, found[route])
         stack.extend(reversed(below))
-    return tuple(false), tuple(dict.fromkeys(disputed))
+    return tuple(false), tuple(disputed)
 
 
 def _trusted(found: Sequence[Agreement], confirmed: bytes | None, threshold: int) -> Agreement | None:
