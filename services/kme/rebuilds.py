@@ -12,14 +12,9 @@ from uuid import UUID
 from kme.effects import EndRelay
 from qkdrelay.network.plan import Route
 from qkdrelay.recent import Recent
-from qkdrelay.sharing.tree import SEARCH_MAX, Rebuilt, rebuilding
+from qkdrelay.sharing.tree import RELAY_SEARCH_MAX, Rebuilt, rebuilding
 from qkdrelay.sharing.work import Budget, Steps, advance
 
-RELAY_SEARCH_MAX = 4 * SEARCH_MAX
-"""Work that searching may take for one relay, however often shares come late and it begins anew.
-
-With a share more there are more subsets, so that the searches before the last together are about as long as that.
-"""
 _SEARCHES_KEPT, _ROUTES_KEPT = 10_000, 512
 """Relays whose searches are remembered, and routes in what is remembered of one."""
 

@@ -12,7 +12,7 @@ from qkdrelay.network import solver
 from qkdrelay.network.circuit import Circuit, Element, Link, blocking, learning
 from qkdrelay.network.decision import NODES_MAX, Diagram, TooLargeError
 from qkdrelay.network.plan import Plan
-from qkdrelay.sharing.tree import SEARCH_MAX
+from qkdrelay.sharing.tree import RELAY_SEARCH_MAX, SEARCH_MAX
 from qkdrelay.sharing.work import attempt
 
 SETS_MAX = 1_000
@@ -97,10 +97,11 @@ def rebuild_is_exhaustive(plan: Plan) -> bool:
 
     A split of n shares with threshold k, where share i may be one of c_i payloads, has e_k(c_1, ..., c_n) subsets (the
     elementary symmetric polynomial), and hands on no more payloads than that. Each split has an equal part of the
-    work. That is reckoned with shares of `_SHARE_BYTES`.
+    work, which is reckoned with shares of `_SHARE_BYTES`. All that may have been done before the last share came must
+    be left: if there is one split, C(m, k) subsets at m = k, ..., n shares, together C(n+1, k+1).
     """
-    splits = sum(count for kme, count in plan.path_counts.items() if kme == plan.source or plan.is_split(kme))
-    part = SEARCH_MAX // splits
+    splits = {kme: count for kme, count in plan.path_counts.items() if kme == plan.source or plan.is_split(kme)}
+    part, work = SEARCH_MAX // sum(splits.values()), 0
     candidates = {plan.target: 1}
     for kme in reversed(plan.order[:-1]):
         successors, threshold = plan.successors(kme), plan.threshold(kme)
@@ -108,10 +109,14 @@ def rebuild_is_exhaustive(plan: Plan) -> bool:
         for successor in successors:
             for size in range(threshold, 0, -1):
                 subsets[size] += subsets[size - 1] * candidates[successor]
-        if subsets[-1] * attempt(threshold, _SHARE_BYTES) > part:
+        here = subsets[-1] * attempt(threshold, _SHARE_BYTES)
+        if here > part:
             return False
+        work += here * splits.get(kme, 0)
         candidates[kme] = subsets[-1] if len(successors) > 1 else candidates[successors[0]]
-    return True
+    shares, needed = len(plan.successors(plan.source)), plan.threshold(plan.source)
+    rebuilds = plan.final_shares if len(splits) > 1 else (shares + 1) / (needed + 1)
+    return work * rebuilds <= RELAY_SEARCH_MAX
 
 
 def smallest(circuit: Circuit) -> int | None:

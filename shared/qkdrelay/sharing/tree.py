@@ -30,6 +30,7 @@ from qkdrelay.sharing.unfold import Graph, Route, Split, Tree, unfold
 from qkdrelay.sharing.work import CALL, Budget, Steps, finished
 
 __all__ = [
+    "RELAY_SEARCH_MAX",
     "SEARCH_MAX",
     "Dispute",
     "Graph",
@@ -44,6 +45,8 @@ __all__ = [
 
 SEARCH_MAX = 1 << 30
 """Work one rebuild may put into searching among false shares. Each split has an equal part: none starves another."""
+RELAY_SEARCH_MAX = 4 * SEARCH_MAX
+"""Work that searching may take for one relay, however often shares come late and it begins anew."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,10 @@ def test_trusted_kmes_are_in_no_coalition_but_may_fail():
 
 def test_no_tampering_is_withstood_if_the_target_could_not_try_all_subsets():
     assert minimal.withstood(fan(9, 5), others=9).tampering == 4
+    assert minimal.rebuild_is_exhaustive(fan(16, 9))
     assert not minimal.rebuild_is_exhaustive(fan(40, 20))
+    # 19,600 subsets of all 50 shares, but 13 times as many if each share is looked at when it comes.
+    assert not minimal.rebuild_is_exhaustive(fan(50, 3))
     assert minimal.withstood(fan(40, 20), others=40) == Withstands(19, 20, 20, 0)
 
 
