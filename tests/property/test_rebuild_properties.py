@@ -116,7 +116,7 @@ def test_whatever_the_shares_are_the_work_is_bounded_and_the_outcome_is_the_same
     held = how(random, plan, honest)
     result, work, found = counted(plan, held, len(KEYS), search=search)
     needed = counted(plan, honest, len(KEYS))[1]
-    assert work <= 20 * needed + 3 * search
+    assert work <= 20 * needed + 2 * search
     assert counted(plan, held, len(KEYS), search=search) == (result, work, found)
 
 
@@ -132,4 +132,4 @@ def test_payloads_that_multiply_from_level_to_level_are_bounded_by_the_work():
     result, work, found = counted(plan, held, len(KEYS), search=1 << 24)
     assert (result.secret, result.exhausted) == (None, True)
     assert max(len(places) for places in found) <= 9
-    assert work <= 20 * counted(plan, came, len(KEYS))[1] + 3 * (1 << 24)
+    assert work <= 20 * counted(plan, came, len(KEYS))[1] + 2 * (1 << 24)

@@ -13,7 +13,7 @@ from qkdrelay.network.circuit import Circuit, Element, Link, blocking, learning
 from qkdrelay.network.decision import NODES_MAX, Diagram, TooLargeError
 from qkdrelay.network.plan import Plan
 from qkdrelay.sharing.tree import RELAY_SEARCH_MAX, SEARCH_MAX
-from qkdrelay.sharing.work import attempt
+from qkdrelay.sharing.work import attempt, combining
 
 SETS_MAX = 1_000
 """Minimal sets listed unless another number is asked for."""
@@ -71,9 +71,9 @@ def withstood(plan: Plan, others: int, trusted: Collection[str] = ()) -> Withsta
       that v sent, the AMD code catches it. So B knows k of them; it knows what a successor got only if that is in B,
       or, by induction, B satisfies the circuit at it. So another payload at the source means that B satisfies the
       circuit, that is, ``learns``.
-    - The search may be left out (`agreement`) at the source's split, for there nothing but p decodes; and at v if all
-      thresholds from v on are majorities: by induction, then B does not satisfy the circuit at a KME that has D, for
-      k of its n successors have D, k would be satisfied, and 2k > n. So nothing but p decodes at v, either.
+    - The search may be left out or cut short (`agreement`) at the source's split, for there nothing but p decodes; and
+      at v if all thresholds from v on are majorities: by induction, then B does not satisfy the circuit at a KME that
+      has D, for k of its n successors have D, k would be satisfied, and 2k > n. So nothing but p decodes at v, either.
     - Needed: B may withhold everything, which is to fail; and if B learns, it can compute and re-share another
       secret with a valid code, and the target cannot tell them apart.
 
@@ -97,19 +97,24 @@ def rebuild_is_exhaustive(plan: Plan) -> bool:
 
     A split of n shares with threshold k, where share i may be one of c_i payloads, has e_k(c_1, ..., c_n) subsets (the
     elementary symmetric polynomial), and hands on no more payloads than that. Each split has an equal part of the
-    work, which is reckoned with shares of `_SHARE_BYTES`. All that may have been done before the last share came must
-    be left: if there is one split, C(m, k) subsets at m = k, ..., n shares, together C(n+1, k+1).
+    work, which is reckoned with shares of `_SHARE_BYTES`; where another payload than the true one may decode, each
+    subset may give one, and who agrees with it is looked at. All that may have been done before the last share came
+    must be left: if there is one split, C(m, k) subsets at m = k, ..., n shares, together C(n+1, k+1).
     """
     splits = {kme: count for kme, count in plan.path_counts.items() if kme == plan.source or plan.is_split(kme)}
     part, work = SEARCH_MAX // sum(splits.values()), 0
-    candidates = {plan.target: 1}
+    candidates, majority = {plan.target: 1}, {plan.target: True}
     for kme in reversed(plan.order[:-1]):
         successors, threshold = plan.successors(kme), plan.threshold(kme)
+        majority[kme] = 2 * threshold > len(successors) and all(majority[s] for s in successors)
         subsets = [1] + [0] * threshold
         for successor in successors:
             for size in range(threshold, 0, -1):
                 subsets[size] += subsets[size - 1] * candidates[successor]
-        here = subsets[-1] * attempt(threshold, _SHARE_BYTES)
+        each = attempt(threshold, _SHARE_BYTES)
+        if kme != plan.source and not majority[kme]:
+            each += combining(threshold, _SHARE_BYTES) * (len(successors) - threshold)
+        here = subsets[-1] * each
         if here > part:
             return False
         work += here * splits.get(kme, 0)

@@ -60,9 +60,8 @@ def agreements(
 ) -> Steps[tuple[list[Agreement], bool]]:
     """Return every agreement among ``shares``, and whether the budget left subsets untried.
 
-    ``shares`` are equally long and at least ``threshold`` in number. The search takes at most ``part`` of the budget
-    for subsets, and as much again for what those that decode take. ``decisive``: it is left out where the module's
-    docstring says.
+    ``shares`` are equally long and at least ``threshold`` in number. The search takes at most ``part`` of the budget.
+    ``decisive``: nothing depends on what is beside the first, as the module's docstring says.
     """
     found: list[Agreement] = []
     first = tuple((x, 0) for x in sorted(shares)[:threshold])
@@ -158,10 +157,9 @@ def _search(
 ) -> Steps[bool]:
     """Add to ``found`` what the search finds; return whether subsets were left untried."""
     size = len(next(iter(shares.values()))[0])
-    each = attempt(threshold, size)
-    affordable = min(part, budget.left) // each
-    evaluations = affordable
-
+    each, evaluations = attempt(threshold, size), combining(threshold, size) * (len(shares) - threshold)
+    left = min(part, budget.left)
+    affordable = left // each
     enough = decisive and any(_off(shares, agreement) < threshold for agreement in found)
     for tried, points in enumerate(_subsets(shares, threshold, affordable)):
         if enough and tried * each > SHORT_SEARCH:
@@ -169,18 +167,17 @@ def _search(
         yield CALL * (1 + len(found)) + CHOICE * threshold
         if any(agreement.holds(points) for agreement in found):
             continue
-        budget.left -= each
         agreement = yield from _agreement(shares, points)
+        spent = each + (evaluations if agreement else 0)
+        left, budget.left = left - spent, budget.left - spent
         if agreement is None:
             continue
         found.append(agreement)
         if _settled(shares, threshold, found, decisive=decisive):
             return False
-        enough = enough or (decisive and _off(shares, agreement) < threshold)
-        budget.left -= combining(threshold, size) * (len(shares) - threshold)
-        evaluations -= len(shares) - threshold
-        if evaluations <= 0 or budget.left <= 0:
+        if left < 0:
             return True
+        enough = enough or (decisive and _off(shares, agreement) < threshold)
     return _count(shares, threshold) > affordable
 
 
