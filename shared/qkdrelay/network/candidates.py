@@ -16,6 +16,7 @@ from qkdrelay.network.topology import Topology
 
 Policy = Literal["best", "disjoint", "recursive", "trusted"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
+ENDS_ALLOW = "if the settings of both ends allow it, too (QKDRELAY_WITHSTAND_COMPROMISED=0)"
 Load = frozenset[tuple[Link, float]]
 """How much of the key of a link, from sender to receiver, is spoken for, in any unit; of others nothing is."""
 
@@ -155,15 +156,52 @@ def choose(
     for candidate in found:
         if candidate.chosen:
             return candidate
-    best = min(found, key=lambda c: _regret(c, wish)) if found else None
-    if best is not None and allow_unprotected:
+    if not found:
+        raise _nobody_to_trust(topology, source, target, wish, of(None), allow_unprotected=allow_unprotected)
+    best = _least_regretted(found, wish)
+    if allow_unprotected:
         return replace(best, chosen=True)
     hint = _hint(best, wish)
     if policy is not None:
         other = next((candidate for candidate in of(None) if candidate.chosen), None)
         if other is not None:
-            hint = f"--policy {other.policy} does, with {other.messages} share messages"
+            hint = _another(other)
     raise RequestRefusedError(_reason(topology, source, target, wish, policy), hint=hint)
+
+
+def _nobody_to_trust(
+    topology: Topology,
+    source: str,
+    target: str,
+    wish: Withstand,
+    others: list[Candidate],
+    *,
+    allow_unprotected: bool,
+) -> RequestRefusedError:
+    """Return why there is no plan of the policy trusted to allow, and which of the ``others`` to take."""
+    chosen = next((candidate for candidate in others if candidate.chosen), None)
+    trusted = [kme for kme in topology.kmes if kme in topology.noted("trusted")]
+    if not trusted:
+        why = f"no KME of {topology.name} is noted as trusted"
+    elif chosen is not None:
+        why = f"{chosen.policy} withstands {wish} without trusting anybody"
+    else:
+        why = f"none withstands {wish}, even if {', '.join(trusted)} can be trusted"
+    if chosen is not None:
+        hint = f"{_another(chosen)}, and there is nothing to allow"
+    elif allow_unprotected:
+        hint = "without --policy the best plan there is, of all kinds, is taken"
+    else:
+        hint = _hint(_least_regretted(others, wish), wish)
+    return RequestRefusedError(f"there is no trusted plan from {source} to {target}: {why}", hint=hint)
+
+
+def _another(chosen: Candidate) -> str:
+    return f"--policy {chosen.policy} does, with {chosen.messages} share messages"
+
+
+def _least_regretted(found: list[Candidate], wish: Withstand) -> Candidate:
+    return min(found, key=lambda candidate: _regret(candidate, wish))
 
 
 def _regret(candidate: Candidate, wish: Withstand) -> tuple[bool, int, int, int, bool]:
@@ -186,15 +224,14 @@ def _reason(topology: Topology, source: str, target: str, wish: Withstand, polic
     return f"no plan withstands {wish}: {some} {source} and {target}, and that takes {needed}"
 
 
-def _hint(best: Candidate | None, wish: Withstand) -> str:
-    if best is None:
-        return "use another policy: best"
+def _hint(best: Candidate, wish: Withstand) -> str:
     have = best.withstands
     if best.relies_on:
         trusted = ", ".join(best.relies_on)
-        return f"a plan that does if {trusted} can be trusted, as the topology says, is taken with --allow-unprotected"
+        honest = f"a plan that does if {trusted} can be trusted, as the topology says"
+        return f"{honest}, is taken with --allow-unprotected, {ENDS_ALLOW}"
     if have.compromised == 0 and wish.readers > 0:
-        return "--allow-unprotected relays all the same; one KME on the way can then learn the keys"
+        return f"--allow-unprotected relays all the same, {ENDS_ALLOW}; one KME on the way can then learn the keys"
     reach = Withstand(min(have.compromised, wish.compromised), min(have.failed, wish.failed or 0))
     return f"possible with policy {best.policy}: --withstand {reach}"
 

@@ -181,7 +181,10 @@ def test_a_pair_without_a_path_is_no_reason_to_stop(run, tmp_path):
         (("kme-1", "kme-8", "--failed", "kme-0"), "there is no KME 'kme-0'"),
         (("kme-1", "kme-8", "--cut", "kme-1"), "'kme-1' is no link"),
         (("kme-1", "kme-8", "--cut", "kme-1:kme-8"), "there is no QKD link between kme-1 and kme-8"),
-        (("kme-1", "kme-8", "--policy", "trusted"), "no trusted plan from kme-1 to kme-8 withstands"),
+        (
+            ("kme-1", "kme-8", "--policy", "trusted"),
+            "there is no trusted plan from kme-1 to kme-8: no KME of eight-kmes is noted as trusted",
+        ),
     ],
 )
 def test_wrong_use(run, arguments, error):

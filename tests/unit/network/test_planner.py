@@ -171,6 +171,36 @@ def test_a_trusted_kme_between_is_relied_upon_only_if_allowed_and_labelled():
     assert [kme for kme in "abxcd" if learns(taken.plan, [kme])] == ["x"]
 
 
+@pytest.mark.parametrize("allowed", [False, True])
+@pytest.mark.parametrize(
+    ("links", "trust", "wish", "why", "hint"),
+    [
+        ("sa at sb bt", {}, Withstand(1, 0), "no KME of letters is noted as trusted", "--policy best does, with 4 "),
+        (
+            "sa at sb bt",
+            {"a": "trusted"},
+            Withstand(1, 0),
+            "best withstands compromised=1,failed=0 without",
+            "best does",
+        ),
+        ("sa at", {}, Withstand(), "no KME of letters is noted as trusted", None),
+        ("sa ab bt", {"b": "trusted"}, Withstand(), "none withstands compromised=1, even if b can be trusted", None),
+    ],
+)
+def test_where_there_is_no_plan_to_trust_or_to_allow_that_is_what_is_said(links, trust, wish, why, hint, allowed):
+    with pytest.raises(RequestRefusedError) as caught:
+        choose(network(links, trust), "s", "t", wish, "trusted", allow_unprotected=allowed)
+    assert str(caught.value).startswith("there is no trusted plan from s to t: ")
+    assert why in str(caught.value)
+    assert (hint or ("without --policy" if allowed else "--allow-unprotected relays all the same")) in caught.value.hint
+    assert not (allowed and "--allow-unprotected" in caught.value.hint)
+
+
+def test_a_plan_that_trusts_is_taken_by_its_policy_if_that_is_allowed():
+    waist = network("sa sb ax bx xc xd ct dt", {"x": "trusted"})
+    assert choose(waist, "s", "t", None, "trusted", allow_unprotected=True).relies_on == ("x",)
+
+
 def test_a_trusted_path_counts_as_one_that_nobody_reads():
     both = network("sx xt sy yt", {"x": "trusted", "y": "trusted"})
     with pytest.raises(RequestRefusedError):
