@@ -11,12 +11,9 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from coordinator.demo import network as embedded
-from qkdrelay import codec
 from qkdrelay.errors import QkdRelayError
-from qkdrelay.inquiries import Request
 from qkdrelay.link.envelope import Suite
 from qkdrelay.network.candidates import choose
 from qkdrelay.network.topology import Topology, load_topology
@@ -64,8 +61,7 @@ class Counted(embedded.EmbeddedNetwork):
         for _ in range(relays):
             wishes = {"key_count": keys, "timeout_s": 600.0, "policy": policy, "allow_unprotected": True}
             body = embedded.relay_request(source, target, follow=False, **wishes)
-            request = Request(request_id=uuid4(), reply_to=self._client.address, body=body)
-            self._client.send(codec.encode(request))
+            self._client.send(self._asker.request(body)[1])
         before = time.process_time()
         self.settle()
         return time.process_time() - before

@@ -20,10 +20,10 @@ import pika
 
 from bench.peer import Peer
 from coordinator.demo.network import relay_request
-from qkdrelay import codec
 from qkdrelay.broker.names import CLI, CLI_EXCHANGE, CLIENT_QUEUE_PREFIX, REPLIES_EXCHANGE, REQUESTS_KEY
-from qkdrelay.errors import MalformedMessageError
-from qkdrelay.inquiries import NetworkRequest, NetworkView, RelayRequest, RelaySummary, Reply, Request, RequestBody
+from qkdrelay.dialogue import Asker
+from qkdrelay.errors import QkdRelayError
+from qkdrelay.inquiries import NetworkRequest, NetworkView, RelayRequest, RelaySummary, RequestBody
 from qkdrelay.network.topology import Topology
 
 ROOT = Path(__file__).parents[1]
@@ -36,9 +36,11 @@ _KEY_FOR_ALL = {"rate_bps": 10**12, "buffer_bytes": 1 << 34}
 class Stack:
     """A running network, seen from a command line's place."""
 
-    def __init__(self, parameters: pika.ConnectionParameters, topology: Topology) -> None:
+    def __init__(self, parameters: pika.ConnectionParameters, key: bytes, topology: Topology) -> None:
         self._topology = topology
         self._address = f"{CLIENT_QUEUE_PREFIX}{uuid4()}"
+        self._asker = Asker(key, self._address)
+        self._asked: set[UUID] = set()
         self._changed = threading.Condition()
         self._begun: dict[UUID, float] = {}
         self._ended: dict[UUID, float] = {}
@@ -78,15 +80,19 @@ class Stack:
         self._thread.join(10)
 
     def _ask(self, body: RequestBody) -> None:
-        encoded = codec.encode(Request(request_id=uuid4(), reply_to=self._address, body=body))
-        self._peer.loop.add_callback_threadsafe(lambda: self._peer.publish(CLI_EXCHANGE, REQUESTS_KEY, encoded))
+        request, signed = self._asker.request(body)
+        self._asked.add(request.request_id)
+        self._peer.loop.add_callback_threadsafe(lambda: self._peer.publish(CLI_EXCHANGE, REQUESTS_KEY, signed))
 
     def _take(self, data: bytes) -> None:
         at = time.monotonic()
         try:
-            body = codec.decode(data, Reply).body
-        except MalformedMessageError as error:
+            reply = self._asker.answer(data, self._asked)
+        except QkdRelayError as error:
             raise RuntimeError(f"the coordinator's answer cannot be read: {error}") from error
+        if reply is None:
+            return
+        body = reply.body
         with self._changed:
             match body:
                 case RelaySummary(state="confirmed"):
@@ -111,7 +117,8 @@ def running(host: Any, topology: Topology, path: Path, folder: Path, **environme
     """
     profiled = environment.pop("PROFILE", "").split(",")
     processes = []
-    for name, own in _environments(host, topology, path, folder).items():
+    environments = _environments(host, topology, path, folder)
+    for name, own in environments.items():
         command = ["-m", *(("coordinator", "serve") if name == "coordinator" else ("kme", "run"))]
         if name in profiled:
             command = ["-m", "bench.profiled", str(folder / f"{name}.prof"), *command[1:]]
@@ -128,9 +135,8 @@ def running(host: Any, topology: Topology, path: Path, folder: Path, **environme
             )
     try:
         credentials = pika.PlainCredentials(CLI, host.passwords[CLI])
-        stack = Stack(
-            pika.ConnectionParameters(host.server.host, host.server.amqp_port, host.vhost, credentials), topology
-        )
+        broker = pika.ConnectionParameters(host.server.host, host.server.amqp_port, host.vhost, credentials)
+        stack = Stack(broker, bytes.fromhex(environments["coordinator"]["QKDRELAY_CLI_KEY"]), topology)
         stack.wait_until_heard()
         yield stack
         stack.close()
@@ -169,5 +175,6 @@ def _environments(host: Any, topology: Topology, path: Path, folder: Path) -> di
         **common("coordinator"),
         "QKDRELAY_TOPOLOGY": str(path),
         "QKDRELAY_CONTROL_KEYS": json.dumps(control),
+        "QKDRELAY_CLI_KEY": secrets.token_hex(32),
     }
     return environments

@@ -47,7 +47,7 @@ class Adversary:
             if not kmes or kme in kmes
         }
         terms = relay.terms
-        context = Context(relay.relay_id, terms.plan, terms.key_count, terms.key_size_bits)
+        context = Context(relay.relay_id, terms.plan, terms.key_count, terms.key_size_bits, terms.withstand)
         held = {route: payload for (_, route), payload in leaked.items()}
         result = rebuild(relay.plan, held, context.payload_length, search=SEARCH_MAX)
         learned = (

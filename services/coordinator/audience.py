@@ -9,10 +9,10 @@ from uuid import UUID
 from coordinator.progress import Relay
 from coordinator.store import CoordinatorStore
 from coordinator.views import summary, view
-from qkdrelay import codec
 from qkdrelay.broker.names import REPLIES_EXCHANGE
+from qkdrelay.dialogue import Answerer
 from qkdrelay.errors import MalformedMessageError
-from qkdrelay.inquiries import Acknowledged, Refusal, RelayView, Reply, ReplyBody, Request
+from qkdrelay.inquiries import Acknowledged, Refusal, RelayView, ReplyBody, Request
 from qkdrelay.messages import TERMINAL, Done
 
 COMMAND_WAIT_S = 5.0
@@ -49,9 +49,9 @@ class _Follower:
 class Audience:
     """Everybody who waits. It is kept in memory only: after a restart, people ask again."""
 
-    def __init__(self, store: CoordinatorStore) -> None:
-        """``store`` is where relays are read from and answers are published through."""
-        self._store = store
+    def __init__(self, store: CoordinatorStore, answerer: Answerer) -> None:
+        """``store`` is where relays are read from and answers are published through; ``answerer`` signs them."""
+        self._store, self._answerer = store, answerer
         self._callers: list[_Caller] = []
         self._awaited: dict[UUID, _Caller] = {}
         """Who waits for a command, by its id."""
@@ -64,11 +64,11 @@ class Audience:
     def reply(self, request: Request, body: ReplyBody) -> None:
         """Answer a request, at most once: its asker may be gone."""
         try:
-            encoded = codec.encode(Reply(request_id=request.request_id, body=body))
+            signed = self._answerer.answer(request, body)
         except MalformedMessageError:
             refusal = Refusal(text="the answer is too long to be sent", hint="ask for less at once", unanswered=False)
-            encoded = codec.encode(Reply(request_id=request.request_id, body=refusal))
-        self._store.observe(REPLIES_EXCHANGE, request.reply_to, encoded)
+            signed = self._answerer.answer(request, refusal)
+        self._store.observe(REPLIES_EXCHANGE, request.reply_to, signed)
 
     def await_done(self, request: Request, text: str, commands: dict[UUID, str], now: float) -> None:
         """Answer ``request`` with ``text`` once the KMEs have carried out ``commands`` (id -> KME)."""

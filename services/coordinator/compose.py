@@ -16,6 +16,8 @@ from qkdrelay.network.topology import Topology
 BROKER_SERVICE: Final = "rabbitmq"
 CLUSTER_SERVICES: Final = (BROKER_SERVICE, "rabbitmq-2", "rabbitmq-3")
 """Those of infra/cluster/docker-compose.yml."""
+CLI_KEY: Final = "QKDRELAY_CLI_KEY"
+WITHSTAND_DEFAULT: Final = "1"
 CLUSTER_NODES: Final = ("rabbit@node-1", "rabbit@node-2", "rabbit@node-3")
 
 # Kept to what `docker compose` v2 and docker-compose 1.29 both take: no `name:`, no inline configs,
@@ -117,6 +119,7 @@ _COORDINATOR = """\
       QKDRELAY_BROKER_USER: {user}
       QKDRELAY_BROKER_PASSWORD: {password}
       QKDRELAY_CLI_PASSWORD: {cli_password}
+      QKDRELAY_CLI_KEY: {cli_key}
       QKDRELAY_STORE: /var/lib/qkdrelay/coordinator.sqlite
       QKDRELAY_TOPOLOGY: /etc/qkdrelay/topology.toml
       QKDRELAY_DEPLOYMENT: ${{QKDRELAY_DEPLOYMENT:?run make up}}
@@ -138,6 +141,7 @@ _KME = """\
       QKDRELAY_BROKER_PASSWORD: {password}
       QKDRELAY_STORE: /var/lib/qkdrelay/kme.sqlite
       QKDRELAY_CONTROL_KEY: {control_key}
+      QKDRELAY_WITHSTAND_COMPROMISED: {withstand}
       QKDRELAY_LINKS: >-
         {links}
     volumes:
@@ -181,6 +185,11 @@ def control_key_variable(kme: str) -> str:
     return f"CONTROL_KEY_{_upper(kme)}"
 
 
+def withstand_variable(kme: str) -> str:
+    """Name the variable with how many compromised KMEs a plan must withstand for ``kme`` to be an end of it."""
+    return f"WITHSTAND_COMPROMISED_{_upper(kme)}"
+
+
 def link_secret_variable(a: str, b: str) -> str:
     """Name the variable with the secret of the simulated QKD link between two KMEs, in either order."""
     first, second = sorted((a, b))
@@ -198,6 +207,7 @@ def _coordinator(topology: Topology) -> str:
         user=names.COORDINATOR,
         password=_secret(password_variable(names.COORDINATOR)),
         cli_password=_secret(password_variable(names.CLI)),
+        cli_key=_secret(CLI_KEY),
         control_keys=_folded(keys),
     )
 
@@ -211,6 +221,7 @@ def _kme(topology: Topology, kme: str) -> str:
         kme=_plain(kme),
         password=_secret(password_variable(kme)),
         control_key=_secret(control_key_variable(kme)),
+        withstand=f"${{{withstand_variable(kme)}:-{WITHSTAND_DEFAULT}}}",
         links=_folded(links),
         volume=kme,
     )

@@ -20,14 +20,17 @@ from coordinator import dotenv_file
 from coordinator.certificates import AUTHORITY_KEY, CERTIFICATE, certificate_files
 from coordinator.compose import (
     BROKER_SERVICE,
+    CLI_KEY,
     CLUSTER_NODES,
     CLUSTER_SERVICES,
+    WITHSTAND_DEFAULT,
     compose_file,
     control_key_variable,
     link_secret_variable,
     link_settings,
     password_variable,
     tls_overlay,
+    withstand_variable,
 )
 from coordinator.dotenv_file import assignment
 from coordinator.rabbitmq_conf import PORT, TLS_PORT, rabbitmq_conf
@@ -175,10 +178,12 @@ def _values(
         raise SettingsError("COMPOSE_PROJECT_NAME is no name of a project", hint="a-z, 0-9, '-' and '_'")
     values["CLUSTER_COOKIE"] = kept.get("CLUSTER_COOKIE") or _secret()
     values |= {password_variable(user): password for user, password in passwords.items()}
-    keys = [control_key_variable(kme) for kme in topology.kmes]
+    keys = [CLI_KEY, *(control_key_variable(kme) for kme in topology.kmes)]
     keys += [link_secret_variable(*link) for link in topology.links]
     for name in keys:
         values[name] = _key(name, kept.get(name))
+    for name in map(withstand_variable, topology.kmes):
+        values[name] = _withstand(name, environment.get(name) or kept.get(name) or WITHSTAND_DEFAULT)
     return values
 
 
@@ -220,6 +225,12 @@ def _key(name: str, kept: str | None) -> str:
             hint="restore it; or delete the line, and a new one is made",
         )
     return kept
+
+
+def _withstand(name: str, value: str) -> str:
+    if value not in ("0", "1", "2", "3"):
+        raise SettingsError(f"{name} in .env is {value!r}", hint="how many compromised KMEs: 0, 1, 2 or 3")
+    return value
 
 
 def _secret() -> str:
@@ -277,6 +288,12 @@ def _sections(topology: Topology) -> Iterator[tuple[str, list[str]]]:
     )
     yield "What the broker's nodes have in common, where there are several", ["CLUSTER_COOKIE"]
     yield "Passwords of the broker's users", [password_variable(user) for user in reversed(_users(topology))]
+    yield (
+        "How many compromised KMEs a plan must withstand for a KME to be an end of it, 0 to 3. With 0 at both ends\n"
+        "# `coordinator relay --allow-unprotected` relays keys that KMEs on the way could learn",
+        [withstand_variable(kme) for kme in topology.kmes],
+    )
+    yield "Key between the coordinator and its command line; the broker must not have it", [CLI_KEY]
     yield (
         "Keys between the coordinator and each KME",
         [control_key_variable(kme) for kme in topology.kmes],

@@ -35,9 +35,20 @@ from qkdrelay.inquiries import (
     Request,
     RequeueRequest,
     ShowRequest,
+    unlike,
 )
-from qkdrelay.messages import TIMEOUT_S_MAX, TIMEOUT_S_MIN, Command, Hello, SetLab, SetLink, Terms, check_key_amount
-from qkdrelay.network.candidates import Candidate, Policy, Withstand, choose
+from qkdrelay.messages import (
+    TIMEOUT_S_MAX,
+    TIMEOUT_S_MIN,
+    Command,
+    Demand,
+    Hello,
+    SetLab,
+    SetLink,
+    Terms,
+    check_key_amount,
+)
+from qkdrelay.network.candidates import ENDS_ALLOW, Candidate, Policy, Withstand, choose
 from qkdrelay.network.circuit import Link
 from qkdrelay.network.topology import Topology
 from qkdrelay.observability import LogLevel
@@ -122,9 +133,21 @@ class Desk:
         return None
 
     def _relay(self, request: Request, wanted: RelayRequest, now: float) -> None:
-        if self._store.relay(wanted.relay_id) is None:
+        known = self._store.relay(wanted.relay_id)
+        if known is None:
             self._orders.change(None, self._planned(wanted, now), now)
+        elif other := self._unlike(wanted, known):
+            raise RequestRefusedError(
+                f"relay {wanted.relay_id} was asked for before, as another: {other}",
+                hint="take another id (--id), or none",
+            )
         self._audience.follow(request, wanted.relay_id, now, until_decided=not wanted.follow)
+
+    @staticmethod
+    def _unlike(wanted: RelayRequest, known: Relay) -> str | None:
+        terms = known.terms
+        amount = {"key_count": terms.key_count, "key_size_bits": terms.key_size_bits}
+        return unlike(wanted, ends=known.ends, withstand=terms.withstand, **amount)
 
     def _planned(self, wanted: RelayRequest, now: float) -> Relay:
         if wrong := check_key_amount(wanted.key_count, wanted.key_size_bits):
@@ -138,7 +161,7 @@ class Desk:
         if not protected and not wanted.allow_unprotected:
             raise RequestRefusedError(
                 f"one compromised KME could learn keys relayed from {wanted.source} to {wanted.target}",
-                hint="--allow-unprotected relays them all the same, if the settings of both ends allow it, too",
+                hint=f"--allow-unprotected relays them all the same, {ENDS_ALLOW}",
             )
         if self._store.undecided_count() >= UNDECIDED_MAX:
             raise RequestRefusedError(f"{UNDECIDED_MAX} relays are under way", hint="try again later")
@@ -147,6 +170,7 @@ class Desk:
             plan=encode_plan(candidate.plan),
             key_count=wanted.key_count,
             key_size_bits=wanted.key_size_bits,
+            withstand=_demanded(wanted, candidate),
             deadline=now + wanted.timeout_s,
         )
         return Relay(
@@ -158,11 +182,10 @@ class Desk:
         )
 
     def _chosen(self, wanted: RelayRequest) -> Candidate:
-        asked = wanted.withstand
         return self._choose(
             wanted.source,
             wanted.target,
-            Withstand(asked.compromised, asked.failed, asked.tampering) if asked else Withstand(),
+            _wish(wanted),
             cast("Policy | None", wanted.policy),
             load=self._load(),
             allow_unprotected=wanted.allow_unprotected,
@@ -241,3 +264,22 @@ class Desk:
     def _require_lab(self) -> None:
         if not self._lab:
             raise RequestRefusedError("the lab is off", hint=LAB_HINT)
+
+
+def _wish(wanted: RelayRequest) -> Withstand:
+    asked = wanted.withstand
+    return Withstand(asked.compromised, asked.failed, asked.tampering) if asked else Withstand()
+
+
+def _demanded(wanted: RelayRequest, candidate: Candidate) -> Demand:
+    """Return what both ends are to check: what was asked for or, if any plan was to do, as much of it as this one has.
+
+    The one failed KME that is withstood if the network allows it is demanded where it does.
+    """
+    wish, have = _wish(wanted), candidate.withstands
+    if candidate.meets_wish:
+        failed = int(have.failed > wish.lost) if wish.failed is None else wish.failed
+        return Demand(compromised=wish.compromised, failed=failed, tampering=wish.tampering)
+    tampering = min(wish.tampering, have.tampering, have.compromised, have.failed)
+    failed = min(1 if wish.failed is None else wish.failed, have.failed - tampering)
+    return Demand(compromised=min(wish.compromised, have.compromised), failed=failed, tampering=tampering)

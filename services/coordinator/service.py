@@ -30,8 +30,8 @@ from qkdrelay.broker.names import (
     parse_kme_exchange,
 )
 from qkdrelay.broker.port import Delivery
+from qkdrelay.dialogue import Answerer
 from qkdrelay.errors import ForgedMessageError, QkdRelayError
-from qkdrelay.inquiries import Request
 from qkdrelay.journal import Journal
 from qkdrelay.leaking import open_leak
 from qkdrelay.messages import (
@@ -77,6 +77,8 @@ _OF_OTHERS = {
     "command.no_such_kme": "kme",
     "message.dead_lettered": "kme",
     "message.rejected": "queue",
+    "request.late": "request",
+    "request.repeated": "request",
 }
 """Events that KMEs, or who is at the broker, cause, and who or what each is about."""
 
@@ -85,9 +87,15 @@ class CoordinatorService:
     """The coordinator (a `qkdrelay.service.Service`)."""
 
     def __init__(
-        self, topology: Topology, store: CoordinatorStore, control_keys: Mapping[str, bytes], *, lab: bool = False
+        self,
+        topology: Topology,
+        store: CoordinatorStore,
+        control_keys: Mapping[str, bytes],
+        cli_key: bytes,
+        *,
+        lab: bool = False,
     ) -> None:
-        """``control_keys`` has, for each KME of ``topology``, the key shared with it."""
+        """``control_keys`` has the key shared with each KME of ``topology``; ``cli_key`` is the command line's."""
         self.journal: Journal = store
         self._store, self._keys, self._lab = store, control_keys, lab
         self.metrics = CoordinatorMetrics(topology.kmes)
@@ -103,7 +111,8 @@ class CoordinatorService:
         """When a KME was ordered again to turn its link to another up, or down."""
         self._found: Recent[tuple[UUID, str], tuple[bytes, int]] = Recent(RELAYS_CACHED)
         """Epoch and number of the message that said last what was found, by relay and who found it."""
-        self._audience = Audience(store)
+        self._answerer = Answerer(cli_key, lambda: store.epoch, store.requests_until)
+        self._audience = Audience(store, self._answerer)
         self._desk = Desk(topology, self, store, self._audience, adversary=self._adversary, heard=self._heard, lab=lab)
         self._notes: list[tuple[LogLevel, str, dict[str, object]]] = []
         self._refused: list[str] = []
@@ -133,9 +142,11 @@ class CoordinatorService:
     def _handle_request(self, delivery: Delivery, now: float) -> None:
         if delivery.exchange != CLI_EXCHANGE:
             raise ForgedMessageError("the request did not come from the command line")
-        request = codec.decode(delivery.body, Request)
-        self.note("request.received", "debug", request=type(request.body).__name__)
-        reply = self._desk.answer(request, now)
+        request, standing = self._answerer.take(delivery.body, now)
+        self.note(f"request.{standing}", "debug" if standing == "new" else "info", request=type(request.body).__name__)
+        if standing == "repeated":  # by the broker, which gives out again what was not acknowledged, or by somebody
+            return
+        reply = self._answerer.late(now) if standing == "late" else self._desk.answer(request, now)
         if reply is not None:
             self._audience.reply(request, reply)
 
@@ -358,6 +369,9 @@ class CoordinatorService:
                 ):
                     self._store.enqueue(COORD_EXCHANGE, control_queue(kme), signed)
         self._commands.clear()
+        self._answerer.open(now)
+        if self._answerer.latest != self._store.requests_until:
+            self._store.requests_until = self._answerer.latest
         self._audience.tick(now)
         if abs(now - self._housekeeping_at) >= _HOUSEKEEPING_EVERY_S:
             self._housekeeping_at = now
@@ -366,6 +380,7 @@ class CoordinatorService:
 
     def committed(self) -> None:
         """Log what happened."""
+        self._answerer.committed()
         log_all(self._moderator.passed(self._notes, self._now), service=control.COORDINATOR)
         for _, event, fields in self._notes:
             self.metrics.happened(event, fields)
@@ -376,6 +391,7 @@ class CoordinatorService:
 
     def rolled_back(self) -> None:
         """Nothing of this batch happened."""
+        self._answerer.rolled_back()
         self._ordered.clear()
         self._hellos.clear()
         self._notes.clear()

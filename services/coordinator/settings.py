@@ -17,6 +17,8 @@ class CoordinatorSettings(ServiceSettings):
 
     topology: Path
     control_keys: Annotated[dict[KmeName, HexKey], *JsonObject]
+    cli_key: HexKey
+    """Shared with the command line: requests and answers are signed with it."""
 
 
 class CliSettings(BrokerSettings):
@@ -29,3 +31,6 @@ class CliSettings(BrokerSettings):
     broker: Addresses = "127.0.0.1:5672"
     cli_user: str = CLI
     cli_password: SecretStr
+    """For the broker, which gets to see it."""
+    cli_key: HexKey
+    """Shared with the coordinator, and with nobody else."""

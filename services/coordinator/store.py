@@ -294,6 +294,16 @@ class CoordinatorStore(Journal):
         query = "DELETE FROM down WHERE a = ? AND b = ?" if up else "INSERT OR IGNORE INTO down VALUES (?, ?)"
         self._db.execute(query, link)
 
+    @property
+    def requests_until(self) -> float:
+        """No request that was taken was sent later (`qkdrelay.dialogue`), in seconds since the epoch."""
+        with self.looking():
+            return float(self.get_meta("requests_until") or 0)
+
+    @requests_until.setter
+    def requests_until(self, at: float) -> None:
+        self.set_meta("requests_until", repr(at).encode())
+
     def add_dead_letter(self, at: float, kme: str, queue: str, reason: str, body: bytes) -> None:
         """Keep a message that somebody did not accept, cut if it is long; the oldest beyond the limit go."""
         row = (at, kme, queue, reason, body[:DEAD_LETTER_BODY_MAX])

@@ -39,6 +39,7 @@ def view(relay: Relay, flow: Flow, now: float) -> RelayView:
         state=relay.state,
         reason=relay.reason,
         policy=relay.policy,
+        withstand=relay.terms.withstand,
         protected=relay.protected,
         relies_on=relay.relies_on,
         plan=relay.terms.plan,

@@ -75,7 +75,10 @@ def keys(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     limit: Annotated[int, typer.Option(min=1, max=KEYS_SHOWN_MAX, help="Show at most so many, newest first.")] = 1000,
 ) -> None:
-    """List the keys relayed to or from this KME: id, size, relay, state.
+    """List the keys relayed to or from this KME: id, size, relay, state, and what their relay withstands.
+
+    That is how many compromised, failed and tampering KMEs its plan was checked here to withstand: what was asked for,
+    and at least what this KME's own settings demand (QKDRELAY_WITHSTAND_COMPROMISED).
 
     Example: infra/docker/compose.sh exec kme-8 kme keys --json
     """
@@ -84,9 +87,10 @@ def keys(
     if as_json:
         print_json({"kme": settings.kme, "keys": found})
         return
-    table = Table("key id", "bits", "with", "state", "relay", *(["key"] if reveal else []), box=None)
+    table = Table("key id", "bits", "with", "state", "relay", "withstands", *(["key"] if reveal else []), box=None)
     for key in found:
         row = [key["key_id"], str(key["size_bits"]), key["peer"], key["state"], key["relay_id"][:8]]
+        row.append(",".join(f"{what}={number}" for what, number in key["withstands"].items() if number) or "nothing")
         table.add_row(*row, *([key.get("key", "")] if reveal else []))
     console().print(table if found else "no keys yet")
 

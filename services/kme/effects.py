@@ -8,7 +8,7 @@ from uuid import UUID
 
 from qkdrelay.codec import encode_plan
 from qkdrelay.confirmation import Context, Payload
-from qkdrelay.messages import Findings, LabMode, Report
+from qkdrelay.messages import Demand, Findings, LabMode, Report
 from qkdrelay.network.plan import Plan, Route
 from qkdrelay.observability import LogLevel
 
@@ -26,6 +26,10 @@ class EndRelay:
     plan: Plan
     key_count: int
     key_size_bits: int
+    withstand: Demand
+    """What the terms demand of the plan."""
+    withstand_here: int
+    """How many compromised KMEs it must withstand by this end's own settings."""
     deadline: float
     """Seconds since the epoch."""
     payload: Payload | None = field(default=None, repr=False)
@@ -44,7 +48,14 @@ class EndRelay:
     @property
     def context(self) -> Context:
         """What both ends must agree on."""
-        return Context(self.relay_id, encode_plan(self.plan), self.key_count, self.key_size_bits)
+        return Context(self.relay_id, encode_plan(self.plan), self.key_count, self.key_size_bits, self.withstand)
+
+    @property
+    def checked(self) -> Demand:
+        """What the plan was checked here to withstand: what the terms demand and what this end does."""
+        demand = self.withstand
+        compromised = max(demand.readers, self.withstand_here)
+        return Demand(compromised=compromised, failed=demand.failed, tampering=demand.tampering)
 
     @property
     def payload_length(self) -> int:

@@ -36,6 +36,7 @@ from qkdrelay.messages import (
     Command,
     Decide,
     Decided,
+    Demand,
     Dispute,
     Done,
     Expect,
@@ -53,7 +54,7 @@ from qkdrelay.messages import (
     Verified,
     check_key_amount,
 )
-from qkdrelay.network.analysis import least_shares, withstands
+from qkdrelay.network.analysis import does_without, least_shares, withstands
 from qkdrelay.network.coalitions import STEPS_MAX
 from qkdrelay.network.plan import PLANS_KEPT, Plan, Route
 from qkdrelay.sharing.tree import Rebuilt as Rebuild
@@ -75,6 +76,7 @@ class Ends:
         self._rebuilds = Rebuilds()
         # The same few plans are checked again and again.
         self._withstands = lru_cache(maxsize=PLANS_KEPT)(withstands)
+        self._does_without = lru_cache(maxsize=PLANS_KEPT)(does_without)
 
     def on_command(self, command: Command, memory: Memory, now: float) -> list[Effect]:
         """Decide on a command; every command may come again and then has the same outcome."""
@@ -217,11 +219,12 @@ class Ends:
         relay = memory.relay(terms.relay_id)
         if relay is None:
             return None
-        same = (relay.role, encode_plan(relay.plan), relay.key_count, relay.key_size_bits) == (
+        same = (relay.role, encode_plan(relay.plan), relay.key_count, relay.key_size_bits, relay.withstand) == (
             role,
             terms.plan,
             terms.key_count,
             terms.key_size_bits,
+            terms.withstand,
         )
         if not same or relay.state == "failed":
             raise RequestRefusedError("this relay id was used before")
@@ -236,16 +239,38 @@ class Ends:
             raise RequestRefusedError(wrong)
         if not now < terms.deadline <= now + TIMEOUT_S_MAX + LATE_S:
             raise RequestRefusedError("the deadline has passed or is too far away; are the clocks right?")
-        if not self._withstands(plan, self._me.withstand_compromised):
-            raise RequestRefusedError(
-                f"the plan does not withstand {self._me.withstand_compromised} compromised KME,"
-                " which this KME's own settings demand (QKDRELAY_WITHSTAND_COMPROMISED)"
-            )
+        self._check_withstands(plan, terms.withstand)
         if memory.pending() >= self._me.pending_max:
             raise RequestRefusedError(f"{self._me.pending_max} relays are undecided here, the most it keeps")
         if memory.key_bytes() + terms.key_count * terms.key_size_bits // 8 > self._me.key_bytes_max:
             raise RequestRefusedError(f"the key store is full ({self._me.key_bytes_max} bytes)")
-        return EndRelay(terms.relay_id, role, "expecting", plan, terms.key_count, terms.key_size_bits, terms.deadline)
+        return EndRelay(
+            terms.relay_id,
+            role,
+            "expecting",
+            plan,
+            terms.key_count,
+            terms.key_size_bits,
+            terms.withstand,
+            self._me.withstand_compromised,
+            terms.deadline,
+        )
+
+    def _check_withstands(self, plan: Plan, demand: Demand) -> None:
+        """Raise RequestRefusedError unless the plan withstands what this end's settings and the terms demand."""
+        own = self._me.withstand_compromised
+        if not self._withstands(plan, own):
+            variable = f"WITHSTAND_COMPROMISED_{self._me.name.upper().replace('-', '_')}"
+            raise RequestRefusedError(
+                f"the plan does not withstand {_kmes(own, 'compromised ')}, which this KME's own settings demand"
+                f" (QKDRELAY_WITHSTAND_COMPROMISED={own}; in a deployment, {variable} in .env, then make up)"
+            )
+        if not self._withstands(plan, demand.readers):
+            raise RequestRefusedError(
+                f"the plan does not withstand {_kmes(demand.readers, 'compromised ')}, as demanded"
+            )
+        if not self._does_without(plan, demand.lost):
+            raise RequestRefusedError(f"the plan does not withstand the loss of {_kmes(demand.lost)}, as demanded")
 
     def _prove(self, command: Prove, memory: Memory) -> list[Effect]:
         relay = memory.relay(command.relay_id)
@@ -290,6 +315,10 @@ class Ends:
             error = f"the lab is off at {self._me.name}"
             return [Tell(Done(command=command, error=error))]
         return [TurnLab(command.mode), Tell(Done(command=command, error=""))]
+
+
+def _kmes(number: int, kind: str = "") -> str:
+    return f"{number} {kind}KME{'' if number == 1 else 's'}"
 
 
 def _progress(relay: EndRelay) -> Report:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+import msgspec
+
 from kme.effects import EndRelay
 from kme.store import KmeStore
 from qkdrelay.messages import key_id
@@ -13,8 +15,8 @@ from qkdrelay.messages import key_id
 def listed(store: KmeStore, *, reveal: bool, limit: int) -> list[dict[str, Any]]:
     """Return each key of the latest relays that start or end here: id, size, relay, state, peer.
 
-    With ``reveal`` a delivered key's bytes are there too, base64 as in ETSI GS QKD 014; a pending
-    one's never, for its relay may still fail.
+    And what its plan was checked here to withstand. With ``reveal`` a delivered key's bytes are there too, base64 as
+    in ETSI GS QKD 014; a pending one's never, for its relay may still fail.
     """
     keys: list[dict[str, Any]] = []
     with store.looking():
@@ -34,6 +36,7 @@ def _key(relay: EndRelay, index: int, *, reveal: bool) -> dict[str, Any]:
         "role": relay.role,
         "peer": relay.peer,
         "state": relay.state,
+        "withstands": msgspec.to_builtins(relay.checked),
     }
     if reveal and relay.state == "delivered" and relay.payload is not None:
         size = relay.key_size_bits // 8

@@ -13,7 +13,7 @@ from kme.node import LATE_S
 from qkdrelay import codec
 from qkdrelay.confirmation import Payload
 from qkdrelay.journal import Access, Journal
-from qkdrelay.messages import Findings, LabMode
+from qkdrelay.messages import Demand, Findings, LabMode
 from qkdrelay.network.plan import Route
 from qkdrelay.recent import Recent
 
@@ -32,20 +32,20 @@ CREATE TABLE shares (relay_id BLOB NOT NULL, route TEXT NOT NULL, deadline REAL 
                      PRIMARY KEY (relay_id, route));
 CREATE INDEX shares_by_deadline ON shares (deadline);
 CREATE TABLE relays (relay_id BLOB PRIMARY KEY, role TEXT NOT NULL, state TEXT NOT NULL, plan BLOB NOT NULL,
-                     key_count INTEGER NOT NULL, key_size_bits INTEGER NOT NULL, deadline REAL NOT NULL,
-                     source_key BLOB, target_key BLOB, peer_valid INTEGER,
-                     findings BLOB, equivocating TEXT NOT NULL);
+                     key_count INTEGER NOT NULL, key_size_bits INTEGER NOT NULL, withstand BLOB NOT NULL,
+                     withstand_here INTEGER NOT NULL, deadline REAL NOT NULL, source_key BLOB, target_key BLOB,
+                     peer_valid INTEGER, findings BLOB, equivocating TEXT NOT NULL);
 CREATE INDEX relays_by_state ON relays (state, deadline);
 -- Apart: they may be long, and a row is written anew whenever something in it changes.
 CREATE TABLE keys (relay_id BLOB PRIMARY KEY, keys BLOB NOT NULL);
 """
 _RELAY = (
-    "SELECT relay_id, role, state, plan, key_count, key_size_bits, deadline, keys, source_key, target_key,"
-    " peer_valid, findings, equivocating FROM relays LEFT JOIN keys USING (relay_id)"
+    "SELECT relay_id, role, state, plan, key_count, key_size_bits, withstand, withstand_here, deadline, keys,"
+    " source_key, target_key, peer_valid, findings, equivocating FROM relays LEFT JOIN keys USING (relay_id)"
 )
 # Not REPLACE, which writes the row and all its indexes anew.
 _KEEP = (
-    "INSERT INTO relays VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+    "INSERT INTO relays VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
     "state = excluded.state, source_key = excluded.source_key, target_key = excluded.target_key,"
     " peer_valid = excluded.peer_valid, findings = excluded.findings, equivocating = excluded.equivocating"
 )
@@ -355,6 +355,8 @@ def _row(relay: EndRelay) -> tuple[object, ...]:
         codec.encode_plan(relay.plan),
         relay.key_count,
         relay.key_size_bits,
+        codec.encode(relay.withstand),
+        relay.withstand_here,
         relay.deadline,
         payload.source_key if payload else b"",
         payload.target_key if payload else b"",
@@ -372,6 +374,8 @@ def _relay(row: tuple[object, ...]) -> EndRelay:
         plan,
         count,
         size,
+        withstand,
+        withstand_here,
         deadline,
         keys,
         c_source,
@@ -387,6 +391,8 @@ def _relay(row: tuple[object, ...]) -> EndRelay:
         codec.decode_plan(cast(bytes, plan)),
         cast(int, count),
         cast(int, size),
+        codec.decode(cast(bytes, withstand), Demand),
+        cast(int, withstand_here),
         cast(float, deadline),
         None if keys is None else Payload(cast(bytes, keys), cast(bytes, c_source), cast(bytes, c_target)),
         None if valid is None else bool(valid),

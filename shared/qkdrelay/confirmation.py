@@ -11,7 +11,7 @@ from uuid import UUID
 
 from qkdrelay import codec
 from qkdrelay.link.envelope import one_time_tag, one_time_tag_is_valid
-from qkdrelay.messages import Message
+from qkdrelay.messages import Demand, Message
 
 CONFIRMATION_KEY_BYTES = 32
 OVERHEAD = 2 * CONFIRMATION_KEY_BYTES
@@ -25,6 +25,7 @@ class Context(Message, frozen=True):
     """Canonical (`codec.encode_plan`)."""
     key_count: int
     key_size_bits: int
+    withstand: Demand
 
     @property
     def payload_length(self) -> int:

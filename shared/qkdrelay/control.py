@@ -1,7 +1,7 @@
-"""Signed lists of commands and reports between the coordinator and a KME (protocol, section 6).
+"""Signed messages to and from the coordinator (protocol, section 6).
 
-The broker carries them and is not trusted with them: each is under HMAC-SHA-256 with a key that
-the coordinator and that KME share, and numbered.
+The broker carries them and is not trusted with them: each is under HMAC-SHA-256 with a key that the coordinator
+shares with that KME, or with its command line (`qkdrelay.dialogue`), says from whom to whom it is, and is numbered.
 """
 
 from __future__ import annotations
@@ -14,13 +14,22 @@ import msgspec
 
 from qkdrelay import codec
 from qkdrelay.errors import ForgedMessageError, MalformedMessageError
+from qkdrelay.inquiries import Reply, Request
 from qkdrelay.messages import Commands, Reports, SignedMessage
 
 COORDINATOR = "coordinator"
 _UNSIGNED = bytes(32)
 
 
-def sign(key: bytes, sender: str, recipient: str, *, epoch: bytes, number: int, body: Commands | Reports) -> bytes:
+def sign(
+    key: bytes,
+    sender: str,
+    recipient: str,
+    *,
+    epoch: bytes,
+    number: int,
+    body: Commands | Reports | Request | Reply,
+) -> bytes:
     """Return the bytes of a signed message; ``number`` is the sender's next in its ``epoch``."""
     message = SignedMessage(
         sender=sender, recipient=recipient, epoch=epoch, number=number, body=codec.encode(body), mac=_UNSIGNED

@@ -8,7 +8,9 @@ from uuid import UUID
 from msgspec import Meta
 
 from qkdrelay.messages import (
+    Demand,
     Dispute,
+    KmeCount,
     LabMode,
     LinkReport,
     Message,
@@ -22,8 +24,6 @@ from qkdrelay.messages import (
     WireRoute,
 )
 from qkdrelay.network.topology import Trust
-
-KmeCount = Annotated[int, Meta(ge=0, le=1_000)]
 
 
 class Wish(Message, frozen=True):
@@ -134,10 +134,13 @@ RequestBody = (
 
 
 class Request(Message, frozen=True):
-    """One request of the command line; the answer goes to its queue."""
+    """The body of a `SignedMessage` from the command line: one request; the answer goes to its queue."""
 
     request_id: UUID
+    """Random: what is answered, also where a request is sent once more."""
     reply_to: Annotated[str, Meta(pattern=r"^cli\.q\.[0-9a-f-]{1,64}\Z")]
+    at: Seconds
+    """When it was sent, in seconds since the epoch."""
     body: RequestBody
 
 
@@ -166,6 +169,8 @@ class RelayView(Message, frozen=True, tag="relay", tag_field="type"):
     state: RelayState
     reason: str
     policy: Text
+    withstand: Demand
+    """What the terms demand of the plan, and both ends check."""
     protected: bool
     relies_on: tuple[Name, ...]
     plan: PlanBytes
@@ -306,6 +311,12 @@ class Refusal(Message, frozen=True, tag="refusal", tag_field="type"):
     """It was passed on, and a KME has not answered; not refused by anybody."""
 
 
+class Late(Message, frozen=True, tag="late", tag_field="type"):
+    """The request is older, or newer, than the coordinator takes: send it again, by its clock."""
+
+    clock: Seconds
+
+
 ReplyBody = (
     RelayView
     | RelaySummary
@@ -316,11 +327,32 @@ ReplyBody = (
     | DeadLetterView
     | Acknowledged
     | Refusal
+    | Late
 )
 
 
 class Reply(Message, frozen=True):
-    """The coordinator's answer to one request; some requests are answered more than once."""
+    """The body of a `SignedMessage` from the coordinator: an answer to one request; some have more than one."""
 
     request_id: UUID
     body: ReplyBody
+
+
+def unlike(
+    wanted: RelayRequest, *, ends: tuple[str, str], key_count: int, key_size_bits: int, withstand: Demand
+) -> str | None:
+    """Return in what a relay (from ``ends[0]`` to ``ends[1]``) is not the one that is asked for, or None."""
+    wish = wanted.withstand or Wish(compromised=1, failed=None, tampering=0)
+    pairs: list[tuple[str, object, object]] = [
+        ("from", ends[0], wanted.source),
+        ("to", ends[1], wanted.target),
+        ("keys", key_count, wanted.key_count),
+        ("bits a key", key_size_bits, wanted.key_size_bits),
+    ]
+    if not wanted.allow_unprotected:  # the best there is, then
+        pairs += [
+            ("compromised", withstand.compromised, wish.compromised),
+            ("failed", withstand.failed, withstand.failed if wish.failed is None else wish.failed),
+            ("tampering", withstand.tampering, wish.tampering),
+        ]
+    return next((f"{what} {has}, not {asked}" for what, has, asked in pairs if has != asked), None)

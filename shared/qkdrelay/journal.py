@@ -29,7 +29,7 @@ WINDOW_ENDED = 4_096
 """The same for a stream whose sender has begun a new epoch since."""
 EPOCHS_MAX = 64
 """Epochs of one stream that are remembered: a peer begins one at each start. Older ones are refused."""
-_SCHEMA_VERSION = 4
+_SCHEMA_VERSION = 5
 _OUR_MISTAKES = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.NotSupportedError)
 """Errors of SQLite's that no disk is to blame for."""
 _BUSY_TIMEOUT_S = 5.0

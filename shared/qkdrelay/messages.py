@@ -33,6 +33,7 @@ PlanBytes = Annotated[bytes, Meta(max_length=65_536)]
 Text = Annotated[str, Meta(max_length=500)]
 ROUTES_MAX = 8_192
 Routes = Annotated[tuple[WireRoute, ...], Meta(max_length=ROUTES_MAX)]
+KmeCount = Annotated[int, Meta(ge=0, le=1_000)]
 LabMode = Literal["leak", "tamper", "withhold"]
 RelayState = Literal["planned", "started", "reconstructed", "confirmed", "failed"]
 TERMINAL: frozenset[str] = frozenset({"confirmed", "failed"})
@@ -72,7 +73,7 @@ class ShareHeader(Message, frozen=True):
 
 
 class SignedMessage(Message, frozen=True):
-    """A list of commands or reports under HMAC-SHA-256, with a number against replay."""
+    """A list of commands or reports, a request or an answer, under HMAC-SHA-256, with a number against replay."""
 
     sender: Name
     recipient: Name
@@ -82,6 +83,24 @@ class SignedMessage(Message, frozen=True):
     mac: Mac
 
 
+class Demand(Message, frozen=True):
+    """How many KMEs a relay's plan must withstand at the same time: that read along, that are down, that tamper."""
+
+    compromised: KmeCount
+    failed: KmeCount
+    tampering: KmeCount
+
+    @property
+    def readers(self) -> int:
+        """How many KMEs together must not learn the keys: a tampering one reads along, too."""
+        return max(self.compromised, self.tampering)
+
+    @property
+    def lost(self) -> int:
+        """How many KMEs must not be needed: what a tampering one sends is of no use."""
+        return self.failed + self.tampering
+
+
 class Terms(Message, frozen=True):
     """What both ends of a relay must agree on; the confirmation tags cover it, but for the deadline."""
 
@@ -89,6 +108,8 @@ class Terms(Message, frozen=True):
     plan: PlanBytes
     key_count: Annotated[int, Meta(ge=1, le=KEY_COUNT_MAX)]
     key_size_bits: Annotated[int, Meta(ge=KEY_SIZE_BITS_MIN, le=KEY_SIZE_BITS_MAX, multiple_of=8)]
+    withstand: Demand
+    """What the plan was asked to withstand; neither end takes a plan that does not."""
     deadline: Seconds
 
 

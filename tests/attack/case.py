@@ -11,6 +11,7 @@ from random import Random
 from attack import oracle
 from attack.coalition import TRICKS
 from qkdrelay.errors import QkdRelayError
+from qkdrelay.messages import Demand
 from qkdrelay.network.candidates import POLICIES, choose
 from qkdrelay.network.plan import Hop, Plan, majority
 from qkdrelay.network.topology import Topology
@@ -38,6 +39,11 @@ class Case:
     @property
     def kmes(self) -> tuple[str, ...]:
         return self.topology.kmes
+
+    @property
+    def demand(self) -> Demand:
+        """What the terms demand: as much."""
+        return Demand(compromised=self.demanded, failed=0, tampering=0)
 
     @property
     def neighbours(self) -> Mapping[str, tuple[str, ...]]:

@@ -9,7 +9,7 @@ import msgspec
 
 from attack.case import Case, any_plan
 from qkdrelay.codec import encode_plan
-from qkdrelay.messages import Command, Decide, Expect, Prove, Rebuilt, Report, Start, Started, Terms
+from qkdrelay.messages import Command, Decide, Demand, Expect, Prove, Rebuilt, Report, Start, Started, Terms
 from qkdrelay.network.plan import Hop, Plan
 
 COMMANDS = 16
@@ -80,6 +80,7 @@ class Dishonest:
             *(replace(terms, plan=encode_plan(other)) for other in plans),
             replace(terms, key_count=terms.key_count + 1),
             replace(terms, key_size_bits=terms.key_size_bits + 8),
+            replace(terms, withstand=Demand(compromised=rng.randrange(4), failed=rng.randrange(3), tampering=0)),
             replace(terms, key_count=terms.key_count * 2, key_size_bits=max(64, terms.key_size_bits // 2)),
             replace(terms, deadline=terms.deadline + rng.choice((-20.0, 20.0, 1e6))),
             replace(terms, relay_id=UUID(int=rng.getrandbits(128))),

@@ -51,6 +51,7 @@ class Direct:
             plan=encode_plan(case.plan),
             key_count=rng.choice((1, 1, 2, 5)),
             key_size_bits=rng.choice((64, 128, 256)),
+            withstand=case.demand,
             deadline=NOW + TIMEOUT_S,
         )
         self.relay = progress.Relay(terms=terms, policy="", protected=True, created_at=NOW)

@@ -129,6 +129,7 @@ class Sealed:
             plan=encode_plan(plan),
             key_count=2,
             key_size_bits=128,
+            withstand=self.case.demand,
             deadline=network.clock() + TIMEOUT_S,
         )
         dishonest = Dishonest(rng, self.case, terms)

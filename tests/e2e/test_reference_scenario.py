@@ -287,7 +287,8 @@ def test_a_wrong_password_and_a_silent_broker_are_told_apart(network: stack.Stac
     wrong = network.coordinator("network", QKDRELAY_CLI_USER="cli-nobody")
     assert wrong.code == 3
     assert "password" in wrong.err
-    silent = stack.command("coordinator", "network", QKDRELAY_BROKER="127.0.0.1:1", QKDRELAY_CLI_PASSWORD="x")
+    secrets = {"QKDRELAY_CLI_PASSWORD": "x", "QKDRELAY_CLI_KEY": "00" * 32}
+    silent = stack.command("coordinator", "network", QKDRELAY_BROKER="127.0.0.1:1", **secrets)
     assert silent.code == 3
     assert "127.0.0.1:1" in silent.err
 

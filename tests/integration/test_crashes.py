@@ -9,9 +9,8 @@ import pytest
 from coordinator.requests import Desk
 from kme.ends import Ends
 from kme.node import Node
-from qkdrelay import codec
 from qkdrelay.errors import StoreError
-from qkdrelay.inquiries import NetworkRequest, Request
+from qkdrelay.inquiries import NetworkRequest
 from qkdrelay.service import BATCH_MAX
 from support.network import DIAMOND, Killed, Network, ask, of
 
@@ -299,7 +298,7 @@ def test_one_request_that_the_coordinator_fails_on_does_not_take_the_others_with
         raise ZeroDivisionError
 
     monkeypatch.setattr(Desk, "_network", failing)
-    network.as_cli(codec.encode(Request(request_id=uuid4(), reply_to="cli.q.0", body=NetworkRequest())))
+    network.as_cli(network.asker().request(NetworkRequest())[1])
     relay_id = ask(network, "kme-1", "kme-8")
     network.settle()
     assert network.show(relay_id).state == "confirmed"

@@ -9,7 +9,7 @@ import pytest
 
 from qkdrelay.broker.names import COORDINATOR
 from qkdrelay.codec import decode_plan, encode_plan
-from qkdrelay.messages import Decide, Expect, Prove, Start
+from qkdrelay.messages import Decide, Demand, Expect, Prove, Start
 from qkdrelay.network.plan import Hop, Plan
 from qkdrelay.network.planner import recursive_plan
 from support import plans
@@ -46,6 +46,7 @@ DIFFERENT = {
         )
     ),
     "fewer keys": {"key_count": 1},
+    "less demanded": {"withstand": Demand(compromised=0, failed=0, tampering=0)},
     "as many bytes in another number of keys": {"key_count": 1, "key_size_bits": 512},
     "another relay": {"relay_id": ANOTHER},
     "another relay's plan": plan(recursive_plan(REFERENCE, "kme-1", "kme-7")),
@@ -121,9 +122,7 @@ def test_an_end_refuses_a_plan_through_the_coordinators_friends_and_nothing_is_s
 @pytest.mark.parametrize("asks", ["kme-1", "kme-8"])
 def test_an_end_that_asks_for_more_than_the_other_has_it_its_way(asks):
     network = Network()
-    for part in ("_ends", "_node"):
-        me = getattr(network.service(asks), part)._me
-        getattr(network.service(asks), part)._me = replace(me, withstand_compromised=2)
+    network.demand(asks, 2)
     view = relay(network)
     assert f"refused by {asks}: the plan does not withstand 2 compromised KME" in view.reason
     assert network.sealed == []

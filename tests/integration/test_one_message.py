@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from coordinator.service import ORDER_AGAIN_S
 from qkdrelay import codec, control
 from qkdrelay.broker.names import COORDINATOR, control_queue, results_queue
-from qkdrelay.inquiries import Request, ShowRequest
+from qkdrelay.inquiries import ShowRequest
 from qkdrelay.messages import (
     COMMANDS_MAX,
     REPORTS_MAX,
@@ -76,7 +76,7 @@ class Watched:
         """Have somebody at a command line follow both relays."""
         for relay in (self.open, self.ended):
             body = ShowRequest(relay=str(relay), follow=True)
-            self.network.as_cli(codec.encode(Request(request_id=uuid4(), reply_to="cli.q.0", body=body)))
+            self.network.as_cli(self.network.asker().request(body)[1])
         self.network.settle()
 
     def rows(self):
@@ -211,9 +211,8 @@ def test_no_kme_can_say_that_another_one_has_obeyed():
     at = Watched()
     audience = at.network.service(COORDINATOR)._audience
     command = uuid4()
-    audience.await_done(
-        Request(uuid4(), "cli.q.0", ShowRequest(relay="0000", follow=False)), "", {command: "kme-1"}, 0.0
-    )
+    request, _ = at.network.asker().request(ShowRequest(relay="0000", follow=False))
+    audience.await_done(request, "", {command: "kme-1"}, 0.0)
     audience.done(BAD, Done(command=SetLab(command_id=command, mode=None), error="never"))
     assert audience._callers[0].kmes == {command: "kme-1"}
     audience.done("kme-1", Done(command=SetLab(command_id=command, mode=None), error=""))

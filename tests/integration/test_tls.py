@@ -161,6 +161,7 @@ def test_a_broker_whose_certificate_has_expired_is_refused(folders: Folders) -> 
             QKDRELAY_BROKER=address,
             QKDRELAY_BROKER_TLS=str(folders.right()),
             QKDRELAY_CLI_PASSWORD="any",
+            QKDRELAY_CLI_KEY="00" * 32,
         )
         thread.join(timeout=10)
     refused(answer, f"the certificate of the broker at {address} has expired", "renew the broker's certificate")
@@ -173,6 +174,7 @@ def command(host: VirtualHost, tls: Path | None, addresses: str = "") -> stack.A
         QKDRELAY_BROKER=addresses or host.server.tls_addresses,
         QKDRELAY_BROKER_VHOST=host.vhost,
         QKDRELAY_CLI_PASSWORD=host.passwords[CLI],
+        QKDRELAY_CLI_KEY="00" * 32,
         # Empty is off: so it is in a compose file, where a variable cannot be left out.
         QKDRELAY_BROKER_TLS=str(tls or ""),
     )

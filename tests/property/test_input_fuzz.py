@@ -25,7 +25,7 @@ from qkdrelay.errors import QkdRelayError, SettingsError, StoreError, TopologyEr
 from qkdrelay.network.topology import load_topology, parse_topology, reference_topology
 from qkdrelay.settings import load
 from support.fuzzing import fuzzed
-from support.kme import RELAY
+from support.kme import DEMAND, RELAY
 from support.plans import TOPOLOGIES, eight
 
 FILES = [path.read_text() for path in sorted(TOPOLOGIES.glob("*.toml"))]
@@ -86,6 +86,7 @@ SETTINGS = {
     "QKDRELAY_LINKS": json.dumps({"kme-2": {"secret": "ab" * 32}}),
     "QKDRELAY_TOPOLOGY": "eight-kmes",
     "QKDRELAY_CLI_PASSWORD": "p",
+    "QKDRELAY_CLI_KEY": "ab" * 32,
 }
 OTHERS = [
     *SETTINGS,
@@ -228,7 +229,9 @@ def test_a_row_of_any_content_is_an_error_or_a_relay(column, value):
     store = KmeStore(None, "kme-8")
     try:
         with store.transaction():
-            store.keep_relay(EndRelay(RELAY, "target", "delivered", eight(), 1, 64, 1.0, Payload(bytes(8), b"", b"")))
+            store.keep_relay(
+                EndRelay(RELAY, "target", "delivered", eight(), 1, 64, DEMAND, 1, 1.0, Payload(bytes(8), b"", b""))
+            )
             with contextlib.suppress(Exception):  # what SQLite itself does not take
                 store._db.execute(f"UPDATE relays SET {column} = ?", (value,))
         with contextlib.suppress(QkdRelayError):

@@ -23,7 +23,7 @@ from qkdrelay.messages import (
     Terms,
     Verified,
 )
-from support.kme import NOW, RELAY
+from support.kme import NOTHING, NOW, RELAY
 from support.network import Network, carried, of
 from support.plans import random_plans
 
@@ -171,7 +171,8 @@ def reported(draw):
         findings = Findings(
             relay_id=RELAY, false=tuple(sorted(false)), disputed=disputed, equivocating=tuple(false), unclear=""
         )
-    terms = Terms(relay_id=RELAY, plan=encode_plan(plan), key_count=1, key_size_bits=128, deadline=NOW)
+    amount = {"key_count": 1, "key_size_bits": 128, "withstand": NOTHING}
+    terms = Terms(relay_id=RELAY, plan=encode_plan(plan), deadline=NOW, **amount)
     relay = Relay(
         terms=terms,
         policy="",

@@ -15,6 +15,7 @@ from qkdrelay.confirmation import Payload
 from qkdrelay.errors import NumberReusedError
 from qkdrelay.recent import Recent
 from support import plans
+from support.kme import DEMAND
 
 PLAN = plans.eight()
 ROUTES = list(PLAN.routes())
@@ -50,7 +51,19 @@ def a_relay(random, relay_id):
     keys = {"pending": Payload(*map(os.urandom, (64, 32, 32))), "delivered": Payload(os.urandom(64), b"", b"")}
     equivocating = tuple(random.sample(ROUTES, random.choice([0, 0, 2])))
     return EndRelay(
-        relay_id, "target", state, PLAN, 2, 256, NOW + 9, keys.get(state), None, None, equivocating=equivocating
+        relay_id,
+        "target",
+        state,
+        PLAN,
+        2,
+        256,
+        DEMAND,
+        1,
+        NOW + 9,
+        keys.get(state),
+        None,
+        None,
+        equivocating=equivocating,
     )
 
 

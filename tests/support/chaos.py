@@ -22,9 +22,9 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 from coordinator.demo.network import relay_request
-from qkdrelay import codec
 from qkdrelay.broker.names import COORDINATOR
 from qkdrelay.broker.rabbitmq.client import RabbitMqClient
+from qkdrelay.dialogue import Asker
 from qkdrelay.errors import BrokerUnreachableError
 from qkdrelay.inquiries import Refusal, RelayView, Reply, Request
 from qkdrelay.messages import TERMINAL
@@ -134,28 +134,31 @@ class Load:
         while not self._stop.is_set():
             try:
                 with self._network.client() as client:
+                    asker = Asker(self._network.cli_key, client.address)
                     while not self._stop.is_set():
-                        self._turn(client)
+                        self._turn(client, asker)
             except BrokerUnreachableError:
                 self._stop.wait(0.2)
             except BaseException as error:  # reported by `finish`
                 self._failure = error
                 return
 
-    def _turn(self, client: RabbitMqClient) -> None:
+    def _turn(self, client: RabbitMqClient, asker: Asker) -> None:
         """Ask for what is due, again for what was not answered, and read what came."""
         now = time.monotonic()
         under_way = self._open()
         if len(under_way) < UNDER_WAY and len(self.relays) < self.allowed:
             relay_id, relay = self._another()
             self.relays[relay_id] = relay
-            self._ask(client, relay_id, relay)
+            self._ask(client, asker, relay_id, relay)
         for relay in under_way:
             # A restarted coordinator has forgotten who waits.
             if now - relay.asked_at > ASK_AGAIN_S and relay.request is not None:
-                self._ask(client, relay.request.body.relay_id, relay)
+                self._ask(client, asker, relay.request.body.relay_id, relay)
+        asked = {relay.request.request_id for relay in self._open() if relay.request}
         while (message := client.receive(0.01)) is not None:
-            self._hear(codec.decode(message[2], Reply))
+            if (reply := asker.answer(message[2], asked)) is not None:
+                self._hear(reply)
 
     def _another(self) -> tuple[UUID, Asked]:
         source, target = self._choice.choice(PAIRS)
@@ -163,13 +166,12 @@ class Load:
         relay = Asked(source, target, HASTY_S if hasty else PATIENT_S, self._choice.choice((1, 1, 2, 16)))
         return uuid4(), relay
 
-    def _ask(self, client: RabbitMqClient, relay_id: UUID, relay: Asked) -> None:
+    def _ask(self, client: RabbitMqClient, asker: Asker, relay_id: UUID, relay: Asked) -> None:
         wishes = {"relay_id": relay_id, "key_count": relay.keys, "timeout_s": relay.timeout_s}
         body = relay_request(relay.source, relay.target, **wishes)
         relay.asked_at = time.monotonic()
-        request_id = relay.request.request_id if relay.request else uuid4()
-        relay.request = Request(request_id=request_id, reply_to=client.address, body=body)
-        client.send(codec.encode(relay.request))
+        relay.request, signed = asker.request(body, relay.request.request_id if relay.request else None)
+        client.send(signed)
 
     def _hear(self, reply: Reply) -> None:
         asked = [relay for relay in self._open() if relay.request and relay.request.request_id == reply.request_id]
@@ -265,7 +267,7 @@ class Chaos:
     def _settled(self, client: RabbitMqClient, relay_id: UUID, until: float) -> RelayView | None:
         """Return a relay once both its ends have done as decided, or as it is then; None if it is not known."""
         while True:
-            view = killable.show(client, relay_id)
+            view = killable.show(client, self.network.cli_key, relay_id)
             if isinstance(view, Refusal):
                 return None
             if view is not None and view.state in TERMINAL and len(view.released_at) == 2:

@@ -16,14 +16,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-from qkdrelay import codec
 from qkdrelay.broker.names import CLI, COORDINATOR, SERVICE_USERS, VHOST, definitions
 from qkdrelay.broker.rabbitmq.client import RabbitMqClient
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
+from qkdrelay.dialogue import Asker
 from qkdrelay.errors import BrokerUnreachableError
-from qkdrelay.inquiries import NetworkRequest, NetworkView, Refusal, RelayView, Reply, ReplyBody, Request, RequestBody
+from qkdrelay.inquiries import Late, NetworkRequest, NetworkView, Refusal, RelayView, ReplyBody, RequestBody
 from qkdrelay.inquiries import ShowRequest as Show
 from qkdrelay.network.topology import Topology, load_topology
 from support import rabbitmq, recorder, stack
@@ -113,11 +112,16 @@ class Processes:
             RabbitMqSettings(addresses=self.server.addresses, vhost=self.vhost, user=CLI, password=self.passwords[CLI])
         )
 
+    @property
+    def cli_key(self) -> bytes:
+        """What the command line signs with."""
+        return bytes.fromhex(self.environments[COORDINATOR]["QKDRELAY_CLI_KEY"])
+
     def heard(self) -> set[str]:
         """Return the KMEs the coordinator has heard of since it started."""
         try:
             with self.client() as client:
-                view = ask(client, NetworkRequest())
+                view = ask(client, self.cli_key, NetworkRequest())
         except BrokerUnreachableError:
             return set()
         assert view is None or isinstance(view, NetworkView)
@@ -128,20 +132,23 @@ class Processes:
         return {**inherited, **self.environments[name]}
 
 
-def ask(client: RabbitMqClient, body: RequestBody) -> ReplyBody | None:
+def ask(client: RabbitMqClient, key: bytes, body: RequestBody) -> ReplyBody | None:
     """Return the coordinator's answer; None if there is none within `ANSWER_S`."""
-    request = Request(request_id=uuid4(), reply_to=client.address, body=body)
-    client.send(codec.encode(request))
+    asker = Asker(key, client.address)
+    request, signed = asker.request(body)
+    client.send(signed)
     while (message := client.receive(ANSWER_S)) is not None:
-        reply = codec.decode(message[2], Reply)
-        if reply.request_id == request.request_id:
+        reply = asker.answer(message[2], {request.request_id})
+        if reply is not None and isinstance(reply.body, Late):
+            client.send(asker.request(body, request.request_id)[1])
+        elif reply is not None:
             return reply.body
     return None
 
 
-def show(client: RabbitMqClient, relay_id: object) -> RelayView | Refusal | None:
+def show(client: RabbitMqClient, key: bytes, relay_id: object) -> RelayView | Refusal | None:
     """Return a relay as the coordinator knows it, its refusal, or None for no answer."""
-    answer = ask(client, Show(relay=str(relay_id), follow=False))
+    answer = ask(client, key, Show(relay=str(relay_id), follow=False))
     assert answer is None or isinstance(answer, RelayView | Refusal)
     return answer
 

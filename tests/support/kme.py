@@ -7,11 +7,13 @@ from kme.effects import DropShares, KeepRelay, KeepShare, Tell, TurnLab
 from kme.ends import Ends
 from kme.node import Node, NodeSettings
 from qkdrelay.codec import encode_plan
-from qkdrelay.messages import ShareHeader, Terms
+from qkdrelay.messages import Demand, ShareHeader, Terms
 from support import plans
 
 NOW = 1_700_000_000.0
 RELAY = UUID("00112233-4455-6677-8899-aabbccddeeff")
+DEMAND, NOTHING = (Demand(compromised=number, failed=0, tampering=0) for number in (1, 0))
+"""What terms demand; and terms that demand nothing."""
 
 
 class Memory:
@@ -89,6 +91,7 @@ def terms(for_plan=None, /, **changed):
         "plan": encode_plan(for_plan or plans.eight()),
         "key_count": 2,
         "key_size_bits": 256,
+        "withstand": DEMAND,
         "deadline": NOW + 30.0,
     }
     return Terms(**{**fields, **changed})

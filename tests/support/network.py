@@ -1,6 +1,7 @@
 """A whole network in one process, with a clock to set, services to kill and queues to write into."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 from uuid import uuid4
 
 from coordinator.demo.network import EmbeddedNetwork, relay_request
@@ -25,12 +26,14 @@ from qkdrelay.broker.names import (
     results_queue,
 )
 from qkdrelay.broker.port import Publication
-from qkdrelay.inquiries import LabRequest, LinkRequest, Request
+from qkdrelay.dialogue import Asker
+from qkdrelay.inquiries import LabRequest, LinkRequest
 from qkdrelay.link.key import SimulatedLinkKey
 from qkdrelay.messages import SealedMessage, ShareHeader, Terms
 from qkdrelay.network.topology import Topology, parse_topology
 from qkdrelay.service import Loop
 from support.clock import Clock
+from support.kme import NOTHING
 from support.plans import TOPOLOGIES
 
 
@@ -94,6 +97,11 @@ class Network(EmbeddedNetwork):
         self.stopped = self.stopped - set(names)
         self.settle()
 
+    def demand(self, kme, compromised):
+        """Have ``kme`` demand by its own settings that a plan withstands so many compromised KMEs."""
+        for part in (self.service(kme)._ends, self.service(kme)._node):
+            part._me = replace(part._me, withstand_compromised=compromised)
+
     def copy_store(self, name):
         """Return ``name``'s store as it is now."""
         return self.loops[name]._journal._db.serialize()
@@ -112,7 +120,8 @@ class Network(EmbeddedNetwork):
             store._path.write_bytes(copy)
         if name == COORDINATOR:
             self.coordinator_store = CoordinatorStore(store._path)
-            again = CoordinatorService(self.topology, self.coordinator_store, service._keys, lab=service._lab)
+            keys = service._keys, self.cli_key
+            again = CoordinatorService(self.topology, self.coordinator_store, *keys, lab=service._lab)
             queues = coordinator_queues(self.topology.kmes, lab=service._lab)
         else:
             self.stores[name] = KmeStore(store._path, name)
@@ -187,6 +196,10 @@ class Network(EmbeddedNetwork):
     def as_cli(self, body):
         self.inject(CLI, CLI_EXCHANGE, REQUESTS_KEY, body)
 
+    def asker(self, address="cli.q.0"):
+        """A command line, at whose queue nobody reads unless told otherwise."""
+        return Asker(self.cli_key, address, self.clock)
+
     def dead_letters(self):
         """(KME, queue, reason) of each, oldest first."""
         letters = self.coordinator_store.dead_letters()
@@ -218,8 +231,8 @@ def of(kmes, links):
 
 def carried(network, plan):
     """Relay once over just this plan, let the deadline pass if it comes to that, and return what is shown of it."""
-    deadline = network.clock() + 30.0
-    terms = Terms(relay_id=uuid4(), plan=codec.encode_plan(plan), key_count=1, key_size_bits=128, deadline=deadline)
+    amount = {"key_count": 1, "key_size_bits": 128, "withstand": NOTHING}
+    terms = Terms(relay_id=uuid4(), plan=codec.encode_plan(plan), deadline=network.clock() + 30.0, **amount)
     planned = Relay(terms=terms, policy="", protected=False, created_at=network.clock())
     with network.coordinator_store.transaction():
         network.service(COORDINATOR).change(None, planned, network.clock())
@@ -231,5 +244,5 @@ def ask(network, source, target, *, relay_id=None, **wishes):
     """Ask for a relay, or for a known one once more, and let nothing happen yet; return its id."""
     wishes = {"relay_id": relay_id or uuid4(), "policy": "recursive", "allow_unprotected": True, **wishes}
     body = relay_request(source, target, **wishes)
-    network.as_cli(codec.encode(Request(request_id=uuid4(), reply_to="cli.q.0", body=body)))
+    network.as_cli(network.asker().request(body)[1])
     return body.relay_id

@@ -35,9 +35,9 @@ LOG_END = 2000
 class Load(threading.Thread):
     """Asks for a relay from end to end of ``topology``, and another, until told to stop; also over a new connection."""
 
-    def __init__(self, settings: RabbitMqSettings, topology: Topology) -> None:
+    def __init__(self, settings: RabbitMqSettings, key: bytes, topology: Topology) -> None:
         super().__init__(name="load", daemon=True)
-        self._settings, self._ends = settings, (topology.kmes[0], topology.kmes[-1])
+        self._settings, self._key, self._ends = settings, key, (topology.kmes[0], topology.kmes[-1])
         self._stopped = threading.Event()
         self.accepted: list[UUID] = []
         """Relays that the coordinator has promised to bring to an end."""
@@ -48,7 +48,7 @@ class Load(threading.Thread):
         while not self._stopped.is_set():
             try:
                 with RabbitMqClient(self._settings) as client:
-                    self._ask(Session(client))
+                    self._ask(Session(client, self._key))
             except (BrokerUnreachableError, RequestRefusedError) as error:
                 self.refused.append(str(error))
                 self._stopped.wait(PAUSE_S)
@@ -126,12 +126,16 @@ class Processes:
         time.sleep(ASK_EVERY_S)
         try:
             self._client = self._client or RabbitMqClient(self.cli)
-            session = Session(self._client)
+            session = Session(self._client, self._cli_key)
             answer = session.receive(session.send(RelaysRequest(limit=LISTED_MAX)), time.monotonic() + ANSWER_WITHIN_S)
         except BrokerUnreachableError:
             self._client = None
             return {}
         return {str(relay.relay_id): relay for relay in answer.relays} if isinstance(answer, RelaysView) else {}
+
+    @property
+    def _cli_key(self) -> bytes:
+        return bytes.fromhex(self.environments[COORDINATOR]["QKDRELAY_CLI_KEY"])
 
     def _confirmed(self) -> set[str]:
         return {relay_id for relay_id, relay in self.relays().items() if relay.state == "confirmed"}
@@ -152,7 +156,7 @@ class Processes:
     @contextmanager
     def load(self) -> Iterator[Load]:
         """Ask for relays meanwhile; at the end, every one must have ended, and both ends agree."""
-        load = Load(self.cli, self.topology)
+        load = Load(self.cli, self._cli_key, self.topology)
         load.start()
         try:
             self.goes_on(1)

@@ -61,6 +61,7 @@ class Stack:
     server: rabbitmq.RabbitMqServer
     vhost: str
     passwords: dict[str, str] = field(repr=False)
+    cli_key: str = field(repr=False)
     containers: dict[str, Any] = field(default_factory=dict)
     """Docker's own container objects, by service."""
 
@@ -73,6 +74,7 @@ class Stack:
             QKDRELAY_BROKER=self.server.addresses,
             QKDRELAY_BROKER_VHOST=self.vhost,
             QKDRELAY_CLI_PASSWORD=self.passwords["cli"],
+            QKDRELAY_CLI_KEY=self.cli_key,
             **environment,
         )
 
@@ -82,7 +84,7 @@ class Stack:
         password, addresses = self.passwords[CLI], self.server.addresses
         settings = RabbitMqSettings(addresses=addresses, user=CLI, password=password, vhost=self.vhost)
         with RabbitMqClient(settings) as client:
-            session = Session(client)
+            session = Session(client, bytes.fromhex(self.cli_key))
 
             def ask(body: RequestBody) -> ReplyBody:
                 answer = session.receive(session.send(body), time.monotonic() + ANSWER_WITHIN_S)
@@ -212,8 +214,9 @@ def running(topology_name: str = "eight-kmes", *, lab: bool, disk: str | None = 
         server = cleanup.enter_context(rabbitmq.running(network=network))
         passwords = {user: secrets.token_hex(16) for user in (*topology.kmes, *SERVICE_USERS)}
         server.call("POST", "definitions", definitions(topology.kmes, topology.links, passwords, lab=lab))
-        stack = Stack(topology, server, "qkdrelay", passwords)
-        for service, environment in environments(topology, passwords, lab=lab).items():
+        settings = environments(topology, passwords, lab=lab)
+        stack = Stack(topology, server, "qkdrelay", passwords, settings["coordinator"]["QKDRELAY_CLI_KEY"])
+        for service, environment in settings.items():
             container = _container(service, environment, path).with_network(network)
             if disk is None:
                 volume = client.volumes.create()
@@ -271,5 +274,6 @@ def environments(topology: Topology, passwords: dict[str, str], *, lab: bool) ->
         "QKDRELAY_STORE": f"{STORE}/coordinator.sqlite",
         "QKDRELAY_TOPOLOGY": "/etc/qkdrelay/topology.toml",
         "QKDRELAY_CONTROL_KEYS": json.dumps(control),
+        "QKDRELAY_CLI_KEY": secrets.token_hex(32),
     }
     return environments

@@ -161,7 +161,15 @@ DIAMOND = packed(
     ["kme-1", "kme-4", {"kme-1": [2, ["kme-2", "kme-3"]], "kme-2": [1, ["kme-4"]], "kme-3": [1, ["kme-4"]]}]
 )
 REST = packed(["kme-2", "kme-4", {"kme-2": [1, ["kme-4"]]}])
-TERMS = {"relay_id": RELAY, "plan": DIAMOND, "key_count": 3, "key_size_bits": 256, "deadline": 1700000030.5}
+DEMAND = {"compromised": 1, "failed": 0, "tampering": 0}
+TERMS = {
+    "relay_id": RELAY,
+    "plan": DIAMOND,
+    "key_count": 3,
+    "key_size_bits": 256,
+    "withstand": DEMAND,
+    "deadline": 1700000030.5,
+}
 HEADER = {
     "link": ["kme-1", "kme-2"],
     "epoch": EPOCH,
@@ -288,6 +296,7 @@ REPLIES = [
         "state": "failed",
         "reason": "too few shares in time",
         "policy": "recursive",
+        "withstand": DEMAND,
         "protected": True,
         "relies_on": ["kme-3"],
         "plan": DIAMOND,
@@ -352,6 +361,7 @@ REPLIES = [
     {"type": "acknowledged", "text": "kme-2 is compromised: it will leak"},
     {"type": "refusal", "text": "the lab is off", "hint": "switch it on", "unanswered": False},
     {"type": "refusal", "text": "no", "hint": None, "unanswered": True},
+    {"type": "late", "clock": 1700000100.25},
 ]
 MESSAGES = {
     "SealedMessage": [{"header": message(HEADER), "ciphertext": bytes(300), "tag": TAG}],
@@ -368,9 +378,11 @@ MESSAGES = {
     ],
     "Leak": [{"kme": "kme-2", "relay_id": RELAY, "route": ["kme-1", "kme-2"], "payload": bytes(range(256))}],
     "SealedLeak": [{"salt": MAC, "ciphertext": bytes(300)}],
-    "Request": [{"request_id": OTHER, "reply_to": f"cli.q.{RELAY}", "body": body} for body in REQUESTS],
+    "Request": [
+        {"request_id": OTHER, "reply_to": f"cli.q.{RELAY}", "at": 1700000000.25, "body": body} for body in REQUESTS
+    ],
     "Reply": [{"request_id": OTHER, "body": body} for body in REPLIES],
-    "Context": [{"relay_id": RELAY, "plan": DIAMOND, "key_count": 3, "key_size_bits": 256}],
+    "Context": [{"relay_id": RELAY, "plan": DIAMOND, "key_count": 3, "key_size_bits": 256, "withstand": DEMAND}],
 }
 
 
@@ -390,7 +402,7 @@ def pattern(label, size):
 
 
 def vectors():
-    secret, control_key = pattern("link secret", 32), pattern("control key", 32)
+    secret, control_key, cli_key = (pattern(which, 32) for which in ("link secret", "control key", "cli key"))
     seals = []
     for suite in ("otp", "aes-256-gcm"):
         for size in (1, 15, 16, 17, 128, 1500):
@@ -401,6 +413,10 @@ def vectors():
             )
     body = message({"items": COMMANDS})
     fields = {"sender": "coordinator", "recipient": "kme-1", "epoch": EPOCH, "number": 7, "body": body}
+    asked = {"sender": "cli", "recipient": "coordinator", "epoch": EPOCH, "number": 3}
+    asked["body"] = message(MESSAGES["Request"][1])
+    answered = {"sender": "coordinator", "recipient": "cli", "epoch": EPOCH, "number": 4}
+    answered["body"] = message(MESSAGES["Reply"][0])
     context = MESSAGES["Context"][0]
     keys, c_source, c_target = pattern("keys", 96), pattern("c_S", 32), pattern("c_T", 32)
     tags = [one_time_tag(key, message(context), keys).hex() for key in (c_source, c_target)]
@@ -413,6 +429,11 @@ def vectors():
         "plans": [DIAMOND.hex(), REST.hex()],
         "seals": {"secret": secret.hex(), "header": plain(HEADER), "cases": seals},
         "signed": {"key": control_key.hex(), "number": 7, "bytes": signed(control_key, fields).hex()},
+        "dialogue": {
+            "key": cli_key.hex(),
+            "request": signed(cli_key, asked).hex(),
+            "answer": signed(cli_key, answered).hex(),
+        },
         "confirmation": {"payload": (keys + c_source + c_target).hex(), "source": tags[0], "target": tags[1]},
     }
 

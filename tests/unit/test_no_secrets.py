@@ -34,7 +34,7 @@ from qkdrelay.network.planner import recursive_plan
 from qkdrelay.observability import set_up_logging
 from qkdrelay.settings import load
 from support import plans
-from support.kme import NOW, RELAY, header
+from support.kme import DEMAND, NOW, RELAY, header
 from support.network import REFERENCE, Network
 
 PLAN = plans.eight()
@@ -221,7 +221,7 @@ def none_of(secrets, data):
 
 
 PAYLOAD = Payload(SECRET, SECRET[:32], SECRET[32:])
-END = EndRelay(RELAY, "target", "pending", PLAN, 2, 256, NOW, PAYLOAD)
+END = EndRelay(RELAY, "target", "pending", PLAN, 2, 256, DEMAND, 1, NOW, PAYLOAD)
 ROUTE = ("kme-1", "kme-3", "kme-5", "kme-8")
 HOLDERS = [
     PAYLOAD,

@@ -15,12 +15,14 @@ import pytest
 
 from coordinator import dotenv_file
 from coordinator.compose import (
+    CLI_KEY,
     CLUSTER_NODES,
     CLUSTER_SERVICES,
     compose_file,
     control_key_variable,
     link_secret_variable,
     password_variable,
+    withstand_variable,
 )
 from coordinator.provision import AMQP_PORTS, CLUSTER_OVERLAY, provision
 from kme.settings import LinkSettings
@@ -63,6 +65,7 @@ def secret_variables(topology: Topology) -> set[str]:
         {password_variable(user) for user in users}
         | {control_key_variable(kme) for kme in topology.kmes}
         | {link_secret_variable(*link) for link in topology.links}
+        | {CLI_KEY}
     )
 
 
@@ -73,7 +76,7 @@ def test_the_committed_compose_file_is_the_reference_networks(topology: Topology
 def test_a_kme_gets_its_own_secrets_and_no_others(topology: Topology) -> None:
     text = compose_file(topology)
     for kme in topology.kmes:
-        own = {password_variable(kme), control_key_variable(kme)}
+        own = {password_variable(kme), control_key_variable(kme), withstand_variable(kme)}
         own |= {link_secret_variable(*link) for link in topology.links if kme in link}
         assert variables(service(text, kme)) == own
 
@@ -81,7 +84,7 @@ def test_a_kme_gets_its_own_secrets_and_no_others(topology: Topology) -> None:
 def test_the_coordinator_gets_control_keys_but_no_link_secret(topology: Topology) -> None:
     got = variables(service(compose_file(topology), "coordinator"))
     keys = {control_key_variable(kme) for kme in topology.kmes}
-    passwords = {"QKDRELAY_COORDINATOR_PASSWORD", "QKDRELAY_CLI_PASSWORD"}
+    passwords = {"QKDRELAY_COORDINATOR_PASSWORD", "QKDRELAY_CLI_PASSWORD", "QKDRELAY_CLI_KEY"}
     assert got == keys | passwords | {"QKDRELAY_DEPLOYMENT"}
 
 
@@ -194,9 +197,54 @@ def test_a_network_that_grows_keeps_the_secrets_it_had(topology: Topology, tmp_p
     assert after.keys() - before.keys() == {
         "PASSWORD_KME_9",
         "CONTROL_KEY_KME_9",
+        "WITHSTAND_COMPROMISED_KME_9",
         "LINK_SECRET_KME_8__KME_9",
     }
     assert {name for name in before if before[name] != after[name]} == {"QKDRELAY_DEPLOYMENT"}
+
+
+def test_a_dotenv_from_before_the_command_line_had_a_key_gets_one_and_keeps_its_secrets(
+    topology: Topology, tmp_path: Path
+) -> None:
+    before = deployed(topology, tmp_path)
+    lines = (tmp_path / ".env").read_text().splitlines()
+    older = [line for line in lines if not line.startswith((CLI_KEY, "WITHSTAND_COMPROMISED_"))]
+    (tmp_path / ".env").write_text("\n".join(older) + "\n")
+    after = deployed(topology, tmp_path)
+    assert after.keys() == before.keys()
+    assert {name for name in before if before[name] != after[name]} == {CLI_KEY}
+    assert re.fullmatch("[0-9a-f]{64}", after[CLI_KEY])
+    assert after[CLI_KEY] != after["QKDRELAY_CLI_PASSWORD"]
+
+
+def test_the_key_of_the_command_line_is_the_coordinators_and_nobody_elses(topology: Topology) -> None:
+    text = compose_file(topology)
+    assert CLI_KEY in variables(service(text, "coordinator"))
+    for other in ("rabbitmq", *topology.kmes):
+        assert CLI_KEY not in variables(service(text, other))
+
+
+def test_what_a_kme_demands_is_said_in_dotenv_for_each_and_reaches_that_kme_alone(
+    topology: Topology, tmp_path: Path
+) -> None:
+    assert {deployed(topology, tmp_path)[withstand_variable(kme)] for kme in topology.kmes} == {"1"}
+    file = tmp_path / ".env"
+    file.write_text(file.read_text().replace("WITHSTAND_COMPROMISED_KME_3=1", "WITHSTAND_COMPROMISED_KME_3=0"))
+    again = deployed(topology, tmp_path, WITHSTAND_COMPROMISED_KME_4="2")
+    assert (again["WITHSTAND_COMPROMISED_KME_3"], again["WITHSTAND_COMPROMISED_KME_4"]) == ("0", "2")
+    text = compose_file(topology)
+    for kme in topology.kmes:
+        line = f"QKDRELAY_WITHSTAND_COMPROMISED: ${{{withstand_variable(kme)}:-1}}\n"
+        assert line in service(text, kme)
+        assert text.count(line) == 1
+
+
+@pytest.mark.parametrize("value", ["4", "-1", "none", "1 ", "01"])
+def test_a_demand_that_no_kme_can_have_is_refused_by_its_name(topology: Topology, tmp_path: Path, value: str) -> None:
+    with pytest.raises(SettingsError, match="WITHSTAND_COMPROMISED_KME_2") as refused:
+        deployed(topology, tmp_path, WITHSTAND_COMPROMISED_KME_2=value)
+    assert "0, 1, 2 or 3" in (refused.value.hint or "")
+    assert not (tmp_path / ".env").exists()
 
 
 def test_what_a_user_added_to_dotenv_stays(topology: Topology, tmp_path: Path) -> None:

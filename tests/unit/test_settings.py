@@ -168,12 +168,34 @@ def test_the_coordinators_control_keys_are_checked(environment, keys, named):
     assert named in refused(CoordinatorSettings)
 
 
-def test_the_command_line_reads_its_password_from_the_environment_or_the_file_make_up_writes(environment, tmp_path):
+@pytest.mark.parametrize("key", ["", "0f", "g" * 64, "0f" * 33])
+@pytest.mark.parametrize("kind", [CoordinatorSettings, CliSettings])
+def test_the_key_of_the_command_line_is_checked_on_both_sides(environment, kind, key):
+    environment.setenv("QKDRELAY_CLI_KEY", key)
+    said = refused(kind)
+    assert "QKDRELAY_CLI_KEY: must be 64 hexadecimal digits (32 bytes)" in said
+
+
+@pytest.mark.parametrize("number", ["-1", "4", "1.5", "one", ""])
+def test_how_many_compromised_kmes_a_kme_demands_to_be_withstood_is_checked(environment, number):
+    environment.setenv("QKDRELAY_WITHSTAND_COMPROMISED", number)
+    assert "QKDRELAY_WITHSTAND_COMPROMISED: " in refused(KmeSettings)
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_how_many_compromised_kmes_a_kme_demands_to_be_withstood_is_its_own_setting(environment, number):
+    assert load(KmeSettings).withstand_compromised == 1
+    environment.setenv("QKDRELAY_WITHSTAND_COMPROMISED", str(number))
+    assert load(KmeSettings).withstand_compromised == number
+
+
+def test_the_command_line_reads_its_secrets_from_the_environment_or_the_file_make_up_writes(environment, tmp_path):
     environment.delenv("QKDRELAY_BROKER")
-    assert refused(CliSettings) == "QKDRELAY_CLI_PASSWORD: must be set"
-    (tmp_path / ".env").write_text("QKDRELAY_CLI_PASSWORD=from-a-file\nOTHER=1\n")
+    assert refused(CliSettings) == "QKDRELAY_CLI_PASSWORD: must be set; QKDRELAY_CLI_KEY: must be set"
+    (tmp_path / ".env").write_text(f"QKDRELAY_CLI_PASSWORD=from-a-file\nQKDRELAY_CLI_KEY={'0f' * 32}\nOTHER=1\n")
     settings = load(CliSettings)
     assert settings.cli_password.get_secret_value() == "from-a-file"
+    assert settings.cli_key.get_secret_value() == "0f" * 32
     assert settings.broker == "127.0.0.1:5672"
 
 

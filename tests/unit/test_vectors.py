@@ -7,7 +7,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from qkdrelay import codec, confirmation, control, inquiries, messages
+from qkdrelay import codec, confirmation, control, dialogue, inquiries, messages
 from qkdrelay.link.envelope import one_time_tag, one_time_tag_is_valid, seal, unseal
 from qkdrelay.link.key import SimulatedLinkKey
 from support import wire_slow as slow
@@ -100,6 +100,21 @@ def test_a_signed_message():
     assert fields(commands)["items"] == slow.plain(slow.COMMANDS)
     again = control.sign(key, "coordinator", "kme-1", epoch=slow.EPOCH, number=vector["number"], body=commands)
     assert again == data
+
+
+def test_a_request_and_its_answer():
+    vector = {name: bytes.fromhex(value) for name, value in VECTORS["dialogue"].items()}
+    answerer = dialogue.Answerer(vector["key"], lambda: slow.EPOCH)
+    answerer.open(0.0)
+    sent_at = slow.MESSAGES["Request"][1]["at"]
+    request, standing = answerer.take(vector["request"], sent_at)
+    assert (fields(request), standing) == (slow.plain(slow.MESSAGES["Request"][1]), "new")
+    asker = dialogue.Asker(vector["key"], request.reply_to)
+    answer = asker.answer(vector["answer"], {request.request_id}).body
+    assert fields(answer) == slow.plain(slow.REPLIES[0])
+    for _ in range(4):
+        answerer.answer(request, answer)
+    assert answerer.answer(request, answer) == vector["answer"]
 
 
 def test_the_confirmation_tags():

@@ -214,9 +214,10 @@ def clear_part(queue: str, body: bytes) -> dict[str, Any]:
                 "deadline": header.deadline,
                 "ciphertext": f"{len(sealed.ciphertext)} bytes",
             }
-        if queue == REQUESTS_QUEUE:
-            return {"kind": "request", "asks": type(codec.decode(body, Request).body).__name__}
         signed = codec.decode(body, SignedMessage)
+        if queue == REQUESTS_QUEUE:
+            request = codec.decode(signed.body, Request)
+            return {"kind": "request", "asks": type(request.body).__name__, "at": request.at}
     except MalformedMessageError as error:
         return {"kind": f"unreadable: {error}"}
     return {

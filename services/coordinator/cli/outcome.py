@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import msgspec
 from rich.console import Console
 from rich.text import Text
 
@@ -34,6 +35,7 @@ def as_data(view: RelayView) -> dict[str, Any]:
         "state": view.state,
         "reason": view.reason,
         "policy": view.policy,
+        "withstand": msgspec.to_builtins(view.withstand),
         "protected": view.protected,
         "relies_on": list(view.relies_on),
         "key_count": view.key_count,

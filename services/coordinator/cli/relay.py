@@ -35,7 +35,11 @@ def relay(
     policy: PolicyOption = None,
     withstand: WithstandOption = None,
     allow_unprotected: Annotated[
-        bool, typer.Option("--allow-unprotected", help="Even if one compromised KME could learn the keys.")
+        bool,
+        typer.Option(
+            "--allow-unprotected",
+            help="Even if one compromised KME could learn the keys; both ends' own settings must allow it, too.",
+        ),
     ] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the relay's id once it is accepted; exit.")] = False,
     linger: Annotated[

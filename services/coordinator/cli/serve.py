@@ -32,7 +32,8 @@ def serve() -> None:
             hint="it must have one key for each KME of the topology and no other",
         )
     keys = {kme: key_bytes(key) for kme, key in settings.control_keys.items()}
-    service = CoordinatorService(topology, CoordinatorStore(settings.store), keys, lab=settings.lab)
+    store, cli_key = CoordinatorStore(settings.store), key_bytes(settings.cli_key)
+    service = CoordinatorService(topology, store, keys, cli_key, lab=settings.lab)
     broker = RabbitMqBroker(settings.rabbitmq(COORDINATOR, coordinator_queues(topology.kmes, lab=settings.lab)))
     loop = Loop(service, broker, batch_s=BATCH_S)
     with served(settings.http, service.metrics.registry, loop.health):

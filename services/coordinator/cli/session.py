@@ -7,15 +7,34 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic
-from typing import TypeVar
-from uuid import UUID, uuid4
+from time import monotonic, time
+from typing import TYPE_CHECKING, TypeVar
+from uuid import UUID
 
-from qkdrelay import codec
 from qkdrelay.broker.port import Client
-from qkdrelay.errors import BrokerUnreachableError, MalformedMessageError, RequestRefusedError, SettingsError
-from qkdrelay.inquiries import Refusal, RelayRequest, RelayView, Reply, ReplyBody, Request, RequestBody, ShowRequest
+from qkdrelay.dialogue import Asker
+from qkdrelay.errors import (
+    BrokerUnreachableError,
+    ForgedMessageError,
+    MalformedMessageError,
+    RequestRefusedError,
+    SettingsError,
+)
+from qkdrelay.inquiries import (
+    Late,
+    Refusal,
+    RelayRequest,
+    RelayView,
+    ReplyBody,
+    Request,
+    RequestBody,
+    ShowRequest,
+    unlike,
+)
 from qkdrelay.messages import TERMINAL
+
+if TYPE_CHECKING:
+    from coordinator.settings import CliSettings
 
 ANSWER_S = 5.0
 """How long the coordinator may be silent; it answers at once when it runs."""
@@ -28,23 +47,35 @@ ASK_AGAIN_S = 2.0
 GRACE_S = 10.0
 """How long after its deadline a relay may still be undecided."""
 NAME_LENGTH_MAX = 100
+MISSING_KEY = "QKDRELAY_CLI_KEY: must be set"
+LOOK = "look whether the coordinator is running, with this QKDRELAY_CLI_KEY (else its log has message.rejected)"
 
 R = TypeVar("R", bound=ReplyBody)
 
 
 def connect(watch: Sequence[str] = ()) -> Client:
     """Return a client of the broker that the environment or ``.env`` names; SettingsError, BrokerUnreachableError."""
+    return _connected(_settings(), watch)
+
+
+def _settings() -> CliSettings:
     from coordinator.settings import CliSettings
-    from qkdrelay.broker.rabbitmq.client import RabbitMqClient
-    from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
     from qkdrelay.settings import load
 
     _check_dotenv(Path(".env"))
     try:
-        settings = load(CliSettings)
+        return load(CliSettings)
     except SettingsError as error:
         hint = error.hint or "run this where the deployment's .env is, or set the variable"
+        if str(error) == MISSING_KEY:
+            hint = f"an .env from before there was such a key gets one by `make up`; else {hint}"
         raise SettingsError(str(error), hint=hint) from None
+
+
+def _connected(settings: CliSettings, watch: Sequence[str] = ()) -> Client:
+    from qkdrelay.broker.rabbitmq.client import RabbitMqClient
+    from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
+
     return RabbitMqClient(
         RabbitMqSettings(
             addresses=settings.broker,
@@ -70,8 +101,11 @@ def _check_dotenv(path: Path) -> None:
 @contextmanager
 def opened() -> Iterator[Session]:
     """Open a session for the time of a ``with``."""
-    with connect() as client:
-        yield Session(client)
+    from qkdrelay.settings import key_bytes
+
+    settings = _settings()
+    with _connected(settings) as client:
+        yield Session(client, key_bytes(settings.cli_key))
 
 
 def ask(body: RequestBody, kind: type[R], wait_s: float = ANSWER_S) -> R:
@@ -86,8 +120,8 @@ def ask(body: RequestBody, kind: type[R], wait_s: float = ANSWER_S) -> R:
         if answer is None:
             talk.check()
             answer = talk.receive(request, until)
-    if answer is None:
-        raise silence(wait_s, "look whether the coordinator is running; it may still carry the request out")
+        if answer is None:
+            raise talk.silence(wait_s, f"{LOOK}; it may still carry the request out")
     if not isinstance(answer, kind):
         raise _not_understood(f"a {type(answer).__name__} for an answer")
     return answer
@@ -107,10 +141,13 @@ def check_name(name: str) -> str:
 
 
 class Session:
-    """Requests and answers over one connection."""
+    """Requests and answers over one connection, signed with ``key``."""
 
-    def __init__(self, client: Client) -> None:
-        self._client = client
+    def __init__(self, client: Client, key: bytes, clock: Callable[[], float] = time) -> None:
+        """``clock`` returns seconds since the epoch."""
+        self._client, self._asker = client, Asker(key, client.address, clock)
+        self._forged: str | None = None
+        """What is wrong with an answer that is not the coordinator's, if one came."""
 
     def follow(self, body: RelayRequest | ShowRequest) -> Following:
         """Send a request whose answer is a relay, again and again as it changes."""
@@ -118,8 +155,8 @@ class Session:
 
     def send(self, body: RequestBody, request_id: UUID | None = None) -> Request:
         """Send a request, anew or once more."""
-        request = Request(request_id=request_id or uuid4(), reply_to=self._client.address, body=body)
-        self._client.send(codec.encode(request))
+        request, signed = self._asker.request(body, request_id)
+        self._client.send(signed)
         return request
 
     def check(self) -> None:
@@ -127,15 +164,34 @@ class Session:
         self._client.check()
 
     def receive(self, request: Request, until: float) -> ReplyBody | None:
-        """Return the next answer to ``request``, or None if there is none by then; raise what it refuses."""
+        """Return the next answer to ``request``, or None if there is none by then; raise what it refuses.
+
+        What the coordinator has not signed is no answer, and is passed over.
+        """
         while (message := self._client.receive(max(0.0, until - monotonic()))) is not None:
             try:
-                reply = codec.decode(message[2], Reply)
+                reply = self._asker.answer(message[2], {request.request_id})
+            except ForgedMessageError as error:
+                self._forged, reply = str(error), None
             except MalformedMessageError as error:
                 raise _not_understood(str(error)) from None
-            if reply.request_id == request.request_id:
+            if reply is not None and not isinstance(reply.body, Late):
                 return _accepted(reply.body)
+            if reply is not None:
+                self.send(request.body, request.request_id)
+            if monotonic() >= until:  # however much more there is
+                break
         return None
+
+    def silence(self, waited_s: float, hint: str) -> BrokerUnreachableError:
+        """Return the error for a coordinator that does not answer although the broker is there."""
+        if self._forged is not None:
+            return BrokerUnreachableError(
+                f"an answer came that is not signed by the coordinator ({self._forged}), no other in {waited_s:g} s",
+                hint="QKDRELAY_CLI_KEY must be the coordinator's, and both of the same version; or the broker forges",
+            )
+        text = f"the broker took the request, but the coordinator did not answer within {waited_s:g} s"
+        return BrokerUnreachableError(text, hint=hint)
 
 
 class Following:
@@ -164,6 +220,7 @@ class Following:
             answer = self._talk.receive(self._request, min(until, self._asked + ASK_AGAIN_S, self._give_up))
             now = monotonic()
             if isinstance(answer, RelayView):
+                self._check(answer)
                 self._view, self._heard, self._asked = answer, now, now
                 # By the coordinator's clock, not by this one's.
                 left = answer.deadline - answer.created_at - answer.elapsed_s
@@ -191,20 +248,24 @@ class Following:
             if view is not None and view.state in TERMINAL:
                 return view
 
+    def _check(self, view: RelayView) -> None:
+        """Raise unless it is the relay that was asked for, with terms that demand what was asked."""
+        body = self._body
+        if isinstance(body, RelayRequest):
+            amount = {"key_count": view.key_count, "key_size_bits": view.key_size_bits}
+            wrong = unlike(body, ends=(view.source, view.target), withstand=view.withstand, **amount)
+            if wrong is None and view.relay_id != body.relay_id:
+                wrong = f"relay {view.relay_id}, not {body.relay_id}"
+            if wrong is not None:
+                raise BrokerUnreachableError(f"the coordinator answers with a relay that was not asked for: {wrong}")
+
     def _gave_up(self) -> BrokerUnreachableError:
         if self._view is None:
-            return silence(ANSWER_S, "look whether the coordinator is running")
+            return self._talk.silence(ANSWER_S, LOOK)
         return BrokerUnreachableError(
             f"the coordinator has not said in time how the relay ended; last it was {self._view.state}",
-            hint="look whether the coordinator is running",
+            hint=LOOK,
         )
-
-
-def silence(waited_s: float, hint: str) -> BrokerUnreachableError:
-    """Return the error for a coordinator that does not answer although the broker is there."""
-    return BrokerUnreachableError(
-        f"the broker took the request, but the coordinator did not answer within {waited_s:g} s", hint=hint
-    )
 
 
 def _not_understood(why: str) -> BrokerUnreachableError:

@@ -27,10 +27,11 @@ VALUE_MAX = 500
 
 
 def watch(*, as_json: JsonOption = False) -> None:
-    """Print what the KMEs report, live, until Ctrl-C.
+    """Print what the KMEs report, live, until Ctrl-C. It comes from the broker, and is not verified.
 
-    What becomes of a relay is shown a moment later, causes above their effects. The KMEs' hellos are left out:
-    `coordinator network` sums them up. With --json each line is one JSON object.
+    Only the coordinator can tell whether a report is true, and acts on no other: `coordinator show`, `trace` and
+    `network` have what it found. What becomes of a relay is shown a moment later, causes above their effects. Hellos
+    are left out: `coordinator network` sums them up. With --json each line is one JSON object.
 
     Example: coordinator watch
     """
@@ -42,7 +43,7 @@ def watch(*, as_json: JsonOption = False) -> None:
     show = partial(_show, None if as_json else console())
     try:
         with session.connect(watch=["results.#"]) as client:
-            note("watching; Ctrl-C stops")
+            note("watching what the broker says the KMEs report, unverified; Ctrl-C stops")
             while lost_output() is None:
                 message = client.receive(ordered.wait_s(monotonic(), _LOOK_AGAIN_S))
                 if message is not None:

@@ -15,7 +15,6 @@ from kme.links import Link
 from kme.node import NodeSettings
 from kme.store import KmeStore
 from kme.worker import KmeService
-from qkdrelay import codec
 from qkdrelay.broker.memory import MemoryHub
 from qkdrelay.broker.names import (
     COORDINATOR,
@@ -24,8 +23,9 @@ from qkdrelay.broker.names import (
     definitions,
     kme_queues,
 )
+from qkdrelay.dialogue import Asker
 from qkdrelay.errors import RequestRefusedError
-from qkdrelay.inquiries import Refusal, RelayRequest, RelayView, Reply, ReplyBody, Request, RequestBody, ShowRequest
+from qkdrelay.inquiries import Late, Refusal, RelayRequest, RelayView, ReplyBody, RequestBody, ShowRequest
 from qkdrelay.link.envelope import Suite
 from qkdrelay.link.key import SimulatedLinkKey
 from qkdrelay.network.topology import Topology
@@ -71,10 +71,12 @@ class EmbeddedNetwork:
             self.stores[kme] = store
             self.loops[kme] = Loop(service, self.hub.connect(kme, kme_queues(kme, topology.links)), clock=clock)
         self.coordinator_store = CoordinatorStore(folder / COORDINATOR / "coordinator.sqlite" if folder else None)
-        coordinator = CoordinatorService(topology, self.coordinator_store, keys, lab=lab)
+        self.cli_key = secrets.token_bytes(32)
+        coordinator = CoordinatorService(topology, self.coordinator_store, keys, self.cli_key, lab=lab)
         broker = self.hub.connect(COORDINATOR, coordinator_queues(topology.kmes, lab=lab))
         self.loops[COORDINATOR] = Loop(coordinator, broker, clock=clock)
         self._client = self.hub.client()
+        self._asker = Asker(self.cli_key, self._client.address, clock)
         self.stopped: frozenset[str] = frozenset()
         """Services that do not work, as if they had crashed."""
         self.settle()
@@ -92,18 +94,23 @@ class EmbeddedNetwork:
 
         Raises RequestRefusedError with the coordinator's reason.
         """
-        request = Request(request_id=uuid4(), reply_to=self._client.address, body=body)
-        self._client.send(codec.encode(request))
-        self.settle()
-        last: ReplyBody | None = None
-        while (message := self._client.receive(0.0)) is not None:
-            reply = codec.decode(message[2], Reply)
-            if reply.request_id == request.request_id:
-                last = reply.body
+        last = self._asked(body)
+        if isinstance(last, Late):  # by the coordinator's clock, then
+            last = self._asked(body)
         if isinstance(last, Refusal):
             raise RequestRefusedError(last.text, hint=last.hint)
         if last is None:
             raise RequestRefusedError("the coordinator did not answer")
+        return last
+
+    def _asked(self, body: RequestBody) -> ReplyBody | None:
+        request, signed = self._asker.request(body)
+        self._client.send(signed)
+        self.settle()
+        last: ReplyBody | None = None
+        while (message := self._client.receive(0.0)) is not None:
+            if (reply := self._asker.answer(message[2], {request.request_id})) is not None:
+                last = reply.body
         return last
 
     def relay(self, source: str, target: str, **wishes: Any) -> RelayView:

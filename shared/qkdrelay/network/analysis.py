@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import lru_cache
 
-from qkdrelay.network.circuit import learning
+from qkdrelay.network.circuit import blocking, learning
 from qkdrelay.network.coalitions import STEPS_MAX, any_of_size
 from qkdrelay.network.plan import PLANS_KEPT, Plan, Route
 
@@ -41,6 +41,11 @@ def withstands(plan: Plan, compromised: int, steps_max: int = STEPS_MAX) -> bool
     plan of 500 KMEs a size of 3 is within the bound. Raises InvalidPlanError if it is not (`coalitions`).
     """
     return not any_of_size(learning(plan), compromised, steps_max)
+
+
+def does_without(plan: Plan, failed: int, steps_max: int = STEPS_MAX) -> bool:
+    """Whether the target rebuilds without any ``failed`` KMEs between the two ends. As `withstands`."""
+    return not any_of_size(blocking(plan), failed, steps_max)
 
 
 @lru_cache(maxsize=PLANS_KEPT)

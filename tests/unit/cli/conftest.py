@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -88,6 +89,8 @@ class Here:
             withstand_compromised=withstand_compromised,
         )
         self.sent = 0
+        self.cli_key = self.network.cli_key
+        """The command line's own, which a test may set wrong."""
         self._later: list[tuple[float, Callable[[], object]]] = []
         self.run: Callable[..., Result]
 
@@ -100,6 +103,11 @@ class Here:
         for action in due:
             action()
 
+    @contextmanager
+    def opened(self) -> Iterator[session.Session]:
+        with session.connect() as client:
+            yield session.Session(client, self.cli_key, self.clock)
+
     def stop(self, *services: str) -> None:
         self.network.stopped = frozenset(services)
 
@@ -108,7 +116,13 @@ class Here:
 def nothing_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No settings of whoever runs the tests, and 80 columns."""
     monkeypatch.chdir(tmp_path)
-    for name in ("QKDRELAY_BROKER", "QKDRELAY_BROKER_VHOST", "QKDRELAY_CLI_USER", "QKDRELAY_CLI_PASSWORD"):
+    for name in (
+        "QKDRELAY_BROKER",
+        "QKDRELAY_BROKER_VHOST",
+        "QKDRELAY_CLI_USER",
+        "QKDRELAY_CLI_PASSWORD",
+        "QKDRELAY_CLI_KEY",
+    ):
         monkeypatch.delenv(name, raising=False)
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE"):
         monkeypatch.delenv(name, raising=False)
@@ -151,6 +165,7 @@ def place(monkeypatch: pytest.MonkeyPatch, run: Callable[..., Result], no_logs: 
         here = Here(lab, topology, withstand_compromised)
         here.run = run
         monkeypatch.setattr(session, "connect", lambda watch=(): FakeClient(here, watch))
+        monkeypatch.setattr(session, "opened", here.opened)
         monkeypatch.setattr(session, "monotonic", here.clock)
         monkeypatch.setattr(relay, "monotonic", here.clock)
         monkeypatch.setattr(watch, "monotonic", here.clock)

@@ -146,7 +146,7 @@ def test_a_command_and_a_request_are_shown_by_what_they_say_in_clear(here):
     for key, queue in (("requests", "coordinator.requests"), ("kme.kme-1.control", "kme.kme-1.control")):
         claim(here, "kme-1", queue, next(p.body for p in bodies if p.routing_key == key))
     command, request = (here.run("dead-letters", "show", str(each["letter"]), "--json").data for each in letters(here))
-    assert request["message"] == {"kind": "request", "asks": "LinkRequest"}
+    assert request["message"] == {"kind": "request", "asks": "LinkRequest", "at": here.clock.now}
     assert (command["message"]["kind"], command["message"]["from"], command["message"]["to"]) == (
         "signed",
         "coordinator",

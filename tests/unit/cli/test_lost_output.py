@@ -270,7 +270,8 @@ def test_what_was_done_with_a_network_is_done(used, words, why):
 def test_watching_ends_when_nobody_can_read_it(here, run_into, json, why, code, said):
     here.after(1, lambda: here.network.relay("kme-1", "kme-8"))
     result = run_into(here, why, "watch", *json)
-    assert (result.code, result.out, result.err) == (code, "", f"watching; Ctrl-C stops\n{said}")
+    watching = "watching what the broker says the KMEs report, unverified; Ctrl-C stops\n"
+    assert (result.code, result.out, result.err) == (code, "", f"{watching}{said}")
 
 
 @pytest.mark.parametrize("why", [FULL, CLOSED, UNREAD])

@@ -48,6 +48,7 @@ def test_json_has_the_whole_outcome(here):
         "state": "confirmed",
         "reason": "",
         "policy": "recursive",
+        "withstand": {"compromised": 1, "failed": 0, "tampering": 0},
         "protected": True,
         "relies_on": [],
         "key_count": 1,

@@ -12,7 +12,17 @@ from qkdrelay.broker.names import COORDINATOR
 from qkdrelay.errors import BrokerUnreachableError
 from qkdrelay.messages import check_key_amount
 from qkdrelay.network.topology import Topology
+from support import wire_slow as slow
 from support.plans import REFERENCE_RELAY
+
+KEY = "0f" * 32
+ANSWER = {
+    "sender": "coordinator",
+    "recipient": "cli",
+    "epoch": slow.EPOCH,
+    "number": 0,
+    "body": slow.message(slow.MESSAGES["Reply"][0]),
+}
 
 
 def refused(result, code=2):
@@ -137,6 +147,7 @@ def test_wrong_arguments_exit_2_without_a_connection(here, arguments):
 def test_a_broker_that_is_down_exits_3(run, monkeypatch, closed_port, arguments):
     monkeypatch.setenv("QKDRELAY_BROKER", f"127.0.0.1:{closed_port}")
     monkeypatch.setenv("QKDRELAY_CLI_PASSWORD", "not-the-password")
+    monkeypatch.setenv("QKDRELAY_CLI_KEY", KEY)
     error, hint = refused(run(*arguments), code=3)
     assert error == f"nothing answers at 127.0.0.1:{closed_port}"
     assert "look whether the broker is running" in hint
@@ -144,22 +155,46 @@ def test_a_broker_that_is_down_exits_3(run, monkeypatch, closed_port, arguments)
 
 def test_settings_are_read_from_dotenv(run, tmp_path, closed_port):
     (tmp_path / ".env").write_text(
-        f"QKDRELAY_BROKER=127.0.0.1:{closed_port}\nQKDRELAY_CLI_PASSWORD=secret\nOTHER=1\n", encoding="utf-8"
+        f"QKDRELAY_BROKER=127.0.0.1:{closed_port}\nQKDRELAY_CLI_PASSWORD=secret\nQKDRELAY_CLI_KEY={KEY}\nOTHER=1\n",
+        encoding="utf-8",
     )
     result = run("network")
     assert f"nothing answers at 127.0.0.1:{closed_port}" in refused(result, code=3)[0]
     assert "secret" not in result.err
+    assert KEY not in result.err
 
 
-def test_without_a_password_the_variable_is_named(run):
+def test_without_secrets_the_variables_are_named(run):
     error, hint = refused(run("network"))
-    assert error == "QKDRELAY_CLI_PASSWORD: must be set"
+    assert error == "QKDRELAY_CLI_PASSWORD: must be set; QKDRELAY_CLI_KEY: must be set"
     assert ".env" in hint
+
+
+def test_a_dotenv_from_before_there_was_a_key_says_how_to_get_one(run, tmp_path):
+    (tmp_path / ".env").write_text("QKDRELAY_CLI_PASSWORD=secret\n", encoding="utf-8")
+    error, hint = refused(run("network"))
+    assert error == "QKDRELAY_CLI_KEY: must be set"
+    assert "`make up`" in hint
+
+
+@pytest.mark.parametrize("arguments", [["network"], REFERENCE_RELAY, ["link", "down", "kme-7", "kme-8"]])
+def test_with_another_key_than_the_coordinators_nothing_is_done_and_the_setting_is_named(here, arguments):
+    here.cli_key = bytes(32)
+    error, hint = refused(here.run(*arguments), code=3)
+    assert error.startswith("the broker took the request, but the coordinator did not answer within ")
+    assert "with this QKDRELAY_CLI_KEY" in hint
+    letters = here.network.coordinator_store.dead_letters()
+    assert {letter.reason for letter in letters} == {
+        "the signature does not verify: QKDRELAY_CLI_KEY is another there, or somebody forges"
+    }
+    assert here.network.coordinator_store.links_down() == ()
+    assert here.network.coordinator_store.relay_count() == 0
 
 
 def test_a_wrong_address_is_named(run, monkeypatch):
     monkeypatch.setenv("QKDRELAY_BROKER", "127.0.0.1:http")
     monkeypatch.setenv("QKDRELAY_CLI_PASSWORD", "secret")
+    monkeypatch.setenv("QKDRELAY_CLI_KEY", KEY)
     error, _ = refused(run("network"))
     assert error.startswith("QKDRELAY_BROKER: ")
     assert "secret" not in error
@@ -201,11 +236,55 @@ def test_a_connection_lost_during_a_relay_exits_3_and_says_how_to_go_on(here, mo
     assert hint == f"try again; then `coordinator show {relay_id}` tells whether the relay went on"
 
 
-def test_an_answer_that_cannot_be_understood_exits_3(here, monkeypatch):
-    client = session.connect()
-    monkeypatch.setattr(client, "receive", lambda timeout_s: ("replies", client.address, b"\x81\xa1v\x09"))
+def answered_by(here, monkeypatch, *bodies):
+    """Have the command line get these answers, and no others."""
+    client, left = session.connect(), list(bodies)
+
+    def receive(timeout_s):
+        if left:
+            return "replies", client.address, left.pop(0)
+        here.clock.now += timeout_s
+        return None
+
+    monkeypatch.setattr(client, "receive", receive)
     monkeypatch.setattr(session, "connect", lambda watch=(): client)
-    assert "of the same version" in refused(here.run("network"), code=3)[1]
+
+
+def test_an_answer_of_another_version_exits_3(here, monkeypatch):
+    body = slow.signed(here.cli_key, {**ANSWER, "body": slow.message({"request_id": slow.OTHER, "body": 7})})
+    answered_by(here, monkeypatch, body)
+    error, hint = refused(here.run("network"), code=3)
+    assert error.startswith("the coordinator's answer cannot be understood: ")
+    assert "of the same version" in hint
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        (b"\x81\xa1v\x09", "it is not signed"),
+        (slow.message(slow.MESSAGES["Reply"][0]), "it is not signed"),
+        (slow.signed(bytes(32), ANSWER), "the signature does not verify"),
+    ],
+    ids=["noise", "unsigned", "another key"],
+)
+def test_answers_that_the_coordinator_did_not_sign_are_none_and_the_setting_is_named(here, monkeypatch, body, why):
+    answered_by(here, monkeypatch, body)
+    error, hint = refused(here.run("network"), code=3)
+    assert error.startswith("an answer came that is not signed by the coordinator")
+    assert why in error
+    assert "QKDRELAY_CLI_KEY must be the coordinator's" in hint
+
+
+def test_whoever_floods_the_command_line_with_forged_answers_does_not_hold_it_up(here, monkeypatch):
+    client = session.connect()
+
+    def receive(timeout_s):
+        here.clock.now += 0.01
+        return "replies", client.address, b"noise"
+
+    monkeypatch.setattr(client, "receive", receive)
+    monkeypatch.setattr(session, "connect", lambda watch=(): client)
+    assert "not signed" in refused(here.run("network"), code=3)[0]
 
 
 def test_ctrl_c_is_quiet(here, monkeypatch):

@@ -22,7 +22,7 @@ HELD = plans.carry(PLAN, PAYLOAD.to_bytes(), os.urandom)
 
 def relay():
     planned = Relay(terms=terms(), policy="recursive", protected=True, created_at=NOW, state="started")
-    context = Context(RELAY, planned.terms.plan, 2, 256)
+    context = Context(RELAY, planned.terms.plan, 2, 256, planned.terms.withstand)
     return replace(planned, source_proof=PAYLOAD.source_proof(context))
 
 

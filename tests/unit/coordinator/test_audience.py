@@ -7,7 +7,9 @@ import pytest
 from coordinator.audience import COMMAND_WAIT_S, FOLLOW_MAX_S, Audience
 from coordinator.store import CoordinatorStore
 from qkdrelay import codec
+from qkdrelay.dialogue import Answerer
 from qkdrelay.inquiries import NetworkRequest, Refusal, Reply, Request
+from qkdrelay.messages import SignedMessage
 
 NOW, HOURS = 1_700_000_000.0, 3 * 3600.0
 
@@ -20,19 +22,24 @@ def store():
 
 
 def request():
-    return Request(request_id=uuid4(), reply_to="cli.q.0", body=NetworkRequest())
+    return Request(request_id=uuid4(), reply_to="cli.q.0", at=NOW, body=NetworkRequest())
 
 
 def said(store, audience, now):
     """What is answered at ``now``."""
     with store.transaction():
         audience.tick(now)
-    return [codec.decode(publication.body, Reply).body for publication in store.take_fresh()]
+    signed = [codec.decode(publication.body, SignedMessage) for publication in store.take_fresh()]
+    return [codec.decode(message.body, Reply).body for message in signed]
+
+
+def waiting(store):
+    return Audience(store, Answerer(bytes(32), lambda: store.epoch))
 
 
 @pytest.mark.parametrize("later", [COMMAND_WAIT_S, HOURS, -HOURS])
 def test_who_waits_for_a_command_is_told_in_time_that_it_was_not_answered(store, later):
-    audience = Audience(store)
+    audience = waiting(store)
     audience.await_done(request(), "done", {uuid4(): "kme-1"}, NOW)
     assert said(store, audience, NOW + COMMAND_WAIT_S - 0.1) == []
     (refusal,) = said(store, audience, NOW + later)
@@ -43,7 +50,7 @@ def test_who_waits_for_a_command_is_told_in_time_that_it_was_not_answered(store,
 
 @pytest.mark.parametrize("later", [FOLLOW_MAX_S, -HOURS])
 def test_who_follows_and_is_gone_is_forgotten(store, later):
-    audience = Audience(store)
+    audience = waiting(store)
     audience.follow(request(), uuid4(), NOW)
     said(store, audience, NOW)
     assert len(audience._followers) == 1

@@ -6,7 +6,6 @@ import pytest
 
 from coordinator import requests as module
 from coordinator.demo.network import relay_request
-from qkdrelay import codec
 from qkdrelay.codec import decode_plan
 from qkdrelay.errors import RequestRefusedError
 from qkdrelay.inquiries import (
@@ -17,11 +16,10 @@ from qkdrelay.inquiries import (
     NetworkRequest,
     RelaysRequest,
     RelaySummary,
-    Reply,
-    Request,
     ShowRequest,
     Wish,
 )
+from qkdrelay.messages import Demand
 from qkdrelay.network.topology import Topology
 from support.network import DIAMOND, Network, of
 
@@ -91,10 +89,60 @@ def test_a_relay_that_one_kme_could_read_is_refused_unless_it_is_allowed_and_the
     assert (view.state, view.protected) == ("confirmed", False)
 
 
-def test_an_end_whose_settings_ask_for_protection_does_not_take_what_the_asker_allows():
-    view = Network(LINE).relay("a", "c", allow_unprotected=True)
+@pytest.mark.parametrize(
+    ("own", "refusing"), [({"a": 1, "c": 1}, "c"), ({"a": 1, "c": 0}, "a"), ({"a": 0, "c": 1}, "c"), ({}, None)]
+)
+def test_an_end_whose_settings_ask_for_protection_does_not_take_what_the_asker_allows(own, refusing):
+    network = Network(LINE, withstand_compromised=0)
+    for kme, number in own.items():
+        network.demand(kme, number)
+    view = network.relay("a", "c", policy=None, allow_unprotected=True)
+    if refusing is None:
+        assert (view.state, view.protected, view.withstand.compromised) == ("confirmed", False, 0)
+        assert network.keys("a", view.relay_id) == network.keys("c", view.relay_id) is not None
+        return
     assert view.state == "failed"
-    assert "refused by c: the plan does not withstand" in view.reason
+    assert view.reason == (
+        f"refused by {refusing}: the plan does not withstand 1 compromised KME, which this KME's own settings demand"
+        f" (QKDRELAY_WITHSTAND_COMPROMISED=1; in a deployment, WITHSTAND_COMPROMISED_{refusing.upper()} in .env,"
+        " then make up)"
+    )
+    network.demand(refusing, 0)
+    others = [kme for kme, number in own.items() if number and kme != refusing]
+    again = network.relay("a", "c", policy=None, allow_unprotected=True)
+    assert (again.state == "confirmed") == (not others)
+
+
+@pytest.mark.parametrize(
+    ("asked", "demanded"),
+    [
+        (None, (1, 1, 0)),
+        ((1, None, 0), (1, 1, 0)),
+        ((2, None, 0), (2, 0, 0)),
+        ((1, 0, 0), (1, 0, 0)),
+        ((2, 0, 0), (2, 0, 0)),
+        ((0, 0, 1), (0, 0, 1)),
+        ((0, None, 1), (0, 0, 1)),
+    ],
+)
+def test_what_was_asked_for_is_in_the_terms_and_kept_by_both_ends(reference, asked, demanded):
+    view = reference.ask(relay(withstand=Wish(*asked) if asked else None, **REFERENCE_PAIR))
+    assert (view.state, view.withstand) == ("confirmed", Demand(*demanded))
+    for end in ("kme-1", "kme-8"):
+        assert reference.stores[end].relay(view.relay_id).withstand == Demand(*demanded)
+
+
+def test_what_no_plan_withstands_is_demanded_as_far_as_the_best_does_if_that_is_allowed(reference):
+    view = reference.ask(relay(withstand=wish(2, 1, 0), allow_unprotected=True, **REFERENCE_PAIR))
+    have = view.withstand
+    assert (view.state, have.compromised + have.failed) == ("confirmed", 2)
+    assert have.compromised <= 2
+
+
+def test_neighbours_alone_in_their_network_are_asked_for_what_they_were():
+    network = Network(of(["a", "b"], [("a", "b")]))
+    view = network.ask(relay(source="a", target="b", withstand=wish(3, 2, 1)))
+    assert (view.state, view.withstand) == ("confirmed", Demand(compromised=3, failed=2, tampering=1))
 
 
 def test_relays_under_way_are_bounded(monkeypatch):
@@ -161,12 +209,14 @@ def test_a_command_that_a_kme_does_not_answer_is_said_to_wait_for_it():
     client = network.hub.client()
     network.stop("kme-2")
     body = LinkRequest(a="kme-1", b="kme-2", up=False)
-    client.send(codec.encode(Request(request_id=uuid4(), reply_to=client.address, body=body)))
+    asker = network.asker(client.address)
+    request, signed = asker.request(body)
+    client.send(signed)
     network.later(0.0)
     network.later(4.9)
     assert client.receive(0.0) is None
     network.later(0.2)
-    answer = codec.decode(client.receive(0.0)[2], Reply).body
+    answer = asker.answer(client.receive(0.0)[2], {request.request_id}).body
     assert answer.text == "kme-2 did not answer within 5 s"
     network.resume("kme-2")
     assert network.stores["kme-2"].links_down() == {"kme-1"}
@@ -285,7 +335,10 @@ def test_an_unknown_policy_is_refused(reference):
 def test_trust_in_a_kme_is_asked_for_by_name_and_shown():
     network = Network(WAIST, withstand_compromised=0)
     _, hint = refused(network, relay(source="s", target="t"))
-    assert hint == "a plan that does if x can be trusted, as the topology says, is taken with --allow-unprotected"
+    assert hint == (
+        "a plan that does if x can be trusted, as the topology says, is taken with --allow-unprotected,"
+        " if the settings of both ends allow it, too (QKDRELAY_WITHSTAND_COMPROMISED=0)"
+    )
     view = network.ask(relay(source="s", target="t", allow_unprotected=True))
     assert (view.state, view.policy, view.protected, view.relies_on) == ("confirmed", "trusted", False, ("x",))
 
@@ -304,13 +357,14 @@ def test_where_there_is_nobody_else_a_relay_is_protected():
 
 def test_who_does_not_follow_is_told_once_how_the_relay_ended():
     network = Network(DIAMOND)
-    request = Request(uuid4(), network._client.address, relay(follow=False))
-    answers = []
+    client, answers, request = network.hub.client(), [], relay(follow=False)
+    asker = network.asker(client.address)
+    asked, _ = asker.request(request)
     for _ in range(2):
-        network._client.send(codec.encode(request))
+        client.send(asker.request(request, asked.request_id)[1])
         network.settle()
-        while (message := network._client.receive(0.0)) is not None:
-            answers.append(codec.decode(message[2], Reply).body)
+        while (message := client.receive(0.0)) is not None:
+            answers.append(asker.answer(message[2], {asked.request_id}).body)
     # Asked twice it is one relay, and each asking has its answer.
     assert [(type(answer), answer.state) for answer in answers] == [(RelaySummary, "confirmed")] * 2
-    assert {answer.relay_id for answer in answers} == {request.body.relay_id}
+    assert {answer.relay_id for answer in answers} == {request.relay_id}

@@ -25,7 +25,7 @@ def store():
 
 @pytest.fixture
 def service(store):
-    service = CoordinatorService(load_topology("eight-kmes"), store, KEYS)
+    service = CoordinatorService(load_topology("eight-kmes"), store, KEYS, bytes(32))
     with store.transaction():
         service.change(None, Relay(terms=terms(), policy="recursive", protected=True, created_at=NOW), NOW)
     return service

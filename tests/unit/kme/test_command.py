@@ -9,6 +9,7 @@ import pytest
 
 from coordinator.demo.network import EmbeddedNetwork
 from kme.__main__ import main
+from qkdrelay.inquiries import Wish
 from qkdrelay.messages import key_id
 from qkdrelay.network.topology import reference_topology
 
@@ -47,6 +48,28 @@ def test_the_bytes_are_shown_only_to_who_asks_for_them(delivered, monkeypatch, c
     assert not any("key" in key for key in keys)
     revealed = of(relay_id, kme(monkeypatch, capsys, store, "keys", "--json", "--reveal")[1])
     assert b"".join(base64.b64decode(key["key"]) for key in revealed) == network.keys("kme-8", relay_id)
+
+
+@pytest.mark.parametrize(
+    ("wish", "here", "shown"),
+    [
+        (None, {"compromised": 1, "failed": 1, "tampering": 0}, "compromised=1,failed=1"),
+        ((2, 0, 0), {"compromised": 2, "failed": 0, "tampering": 0}, "compromised=2"),
+        ((0, 0, 1), {"compromised": 1, "failed": 0, "tampering": 1}, "compromised=1,tampering=1"),
+    ],
+    ids=str,
+)
+def test_keys_are_shown_with_what_their_plan_was_checked_to_withstand(
+    delivered, monkeypatch, capsys, wish, here, shown
+):
+    """What was demanded and, at the least, what this KME itself demands: one compromised KME."""
+    network, store, _ = delivered
+    asked = Wish(*wish) if wish else None
+    relay_id = network.relay("kme-1", "kme-8", withstand=asked).relay_id
+    (key,) = of(relay_id, kme(monkeypatch, capsys, store, "keys", "--json")[1])
+    assert key["withstands"] == here
+    (row,) = [line for line in kme(monkeypatch, capsys, store, "keys")[1].splitlines() if str(relay_id)[:8] in line]
+    assert row.split()[-1] == shown
 
 
 def test_keys_are_deleted_beside_the_running_kme_and_only_these(delivered, monkeypatch, capsys):

@@ -17,6 +17,7 @@ from qkdrelay.messages import (
     Collected,
     Decide,
     Decided,
+    Demand,
     Done,
     Expect,
     Expected,
@@ -35,7 +36,7 @@ from qkdrelay.messages import (
 from qkdrelay.network.coalitions import STEPS_MAX
 from qkdrelay.sharing import tree
 from support import plans
-from support.kme import NOW, RELAY, Kme, only, terms, told
+from support.kme import NOTHING, NOW, RELAY, Kme, only, terms, told
 
 PLAN = plans.eight()
 LINE = plans.written({"kme-1": (["kme-2"], 1), "kme-2": (["kme-8"], 1)}, "kme-1", "kme-8")
@@ -117,8 +118,53 @@ def test_an_end_that_asks_for_more_refuses_the_reference_plan(name, kind):
 
 @pytest.mark.parametrize(("name", "kind", "plan"), WEAK)
 def test_an_end_that_asks_for_nothing_takes_any_plan(name, kind, plan):
-    effects = Kme(name, plan, withstand_compromised=0).command(kind(terms=terms(plan)))
+    effects = Kme(name, plan, withstand_compromised=0).command(kind(terms=terms(plan, withstand=NOTHING)))
     assert only(effects, KeepRelay)
+
+
+@pytest.mark.parametrize(("name", "kind"), ENDS)
+@pytest.mark.parametrize(
+    ("demand", "reason"),
+    [
+        ((2, 0, 0), "does not withstand 2 compromised KMEs, as demanded"),
+        ((0, 0, 2), "does not withstand 2 compromised KMEs, as demanded"),
+        ((1, 1, 0), "does not withstand the loss of 1 KME, as demanded"),
+        ((0, 0, 1), "does not withstand the loss of 1 KME, as demanded"),
+    ],
+)
+def test_both_ends_refuse_terms_whose_plan_does_not_withstand_what_they_demand(name, kind, demand, reason):
+    """Whatever their own settings say; the reference plan withstands one compromised KME, and no loss of kme-6."""
+    demanded = Demand(*demand)
+    assert reason in refusal(Kme(name, withstand_compromised=0).command(kind(terms=terms(withstand=demanded))))
+
+
+@pytest.mark.parametrize(("name", "kind"), ENDS)
+@pytest.mark.parametrize(("own", "compromised"), [(0, 0), (0, 1), (1, 0), (1, 1)])
+def test_an_end_keeps_what_was_demanded_and_what_it_checked(name, kind, own, compromised):
+    demand = Demand(compromised=compromised, failed=0, tampering=0)
+    kme = Kme(name, withstand_compromised=own)
+    kme.command(kind(terms=terms(withstand=demand)))
+    assert kme.relay.withstand == kme.relay.context.withstand == demand
+    assert kme.relay.checked == Demand(compromised=max(own, compromised), failed=0, tampering=0)
+
+
+def test_ends_that_were_told_different_demands_do_not_prove_their_keys_to_each_other():
+    source, target = Kme("kme-1"), Kme("kme-8")
+    start = source.command(Start(terms=terms()))
+    target.command(Expect(terms=terms(withstand=NOTHING)))
+    for route, payload in delivered_shares(start).items():
+        target.share(route, payload)
+    (rebuilt, *_) = told(target.settle())
+    for kme, proof in ((source, rebuilt.proof), (target, told(start)[0].proof)):
+        assert told(kme.command(Prove(relay_id=RELAY, peer_proof=proof))) == [Verified(relay_id=RELAY, valid=False)]
+
+
+@pytest.mark.parametrize(("name", "kind"), ENDS)
+def test_who_demands_more_than_the_terms_is_named_with_its_setting(name, kind):
+    said = refusal(Kme(name, LINE).command(kind(terms=terms(LINE, withstand=NOTHING))))
+    assert said.startswith(f"{name}: the plan does not withstand 1 compromised KME")
+    assert "QKDRELAY_WITHSTAND_COMPROMISED=1" in said
+    assert f"WITHSTAND_COMPROMISED_{name.upper().replace('-', '_')} in .env" in said
 
 
 def test_each_end_refuses_plans_over_links_it_does_not_have():

@@ -12,7 +12,7 @@ from kme.store import CACHED_BYTES_MAX, TOMBSTONE_S, KmeStore
 from qkdrelay.confirmation import Payload
 from qkdrelay.messages import Dispute, Findings
 from support import plans
-from support.kme import NOW, RELAY
+from support.kme import DEMAND, NOW, RELAY
 
 PLAN = plans.eight()
 ROUTE, OTHER = ("kme-1", "kme-3", "kme-5", "kme-8"), ("kme-1", "kme-2", "kme-5", "kme-8")
@@ -24,7 +24,7 @@ FINDINGS = Findings(
     equivocating=(),
     unclear="",
 )
-EXPECTING = EndRelay(RELAY, "target", "expecting", PLAN, 2, 256, NOW)
+EXPECTING = EndRelay(RELAY, "target", "expecting", PLAN, 2, 256, DEMAND, 1, NOW)
 PENDING = replace(EXPECTING, state="pending", payload=PAYLOAD)
 SHARE = SendShare(RELAY, ("kme-1", "kme-2"), PLAN.below("kme-2"), NOW + 30.0, os.urandom(160), 2, 3)
 
