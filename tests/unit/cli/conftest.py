@@ -54,6 +54,9 @@ class FakeClient:
                 return message
             here.clock.now = min(until, here.clock.now + STEP_S)
 
+    def check(self) -> None:
+        self._client.check()
+
     def close(self) -> None:
         self._client.close()
 
