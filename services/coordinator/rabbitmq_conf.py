@@ -1,4 +1,4 @@
-"""The broker's own configuration file in a deployment, for RabbitMQ 3.10 and later."""
+"""The broker's own configuration file in a deployment, for RabbitMQ 3.10 to 4.2."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TLS_DIRECTORY: Final = "/etc/qkdrelay/tls"
 PORT, TLS_PORT = 5672, 5671
 
 _COMMON = """\
-# Written by `coordinator provision`, for RabbitMQ 3.10 and later.
+# Written by `coordinator provision`, for RabbitMQ 3.10 to 4.2.
 
 load_definitions = /etc/qkdrelay/definitions.json
 
@@ -50,6 +50,8 @@ _CLUSTER = """
 cluster_partition_handling = pause_minority
 cluster_formation.peer_discovery_backend = classic_config
 queue_leader_locator = balanced
+# No queue is made before all are there: it would not be on those that come later.
+cluster_formation.target_cluster_size_hint = {nodes}
 """
 
 
@@ -59,7 +61,7 @@ def rabbitmq_conf(*, tls: bool, nodes: Sequence[str]) -> str:
     if tls:
         text += _TLS.format(port=TLS_PORT) + tls_options(TLS_DIRECTORY)
     if len(nodes) > 1:
-        text += _CLUSTER
+        text += _CLUSTER.format(nodes=len(nodes))
         text += "".join(f"cluster_formation.classic_config.nodes.{i} = {node}\n" for i, node in enumerate(nodes, 1))
     return text
 

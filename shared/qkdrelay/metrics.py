@@ -37,6 +37,7 @@ class Metrics:
             "name",
         )
         self._refused_names: set[str] = set()
+        self._nodes = self.gauge("qkdrelay_broker_nodes", "Nodes of the broker, each of which should have every queue.")
         self._version = self.gauge("qkdrelay_broker_info", "1, by the version of the broker.", "version")
         self._version_seen = ""
         self.reconnects = self.counter(
@@ -79,6 +80,7 @@ class Metrics:
     def _set_broker(self, broker: Received) -> None:
         self.connected.set(broker.connected)
         self._blocked.set(bool(broker.blocked))
+        self._nodes.set(broker.nodes)
         names = {*broker.refused, *broker.unrouted}
         for name in self._refused_names - names:
             self._refused.remove(name)

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,15 @@ class Cluster:
     between: Any
     password: str = field(repr=False)
     """The operator's."""
-    grow: Callable[[], None]
+    grow: Callable[..., subprocess.CompletedProcess[str]]
     """What `make up CLUSTER=1` does last, and an operator after a node was away."""
+
+    def live_members(self, queue: str) -> int:
+        """Return on how many nodes a queue is, by what the alert counts: each node's own metrics."""
+        ask = "exec 3<>/dev/tcp/127.0.0.1/15692; printf 'GET /metrics/per-object HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
+        pages = [self._run(node, "bash", "-c", ask) or b"" for node in CLUSTER_NODES]
+        named = f'rabbitmq_raft_term_total{{vhost="{VHOST}",queue="{queue}"}}'.encode()
+        return sum(named in page for page in pages)
 
     def _run(self, node: str, *command: str) -> bytes | None:
         """Return what a command in the container of ``node`` prints, or None if it fails."""
@@ -101,9 +109,10 @@ def cluster(folder: Path, settings: dict[str, str]) -> Iterator[Cluster]:
 
     inherited = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "DOCKER_HOST")}
 
-    def run(script: str, *arguments: str) -> None:
+    def run(script: str, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run([folder / script, *arguments], env=inherited, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == code, done.stderr
+        return done
 
     client, project = docker.from_env(), settings["COMPOSE_PROJECT_NAME"]
     try:
@@ -114,9 +123,12 @@ def cluster(folder: Path, settings: dict[str, str]) -> Iterator[Cluster]:
         nodes = {node: by_service[name] for node, name in zip(CLUSTER_NODES, CLUSTER_SERVICES, strict=True)}
         between = client.networks.get(f"{project}_cluster")
         password = settings["QKDRELAY_OPERATOR_PASSWORD"]
-        cluster = Cluster(nodes, between, password, grow=lambda: run("infra/cluster/grow.sh"))
+        cluster = Cluster(nodes, between, password, partial(run, "infra/cluster/grow.sh"))
         for node in nodes:
             cluster.wait(node)
+        # None was made before all were there.
+        eventually(cluster.queues, what="the queues")
+        cluster.grow("--check")
         cluster.grow()
         yield cluster
     finally:
@@ -150,6 +162,20 @@ def spread(cluster: Cluster) -> bool:
 def test_growing_puts_every_queue_on_all_three_nodes_and_spreads_the_leaders(cluster: Cluster) -> None:
     cluster.grow()  # again: a node that was away, in whichever test ran before, leads nothing since
     eventually(lambda: spread(cluster), timeout_s=60, what="queues on all nodes, and leaders on each")
+
+
+def test_a_queue_that_is_not_on_all_nodes_is_named_and_counted_and_put_there(cluster: Cluster) -> None:
+    cluster.wait()
+    follower = next(node for node in CLUSTER_NODES if node != cluster.leader())
+    assert cluster.live_members(QUEUE) == len(CLUSTER_NODES)
+    cluster._run(cluster.leader(), "rabbitmq-queues", "delete_member", "--vhost", VHOST, QUEUE, follower)
+    found = cluster.grow("--check", code=1).stderr
+    assert f"the queue {QUEUE} is on 2 of 3 nodes: " in found
+    assert found.count("the queue ") == 1
+    assert cluster.live_members(QUEUE) == 2
+    cluster.grow()
+    cluster.grow("--check")
+    eventually(lambda: cluster.live_members(QUEUE) == len(CLUSTER_NODES), what="the member that was put back")
 
 
 def test_the_clustering_ports_are_open_between_the_nodes_only(cluster: Cluster) -> None:

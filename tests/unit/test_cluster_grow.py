@@ -17,6 +17,9 @@ case $(wc -l < "$CALLS") in
   *) printf 'vhost\tname\tsize\tresult\nqkdrelay\tlink.kme-1.error\t2\tok\n' ;;
 esac
 """
+QUEUES = """#!/usr/bin/env bash
+[ "$*" = "--quiet --vhost qkdrelay list_queues --no-table-headers name members" ] && cat "$CALLS.queues"
+"""
 COMPOSE = '#!/usr/bin/env bash\n[ "$1 $2 $3" = "exec -T rabbitmq" ] || exit 1\nshift 3\nexec "$@"\n'
 
 
@@ -25,18 +28,43 @@ def folder(tmp_path):
     (tmp_path / "infra/cluster").mkdir(parents=True)
     (tmp_path / "infra/docker").mkdir()
     shutil.copy(ROOT / "infra/cluster/grow.sh", tmp_path / "infra/cluster")
-    for path, text in (("infra/docker/compose.sh", COMPOSE), ("rabbitmq-queues", FAKE)):
+    for path, text in (("infra/docker/compose.sh", COMPOSE), ("rabbitmq-queues", FAKE), ("rabbitmqctl", QUEUES)):
         (tmp_path / path).write_text(text)
         (tmp_path / path).chmod(0o755)
     return tmp_path
 
 
-def test_what_fails_for_a_moment_is_tried_again(folder):
+ALL = "[rabbit@node-1, rabbit@node-2, rabbit@node-3]"
+SPREAD = f"link.kme-1.kme-2\t{ALL}\ncli.q.1\t\ndead-letters\t{ALL}\n"
+
+
+def grow(folder, queues, *arguments):
+    (folder / "calls.queues").write_text(queues)
     environment = {"PATH": f"{folder}:{os.environ['PATH']}", "CALLS": str(folder / "calls")}
-    done = subprocess.run(
-        [folder / "infra/cluster/grow.sh"], env=environment, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    command = [folder / "infra/cluster/grow.sh", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_what_fails_for_a_moment_is_tried_again(folder):
+    assert grow(folder, SPREAD) == (0, "", "")
     nodes = [1, 2, 2, 2, 3]
     calls = [*(f"--quiet grow rabbit@node-{node} all" for node in nodes), "--quiet rebalance quorum"]
     assert (folder / "calls").read_text().splitlines() == calls
+
+
+def test_a_queue_that_is_not_on_all_nodes_is_named(folder):
+    code, out, error = grow(folder, SPREAD + "results.kme-1\t[rabbit@node-2]\n", "--check")
+    assert (code, out) == (1, "")
+    assert error.splitlines() == [
+        "cluster: the queue results.kme-1 is on 1 of 3 nodes: [rabbit@node-2]",
+        "cluster: 1 of 3 queues end with a node or two; infra/cluster/grow.sh puts them onto all",
+    ]
+    assert not (folder / "calls").exists()
+
+
+def test_to_look_changes_nothing_and_no_queue_is_not_all_of_them(folder):
+    assert grow(folder, SPREAD, "--check") == (0, "", "")
+    code, _, error = grow(folder, "", "--check")
+    assert (code, error) == (1, "cluster: there are no queues: are all three nodes up?\n")
+    assert not (folder / "calls").exists()

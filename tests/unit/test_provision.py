@@ -405,6 +405,7 @@ def test_tls_and_the_cluster_are_switched_on_and_off_by_the_arguments(topology: 
         "ssl_options.fail_if_no_peer_cert = true",
         "cluster_formation.classic_config.nodes.3 = rabbit@node-3",
         "cluster_partition_handling = pause_minority",
+        "cluster_formation.target_cluster_size_hint = 3",
     ):
         assert wanted in configuration.splitlines()
     assert deployed(topology, tmp_path) == plain

@@ -66,6 +66,8 @@ class Received:
     """Why the broker takes no publications at this moment ("low on disk"); empty if it does."""
     version: str = ""
     """What the broker says that it is of."""
+    nodes: int = 1
+    """Addresses of the broker this user was given: of a cluster, the nodes that each queue should be on."""
 
     @property
     def hindrance(self) -> str:

@@ -30,7 +30,7 @@ class RabbitMqBroker:
 
     def __init__(self, settings: RabbitMqSettings) -> None:
         self._loop = IOLoop()
-        self._inbox = Inbox()
+        self._inbox = Inbox(len(settings.hosts))
         self._consumer_stopped = threading.Event()
         self._publisher_stopped = threading.Event()
         self._consumer = Consumer(settings, self._loop, self._inbox, self._consumer_stopped.set)

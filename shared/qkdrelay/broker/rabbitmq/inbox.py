@@ -19,7 +19,8 @@ class Inbox:
     Deliveries are bounded by the prefetch, confirms by what the service has published.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, nodes: int) -> None:
+        self._nodes = nodes
         self._changed = threading.Condition()
         self._deliveries = Intake()
         self._confirmed: list[int] = []
@@ -123,4 +124,5 @@ class Inbox:
                 unrouted=dict(self._unrouted),
                 blocked=self._blocked,
                 version=self._version,
+                nodes=self._nodes,
             )
