@@ -7,6 +7,7 @@ import pytest
 
 from coordinator.demo.network import relay_request
 from qkdrelay.codec import decode_plan
+from qkdrelay.errors import RequestRefusedError
 from qkdrelay.inquiries import AttackRequest
 from qkdrelay.network.analysis import delivers, shortfall
 from qkdrelay.network.planner import recursive_plan
@@ -99,9 +100,11 @@ def test_two_relays_have_different_keys_and_no_slot_in_common(network):
 
 def test_asking_twice_starts_one_relay(network):
     view = network.relay("kme-1", "kme-8")
-    wishes = {"source": "kme-2", "target": "kme-3", "key_count": 5, "key_size_bits": 128, "timeout_s": 9.0}
-    again = network.ask(wish(view.relay_id, **wishes))
+    again = network.ask(wish(view.relay_id, timeout_s=9.0))
     assert (again.source, again.target, again.key_count) == ("kme-1", "kme-8", 1)
+    wishes = {"source": "kme-2", "target": "kme-3", "key_count": 5, "key_size_bits": 128, "timeout_s": 9.0}
+    with pytest.raises(RequestRefusedError, match="was asked for before, as another: from kme-1, not kme-2"):
+        network.ask(wish(view.relay_id, **wishes))
     assert len(network.sealed) == 17
 
 
