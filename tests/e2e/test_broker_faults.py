@@ -92,7 +92,8 @@ def test_the_broker_runs_short(short_of: str, network: processes.Processes, rabb
 
             eventually(blocked, what="a service to say that the broker blocks")
             way = {"QKDRELAY_BROKER": network.cli.addresses, "QKDRELAY_BROKER_VHOST": network.cli.vhost}
-            answer = stack.command("coordinator", "relays", QKDRELAY_CLI_PASSWORD=network.cli.password, **way)
+            secrets = {"QKDRELAY_CLI_PASSWORD": network.cli.password, "QKDRELAY_CLI_KEY": network.cli_key.hex()}
+            answer = stack.command("coordinator", "relays", **secrets, **way)
             assert answer.code == 3
             assert f"the broker takes nothing: low on {short_of}" in answer.err
         finally:

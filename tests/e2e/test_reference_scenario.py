@@ -317,4 +317,4 @@ def _secrets_in(entry: str) -> list[str]:
         return [link["secret"] for link in json.loads(value).values()]
     if name == "QKDRELAY_CONTROL_KEYS":
         return list(json.loads(value).values())
-    return [value] if name.endswith(("PASSWORD", "CONTROL_KEY")) else []
+    return [value] if name.endswith(("PASSWORD", "CONTROL_KEY", "CLI_KEY")) else []

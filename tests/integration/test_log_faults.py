@@ -70,6 +70,7 @@ class Service:
             "KME": "kme-1",
             "LINKS": json.dumps({"kme-2": {"secret": KEY}}),
             "CONTROL_KEY": KEY,
+            "CLI_KEY": KEY,
             "CONTROL_KEYS": json.dumps({f"kme-{number}": KEY for number in range(1, 9)}),
             "TOPOLOGY": "eight-kmes",
             "BROKER": broker,

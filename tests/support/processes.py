@@ -126,7 +126,7 @@ class Processes:
         time.sleep(ASK_EVERY_S)
         try:
             self._client = self._client or RabbitMqClient(self.cli)
-            session = Session(self._client, self._cli_key)
+            session = Session(self._client, self.cli_key)
             answer = session.receive(session.send(RelaysRequest(limit=LISTED_MAX)), time.monotonic() + ANSWER_WITHIN_S)
         except BrokerUnreachableError:
             self._client = None
@@ -134,7 +134,8 @@ class Processes:
         return {str(relay.relay_id): relay for relay in answer.relays} if isinstance(answer, RelaysView) else {}
 
     @property
-    def _cli_key(self) -> bytes:
+    def cli_key(self) -> bytes:
+        """What the command line signs with."""
         return bytes.fromhex(self.environments[COORDINATOR]["QKDRELAY_CLI_KEY"])
 
     def _confirmed(self) -> set[str]:
@@ -156,7 +157,7 @@ class Processes:
     @contextmanager
     def load(self) -> Iterator[Load]:
         """Ask for relays meanwhile; at the end, every one must have ended, and both ends agree."""
-        load = Load(self.cli, self._cli_key, self.topology)
+        load = Load(self.cli, self.cli_key, self.topology)
         load.start()
         try:
             self.goes_on(1)
