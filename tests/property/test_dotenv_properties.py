@@ -113,7 +113,7 @@ def test_any_file_is_refused_with_its_line_or_read_alike_by_all(path, text):
     path.write_text(kept, encoding="utf-8", newline="")
     assert read(path) == found
     if found.get(NAME):
-        with patch.dict(os.environ, clear=True), contextlib.chdir(path.parent):
+        with patch.dict(os.environ, {"QKDRELAY_CLI_KEY": "0f" * 32}, clear=True), contextlib.chdir(path.parent):
             assert load(CliSettings).cli_password.get_secret_value() == found[NAME]
 
 
