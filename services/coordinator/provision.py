@@ -229,7 +229,7 @@ def _key(name: str, kept: str | None) -> str:
 
 def _withstand(name: str, value: str) -> str:
     if value not in ("0", "1", "2", "3"):
-        raise SettingsError(f"{name} is none of 0, 1, 2 and 3", hint="how many compromised KMEs a plan must withstand")
+        raise SettingsError(f"{name} is no number that can be demanded", hint="how many compromised KMEs: 0, 1, 2 or 3")
     return value
 
 
