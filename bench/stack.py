@@ -25,6 +25,7 @@ from qkdrelay.dialogue import Asker
 from qkdrelay.errors import QkdRelayError
 from qkdrelay.inquiries import NetworkRequest, NetworkView, RelayRequest, RelaySummary, RequestBody
 from qkdrelay.network.topology import Topology
+from qkdrelay.relay_ids import new_relay_id
 
 ROOT = Path(__file__).parents[1]
 UP_WITHIN_S = 60.0
@@ -53,7 +54,7 @@ class Stack:
     def relay(self, relays: int, per_second: float | None = None, *, key_count: int = 1) -> list[tuple[float, float]]:
         """Ask for ``relays`` relays, all at once or so many per second; return (asked, confirmed) of each."""
         first = time.monotonic()
-        ids = [uuid4() for _ in range(relays)]
+        ids = [new_relay_id() for _ in range(relays)]
         for number, relay_id in enumerate(ids):
             if per_second is not None:
                 time.sleep(max(0.0, first + number / per_second - time.monotonic()))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from typing import Protocol, cast
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from coordinator.adversary import Adversary
 from coordinator.audience import Audience
@@ -52,6 +51,7 @@ from qkdrelay.network.candidates import ENDS_ALLOW, Candidate, Policy, Withstand
 from qkdrelay.network.circuit import Link
 from qkdrelay.network.topology import Topology
 from qkdrelay.observability import LogLevel
+from qkdrelay.relay_ids import NAMES_SHOWN_MAX, digits, the_one
 
 UNDECIDED_MAX = 10_000
 PLANS_KEPT = 256
@@ -204,15 +204,9 @@ class Desk:
         return frozenset((link, steps) for link, steps in drawn.items() if steps)
 
     def _find(self, name: str) -> Relay:
-        digits = name.replace("-", "").lower()
-        if not re.fullmatch(r"[0-9a-f]{4,32}", digits):
-            raise RequestRefusedError(f"{name!r} is no relay id", hint="at least its first 4 hexadecimal digits")
-        found: list[UUID] = self._store.relays_named(digits, 2)
-        if len(found) == 2:
-            raise RequestRefusedError(f"more than one relay's id begins with {name!r}", hint="give more of it")
-        relay = self._store.relay(found[0]) if found else None
-        if relay is None:
-            raise RequestRefusedError(f"there is no relay {name!r}", hint="`coordinator relays` lists them")
+        found = self._store.relays_named(digits(name), NAMES_SHOWN_MAX + 1)
+        relay = self._store.relay(the_one(name, found, "`coordinator relays` lists them"))
+        assert relay is not None  # noqa: S101 - it was found in this transaction
         return relay
 
     def _network(self, now: float) -> NetworkView:

@@ -144,7 +144,7 @@ class CoordinatorStore(Journal):
                 self._write()
             row = self._db.execute(f"{_RELAY} WHERE relay_id = ?", (relay_id.bytes,)).fetchone()
             if row is not None:
-                self._cache(relay := _relay(row))
+                self._cache(relay := self.made(_relay, row))
         return relay
 
     def _cache(self, relay: Relay) -> None:
@@ -154,18 +154,18 @@ class CoordinatorStore(Journal):
         else:
             self._relays.drop(relay.relay_id)
 
-    def relays_named(self, prefix: str, limit: int) -> list[UUID]:
-        """Return the ids that begin with ``prefix`` (hexadecimal digits, no hyphens)."""
+    def relays_named(self, digits: str, limit: int) -> list[UUID]:
+        """Return the ids that begin with ``digits`` (hexadecimal, no hyphens), at most ``limit``."""
         self._write()
-        rows = self._db.execute(
-            "SELECT relay_id FROM relays WHERE lower(hex(relay_id)) LIKE ? LIMIT ?", (f"{prefix}%", limit)
-        )
-        return [UUID(bytes=row[0]) for row in rows]
+        first, last = (bytes.fromhex(digits.ljust(32, filler)) for filler in "0f")
+        query = "SELECT relay_id FROM relays WHERE relay_id BETWEEN ? AND ? ORDER BY relay_id LIMIT ?"
+        return [self.made(_id, row[0]) for row in self._db.execute(query, (first, last, limit))]
 
     def latest(self, limit: int) -> list[Relay]:
         """Return the latest relays, newest first."""
         self._write()
-        return [_relay(row) for row in self._db.execute(f"{_RELAY} ORDER BY created_at DESC LIMIT ?", (limit,))]
+        rows = self._db.execute(f"{_RELAY} ORDER BY created_at DESC LIMIT ?", (limit,))
+        return [self.made(_relay, row) for row in rows]
 
     def relay_count(self) -> int:
         """Return how many relays are known."""
@@ -181,14 +181,14 @@ class CoordinatorStore(Journal):
         if self._undecided is None:
             self._write()
             rows = self._db.execute("SELECT relay_id FROM relays WHERE ended_at IS NULL")
-            self._undecided = {UUID(bytes=row[0]) for row in rows}
+            self._undecided = {self.made(_id, row[0]) for row in rows}
         return self._undecided
 
     def overdue(self, now: float) -> list[Relay]:
         """Return the undecided relays whose deadline has passed."""
         self._write()
         rows = self._db.execute(f"{_RELAY} WHERE ended_at IS NULL AND deadline <= ? LIMIT 1000", (now,))
-        return [_relay(row) for row in rows]
+        return [self.made(_relay, row) for row in rows]
 
     def to_tell_again(self, kme: str, now: float) -> list[Relay]:
         """Return relays that wait for an answer of ``kme`` long enough to tell it again, and back off.
@@ -202,7 +202,7 @@ class CoordinatorStore(Journal):
             is_due = f"({end}_due <= ? OR {end}_due > ?)"
             due = f"SELECT relay_id FROM relays WHERE {end} = ? AND {is_due} ORDER BY {end}_due LIMIT ?"
             chosen = (kme, now, now + _TELL_AGAIN_MAX_S, _TELL_AGAIN_AT_ONCE)
-            found += [_relay(row) for row in self._db.execute(f"{_RELAY} WHERE relay_id IN ({due})", chosen)]
+            found += [self.made(_relay, row) for row in self._db.execute(f"{_RELAY} WHERE relay_id IN ({due})", chosen)]
             self._db.execute(
                 f"UPDATE relays SET {end}_wait_s = min({end}_wait_s * 2, ?), {end}_due = ? + min({end}_wait_s * 2, ?)"
                 f" WHERE relay_id IN ({due})",
@@ -271,9 +271,9 @@ class CoordinatorStore(Journal):
         steps: dict[str, list[Route]] = {"split": [], "forwarded": [], "collected": []}
         query = "SELECT route, step FROM flow WHERE relay_id = ? ORDER BY route"
         for route, step in self._db.execute(query, (relay_id.bytes,)):
-            steps[step].append(tuple(route.split(_HOP)))
+            steps[step].append(self.made(_route, route))
         query = "SELECT route, reason FROM stuck WHERE relay_id = ? ORDER BY route"
-        stuck = [(tuple(route.split(_HOP)), why) for route, why in self._db.execute(query, (relay_id.bytes,))]
+        stuck = [(self.made(_route, route), why) for route, why in self._db.execute(query, (relay_id.bytes,))]
         return Flow(tuple(steps["split"]), tuple(steps["forwarded"]), tuple(steps["collected"]), tuple(stuck))
 
     def whereabouts(self, relay: Relay) -> Whereabouts:
@@ -329,6 +329,14 @@ class CoordinatorStore(Journal):
             self._db.execute("DELETE FROM dead_letters")
         else:
             self._db.executemany("DELETE FROM dead_letters WHERE id = ?", ((i,) for i in ids))
+
+
+def _id(stored: bytes) -> UUID:
+    return UUID(bytes=stored)
+
+
+def _route(stored: str) -> Route:
+    return tuple(stored.split(_HOP))
 
 
 def _relay(row: tuple[object, ...]) -> Relay:

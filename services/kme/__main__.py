@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from typing import Annotated
-from uuid import UUID
 
 import typer
 from rich.table import Table
 
+from kme.forgetting import forget as forget_keys
 from kme.keys import listed
 from kme.links import Link
 from kme.node import NodeSettings
@@ -17,7 +17,6 @@ from kme.store import KmeStore
 from kme.worker import KmeService
 from qkdrelay.broker.names import kme_queues
 from qkdrelay.broker.rabbitmq import RabbitMqBroker
-from qkdrelay.errors import RequestRefusedError
 from qkdrelay.link.key import SimulatedLinkKey
 from qkdrelay.monitor import served
 from qkdrelay.observability import set_up_logging
@@ -28,8 +27,6 @@ from qkdrelay.terminal import Action, app_with, console, note, print_json, run_a
 app = app_with("A Key Management Entity: one node of a QKD network that relays keys.")
 
 KEYS_SHOWN_MAX = 100_000
-SCRUB_WITHIN_S = 5.0
-"""How long `kme forget` tries to empty the log of a store that is in use."""
 
 
 @app.command()
@@ -96,25 +93,20 @@ def keys(
 
 
 @app.command(cls=Action)
-def forget(relay: Annotated[UUID, typer.Argument(metavar="RELAY", help="The relay's whole id.")]) -> None:
+def forget(
+    relay: Annotated[str, typer.Argument(metavar="RELAY", help="The relay's id, or its first 4 digits or more.")],
+) -> None:
     """Delete the delivered keys of one relay here, for good; the KME may be running.
 
-    Also what is here of a relay that nobody has decided an hour after its deadline.
+    Also what is here of a relay that nobody has decided an hour after its deadline. The id stays refused.
 
-    Example: infra/docker/compose.sh exec kme-8 kme forget 34224f85-5280-4774-9b84-8554e90983ce
+    Example: infra/docker/compose.sh exec kme-8 kme forget 34224f85
     """
     settings = load(StoreSettings)
-    store = KmeStore(settings.store, settings.kme, access="beside")
-    with store.transaction():
-        gone = store.forget_relay(relay, time.time())
-    if not gone:
-        raise RequestRefusedError(f"no keys of relay {relay} are delivered here", hint="`kme keys --json` has the ids")
-    until = time.monotonic() + SCRUB_WITHIN_S
-    while not (clean := store.scrub()) and time.monotonic() < until:
-        time.sleep(0.05)  # between two of the running service's transactions
-    say(f"the keys of relay {relay} are deleted")
+    relay_id, clean = forget_keys(settings.store, settings.kme, relay)
+    say(f"the keys of relay {relay_id} are deleted")
     if not clean:
-        note("the store was in use all the time: its log holds them until the KME is started again")
+        note("the store is being read all the time: its log holds them until that ends")
 
 
 def main() -> None:

@@ -13,7 +13,8 @@ from qkdrelay.network.plan import Plan, Route
 from qkdrelay.observability import LogLevel
 
 Role = Literal["source", "target"]
-EndState = Literal["expecting", "pending", "delivered", "failed"]
+EndState = Literal["expecting", "pending", "delivered", "failed", "forgotten"]
+"""Forgotten: delivered, and its keys deleted since; the id is kept for as long as it could be taken for a new one."""
 
 
 @dataclass(frozen=True, slots=True)

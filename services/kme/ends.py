@@ -57,12 +57,15 @@ from qkdrelay.messages import (
 from qkdrelay.network.analysis import does_without, least_shares, withstands
 from qkdrelay.network.coalitions import STEPS_MAX
 from qkdrelay.network.plan import PLANS_KEPT, Plan, Route
+from qkdrelay.relay_ids import check_relay_id, made_at
 from qkdrelay.sharing.tree import Rebuilt as Rebuild
 from qkdrelay.sharing.tree import start
 from qkdrelay.sharing.work import Budget
 
 KMES_REPORTED_MAX = 24_000
 """In the routes of one relay's findings, so that they fit a message whatever the KMEs are called."""
+
+_RELEASED = ("delivered", "forgotten")
 
 T = TypeVar("T")
 
@@ -141,7 +144,7 @@ class Ends:
         None if this takes more work than is left of ``turn``; `Rebuilds.rebuild` says what ``keep`` does then.
         """
         before = relay = memory.relay(relay_id)
-        if relay is None or relay.role != "target" or relay.state == "failed":
+        if relay is None or relay.role != "target" or relay.state in ("failed", "forgotten"):
             self._rebuilds.drop(relay_id)
             return []
         plan = relay.plan
@@ -239,6 +242,9 @@ class Ends:
             raise RequestRefusedError(wrong)
         if not now < terms.deadline <= now + TIMEOUT_S_MAX + LATE_S:
             raise RequestRefusedError("the deadline has passed or is too far away; are the clocks right?")
+        check_relay_id(terms.relay_id, now)
+        if made_at(terms.relay_id) <= memory.ids_refused_until():
+            raise RequestRefusedError("this relay id is older than others that were used and forgotten")
         self._check_withstands(plan, terms.withstand)
         if memory.pending() >= self._me.pending_max:
             raise RequestRefusedError(f"{self._me.pending_max} relays are undecided here, the most it keeps")
@@ -274,12 +280,12 @@ class Ends:
 
     def _prove(self, command: Prove, memory: Memory) -> list[Effect]:
         relay = memory.relay(command.relay_id)
+        if relay is not None and relay.state in _RELEASED:
+            return [Tell(Verified(relay_id=command.relay_id, valid=True))]
         if relay is None or relay.payload is None:
             return [
                 Tell(Refused(relay_id=command.relay_id, reason=f"{self._me.name}: there are no keys of this relay"))
             ]
-        if relay.state == "delivered":
-            return [Tell(Verified(relay_id=command.relay_id, valid=True))]
         check = Payload.target_proof_is_valid if relay.role == "source" else Payload.source_proof_is_valid
         valid = check(relay.payload, relay.context, command.peer_proof)
         return [
@@ -292,8 +298,8 @@ class Ends:
         decided = Tell(Decided(relay_id=command.relay_id, confirmed=command.confirmed))
         if relay is None:
             return [] if command.confirmed else [decided]
-        if relay.state in ("delivered", "failed"):
-            if (relay.state == "delivered") != command.confirmed:
+        if relay.state in (*_RELEASED, "failed"):
+            if (relay.state in _RELEASED) != command.confirmed:
                 text = f"relay {command.relay_id} was decided before, as {relay.state}; that stays"
                 return [Tell(Alarm(event="decision.contradicted", text=text))]
             return [decided]

@@ -86,6 +86,10 @@ class Memory(Protocol):
         """Return how many bytes of keys are kept."""
         ...
 
+    def ids_refused_until(self) -> float:
+        """Return the time at or before which no relay id that may be new was made, in seconds since the epoch."""
+        ...
+
 
 class Node:
     """The decisions of one KME on shares it receives (protocol, sections 2 and 6)."""
@@ -156,7 +160,7 @@ class Node:
             raise RejectedShareError("the relay does not end here")
         # The relay's own deadline, not the header's: what is collected must be there for as long as more is, or
         # whoever sends false shares could have them forgotten before the last findings.
-        if relay.state == "failed" or now > relay.deadline + LATE_S:
+        if relay.state in ("failed", "forgotten") or now > relay.deadline + LATE_S:
             return [Note("share.late", "info", fields)]
         check_final_share(relay, header.route, payload)
         kept = memory.share(header.relay_id, header.route)

@@ -12,13 +12,17 @@ from kme.effects import EndRelay, EndState, KeepShare, Role, SendShare
 from kme.node import LATE_S
 from qkdrelay import codec
 from qkdrelay.confirmation import Payload
-from qkdrelay.journal import Access, Journal
+from qkdrelay.journal import Journal
 from qkdrelay.messages import Demand, Findings, LabMode
 from qkdrelay.network.plan import Route
 from qkdrelay.recent import Recent
+from qkdrelay.relay_ids import CLOCKS_DIFFER_S, VALID_S, made_at
+from qkdrelay.storage.database import Access
 
-TOMBSTONE_S = 3_600.0
-"""How long after its deadline a failed relay's id stays refused."""
+UNDECIDED_S = 3_600.0
+"""How long after its deadline a relay is given up that nobody has decided."""
+TOMBSTONE_S = VALID_S + CLOCKS_DIFFER_S
+"""How long after its deadline the id of a failed or forgotten relay is kept: then it is too old to come again."""
 
 _SCHEMA = """
 CREATE TABLE down (peer TEXT PRIMARY KEY) WITHOUT ROWID;
@@ -53,6 +57,7 @@ _KEEP_SHARE = "INSERT INTO shares VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET 
 RELAYS_CACHED, CACHED_BYTES_MAX = 2_000, 16 << 20
 """Relays kept in memory beside the store, and the bytes of their keys; likewise of the shares for them."""
 _WAITING_COLUMNS = "id, relay_id, route, plan, deadline, payload, share, threshold, told"
+_IDS_UNTIL = "latest id purged"
 # KME names have neither of these characters.
 _HOP, _ROUTE = ">", " "
 
@@ -117,7 +122,7 @@ class KmeStore(Journal):
         if relay is None:
             row = self._db.execute(f"{_RELAY} WHERE relay_id = ?", (relay_id.bytes,)).fetchone()
             if row is not None:
-                self._cache(relay := _relay(row))
+                self._cache(relay := self.made(_relay, row))
         return relay
 
     def _cache(self, relay: EndRelay) -> None:
@@ -134,11 +139,18 @@ class KmeStore(Journal):
         for relay_id in ids:
             row = self._db.execute(f"{_RELAY} WHERE relay_id = ?", relay_id).fetchone()
             if row is not None:  # forgotten meanwhile
-                yield _relay(row)
+                yield self.made(_relay, row)
+
+    def relays_named(self, digits: str, limit: int) -> list[UUID]:
+        """Return the ids that begin with ``digits`` (hexadecimal, no hyphens), at most ``limit``."""
+        self._write()
+        first, last = (bytes.fromhex(digits.ljust(32, filler)) for filler in "0f")
+        query = "SELECT relay_id FROM relays WHERE relay_id BETWEEN ? AND ? ORDER BY relay_id LIMIT ?"
+        return [self.made(_id, row[0]) for row in self._db.execute(query, (first, last, limit))]
 
     def undecided(self) -> list[EndRelay]:
         """Return the relays that start or end here and were not decided."""
-        return [_relay(row) for row in self._db.execute(f"{_RELAY} WHERE state IN ('expecting', 'pending')")]
+        return [self.made(_relay, row) for row in self._db.execute(f"{_RELAY} WHERE state IN ('expecting', 'pending')")]
 
     def shares(self, relay_id: UUID) -> dict[Route, bytes]:
         """Return the shares collected for a relay."""
@@ -146,7 +158,7 @@ class KmeStore(Journal):
         if shares is None:
             self._write()
             rows = self._db.execute("SELECT route, payload FROM shares WHERE relay_id = ?", (relay_id.bytes,))
-            shares = {tuple(route.split(_HOP)): payload for route, payload in rows}
+            shares = {self.made(_route, route): payload for route, payload in rows}
             self._shares.keep(relay_id, shares, sum(map(len, shares.values())))
         return shares
 
@@ -162,7 +174,7 @@ class KmeStore(Journal):
         expecting = "SELECT DISTINCT relay_id FROM shares JOIN relays USING (relay_id) WHERE state = 'expecting'"
         latest = "SELECT DISTINCT relay_id FROM shares ORDER BY deadline DESC LIMIT ?"
         rows = [*self._db.execute(expecting), *self._db.execute(latest, (limit,))]
-        return [UUID(bytes=relay_id) for relay_id in dict.fromkeys(row[0] for row in rows)]
+        return [self.made(_id, relay_id) for relay_id in dict.fromkeys(row[0] for row in rows)]
 
     def share(self, relay_id: UUID, route: Route) -> bytes | None:
         """Return one collected share."""
@@ -237,38 +249,54 @@ class KmeStore(Journal):
         self._db.execute("DELETE FROM shares WHERE relay_id = ?", (relay_id.bytes,))
         self._db.execute("DELETE FROM waiting WHERE relay_id = ?", (relay_id.bytes,))
 
-    def forget_relay(self, relay_id: UUID, now: float) -> bool:
-        """Delete a relay's delivered keys for good; return whether there were any.
+    def may_forget(self, relay_id: UUID, now: float) -> bool:
+        """Return whether a relay has keys here that may be deleted.
 
-        Or those of one that is undecided an hour after its deadline: nobody will decide it any more.
+        Delivered ones, and those of a relay that is undecided an hour after its deadline: nobody decides it any more.
         """
-        self._write()
-        self._relays.drop(relay_id)
-        self._totals = None
-        may_go = "state = 'delivered' OR (state IN ('expecting', 'pending') AND deadline < ?)"
-        query = f"DELETE FROM relays WHERE relay_id = ? AND ({may_go})"
-        gone = self._db.execute(query, (relay_id.bytes, now - TOMBSTONE_S)).rowcount > 0
-        if gone:
-            self._db.execute("DELETE FROM keys WHERE relay_id = ?", (relay_id.bytes,))
-            self.drop_shares(relay_id)
-        return gone
+        relay = self.relay(relay_id)
+        if relay is None:
+            return False
+        return relay.state == "delivered" or (_undecided(relay) and relay.deadline < now - UNDECIDED_S)
+
+    def forget_relay(self, relay_id: UUID, now: float) -> bool:
+        """Delete a relay's keys for good, if they may be; its id stays refused. Return whether there were any."""
+        relay = self.relay(relay_id)
+        if relay is None or not self.may_forget(relay_id, now):
+            return False
+        state: EndState = "forgotten" if relay.state == "delivered" else "failed"
+        self.keep_relay(replace(relay, state=state, payload=None, findings=None, equivocating=()))
+        self.drop_shares(relay_id)
+        return True
 
     def set_lab_mode(self, mode: LabMode | None) -> None:
         """Keep how this KME behaves in the lab."""
         self.set_meta("lab_mode", None if mode is None else mode.encode())
 
     def purge(self, now: float) -> bool:
-        """Delete what has outlived its deadline: collected shares, and the tombstones of failed relays.
+        """Delete what has outlived its deadline: collected shares, and what is left of failed and forgotten relays.
 
-        Returns whether shares were deleted.
+        Of the latter's ids none that is as old as the latest is taken again, whatever becomes of the clock. Returns
+        whether shares were deleted.
         """
         self._write()
         self._relays.clear()
         self._shares.clear()
-        gone = "FROM relays WHERE state = 'failed' AND deadline < ?"
-        self._db.execute(f"DELETE FROM keys WHERE relay_id IN (SELECT relay_id {gone})", (now - TOMBSTONE_S,))
-        self._db.execute(f"DELETE {gone}", (now - TOMBSTONE_S,))
+        gone = "FROM relays WHERE state IN ('failed', 'forgotten') AND deadline < ?"
+        before = (now - TOMBSTONE_S,)
+        ids = [self.made(_id, row[0]) for row in self._db.execute(f"SELECT relay_id {gone}", before)]
+        latest = max(ids, key=made_at, default=None)
+        if latest is not None:
+            self._db.execute(f"DELETE FROM keys WHERE relay_id IN (SELECT relay_id {gone})", before)
+            self._db.execute(f"DELETE {gone}", before)
+            if made_at(latest) > self.ids_refused_until():
+                self.set_meta(_IDS_UNTIL, latest.bytes)
         return self._db.execute("DELETE FROM shares WHERE deadline < ?", (now - LATE_S,)).rowcount > 0
+
+    def ids_refused_until(self) -> float:
+        """Return when the latest relay was made that is not even known as failed or forgotten any more."""
+        latest = self.get_meta(_IDS_UNTIL)
+        return 0.0 if latest is None else made_at(self.made(_id, latest))
 
     # --- shares waiting for link key ---------------------------------------------------------------
 
@@ -318,7 +346,7 @@ class KmeStore(Journal):
 
     def _waiting(self, which: str, *arguments: object) -> Iterator[WaitingShare]:
         query = f"SELECT {_WAITING_COLUMNS} FROM waiting WHERE {which}"
-        return map(_waiting, self._db.execute(query, arguments))
+        return (self.made(_waiting, row) for row in self._db.execute(query, arguments))
 
     def told(self, ids: list[int], reason: str) -> None:
         """Remember that the coordinator was told why these wait."""
@@ -331,7 +359,15 @@ class KmeStore(Journal):
     def expire_waiting(self, before: float) -> list[tuple[UUID, Route]]:
         """Delete the shares whose deadline was before ``before``; return the relay and the route of each."""
         rows = self._db.execute("DELETE FROM waiting WHERE deadline < ? RETURNING relay_id, route", (before,))
-        return [(UUID(bytes=relay_id), tuple(route.split(_HOP))) for relay_id, route in rows.fetchall()]
+        return [(self.made(_id, relay_id), self.made(_route, route)) for relay_id, route in rows.fetchall()]
+
+
+def _id(stored: bytes) -> UUID:
+    return UUID(bytes=stored)
+
+
+def _route(stored: str) -> Route:
+    return tuple(stored.split(_HOP))
 
 
 def _undecided(relay: EndRelay) -> bool:

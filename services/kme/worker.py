@@ -20,6 +20,7 @@ from kme.effects import (
     TurnLink,
 )
 from kme.ends import Ends
+from kme.forgetting import Wishes
 from kme.links import Link, Links
 from kme.metrics import KmeMetrics
 from kme.node import LATE_S, Node, NodeSettings, RejectedShareError
@@ -107,6 +108,7 @@ class KmeService:
         self._hello_at = self._housekeeping_at = 0.0
         self._stirred = False
         """Shares began to wait since the last hello."""
+        self._wishes = Wishes(store.path)
         self._recalled = False
         """Whether it was told, at this start, how far the undecided relays are."""
 
@@ -281,6 +283,7 @@ class KmeService:
             for relay_id, route in self._store.expire_waiting(now - LATE_S):
                 self._destroyed = True
                 self._note("share.expired", "warning", relay_id=relay_id, route=route)
+        self._grant_wishes(now)
         self._links.resume(self._note_resumed, self._tell_stuck)
         self._send_reports()
         patience_s = HELLO_SOONER_S if self._stirred else HELLO_EVERY_S
@@ -288,6 +291,13 @@ class KmeService:
             self._hello_at, self._stirred = now, False
             self._say_hello(now)
         return self._settling.unfinished
+
+    def _grant_wishes(self, now: float) -> None:
+        """Forget the relays that somebody at this KME wishes forgotten."""
+        for relay_id in self._wishes.due(now):
+            self._destroyed = True
+            if self._store.forget_relay(relay_id, now):
+                self._note("relay.forgotten", "warning", relay_id=relay_id)
 
     def _say_hello(self, now: float) -> None:
         """Tell how things are now, at most once: what is read later would not be true any more."""
@@ -339,12 +349,15 @@ class KmeService:
         self._settling.committed()
         if self._destroyed:
             self._destroyed = not self._store.scrub()
+        if not self._destroyed:
+            self._wishes.granted()
 
     def rolled_back(self) -> None:
         """Nothing of this batch happened."""
         self._reports.clear()
         self._notes.clear()
         self._refused.clear()
+        self._wishes.rolled_back()
         self._settling.rolled_back(passes=isinstance(sys.exception(), StoreError))
         self._links.forget()
 

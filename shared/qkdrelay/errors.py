@@ -49,6 +49,10 @@ class StoreError(QkdRelayError):
     """The durable store cannot be used."""
 
 
+class StoreInUseError(StoreError):
+    """Another process owns the store."""
+
+
 class RequestRefusedError(QkdRelayError):
     """What was asked for cannot be done, and why."""
 

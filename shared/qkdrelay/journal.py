@@ -6,22 +6,27 @@ it has finished. The services' stores add their own tables.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import secrets
-import shutil
-import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from qkdrelay.backlog import Backlog
 from qkdrelay.broker.port import Publication
-from qkdrelay.errors import ForgedMessageError, NumberReusedError, StoreError
+from qkdrelay.errors import (
+    ForgedMessageError,
+    InvalidPlanError,
+    MalformedMessageError,
+    NumberReusedError,
+    StoreError,
+)
+from qkdrelay.storage.connection import HINT_DAMAGED
+from qkdrelay.storage.database import Access, Database, Sizes
+from qkdrelay.storage.files import resolved
 
 WINDOW_BACK = 32_768
 """How far behind the highest finished number of a stream a late message may still be."""
@@ -30,15 +35,8 @@ WINDOW_ENDED = 4_096
 EPOCHS_MAX = 64
 """Epochs of one stream that are remembered: a peer begins one at each start. Older ones are refused."""
 _SCHEMA_VERSION = 5
-_OUR_MISTAKES = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.NotSupportedError)
-"""Errors of SQLite's that no disk is to blame for."""
-_BUSY_TIMEOUT_S = 5.0
-_PAGE_BYTES = 8192
-_LOG_BYTES = 16 << 20
-"""What the write-ahead log holds before it is carried over into the file."""
-
+T = TypeVar("T")
 _SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, exchange TEXT NOT NULL,
                      routing_key TEXT NOT NULL, body BLOB NOT NULL, expires REAL);
 CREATE TABLE given (stream TEXT PRIMARY KEY, next INTEGER NOT NULL) WITHOUT ROWID;
@@ -47,10 +45,6 @@ CREATE TABLE heard (id INTEGER PRIMARY KEY, stream TEXT NOT NULL, epoch BLOB NOT
 CREATE TABLE finished (heard INTEGER NOT NULL, number INTEGER NOT NULL, tag BLOB NOT NULL,
                        PRIMARY KEY (heard, number)) WITHOUT ROWID;
 """
-
-
-Access = Literal["own", "read", "beside"]
-"""As the one service that holds the store; to look into it; or to change a little beside the running service."""
 
 
 @dataclass(eq=False, slots=True)
@@ -69,14 +63,14 @@ class _Heard:
 class Journal:
     """The durable memory of the service called ``name``.
 
-    Everything is written inside `transaction`. Raises StoreError when the file cannot be used,
+    Everything is written inside `transaction`. Raises StoreError, at any time, when the file cannot be used,
     belongs to another service, or is in use by another process.
     """
 
     def __init__(self, path: Path | None, name: str, schema: str, *, access: Access = "own") -> None:
         """Open or create the store at ``path``, owner-only; ``None`` keeps it in memory (the demo and tests)."""
-        self._path = path
-        self._lock: int | None = None
+        self.path = None if path is None else resolved(path)
+        """The file, without links on the way to it; None for a store in memory."""
         self._fresh: list[Publication] = []
         self.backlog = Backlog()
         self._given: dict[str, int] = {}
@@ -88,80 +82,16 @@ class Journal:
         self._heard_now: dict[_Heard, dict[int, bytes]] = {}
         """What this transaction has yet to write: messages, streams, and numbers finished with their tags."""
         self._epoch: bytes | None = None
-        self._seen_version = 0
-        if path is not None and access == "own":
-            self._prepare(path)
-        self._db = self._open(path, access)
-        try:
-            self._set_up(name, schema, access)
-        except sqlite3.Error as error:
-            self.close()
-            raise StoreError(f"the store {path} cannot be used: {error}") from None
-        except StoreError:
-            self.close()
-            raise
-
-    def _prepare(self, path: Path) -> None:
-        """Make the file and its folder owner-only, and take the lock that one worker holds."""
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            path.chmod(0o600)
-            self._lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            hint = "its folder must exist and be writable by this user"
-            raise StoreError(f"the store {path} cannot be opened: {error.strerror}", hint=hint) from None
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._lock)
-            raise StoreError(
-                f"the store {path} is in use by another process",
-                hint="one service holds a store; stop the other one",
-            ) from None
-
-    def _open(self, path: Path | None, access: Access) -> sqlite3.Connection:
-        where = ":memory:" if path is None else f"{path.absolute().as_uri()}?mode={'ro' if access == 'read' else 'rw'}"
-        try:
-            return sqlite3.connect(where, uri=path is not None, isolation_level=None, timeout=_BUSY_TIMEOUT_S)
-        except sqlite3.Error:
-            raise StoreError(f"there is no store at {path}", hint="has the service been started here?") from None
-
-    def _set_up(self, name: str, schema: str, access: Access) -> None:
-        # What SQLite puts aside, to sort it say, may be secret, and its files would lie where there is little room.
-        self._db.execute("PRAGMA temp_store=MEMORY")
-        if access != "read":
-            # FULL, not NORMAL: a power cut must not undo a commit, or link key would be used again.
-            for pragma in (
-                # Both for long messages: half as many pages to write, and few that are read again to be deleted.
-                f"page_size={_PAGE_BYTES}",
-                "cache_size=-16384",
-                "journal_mode=WAL",
-                "synchronous=FULL",
-                "secure_delete=ON",
-                f"journal_size_limit={_LOG_BYTES}",
-                # Pages that are written again and again, as the outbox's are, reach the file itself less often.
-                f"wal_autocheckpoint={_LOG_BYTES // _PAGE_BYTES}",
-            ):
-                self._db.execute(f"PRAGMA {pragma}")
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0 and access == "own":
-            # All or nothing, or a store that was half made would belong to nobody.
-            mine = f"INSERT INTO meta VALUES ('name', x'{name.encode().hex()}')"
-            version_set = f"PRAGMA user_version={_SCHEMA_VERSION}"
-            self._db.executescript(f"BEGIN IMMEDIATE;{_SCHEMA}{schema};{mine};{version_set};COMMIT")
-        elif version != _SCHEMA_VERSION:
-            raise StoreError(
-                f"the store {self._path} has format {version}; this version reads {_SCHEMA_VERSION}",
-                hint="fetch its keys with the version that wrote it, then move it away; no link key is used again",
-            )
+        self._database = Database(self.path, name, _SCHEMA_VERSION, f"{_SCHEMA}{schema}", access)
+        self._db = self._database.connection
         # Never the id of a message before, also if that is gone: AUTOINCREMENT's own promise, kept by hand.
         last = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'outbox'), 0)"
-        with self.looking():
-            owner = (self.get_meta("name") or b"").decode()
-            self._next_id = 1 + int(self._db.execute(last).fetchone()[0])
-        if owner != name:
-            raise StoreError(f"the store {self._path} belongs to {owner}, not to {name}")
+        try:
+            with self.looking():
+                self._next_id = 1 + int(self._db.execute(last).fetchone()[0])
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def epoch(self) -> bytes:
@@ -191,11 +121,8 @@ class Journal:
         return epoch
 
     def close(self) -> None:
-        """Close the file and give the lock back."""
-        self._db.close()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        """Close the file and let others have it."""
+        self._database.close()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -203,28 +130,15 @@ class Journal:
         self._fresh.clear()
         epoch = self._epoch
         try:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._notice_others()
-            yield
-            self._write()
-            self._db.execute("COMMIT")
-        except BaseException as error:
+            with self._database.transaction():
+                yield
+                self._write()
+        except BaseException:
             self._fresh.clear()
             self._forget_cached()
             if self._epoch != epoch:  # begun here, and not kept
                 self._epoch = None
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            if isinstance(error, sqlite3.DatabaseError) and not isinstance(error, _OUR_MISTAKES):
-                raise StoreError(f"the store {self._path} does not take a commit: {error}") from None
             raise
-
-    def _notice_others(self) -> None:
-        """Forget what is kept in memory if somebody else has changed the store."""
-        version = self._db.execute("PRAGMA data_version").fetchone()[0]
-        if version != self._seen_version:
-            self._seen_version = version
-            self._forget_cached()
 
     def _forget_cached(self) -> None:
         """Forget what is kept in memory of the store: it is not, or no longer, what the store has."""
@@ -253,29 +167,33 @@ class Journal:
         """Raise StoreError if what is read is nothing that a service wrote; it may be a secret, so it is not quoted."""
         try:
             yield
-        except (sqlite3.Error, ValueError, TypeError, AttributeError) as error:
-            raise StoreError(f"the store {self._path} is damaged ({type(error).__name__})") from None
+        except (ValueError, TypeError, AttributeError, MalformedMessageError, InvalidPlanError) as error:
+            what = f"the store {self.path} cannot be used: it is damaged ({type(error).__name__})"
+            self._db.failure = StoreError(what, hint=HINT_DAMAGED)
+            raise self._db.failure from None
+
+    def made(self, make: Callable[[Any], T], row: object) -> T:
+        """Return what ``make`` makes of what was stored. Raises StoreError if that cannot be (see `looking`)."""
+        with self.looking():
+            return make(row)
 
     def scrub(self) -> bool:
         """Empty the write-ahead log, which still holds deleted rows; after a commit that destroyed keys.
 
         Returns whether it is done: somebody who reads the store meanwhile hinders it, and is not waited for.
         """
-        self._db.execute("PRAGMA busy_timeout=0")
         try:
-            return bool(self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0] == 0)
-        except sqlite3.Error:  # a full disk, say: tried again later
+            return self._database.log.carry_over("TRUNCATE")
+        except StoreError:  # a full disk, say: tried again later
             return False
-        finally:
-            self._db.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_S * 1000:.0f}")
 
     def probe(self) -> None:
         """Write something, whatever else this transaction does: its commit then proves that the disk takes it."""
         self.set_meta("probe", secrets.token_bytes(8))
 
-    def free_bytes(self) -> int | None:
-        """Return the free space where the store is; None for one in memory."""
-        return None if self._path is None else shutil.disk_usage(self._path.parent).free
+    def sizes(self) -> Sizes | None:
+        """Return how much room the store takes and has; None for one in memory."""
+        return self._database.sizes()
 
     def epochs(self) -> dict[str, int]:
         """Return how many epochs of each stream are remembered."""

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created
 
 from qkdrelay.broker.port import Received
 from qkdrelay.errors import ForgedMessageError, MalformedMessageError, NumberReusedError, QkdRelayError
+from qkdrelay.storage.database import Sizes
 
 # When a counter began would double the page, and who scrapes sees it start at 0.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -51,6 +52,9 @@ class Metrics:
         )
         self._log_lost_before = 0
         self._store_free = self.gauge("qkdrelay_store_free_bytes", "Free space where the store is.")
+        self._store_log = self.gauge(
+            "qkdrelay_store_log_bytes", "The store's write-ahead log, which a reader that does not let go has grow."
+        )
         self._messages_refused = counters(
             self.counter("qkdrelay_messages_refused_total", "Messages that were not accepted, by reason.", "reason"),
             REFUSALS,
@@ -96,17 +100,18 @@ class Metrics:
         self,
         *,
         broker: Received,
-        free: int | None,
+        store: Sizes | None,
         outbox: Mapping[str, tuple[int, int]],
         epochs: Mapping[str, int],
         log_lines_lost: int,
     ) -> None:
-        """Set what every service has: broker, free bytes, (messages, bytes) by queue, epochs by stream, lines lost."""
+        """Set what every service has; (messages, bytes) of the outbox by queue, epochs by stream."""
         self._set_broker(broker)
         self._log_lost.inc(max(0, log_lines_lost - self._log_lost_before))
         self._log_lost_before = log_lines_lost
-        if free is not None:
-            self._store_free.set(free)
+        if store is not None:
+            self._store_free.set(store.free)
+            self._store_log.set(store.log)
         for queue, (messages, size) in outbox.items():
             self._outbox_messages.labels(queue).set(messages)
             self._outbox_bytes.labels(queue).set(size)

@@ -24,6 +24,7 @@ from qkdrelay.metrics import Metrics
 from qkdrelay.monitor import Health
 from qkdrelay.observability import lines_lost, log_what_python_says
 from qkdrelay.resting import Resting
+from qkdrelay.storage.connection import SQLITE_VERSION
 
 BATCH_MAX, BATCH_S = 200, 0.05
 """Deliveries handled in one transaction, and how long that may take: who is next on their way waits for the commit."""
@@ -275,6 +276,7 @@ class Loop:
     def run(self, stop: threading.Event) -> None:
         """Step until ``stop`` is set, then finish what is in hand and give the rest back."""
         measured_at = -_MEASURE_EVERY_S
+        log.info("store.opened", path=str(self._journal.path), sqlite=SQLITE_VERSION)
         while not stop.is_set():
             failure = self._guard(lambda: self.step(0.2))
             if not failure and time.monotonic() - measured_at >= _MEASURE_EVERY_S:
@@ -307,7 +309,7 @@ class Loop:
         """Set all gauges as things are now."""
         self._service.metrics.measured(
             broker=self._seen,
-            free=self._journal.free_bytes(),
+            store=self._journal.sizes(),
             outbox=self._journal.backlog.by_queue(),
             epochs=self._journal.epochs(),
             log_lines_lost=lines_lost(),
@@ -319,9 +321,11 @@ class Loop:
         self._send_gathered()
         self._broker.close(_CLOSE_TIMEOUT_S)
         last = self._broker.receive(0, 0.0)
-        with self._journal.transaction():
-            self._journal.forget([*self._confirmed, *last.confirmed])
-        self._journal.close()
+        try:
+            with self._journal.transaction():
+                self._journal.forget([*self._confirmed, *last.confirmed])
+        finally:
+            self._journal.close()
 
 
 def keep_freed_memory() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from random import Random
-from uuid import UUID
 
 import msgspec
 
@@ -11,6 +10,7 @@ from attack.case import Case, any_plan
 from qkdrelay.codec import encode_plan
 from qkdrelay.messages import Command, Decide, Demand, Expect, Prove, Rebuilt, Report, Start, Started, Terms
 from qkdrelay.network.plan import Hop, Plan
+from qkdrelay.relay_ids import made_at, new_relay_id
 
 COMMANDS = 16
 
@@ -83,7 +83,7 @@ class Dishonest:
             replace(terms, withstand=Demand(compromised=rng.randrange(4), failed=rng.randrange(3), tampering=0)),
             replace(terms, key_count=terms.key_count * 2, key_size_bits=max(64, terms.key_size_bits // 2)),
             replace(terms, deadline=terms.deadline + rng.choice((-20.0, 20.0, 1e6))),
-            replace(terms, relay_id=UUID(int=rng.getrandbits(128))),
+            replace(terms, relay_id=new_relay_id(made_at(terms.relay_id))),
         ]
 
     def _turned(self, plan: Plan) -> Plan:

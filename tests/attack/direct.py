@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from random import Random
-from uuid import UUID
 
 from attack.case import Case
 from attack.coalition import Coalition
@@ -22,6 +21,7 @@ from kme.node import LATE_S, Node, NodeSettings, RejectedShareError
 from qkdrelay.codec import encode_plan
 from qkdrelay.messages import Command, Report, ShareHeader, Terms
 from qkdrelay.network.plan import Route
+from qkdrelay.relay_ids import new_relay_id
 from support.kme import NOW, Memory
 
 TIMEOUT_S = 30.0
@@ -47,7 +47,7 @@ class Direct:
             me = NodeSettings(kme, frozenset(case.neighbours[kme]), case.demanded)
             self.kmes[kme] = Kme(Node(me, rng.randbytes), Ends(me, rng.randbytes))
         terms = Terms(
-            relay_id=UUID(int=rng.getrandbits(128)),
+            relay_id=new_relay_id(NOW),
             plan=encode_plan(case.plan),
             key_count=rng.choice((1, 1, 2, 5)),
             key_size_bits=rng.choice((64, 128, 256)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from attack.case import Case
 from attack.coalition import Coalition
@@ -18,6 +18,7 @@ from qkdrelay.broker.names import COORDINATOR
 from qkdrelay.codec import decode_plan, encode_plan
 from qkdrelay.messages import Commands, Rebuilt, ShareHeader, Started, Terms
 from qkdrelay.network.plan import Route
+from qkdrelay.relay_ids import new_relay_id
 from qkdrelay.service import Loop
 from support.network import Network
 
@@ -125,7 +126,7 @@ class Sealed:
         network.stop(COORDINATOR)
         keys = network.service(COORDINATOR)._keys
         terms = Terms(
-            relay_id=uuid4(),
+            relay_id=new_relay_id(network.clock()),
             plan=encode_plan(plan),
             key_count=2,
             key_size_bits=128,

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import combinations, pairwise
 from typing import Any, Literal
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 
@@ -21,6 +21,7 @@ from qkdrelay.codec import decode_plan
 from qkdrelay.inquiries import AttackRequest, LabRequest, LinkRequest, RelayView, ShowRequest
 from qkdrelay.messages import TERMINAL
 from qkdrelay.network.plan import Plan, Route
+from qkdrelay.relay_ids import new_relay_id
 from support import rabbitmq, stack
 from support.waiting import eventually
 
@@ -113,7 +114,7 @@ class Bench:
                 self.ask(LinkRequest(a=a, b=b, up=True))
 
     def start(self, policy: str, timeout_s: float) -> UUID:
-        relay_id = uuid4()
+        relay_id = new_relay_id()
         request = stack.asked(relay_id, self.source, self.target, policy, timeout_s)
         assert self.ask(request).policy == policy
         return relay_id

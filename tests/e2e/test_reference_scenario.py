@@ -17,6 +17,7 @@ from qkdrelay.broker.names import link_queue
 from qkdrelay.inquiries import RelayView, ShowRequest
 from qkdrelay.messages import TERMINAL, key_id
 from qkdrelay.network.planner import recursive_plan
+from qkdrelay.relay_ids import new_relay_id
 from support import rabbitmq, stack
 from support.waiting import eventually
 
@@ -126,7 +127,7 @@ def test_whatever_a_compromised_kme_does_relays_confirm_and_no_route_without_it_
     with in_the_place_of(network, "kme-7", coalition), network.talk() as ask:
         for trick in TRICKS:
             coalition.tricks, coalition.left = (trick,), SENDS_MAX
-            relay_id = uuid.uuid4()
+            relay_id = new_relay_id()
             ask(stack.asked(relay_id, "kme-1", "kme-8", "recursive", 20.0))
 
             def over(relay_id: uuid.UUID = relay_id) -> RelayView | None:
@@ -179,7 +180,7 @@ def test_a_thousand_keys_in_one_relay(network: stack.Stack) -> None:
 
 def test_relays_between_all_56_ordered_pairs_of_kmes_run_at_once(network: stack.Stack) -> None:
     kmes = network.topology.kmes
-    relays = {str(uuid.uuid4()): pair for pair in permutations(kmes, 2)}
+    relays = {str(new_relay_id()): pair for pair in permutations(kmes, 2)}
     # Nobody answers until all are asked for: then they all run at the same time.
     for kme in kmes:
         network.containers[kme].pause()

@@ -1,6 +1,5 @@
 """Any service may die at any moment, any connection be lost: a relay ends the same, and no slot is used twice."""
 
-import sqlite3
 from itertools import count
 from uuid import uuid4
 
@@ -266,7 +265,7 @@ def test_late_shares_are_looked_at_once_the_disk_takes_something_again(monkeypat
 
     def failing(self, relay_id, memory, *turn, keep):
         if full:
-            raise sqlite3.OperationalError(full)
+            raise StoreError(full)
         settled.append(relay_id)
         return settle(self, relay_id, memory, *turn, keep=keep)
 

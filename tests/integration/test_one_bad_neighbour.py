@@ -11,7 +11,6 @@ import coordinator.service
 import kme.links
 from coordinator.demo.network import relay_request
 from kme.store import KmeStore
-from kme.worker import KmeService
 from qkdrelay import codec
 from qkdrelay.broker import names
 from qkdrelay.errors import StoreError
@@ -20,10 +19,11 @@ from qkdrelay.link.key import SimulatedLinkKey
 from qkdrelay.messages import ShareHeader
 from qkdrelay.network.analysis import withstands
 from qkdrelay.network.plan import Hop, Plan
-from qkdrelay.service import Loop
+from qkdrelay.relay_ids import new_relay_id
 from qkdrelay.sharing import amd, shamir
 from qkdrelay.sharing.tree import hand_on, rebuild, start
 from support.clock import Clock
+from support.kme import NOW
 from support.network import Network
 
 
@@ -46,7 +46,7 @@ def sealed_by(network, sender, receiver, route, part, payload, number=None):
 
 
 def request(source, target, **wishes):
-    return relay_request(source, target, **{"allow_unprotected": True, **wishes})
+    return relay_request(source, target, **{"relay_id": new_relay_id(NOW), "allow_unprotected": True, **wishes})
 
 
 def away(network, name):
@@ -236,12 +236,10 @@ def test_secrets_that_a_killed_kme_left_in_its_log_are_wiped_at_its_next_start(t
     monkeypatch.undo()
     # What a kill leaves: the files as they are, nothing closed.
     shutil.copytree(tmp_path / "kme-1", tmp_path / "killed")
-    old = network.service("kme-1")
-    store = KmeStore(tmp_path / "killed" / "kme.sqlite", "kme-1")
     assert on_disk("killed")
-    again = Loop(KmeService(old._me, store, old._links._links, old._key), network.hub.connect("kme-1"))
-    again.step(0.0)
+    store = KmeStore(tmp_path / "killed" / "kme.sqlite", "kme-1")
     assert not on_disk("killed")
+    store.close()
 
 
 def test_a_store_that_was_restored_from_an_old_copy_uses_no_key_again(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from kme.links import Link
 from kme.node import LATE_S
-from kme.store import TOMBSTONE_S
+from kme.store import UNDECIDED_S
 from qkdrelay.broker.names import COORDINATOR
 from qkdrelay.link.key import SimulatedLinkKey
 from support.network import Network
@@ -122,8 +122,9 @@ def test_a_relay_that_nobody_decides_any_more_stays_undecided_until_it_is_forgot
     assert network.keys("kme-1", relay_id) is None
     with store.transaction():
         assert not store.forget_relay(relay_id, network.clock())
-        assert store.forget_relay(relay_id, network.clock() + TOMBSTONE_S)
-    assert store.relay(relay_id) is None
+        assert store.forget_relay(relay_id, network.clock() + UNDECIDED_S)
+    assert store.relay(relay_id).state == "failed"
+    assert store.relay(relay_id).payload is None
     network.resume("coordinator")
     assert network.relay("kme-1", "kme-8").state == "confirmed"
 

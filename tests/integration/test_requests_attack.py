@@ -3,13 +3,11 @@ reflects and reorders requests and answers, in any of its ways, also over a rest
 
 from dataclasses import replace
 from itertools import combinations
-from uuid import uuid4
 
 import msgspec
 import pytest
 
 from coordinator.cli.session import Session
-from coordinator.demo.network import relay_request
 from coordinator.service import CoordinatorService
 from qkdrelay import codec, dialogue
 from qkdrelay.broker.names import CLI, CLI_EXCHANGE, COORDINATOR, REPLIES_EXCHANGE
@@ -30,7 +28,9 @@ from qkdrelay.inquiries import (
 )
 from qkdrelay.messages import Demand, SignedMessage
 from qkdrelay.network.analysis import learns
-from support.network import DIAMOND, Network, topology
+from qkdrelay.relay_ids import new_relay_id
+from support.kme import NOW
+from support.network import DIAMOND, Network, relay_request, topology
 
 TWO = Wish(compromised=2, failed=0, tampering=0)
 UP, DOWN = (LinkRequest(a="kme-1", b="kme-2", up=up) for up in (True, False))
@@ -87,7 +87,7 @@ REWRITTEN = {
     "policy": "recursive",
     "allow_unprotected": True,
     "follow": False,
-    "relay_id": uuid4(),
+    "relay_id": new_relay_id(NOW),
 }
 
 
@@ -186,7 +186,8 @@ def after_a_restart(network):
 
 def without_its_store(network):
     network.later(0.1)  # time goes on, and no two moments are the same
-    network.loops[COORDINATOR]._journal._path.unlink()
+    network.loops[COORDINATOR]._journal.close()
+    network.loops[COORDINATOR]._journal.path.unlink()
     network.restart(COORDINATOR)
     network.settle()
     return network
@@ -447,7 +448,7 @@ OTHERS = {
     "compromised": {"withstand": Demand(compromised=0, failed=0, tampering=0)},
     "failed": {"withstand": Demand(compromised=1, failed=1, tampering=0)},
     "tampering": {"withstand": Demand(compromised=1, failed=0, tampering=1)},
-    "relay": {"relay_id": uuid4()},
+    "relay": {"relay_id": new_relay_id(NOW)},
 }
 
 

@@ -19,7 +19,7 @@ from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from coordinator.demo.network import relay_request
 from qkdrelay.broker.names import COORDINATOR
@@ -28,6 +28,7 @@ from qkdrelay.dialogue import Asker
 from qkdrelay.errors import BrokerUnreachableError
 from qkdrelay.inquiries import Refusal, RelayView, Reply, Request
 from qkdrelay.messages import TERMINAL
+from qkdrelay.relay_ids import new_relay_id
 from support import killable, recorder
 from support.killable import Processes
 from support.waiting import POLL_S, eventually
@@ -164,7 +165,7 @@ class Load:
         source, target = self._choice.choice(PAIRS)
         hasty = self._choice.randrange(HASTY_ONE_IN) == 0
         relay = Asked(source, target, HASTY_S if hasty else PATIENT_S, self._choice.choice((1, 1, 2, 16)))
-        return uuid4(), relay
+        return new_relay_id(), relay
 
     def _ask(self, client: RabbitMqClient, asker: Asker, relay_id: UUID, relay: Asked) -> None:
         wishes = {"relay_id": relay_id, "key_count": relay.keys, "timeout_s": relay.timeout_s}

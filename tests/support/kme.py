@@ -11,7 +11,8 @@ from qkdrelay.messages import Demand, ShareHeader, Terms
 from support import plans
 
 NOW = 1_700_000_000.0
-RELAY = UUID("00112233-4455-6677-8899-aabbccddeeff")
+RELAY = UUID("00112233-4455-8677-8899-018bcfe56800")
+"""Made at `NOW`."""
 DEMAND, NOTHING = (Demand(compromised=number, failed=0, tampering=0) for number in (1, 0))
 """What terms demand; and terms that demand nothing."""
 
@@ -41,6 +42,9 @@ class Memory:
 
     def pending(self):
         return sum(relay.state in ("expecting", "pending") for relay in self.relays.values())
+
+    def ids_refused_until(self):
+        return 0.0
 
     def key_bytes(self):
         return sum(relay.key_count * relay.key_size_bits // 8 for relay in self.relays.values())

@@ -4,7 +4,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from uuid import uuid4
 
-from coordinator.demo.network import EmbeddedNetwork, relay_request
+from coordinator.demo import network as demo
+from coordinator.demo.network import EmbeddedNetwork
 from coordinator.progress import Relay
 from coordinator.service import CoordinatorService
 from coordinator.store import CoordinatorStore
@@ -31,9 +32,10 @@ from qkdrelay.inquiries import LabRequest, LinkRequest
 from qkdrelay.link.key import SimulatedLinkKey
 from qkdrelay.messages import SealedMessage, ShareHeader, Terms
 from qkdrelay.network.topology import Topology, parse_topology
+from qkdrelay.relay_ids import new_relay_id
 from qkdrelay.service import Loop
 from support.clock import Clock
-from support.kme import NOTHING
+from support.kme import NOTHING, NOW
 from support.plans import TOPOLOGIES
 
 
@@ -117,14 +119,14 @@ class Network(EmbeddedNetwork):
         old._broker.close(0.0)
         store.close()
         if copy is not None:
-            store._path.write_bytes(copy)
+            store.path.write_bytes(copy)
         if name == COORDINATOR:
-            self.coordinator_store = CoordinatorStore(store._path)
+            self.coordinator_store = CoordinatorStore(store.path)
             keys = service._keys, self.cli_key
             again = CoordinatorService(self.topology, self.coordinator_store, *keys, lab=service._lab)
             queues = coordinator_queues(self.topology.kmes, lab=service._lab)
         else:
-            self.stores[name] = KmeStore(store._path, name)
+            self.stores[name] = KmeStore(store.path, name)
             again = KmeService(service._me, self.stores[name], service._links._links, service._key)
             queues = kme_queues(name, self.topology.links)
         self.loops[name] = Loop(again, self.hub.connect(name, queues), clock=old._clock)
@@ -240,9 +242,15 @@ def carried(network, plan):
     return network.wait(terms.relay_id)
 
 
+def relay_request(source, target, **wishes):
+    """As `demo.relay_request`, at the time at which a network's clock begins."""
+    return demo.relay_request(source, target, **{"relay_id": new_relay_id(NOW), **wishes})
+
+
 def ask(network, source, target, *, relay_id=None, **wishes):
     """Ask for a relay, or for a known one once more, and let nothing happen yet; return its id."""
-    wishes = {"relay_id": relay_id or uuid4(), "policy": "recursive", "allow_unprotected": True, **wishes}
+    relay_id = relay_id or new_relay_id(network.clock())
+    wishes = {"relay_id": relay_id, "policy": "recursive", "allow_unprotected": True, **wishes}
     body = relay_request(source, target, **wishes)
     network.as_cli(network.asker().request(body)[1])
     return body.relay_id

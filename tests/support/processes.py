@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from coordinator.cli.session import Session
 from qkdrelay.broker.names import CLI, COORDINATOR
@@ -21,6 +21,7 @@ from qkdrelay.errors import BrokerUnreachableError, RequestRefusedError
 from qkdrelay.inquiries import RelaysRequest, RelaySummary, RelaysView
 from qkdrelay.messages import TERMINAL
 from qkdrelay.network.topology import Topology
+from qkdrelay.relay_ids import new_relay_id
 from support import stack
 from support.waiting import eventually
 
@@ -55,7 +56,7 @@ class Load(threading.Thread):
 
     def _ask(self, session: Session) -> None:
         while not self._stopped.wait(PAUSE_S):
-            body = stack.asked(uuid4(), *self._ends, "best", RELAY_TIMEOUT_S)
+            body = stack.asked(new_relay_id(), *self._ends, "best", RELAY_TIMEOUT_S)
             self.accepted.append(session.follow(body).first().relay_id)
 
     def stop(self) -> None:

@@ -124,7 +124,7 @@ def test_a_path_is_taken_as_it_is_written(tmp_path, name):
     assert reader.get_meta("here") == b"1"
     reader.close()
     store.close()
-    assert sorted(p.name for p in path.parent.iterdir()) == [path.name, f"{path.name}.lock"]
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
 def test_only_the_owner_may_read_its_files(path):
@@ -136,7 +136,7 @@ def test_only_the_owner_may_read_its_files(path):
     finally:
         os.umask(old)
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
-    assert {f"{path.name}{end}" for end in ("", ".lock", "-wal", "-shm")} == set(modes)
+    assert {f"{path.name}{end}" for end in ("", "-wal", "-shm")} == set(modes)
     assert set(modes.values()) == {0o600}
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     store.close()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import typer
 
@@ -47,7 +47,7 @@ def relay(
         typer.Option(metavar="S", min=0.0, max=LINGER_S_MAX, help="Seconds to wait for late shares once it is over."),
     ] = 0.5,
     relay_id: Annotated[
-        UUID | None, typer.Option("--id", metavar="UUID", help="The relay's id; asking twice starts one relay.")
+        UUID | None, typer.Option("--id", metavar="UUID", help="The relay's id, to ask for the same relay again.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -65,12 +65,13 @@ def relay(
     from coordinator.cli import session
     from qkdrelay.inquiries import RelayRequest, Wish
     from qkdrelay.messages import check_key_amount
+    from qkdrelay.relay_ids import new_relay_id
 
     if wrong := check_key_amount(keys, key_size):
         raise RequestRefusedError(wrong, hint="ask for fewer or other keys (--keys, --key-size)")
     wish = parsed_wish(withstand)
     request = RelayRequest(
-        relay_id=relay_id or uuid4(),
+        relay_id=relay_id or new_relay_id(),
         source=session.check_name(source),
         target=session.check_name(target),
         key_count=keys,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from coordinator.service import CoordinatorService
 from coordinator.store import CoordinatorStore
@@ -30,6 +30,7 @@ from qkdrelay.link.envelope import Suite
 from qkdrelay.link.key import SimulatedLinkKey
 from qkdrelay.network.topology import Topology
 from qkdrelay.randomness import random_bytes
+from qkdrelay.relay_ids import new_relay_id
 from qkdrelay.service import Loop
 
 LINK_RATE_BPS = 10_000_000
@@ -115,7 +116,7 @@ class EmbeddedNetwork:
 
     def relay(self, source: str, target: str, **wishes: Any) -> RelayView:
         """Start a relay (see `relay_request`) and return it as it is once nothing moves any more."""
-        request = relay_request(source, target, **wishes)
+        request = relay_request(source, target, **{"relay_id": new_relay_id(self.clock()), **wishes})
         self.ask(request)
         return self.show(request.relay_id)
 
@@ -134,7 +135,7 @@ class EmbeddedNetwork:
 def relay_request(source: str, target: str, **wishes: Any) -> RelayRequest:
     """Ask for one key of 256 bits, by the best plan, within 30 s; ``wishes`` are fields that differ."""
     defaults = {
-        "relay_id": uuid4(),
+        "relay_id": new_relay_id(),
         "key_count": 1,
         "key_size_bits": 256,
         "timeout_s": 30.0,

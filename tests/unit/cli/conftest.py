@@ -18,7 +18,9 @@ import structlog
 from coordinator.__main__ import main
 from coordinator.cli import relay, session, watch
 from coordinator.demo.network import EmbeddedNetwork
+from qkdrelay import relay_ids
 from qkdrelay.network.topology import Topology, reference_topology
+from qkdrelay.relay_ids import new_relay_id
 
 STEP_S = 0.05
 
@@ -172,6 +174,7 @@ def place(monkeypatch: pytest.MonkeyPatch, run: Callable[..., Result], no_logs: 
         monkeypatch.setattr(session, "monotonic", here.clock)
         monkeypatch.setattr(relay, "monotonic", here.clock)
         monkeypatch.setattr(watch, "monotonic", here.clock)
+        monkeypatch.setattr(relay_ids, "new_relay_id", lambda: new_relay_id(here.clock()))
         return here
 
     return place

@@ -100,6 +100,10 @@ def start(tmp_path, delivered):
         network, store, relay_id = delivered
         if words == "kme forget":
             relay_id = str(network.relay("kme-1", "kme-8").relay_id)
+            # Of a KME that was killed: it runs in this process, and would not carry out what another one wishes.
+            # Copied by another process, or SQLite's locks on the files would be gone here.
+            subprocess.run(["cp", "-r", store.parent, tmp_path / relay_id], check=True)
+            store = tmp_path / relay_id / store.name
         name, *rest = words.split()
         command = [sys.executable, "-m", name, *rest, *(relay_id if a == "RELAY" else a for a in arguments)]
         environment = {**os.environ, "QKDRELAY_KME": "kme-8", "QKDRELAY_STORE": str(store)}

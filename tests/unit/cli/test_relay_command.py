@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from qkdrelay.broker.names import COORDINATOR
 from qkdrelay.errors import BrokerUnreachableError
 from qkdrelay.messages import key_id
 from qkdrelay.network.topology import Topology
+from qkdrelay.relay_ids import new_relay_id
 from support.plans import REFERENCE_RELAY, TOPOLOGIES
 
 PLANNED_7_8 = ["kme-1>kme-3>kme-7>kme-8", "kme-1>kme-4>kme-7>kme-8"]
 
 
 def test_a_confirmed_relay_is_told_in_few_lines(here):
-    relay_id = str(uuid4())
+    relay_id = str(new_relay_id(here.clock()))
     result = here.run(*REFERENCE_RELAY, "--keys", "10", "--id", relay_id)
     assert result.code == 0
     assert result.err == ""
@@ -219,7 +220,7 @@ def test_no_wait_prints_the_id_of_a_relay_the_coordinator_knows(here):
 
 
 def test_asking_twice_with_one_id_starts_one_relay(here):
-    relay_id = str(uuid4())
+    relay_id = str(new_relay_id(here.clock()))
     first = here.run(*REFERENCE_RELAY, "--id", relay_id, "--json").data
     again = here.run(*REFERENCE_RELAY, "--id", relay_id, "--json").data
     assert first == again
@@ -229,7 +230,7 @@ def test_asking_twice_with_one_id_starts_one_relay(here):
 def test_a_silent_coordinator_is_no_failure_of_the_relay(here):
     here.stop(COORDINATOR)
     begun = here.clock.now
-    relay_id = str(uuid4())
+    relay_id = str(new_relay_id(here.clock()))
     result = here.run(*REFERENCE_RELAY, "--id", relay_id)
     assert (result.code, result.out) == (3, "")
     assert here.clock.now - begun < 6

@@ -21,6 +21,8 @@ from qkdrelay.inquiries import (
 )
 from qkdrelay.messages import Demand
 from qkdrelay.network.topology import Topology
+from qkdrelay.relay_ids import new_relay_id
+from support.kme import NOW
 from support.network import DIAMOND, Network, of
 
 ISLANDS = of(["a", "b", "c", "d"], [("a", "b"), ("c", "d")])
@@ -42,7 +44,7 @@ def refused(network, request):
 
 
 def relay(**changed):
-    return relay_request(**{"source": "kme-1", "target": "kme-4", **changed})
+    return relay_request(**{"source": "kme-1", "target": "kme-4", "relay_id": new_relay_id(NOW), **changed})
 
 
 @pytest.mark.parametrize(
@@ -170,13 +172,14 @@ def test_a_relay_nobody_knows_is_refused(network):
 
 
 def test_a_relay_is_found_by_a_beginning_of_its_id_that_is_its_alone(network):
-    ids = [UUID(int=(0xABCD << 112) + n) for n in (1, 2 << 90)]
+    ids = [UUID(int=(0xABCD << 112) + n + new_relay_id(NOW).node) for n in (1 << 80, 2 << 90)]
     for relay_id in ids:
         network.ask(relay(relay_id=relay_id))
-    assert "more than one" in refused(network, ShowRequest(relay="abcd", follow=False))[0]
+    text = refused(network, ShowRequest(relay="abcd", follow=False))[0]
+    assert text == f"the ids of several relays begin with 'abcd': {ids[0]}, {ids[1]}"
     for relay_id in ids:
         assert network.ask(ShowRequest(relay=str(relay_id).upper(), follow=False)).relay_id == relay_id
-    assert network.ask(ShowRequest(relay=ids[0].hex[:26], follow=False)).relay_id == ids[0]
+    assert network.ask(ShowRequest(relay=ids[0].hex[:12], follow=False)).relay_id == ids[0]
 
 
 @pytest.mark.parametrize(

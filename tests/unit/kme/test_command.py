@@ -8,6 +8,7 @@ from threading import Event
 import pytest
 
 from coordinator.demo.network import EmbeddedNetwork
+from kme import forgetting
 from kme.__main__ import main
 from qkdrelay.inquiries import Wish
 from qkdrelay.messages import key_id
@@ -76,8 +77,10 @@ def test_keys_are_deleted_beside_the_running_kme_and_only_these(delivered, monke
     network, store, relay_id = delivered
     other = network.relay("kme-1", "kme-8").relay_id
     before = network.keys("kme-8", other)
-    code, out, _ = kme(monkeypatch, capsys, store, "forget", str(other))
-    assert (code, out) == (0, f"the keys of relay {other} are deleted\n")
+    monkeypatch.setattr(forgetting.time, "sleep", lambda _: network.settle())
+    code, out, err = kme(monkeypatch, capsys, store, "forget", other.hex[:8])
+    assert (code, out.splitlines()[-1], err) == (0, f"the keys of relay {other} are deleted", "")
+    assert [path.name for path in store.parent.iterdir() if "forget" in path.name] == []
     assert not any(before in path.read_bytes() for path in store.parent.iterdir())
     assert network.keys("kme-8", relay_id) is not None
     assert network.relay("kme-1", "kme-8").state == "confirmed"

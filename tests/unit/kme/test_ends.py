@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import replace
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import pytest
 
@@ -34,6 +34,7 @@ from qkdrelay.messages import (
     Verified,
 )
 from qkdrelay.network.coalitions import STEPS_MAX
+from qkdrelay.relay_ids import new_relay_id
 from qkdrelay.sharing import tree
 from support import plans
 from support.kme import NOTHING, NOW, RELAY, Kme, only, terms, told
@@ -176,15 +177,15 @@ def test_each_end_refuses_plans_over_links_it_does_not_have():
 def test_undecided_relays_are_bounded(name, kind):
     kme = Kme(name, pending_max=2)
     for _ in range(2):
-        assert only(kme.command(kind(terms=terms(relay_id=uuid4()))), KeepRelay)
-    assert "2 relays are undecided" in refusal(kme.command(kind(terms=terms(relay_id=uuid4()))))
+        assert only(kme.command(kind(terms=terms(relay_id=new_relay_id(NOW)))), KeepRelay)
+    assert "2 relays are undecided" in refusal(kme.command(kind(terms=terms(relay_id=new_relay_id(NOW)))))
 
 
 @pytest.mark.parametrize(("name", "kind"), ENDS)
 def test_the_key_store_is_bounded(name, kind):
     kme = Kme(name, key_bytes_max=100)
-    assert only(kme.command(kind(terms=terms(relay_id=uuid4()))), KeepRelay)
-    assert "full (100 bytes)" in refusal(kme.command(kind(terms=terms(relay_id=uuid4()))))
+    assert only(kme.command(kind(terms=terms(relay_id=new_relay_id(NOW)))), KeepRelay)
+    assert "full (100 bytes)" in refusal(kme.command(kind(terms=terms(relay_id=new_relay_id(NOW)))))
 
 
 @pytest.mark.parametrize(("name", "kind"), ENDS)
@@ -241,7 +242,7 @@ def test_a_start_that_comes_again_with_another_deadline_is_the_same_relay():
 
 def test_two_relays_have_different_keys():
     kme, _ = started()
-    kme.command(Start(terms=terms(relay_id=uuid4())))
+    kme.command(Start(terms=terms(relay_id=new_relay_id(NOW))))
     parts = [
         bytes(part)
         for r in kme.memory.relays.values()

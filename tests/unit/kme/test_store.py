@@ -8,7 +8,7 @@ import pytest
 
 from kme.effects import EndRelay, KeepShare, SendShare
 from kme.node import LATE_S
-from kme.store import CACHED_BYTES_MAX, TOMBSTONE_S, KmeStore
+from kme.store import CACHED_BYTES_MAX, TOMBSTONE_S, UNDECIDED_S, KmeStore
 from qkdrelay.confirmation import Payload
 from qkdrelay.messages import Dispute, Findings
 from support import plans
@@ -108,6 +108,7 @@ def test_what_is_large_takes_no_memory_beside_the_store(store, large):
     assert store._relays.get(RELAY) == small
     with store.transaction():
         store.forget_relay(RELAY, NOW + 2 * TOMBSTONE_S)
+        store.purge(NOW + 2 * TOMBSTONE_S)
     keep(store, large)
     assert store.relay(RELAY) == large
     assert store._relays.get(RELAY) is None
@@ -135,9 +136,10 @@ def test_early_shares_are_those_of_relays_that_are_not_expected(store):
     assert store.early_shares() == (2, 50)
 
 
-def test_a_failed_relay_leaves_a_tombstone_for_an_hour_and_others_stay(store):
+@pytest.mark.parametrize("state", ["failed", "forgotten"])
+def test_a_failed_or_forgotten_relay_leaves_a_tombstone_and_others_stay(store, state):
     kept = replace(PENDING, relay_id=uuid4(), state="delivered", deadline=0.0)
-    keep(store, replace(EXPECTING, state="failed"), kept)
+    keep(store, replace(EXPECTING, state=state), kept)
     for after, there in ((TOMBSTONE_S - 1, True), (TOMBSTONE_S + 1, False)):
         with store.transaction():
             store.purge(NOW + after)
@@ -150,7 +152,7 @@ def test_delivered_keys_can_be_forgotten_and_others_cannot(store):
     assert not store.forget_relay(RELAY, NOW)
     keep(store, replace(PENDING, state="delivered"))
     assert store.forget_relay(RELAY, NOW)
-    assert store.relay(RELAY) is None
+    assert store.relay(RELAY) == replace(PENDING, state="forgotten", payload=None)
     assert not store.forget_relay(RELAY, NOW)
 
 
@@ -176,8 +178,9 @@ def test_relays_are_listed_latest_first_also_while_one_is_forgotten(store):
     keep(store, *(replace(PENDING, relay_id=i, state="delivered", deadline=NOW + n) for n, i in enumerate(ids)))
     listed = store.relays()
     assert next(listed).relay_id == ids[2]
-    assert store.forget_relay(ids[1], NOW)
-    assert [relay.relay_id for relay in listed] == [ids[0]]
+    with store.transaction():
+        assert store.forget_relay(ids[1], NOW)
+    assert [(relay.relay_id, relay.state) for relay in listed] == [(ids[1], "forgotten"), (ids[0], "delivered")]
 
 
 @pytest.mark.parametrize(
@@ -188,8 +191,9 @@ def test_what_nobody_has_decided_an_hour_after_its_deadline_can_be_forgotten(sto
     share = KeepShare(RELAY, ("kme-1", "kme-8"), b"share", relay.deadline)
     with store.transaction():
         store.keep_share(share)
-    assert not store.forget_relay(RELAY, relay.deadline + TOMBSTONE_S)
-    assert store.forget_relay(RELAY, relay.deadline + TOMBSTONE_S + 1) == can_be
+    with store.transaction():
+        assert not store.forget_relay(RELAY, relay.deadline + UNDECIDED_S)
+        assert store.forget_relay(RELAY, relay.deadline + UNDECIDED_S + 1) == can_be
     assert (store.shares(RELAY) == {}) == can_be
 
 

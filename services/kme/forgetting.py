@@ -1,0 +1,128 @@
+"""Deleting a relay's keys for good, whoever has the store: the service that runs, or nobody.
+
+Only its owner writes into a store. So `kme forget` becomes the owner where no service runs, and otherwise leaves a
+wish beside the store: an empty file that is named after the relay. The service grants it and takes it away, once
+the keys are gone from its log, too; also after a restart.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from uuid import UUID
+
+from kme.store import KmeStore
+from qkdrelay.errors import RequestRefusedError, StoreError, StoreInUseError
+from qkdrelay.relay_ids import NAMES_SHOWN_MAX, digits, the_one
+from qkdrelay.storage.files import resolved
+
+WISHES_AT_ONCE = 100
+GRANTED_WITHIN_S = 10.0
+_SERVICE_LOOKS_EVERY_S, _LOOK_EVERY_S = 0.5, 0.05
+_HINT = "`kme keys` lists them"
+
+
+class Wishes:
+    """The wishes beside the store at ``path``, its `Journal.path`; None is in memory, and nobody else knows of it."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._looked_at = 0.0
+        self._being_granted: list[UUID] = []
+
+    def _file(self, relay_id: UUID) -> Path:
+        if self._path is None:
+            raise ValueError("a store in memory has no wishes")
+        return self._path.with_name(f"{self._path.name}.forget-{relay_id}")
+
+    def add(self, relay_id: UUID) -> None:
+        """Wish that a relay be forgotten. Raises StoreError."""
+        file = self._file(relay_id)
+        try:
+            file.touch(mode=0o600)
+        except OSError as error:
+            raise StoreError(f"{file} cannot be made: {error.strerror}") from None
+
+    def has(self, relay_id: UUID) -> bool:
+        """Return whether a wish waits."""
+        return self._file(relay_id).exists()
+
+    def due(self, now: float) -> list[UUID]:
+        """Return which relays are to be forgotten, at most `WISHES_AT_ONCE`; looks every half second."""
+        # A distance, not a difference: the clock may be stepped back.
+        if self._path is None or abs(now - self._looked_at) < _SERVICE_LOOKS_EVERY_S:
+            return []
+        self._looked_at = now
+        start, found = f"{self._path.name}.forget-", []
+        with suppress(OSError), os.scandir(self._path.parent) as files:
+            for name in islice((file.name for file in files if file.name.startswith(start)), WISHES_AT_ONCE):
+                with suppress(ValueError):
+                    found.append(UUID(name.removeprefix(start)))
+        self._being_granted += found
+        return found
+
+    def granted(self) -> None:
+        """Take away the wishes that were due: what they were for is done, and on the disk."""
+        for relay_id in self._being_granted:
+            with suppress(OSError):
+                self._file(relay_id).unlink()
+        self._being_granted.clear()
+
+    def rolled_back(self) -> None:
+        """Have the wishes be due again: what was done for them was undone."""
+        self._being_granted.clear()
+
+
+def forget(path: Path, kme: str, name: str) -> tuple[UUID, bool]:
+    """Delete the delivered keys of the relay whose id begins with ``name``.
+
+    Return its id, and whether the store's log holds no copy of them any more. Raises RequestRefusedError if there is
+    nothing that may be deleted, StoreError if the service that has the store does not do it.
+    """
+    relay_id = _find(path, kme, name)
+    try:
+        store = KmeStore(path, kme)
+    except StoreInUseError:
+        return relay_id, _wish(path, kme, relay_id)
+    try:
+        with store.transaction():
+            store.forget_relay(relay_id, time.time())
+        return relay_id, store.scrub()
+    finally:
+        store.close()
+
+
+def _find(path: Path, kme: str, name: str) -> UUID:
+    store = KmeStore(path, kme, access="read")
+    try:
+        relay_id = the_one(name, store.relays_named(digits(name), NAMES_SHOWN_MAX + 1), _HINT)
+        if not store.may_forget(relay_id, time.time()):
+            raise RequestRefusedError(f"no keys of relay {relay_id} are delivered here", hint=_HINT)
+        return relay_id
+    finally:
+        store.close()
+
+
+def _wish(path: Path, kme: str, relay_id: UUID) -> bool:
+    """Have the running service forget a relay; return whether its log holds no copy any more."""
+    wishes, until = Wishes(resolved(path)), time.monotonic() + GRANTED_WITHIN_S
+    wishes.add(relay_id)
+    while wishes.has(relay_id):
+        if time.monotonic() >= until:
+            break
+        time.sleep(_LOOK_EVERY_S)
+    else:
+        return True
+    store = KmeStore(path, kme, access="read")
+    try:
+        if store.may_forget(relay_id, time.time()):
+            raise StoreError(
+                f"the running KME has not deleted the keys of relay {relay_id} within {GRANTED_WITHIN_S:.0f} s",
+                hint="it will, as soon as its store takes commits; `kme keys` shows when they are forgotten",
+            )
+        return False
+    finally:
+        store.close()

@@ -1,0 +1,159 @@
+"""A store that is damaged anyhow, before or while it is in use, raises StoreErrors and nothing else; or works."""
+
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from coordinator.progress import Relay
+from coordinator.store import CoordinatorStore
+from kme.effects import EndRelay, KeepShare, SendShare
+from kme.store import KmeStore
+from qkdrelay.codec import encode_plan
+from qkdrelay.confirmation import Payload
+from qkdrelay.errors import ForgedMessageError, StoreError
+from qkdrelay.messages import Findings, Terms
+from support import plans
+
+PLAN, NOW = plans.eight(), 1_700_000_000.0
+MEMORY = Path("/dev/shm")
+ROUTE = ("kme-1", "kme-3", "kme-5", "kme-8")
+IDS = [UUID(int=number) for number in range(12)]
+STATES = ("expecting", "pending", "delivered", "failed")
+
+
+def kme(path, access="own"):
+    return KmeStore(path, "kme-8", access=access)
+
+
+def fill_kme(store):
+    for number, relay_id in enumerate(IDS):
+        findings = Findings(relay_id=relay_id, false=(ROUTE,), disputed=(), equivocating=(), unclear="")
+        relay = EndRelay(relay_id, "target", STATES[number % 4], PLAN, 2, 256, NOW + number, findings=findings)
+        store.keep_relay(replace(relay, payload=Payload(*map(os.urandom, (64, 32, 32))), equivocating=(ROUTE,)))
+        store.keep_share(KeepShare(relay_id, ROUTE, os.urandom(200), NOW))
+        store.wait(SendShare(relay_id, ("kme-8", "kme-5"), PLAN.below("kme-5"), NOW, os.urandom(160), 2, 3), "kme-8")
+        store.enqueue("x", "k", os.urandom(50))
+        if store.check_number("link", bytes(16), number, bytes(16)) == "new":
+            store.finish_number("link", bytes(16), number, bytes(16))
+        store.next_number("reports")
+    store.turn_link("kme-5", up=False)
+
+
+def use_kme(store):
+    yield from (lambda: list(store.relays()), store.undecided, store.waiting, store.waiting_room, store.links_down)
+    yield from (store.pending, store.key_bytes, store.early_shares, store.epochs, store.sizes, store.ids_refused_until)
+    yield from (lambda: store.relays_with_shares(5), lambda: store.relays_named("0000", 9), lambda: store.lab_mode)
+    yield from (lambda: list(store.waiting_for("kme-5", "kme-8")), lambda: store.waiting_untold("kme-5", "x", 9))
+    for relay_id in IDS[:5]:
+        yield from (lambda i=relay_id: store.relay(i), lambda i=relay_id: store.shares(i))
+        yield from (lambda i=relay_id: store.forget_relay(i, NOW), lambda i=relay_id: store.drop_shares(i))
+    yield from (lambda: store.purge(NOW + 9_999), lambda: store.expire_waiting(NOW + 1), lambda: fill_kme(store))
+    yield from (lambda: store.check_number("link", bytes(16), 3, bytes(16)), lambda: store.forget(range(9)))
+
+
+def coordinator(path, access="own"):
+    return CoordinatorStore(path)
+
+
+def fill_coordinator(store):
+    for number, relay_id in enumerate(IDS):
+        terms = Terms(relay_id=relay_id, plan=encode_plan(PLAN), key_count=1, key_size_bits=256, deadline=NOW + number)
+        store.keep(Relay(terms=terms, policy="best", protected=True, created_at=NOW), NOW, told=("kme-1", "kme-8"))
+        store.add_step(relay_id, ROUTE, "collected")
+        store.add_stuck(relay_id, ROUTE, "link.down")
+        store.add_dead_letter(NOW, "kme-1", "q", "why", os.urandom(90))
+        store.enqueue("x", "k", os.urandom(50))
+    store.turn_link(("kme-1", "kme-2"), up=False)
+
+
+def use_coordinator(store):
+    yield from (lambda: store.latest(9), store.relay_count, store.undecided_count, lambda: store.overdue(NOW + 99))
+    yield from (lambda: store.to_tell_again("kme-1", NOW + 99), store.links_down, store.dead_letters, store.epochs)
+    yield from (lambda: store.relays_named("0000", 9), lambda: store.dead_letter(3), store.purge)
+    for relay_id in IDS[:5]:
+        yield from (lambda i=relay_id: store.relay(i), lambda i=relay_id: store.flow(i))
+    yield from (lambda: fill_coordinator(store), lambda: store.drop_dead_letters(None), lambda: store.forget(range(9)))
+
+
+@pytest.fixture(scope="module", params=[(kme, fill_kme, use_kme), (coordinator, fill_coordinator, use_coordinator)])
+def left(request, tmp_path_factory):
+    """The files of a store that was killed, with much in the main file and something in the log; and how to use it."""
+    opened, fill, use = request.param
+    path = tmp_path_factory.mktemp("left") / "store.sqlite"
+    store = opened(path)
+    with store.transaction():
+        fill(store)
+    store.scrub()
+    with store.transaction():
+        store.enqueue("x", "k", b"in the log")
+    killed = tmp_path_factory.mktemp("killed")
+    for name in ("store.sqlite", "store.sqlite-wal"):
+        shutil.copy(path.parent / name, killed / name)
+    store.close()
+    return opened, use, killed
+
+
+@st.composite
+def damages(draw):
+    """What to do to which file: overwrite some bytes, cut it, delete it, or put something else there."""
+    name = draw(st.sampled_from(["store.sqlite", "store.sqlite", "store.sqlite-wal"]))
+    kind = draw(st.sampled_from(["bytes", "bytes", "bytes", "cut", "delete", "folder", "noise", "journal"]))
+    places = draw(st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=40)), min_size=1, max_size=20))
+    return name, kind, places
+
+
+def damage(folder, name, kind, places):
+    file = folder / name
+    content = bytearray(file.read_bytes() if file.is_file() else b"")
+    at = [int(share * len(content)) for share, _ in places]
+    match kind:
+        case "bytes":
+            for start, (_, new) in zip(at, places, strict=True):
+                content[start : start + len(new)] = new
+            file.write_bytes(content)
+        case "cut":
+            file.write_bytes(content[: at[0]])
+        case "delete":
+            file.unlink(missing_ok=True)
+        case "folder":
+            file.unlink(missing_ok=True)
+            file.mkdir()
+        case "noise":
+            file.write_bytes(os.urandom(9_000))
+        case "journal":
+            (folder / "store.sqlite-journal").write_bytes(os.urandom(9_000))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(harm=damages(), running=st.booleans(), access=st.sampled_from(["own", "own", "read"]))
+def test_whatever_is_damaged_is_told_as_a_store_error(left, harm, running, access):
+    opened, use, killed = left
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
+        path = Path(folder) / "store.sqlite"
+        shutil.copytree(killed, folder, dirs_exist_ok=True)
+        if not running:
+            damage(path.parent, *harm)
+        try:
+            store = opened(path, access)
+        except StoreError as error:
+            assert "\n" not in str(error)  # noqa: PT017 - it need not be raised
+            return
+        if running:
+            damage(path.parent, *harm)
+        for act in use(store):
+            with suppress(StoreError, ForgedMessageError):
+                act()
+            with suppress(StoreError, ForgedMessageError), store.transaction():
+                act()
+        store.scrub()
+        store.close()
+        shutil.rmtree(folder)
+        Path(folder).mkdir()
