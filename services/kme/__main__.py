@@ -1,27 +1,14 @@
 """The command `kme`: run a KME, look at its keys."""
 
+# ruff: noqa: PLC0415 - imports stand where they are needed, so that `--help` is quick, and completion by the shell
+
 from __future__ import annotations
 
 import time
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from kme.forgetting import forget as forget_keys
-from kme.keys import listed
-from kme.links import Link
-from kme.node import NodeSettings
-from kme.settings import KmeSettings, StoreSettings
-from kme.store import KmeStore
-from kme.worker import KmeService
-from qkdrelay.broker.names import kme_queues
-from qkdrelay.broker.rabbitmq import RabbitMqBroker
-from qkdrelay.link.key import SimulatedLinkKey
-from qkdrelay.monitor import served
-from qkdrelay.observability import set_up_logging
-from qkdrelay.service import BATCH_S, GATHER_S, Loop, prepare_process
-from qkdrelay.settings import key_bytes, load
 from qkdrelay.terminal import Action, app_with, console, note, print_json, run_app, say
 
 app = app_with("A Key Management Entity: one node of a QKD network that relays keys.")
@@ -35,6 +22,19 @@ def run() -> None:
 
     Example: QKDRELAY_KME=kme-1 QKDRELAY_BROKER=127.0.0.1:5672 ... kme run
     """
+    from kme.links import Link
+    from kme.node import NodeSettings
+    from kme.settings import KmeSettings
+    from kme.store import KmeStore
+    from kme.worker import KmeService
+    from qkdrelay.broker.names import kme_queues
+    from qkdrelay.broker.rabbitmq import RabbitMqBroker
+    from qkdrelay.link.key import SimulatedLinkKey
+    from qkdrelay.monitor import served
+    from qkdrelay.observability import set_up_logging
+    from qkdrelay.service import BATCH_S, GATHER_S, Loop, prepare_process
+    from qkdrelay.settings import key_bytes, load
+
     stop = prepare_process()
     settings = load(KmeSettings)
     set_up_logging(settings.log_format, settings.log_level)
@@ -79,6 +79,13 @@ def keys(
 
     Example: infra/docker/compose.sh exec kme-8 kme keys --json
     """
+    from rich.table import Table
+
+    from kme.keys import listed
+    from kme.settings import StoreSettings
+    from kme.store import KmeStore
+    from qkdrelay.settings import load
+
     settings = load(StoreSettings)
     found = listed(KmeStore(settings.store, settings.kme, access="read"), reveal=reveal, limit=limit)
     if as_json:
@@ -102,6 +109,10 @@ def forget(
 
     Example: infra/docker/compose.sh exec kme-8 kme forget 34224f85
     """
+    from kme.forgetting import forget as forget_keys
+    from kme.settings import StoreSettings
+    from qkdrelay.settings import load
+
     settings = load(StoreSettings)
     relay_id, clean = forget_keys(settings.store, settings.kme, relay)
     say(f"the keys of relay {relay_id} are deleted")

@@ -146,23 +146,24 @@ def test_it_is_installed_where_the_shell_looks_or_refused_in_one_line(tmp_path, 
         assert re.fullmatch(r"error: .*nowhere.*: .+\n", done.stderr)
 
 
-def test_completing_loads_neither_broker_nor_solver(deployed, tmp_path):
-    environment = {**os.environ, "_COORDINATOR_COMPLETE": "complete_bash", "COMP_WORDS": "coordinator\nrelay\n"}
-    script = (
-        "import sys\nsys.argv = ['coordinator']\nfrom coordinator.__main__ import main\ntry:\n    main()\nfinally:\n"
-    )
-    script += "    print(*sys.modules, file=sys.stderr)"
+@pytest.mark.parametrize(
+    ("name", "words", "offered"), [("coordinator", "\nrelay\n", KMES), ("kme", "\n", ["run", "keys", "forget"])]
+)
+def test_completing_loads_neither_broker_nor_solver(deployed, tmp_path, name, words, offered):
+    environment = {**os.environ, f"_{name.upper()}_COMPLETE": "complete_bash", "COMP_WORDS": name + words}
+    script = f"import sys, {name}.__main__ as it\nsys.argv = ['{name}']\n"
+    script += "try:\n    it.main()\nfinally:\n    print(*sys.modules, file=sys.stderr)"
     done = subprocess.run(
         [sys.executable, "-c", script],
         cwd=tmp_path,
-        env={**environment, "COMP_CWORD": "2"},
+        env={**environment, "COMP_CWORD": str(words.count("\n"))},
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
     )
-    assert done.stdout.split() == KMES
-    heavy = {"pika", "structlog", "msgspec", "numpy", "scipy", "sqlite3", "coordinator.settings"}
+    assert done.stdout.split() == offered
+    heavy = {"pika", "structlog", "msgspec", "numpy", "scipy", "sqlite3", "coordinator.settings", "kme.settings"}
     assert heavy & set(done.stderr.split()) == set()
 
 
