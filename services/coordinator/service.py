@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -31,7 +32,7 @@ from qkdrelay.broker.names import (
 )
 from qkdrelay.broker.port import Delivery
 from qkdrelay.dialogue import Answerer
-from qkdrelay.errors import ForgedMessageError, QkdRelayError
+from qkdrelay.errors import ForgedMessageError, MalformedMessageError, QkdRelayError, TopologyError
 from qkdrelay.journal import Journal
 from qkdrelay.leaking import open_leak
 from qkdrelay.messages import (
@@ -69,7 +70,7 @@ ORDER_AGAIN_S = 30.0
 """A KME whose link does not keep to its order is given it again so often, whatever it says how often."""
 _OF_OTHERS = {
     "kme.alarm": "kme",
-    "share.rejected": "kme",
+    "share.rejected": "link",
     "report.unknown_relay": "kme",
     "report.misplaced": "kme",
     "clock.skewed": "kme",
@@ -187,14 +188,17 @@ class CoordinatorService:
         return False
 
     def _handle_dead_letter(self, delivery: Delivery, now: float) -> None:
-        try:
-            sender = parse_kme_exchange(delivery.exchange)
-            letter = codec.decode(delivery.body, DeadLetter)
-            kme, queue, reason, body = sender, letter.queue, letter.reason, letter.body
-        except QkdRelayError:
-            # The broker's own dead letters come as they were.
-            kme, queue, body = "", delivery.routing_key, delivery.body
-            reason = "the broker gave up delivering it"
+        kme, queue, body = "", delivery.routing_key, delivery.body
+        reason = "the broker gave up delivering it"
+        # The broker's own come as they were, through an exchange that no KME may write.
+        with suppress(TopologyError):
+            kme = parse_kme_exchange(delivery.exchange)
+            try:
+                letter = codec.decode(delivery.body, DeadLetter)
+                queue, reason, body = letter.queue, letter.reason, letter.body
+            except MalformedMessageError as error:
+                # Not refused: it is one queue for all.
+                reason = f"{kme} sent what is no dead letter: {error}"
         self._store.add_dead_letter(now, kme, queue, reason, body)
         self.note("message.dead_lettered", "warning", kme=kme or BROKER, queue=queue, reason=reason)
 
@@ -237,6 +241,9 @@ class CoordinatorService:
 
     def _on_rejected(self, sender: str, report: Rejected) -> None:
         """Log it; and keep that the share did not arrive, if it is known which one it was."""
+        if report.link[1] != sender or frozenset(report.link) not in self._links:
+            self.note("report.misplaced", "warning", kme=sender, link=link_name(*report.link))
+            return
         self.note("share.rejected", "warning", kme=sender, link=link_name(*report.link), reason=report.reason)
         relay = self._store.relay(report.relay_id) if report.relay_id is not None else None
         route = report.route

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -57,7 +58,7 @@ from qkdrelay.messages import (
     Waiting,
 )
 from qkdrelay.metrics import refusal
-from qkdrelay.moderation import Moderator
+from qkdrelay.moderation import WINDOW_S, Moderator
 from qkdrelay.observability import LogLevel, link_name, log_all
 from qkdrelay.randomness import random_bytes
 from qkdrelay.telling import event_of, fields_of, level_of
@@ -69,7 +70,7 @@ _HOUSEKEEPING_EVERY_S = 5.0
 _OF_OTHERS = {
     "share.rejected": "link",
     "command.rejected": "queue",
-    "link.number_reused": "",
+    "link.number_reused": "link",
     "decision.contradicted": "",
     "decision.unproven": "",
 }
@@ -100,6 +101,8 @@ class KmeService:
         self._notes: list[Note] = []
         self._moderator, self._now = Moderator(_OF_OTHERS), 0.0
         self._refused: list[str] = []
+        self._alarmed: dict[str, float] = {}
+        """When the coordinator was last told that a number of a link was used twice."""
         self._settling = Settling(self._ends, store)
         self._handled = self._handled_bytes = 0
         """Messages since the last tick."""
@@ -131,7 +134,7 @@ class KmeService:
                 self._note("share.redelivered", "debug", relay_id=message.header.relay_id, route=message.header.route)
                 return True
         except NumberReusedError as error:
-            self._tell(Alarm(event="link.number_reused", text=f"link {sender}>{self._me.name}: {error}"[:500]))
+            self._alarm_reused(link_name(sender, self._me.name), error, now)
             self._reject(delivery, error, None, now)
             return False
         except (MalformedMessageError, ForgedMessageError) as error:
@@ -143,6 +146,13 @@ class KmeService:
         except RejectedShareError as error:
             self._reject(delivery, error, message.header, now)
         return True
+
+    def _alarm_reused(self, link: str, error: NumberReusedError, now: float) -> None:
+        """Raise the alarm; to the coordinator not more often than it takes for no link's to crowd out another's."""
+        self._note("link.number_reused", "error", link=link, text=str(error)[:500])
+        if abs(now - self._alarmed.get(link, -math.inf)) >= WINDOW_S:
+            self._alarmed[link] = now
+            self._reports.append(Alarm(event="link.number_reused", text=f"link {link}: {error}"[:500]))
 
     def _handle_control(self, delivery: Delivery, now: float) -> bool:
         try:

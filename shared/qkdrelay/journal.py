@@ -324,11 +324,9 @@ class Journal:
         self._heard.clear()
         others = "SELECT id FROM heard WHERE stream = ?"
         self._db.execute("UPDATE heard SET below = max(below, highest - ?) WHERE stream = ?", (WINDOW_ENDED, stream))
-        self._db.execute(
-            f"DELETE FROM finished WHERE heard IN ({others})"
-            " AND number <= (SELECT below FROM heard WHERE id = finished.heard)",
-            (stream,),
-        )
+        # One by one, so that only what goes is looked at: whoever sends may begin an epoch with each message.
+        ended = self._db.execute("SELECT id, below FROM heard WHERE stream = ?", (stream,)).fetchall()
+        self._db.executemany("DELETE FROM finished WHERE heard = ? AND number <= ?", ended)
         surplus = f"{others} ORDER BY epoch DESC LIMIT -1 OFFSET ?"
         for table, column in (("finished", "heard"), ("heard", "id")):
             self._db.execute(f"DELETE FROM {table} WHERE {column} IN ({surplus})", (stream, EPOCHS_MAX - 1))

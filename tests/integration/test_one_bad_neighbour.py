@@ -17,6 +17,7 @@ from qkdrelay.errors import StoreError
 from qkdrelay.link.envelope import seal
 from qkdrelay.link.key import SimulatedLinkKey
 from qkdrelay.messages import ShareHeader
+from qkdrelay.moderation import LINES_MAX
 from qkdrelay.network.analysis import withstands
 from qkdrelay.network.plan import Hop, Plan
 from qkdrelay.relay_ids import new_relay_id
@@ -133,6 +134,33 @@ def test_key_that_was_used_twice_is_an_alarm(capsys):
         network.settle()
     assert "was used for another message before" in network.dead_letters()[-1][2]
     assert "link.number_reused" in capsys.readouterr().out
+
+
+def test_a_neighbour_that_uses_numbers_twice_hides_no_alarm_and_no_refusal_of_another_link(capsys):
+    network = Network()
+    for sender, times in (("kme-2", 3 * LINES_MAX), ("kme-3", 2)):
+        for n in range(times):
+            part, route = Plan("kme-5", "kme-8", {"kme-5": Hop(("kme-8",), 1)}), ("kme-1", sender, "kme-5")
+            body = sealed_by(network, sender, "kme-5", route, part, bytes([n]) * 100, number=1_000)
+            network.on_link(sender, "kme-5", body)
+        network.settle()
+    shown = [line for line in capsys.readouterr().out.splitlines() if "kme-3>kme-5" in line and "kme-1" not in line]
+    for event, service in (
+        ("link.number_reused", "kme=kme-5"),
+        ("kme.alarm", "service=coordinator"),
+        ("share.rejected", "kme=kme-5"),
+        ("share.rejected", "service=coordinator"),
+    ):
+        assert any(event in line and service in line for line in shown), (event, service)
+
+
+def test_what_a_kme_sends_for_a_dead_letter_is_told_as_its_own_and_not_as_the_brokers():
+    network = Network()
+    network.inject("kme-2", names.kme_exchange("kme-2"), names.dead_key("kme-2"), b"anything")
+    network.settle()
+    [(kme, queue, reason)] = network.dead_letters()
+    assert (kme, queue) == ("kme-2", names.dead_key("kme-2"))
+    assert "kme-2 sent what is no dead letter" in reason
 
 
 def test_the_parts_of_a_long_plan_are_not_kept():

@@ -428,6 +428,28 @@ def test_once_a_new_epoch_has_begun_less_is_remembered_of_the_old_and_the_rest_r
     assert journal.check_number("s", EPOCH, 2 * WINDOW_ENDED, TAG) == "new"
 
 
+def test_to_begin_an_epoch_costs_no_look_at_what_is_remembered_of_the_others(journal):
+    """Whoever sends can begin one with each message, and choose epochs that are all remembered."""
+    numbers = f"WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < {WINDOW_ENDED - 1})"
+    with journal.transaction():
+        for i in range(EPOCHS_MAX - 1):
+            row = (i + 1, "s", b"\xff" * 15 + bytes([i]), WINDOW_ENDED - 1, -1)
+            journal._db.execute("INSERT INTO heard VALUES (?, ?, ?, ?, ?)", row)
+            journal._db.execute(f"{numbers} INSERT INTO finished SELECT ?, i, ? FROM n", (i + 1, TAG))
+    steps = 0
+
+    def count():
+        nonlocal steps
+        steps += 1
+
+    journal._db.set_progress_handler(count, 100)
+    with journal.transaction():
+        journal.finish_number("s", EPOCH, 0, TAG)
+    journal._db.set_progress_handler(None, 0)
+    assert journal._db.execute("SELECT count(*) FROM finished").fetchone()[0] == (EPOCHS_MAX - 1) * WINDOW_ENDED + 1
+    assert 0 < steps * 100 < 100 * EPOCHS_MAX
+
+
 @pytest.mark.parametrize("step", [1, 2, 255, 257], ids="every {}. number".format)
 def test_what_is_remembered_of_a_stream_is_bounded_whatever_numbers_are_used(journal, step):
     with journal.transaction():
