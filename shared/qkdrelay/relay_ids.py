@@ -41,8 +41,9 @@ def check_relay_id(relay_id: UUID, now: float) -> None:
     """Raise RequestRefusedError unless the id was made lately."""
     age_s = now - made_at(relay_id)
     if not -CLOCKS_DIFFER_S <= age_s <= VALID_S:
-        hint = "its last 12 digits are milliseconds since 1970; are the clocks right?"
-        raise RequestRefusedError(f"the relay id {relay_id} was not made lately, by its own account", hint=hint)
+        hint = "its last 12 digits are milliseconds since 1970"
+        text = f"the relay id {relay_id} was not made lately, by its own account; are the clocks right?"
+        raise RequestRefusedError(text, hint=hint)
 
 
 def digits(name: str) -> str:

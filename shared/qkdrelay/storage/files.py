@@ -62,6 +62,7 @@ class StoreFiles:
         ``path`` is `resolved`. Raises StoreError; StoreInUseError if another process owns it.
         """
         self.path = path
+        self._main_name, self._log_name = str(path), str(log_of(path))
         check_files(path)
         with _told(path, hint=_HINT_FOLDER):
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -106,7 +107,7 @@ class StoreFiles:
         Somebody has moved, restored or changed them: what is written now would be lost, or spoil what is there.
         """
         try:
-            main, log = self.path.stat(), log_of(self.path).stat()
+            main, log = os.stat(self._main_name), os.stat(self._log_name)  # noqa: PTH116 - before each transaction
         except OSError as error:
             raise StoreError(
                 f"the store {self.path} is not there any more: {error.strerror}", hint=_HINT_REPLACED

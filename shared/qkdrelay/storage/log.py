@@ -118,6 +118,9 @@ class Log:
     def mark(self) -> None:
         """Mark this transaction, at its end, as a commit."""
         self._next = Mark(self._next.generation, self._next.number + 1, self._next.parent)
+        if self._next.generation == self._last.generation:
+            self._db.execute("UPDATE mark SET number = ?", (self._next.number,))
+            return
         row = (self._next.generation, self._next.number, self._next.parent)
         self._db.execute("INSERT OR REPLACE INTO mark VALUES (1, ?, ?, ?)", row)
 
