@@ -16,11 +16,11 @@ from coordinator.progress import Relay
 from coordinator.store import CoordinatorStore
 from kme.effects import EndRelay, KeepShare, SendShare
 from kme.store import KmeStore
-from qkdrelay.codec import encode_plan
 from qkdrelay.confirmation import Payload
 from qkdrelay.errors import ForgedMessageError, StoreError
-from qkdrelay.messages import Findings, Terms
+from qkdrelay.messages import Findings
 from support import plans
+from support.kme import DEMAND, terms
 
 PLAN, NOW = plans.eight(), 1_700_000_000.0
 MEMORY = Path("/dev/shm")
@@ -36,7 +36,9 @@ def kme(path, access="own"):
 def fill_kme(store):
     for number, relay_id in enumerate(IDS):
         findings = Findings(relay_id=relay_id, false=(ROUTE,), disputed=(), equivocating=(), unclear="")
-        relay = EndRelay(relay_id, "target", STATES[number % 4], PLAN, 2, 256, NOW + number, findings=findings)
+        relay = EndRelay(
+            relay_id, "target", STATES[number % 4], PLAN, 2, 256, DEMAND, 1, NOW + number, findings=findings
+        )
         store.keep_relay(replace(relay, payload=Payload(*map(os.urandom, (64, 32, 32))), equivocating=(ROUTE,)))
         store.keep_share(KeepShare(relay_id, ROUTE, os.urandom(200), NOW))
         store.wait(SendShare(relay_id, ("kme-8", "kme-5"), PLAN.below("kme-5"), NOW, os.urandom(160), 2, 3), "kme-8")
@@ -65,8 +67,8 @@ def coordinator(path, access="own"):
 
 def fill_coordinator(store):
     for number, relay_id in enumerate(IDS):
-        terms = Terms(relay_id=relay_id, plan=encode_plan(PLAN), key_count=1, key_size_bits=256, deadline=NOW + number)
-        store.keep(Relay(terms=terms, policy="best", protected=True, created_at=NOW), NOW, told=("kme-1", "kme-8"))
+        wanted = terms(PLAN, relay_id=relay_id, deadline=NOW + number)
+        store.keep(Relay(terms=wanted, policy="best", protected=True, created_at=NOW), NOW, told=("kme-1", "kme-8"))
         store.add_step(relay_id, ROUTE, "collected")
         store.add_stuck(relay_id, ROUTE, "link.down")
         store.add_dead_letter(NOW, "kme-1", "q", "why", os.urandom(90))

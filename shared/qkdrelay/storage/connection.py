@@ -12,6 +12,8 @@ from qkdrelay.errors import StoreError
 SQLITE_VERSION = sqlite3.sqlite_version
 BUSY_TIMEOUT_S = 5.0
 HINT_DAMAGED = "stop the service, put back one copy of all its files, or move them away; no link key is used again"
+_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""What SQLite's module raises: the second for an error whose text is damaged, too."""
 _OUR_MISTAKES = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.NotSupportedError, sqlite3.InterfaceError)
 """Errors of SQLite's that no disk is to blame for."""
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, sqlite3.SQLITE_FORMAT)
@@ -26,7 +28,7 @@ def _telling(method: Callable[P, T]) -> Callable[P, T]:
     def told(*args: P.args, **options: P.kwargs) -> T:
         try:
             return method(*args, **options)
-        except sqlite3.Error as error:
+        except _ERRORS as error:
             if isinstance(error, _OUR_MISTAKES):
                 raise
             db: Connection = args[0].connection  # type: ignore[attr-defined]
@@ -79,7 +81,7 @@ def connect(path: Path | None, mode: _Mode) -> Connection:
         db = sqlite3.connect(
             where, uri=path is not None, isolation_level=None, timeout=BUSY_TIMEOUT_S, factory=Connection
         )
-    except sqlite3.Error as error:
+    except _ERRORS as error:
         raise _store_error(path, mode, error) from None
     db.path, db.mode = path, mode
     if mode == "alone":
@@ -92,11 +94,12 @@ def is_contradiction(error: BaseException) -> bool:
     return isinstance(error, sqlite3.IntegrityError)
 
 
-def _store_error(path: Path | None, mode: _Mode, error: sqlite3.Error) -> StoreError:
+def _store_error(path: Path | None, mode: _Mode, error: Exception) -> StoreError:
     """Return what ``error`` means for the store. What could not be decoded may be a secret, and is not repeated."""
     code = getattr(error, "sqlite_errorcode", None)
+    text = " ".join(str(error).split())  # it may quote what is damaged
     if code is None or code & 0xFF in _DAMAGE:
-        what = "it is damaged" if code is None else error
+        what = "it is damaged" if code is None else text
         return StoreError(f"the store {path} cannot be used: {what}", hint=HINT_DAMAGED)
     fails = "does not take a commit" if mode == "own" else "cannot be read"
-    return StoreError(f"the store {path} {fails}: {error}")
+    return StoreError(f"the store {path} {fails}: {text}")
