@@ -1,0 +1,76 @@
+"""What docs/protocol.md says is what the code does, as far as a test can tell."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from kme import links, node, waiting
+from qkdrelay import codec, messages, service
+from qkdrelay.network import plan
+from qkdrelay.sharing import amd
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "protocol.md").read_text()
+SECTIONS = set(re.findall(r"^#{2,3} (\d+(?:\.\d+)?)\b", TEXT, re.MULTILINE))
+CODE = [path for top in ("shared", "services", "tests", "bench") for path in sorted((ROOT / top).rglob("*.py"))]
+
+
+def cited(text):
+    """The numbers of sections of the protocol that a text cites."""
+    flat = " ".join(text.split())
+    for listed in re.findall(r"protocol, sections? ([\d.]+(?:(?:,| and) [\d.]+)*)", flat):
+        yield from (number.rstrip(".") for number in re.findall(r"\d[\d.]*", listed))
+
+
+def test_each_section_that_the_code_cites_is_there():
+    found = {(path.name, number) for path in CODE for number in cited(path.read_text())}
+    assert len(found) > 10
+    assert {(name, number) for name, number in found if number not in SECTIONS} == set()
+
+
+def test_a_section_that_is_not_there_would_be_found():
+    assert set(cited('"(protocol, sections 2 and 6.3)" and "(protocol,\n section 11)"')) == {"2", "6.3", "11"}
+    assert "11" not in SECTIONS
+
+
+@pytest.mark.parametrize(("length", "tag"), re.findall(r"\((\d+) bytes[^|]*\| ([0-9a-f]{32}) \|", TEXT))
+def test_the_codes_of_the_amd_table_are_the_codes(length, tag):
+    message = bytes(number % 256 for number in range(int(length)))
+    assert amd.encode(message, lambda size: bytes(range(size)))[-16:].hex() == tag
+
+
+def test_the_table_has_both_forms_of_the_amd_code():
+    lengths = [int(length) for length in re.findall(r"\((\d+) bytes[^|]*\| [0-9a-f]{32} \|", TEXT)]
+    assert min(lengths) <= amd.SHORT < max(lengths)
+
+
+LIMITS = {
+    "keys of one relay": (
+        messages.KEY_COUNT_MAX,
+        messages.KEY_SIZE_BITS_MIN,
+        messages.KEY_SIZE_BITS_MAX,
+        messages.KEY_BYTES_MAX,
+    ),
+    "time limit of a relay": (int(messages.TIMEOUT_S_MIN), int(messages.TIMEOUT_S_MAX)),
+    "size of a plan": (plan.KMES_MAX, plan.SUCCESSORS_MAX, plan.SHARE_MESSAGES_MAX),
+    "unconfirmed messages of a service": (service.OUTBOX_MAX, service.OUTBOX_BYTES_MAX >> 20),
+    "sealed and unconfirmed, of one link": (links.BACKLOG_MAX, links.BACKLOG_BYTES_MAX >> 20),
+    "shares that wait": (waiting.WAITING_MAX, waiting.WAITING_BYTES_MAX >> 20),
+    "undecided relays at an end": (
+        node.NodeSettings("kme-1", frozenset()).pending_max,
+        node.NodeSettings("kme-1", frozenset()).key_bytes_max >> 20,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", LIMITS)
+def test_the_limits_are_those_of_the_code(what):
+    (row,) = re.findall(rf"^\| {what} \| (.*) \|$", TEXT, re.MULTILINE)
+    assert tuple(int(number.replace(",", "")) for number in re.findall(r"[\d,]*\d", row)) == LIMITS[what]
+
+
+def test_messages_have_the_size_and_the_numbers_that_are_said():
+    assert f"At most {codec.MESSAGE_BYTES_MAX:,} bytes" in TEXT
+    assert f"`v` = {codec.VERSION}" in TEXT
+    assert f"at most {messages.COMMANDS_MAX} commands or {messages.REPORTS_MAX:,} reports" in TEXT
