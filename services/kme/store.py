@@ -85,6 +85,8 @@ class KmeStore(Journal):
         """What this transaction has yet to write: relays, their keys (None: destroyed), shares (deadline, payload)."""
         self._shares: Recent[UUID, dict[Route, bytes]] = Recent(RELAYS_CACHED, CACHED_BYTES_MAX)
         self._totals: tuple[int, int] | None = None
+        self._early: tuple[int, int] | None = None
+        """What `early_shares` says, if it was counted: whoever sends such a share must not have all counted anew."""
 
     def _forget_cached(self) -> None:
         super()._forget_cached()
@@ -93,7 +95,7 @@ class KmeStore(Journal):
         self._kept.clear()
         self._keys.clear()
         self._collected.clear()
-        self._totals = None
+        self._totals = self._early = None
 
     def _write(self) -> None:
         super()._write()
@@ -189,10 +191,12 @@ class KmeStore(Journal):
 
     def early_shares(self) -> tuple[int, int]:
         """Return how many shares of relays that are not expected are kept, and their bytes."""
-        self._write()
-        query = "SELECT count(*), coalesce(sum(length(payload)), 0) FROM shares"
-        count, size = self._db.execute(f"{query} WHERE relay_id NOT IN (SELECT relay_id FROM relays)").fetchone()
-        return count, size
+        if self._early is None:
+            self._write()
+            query = "SELECT count(*), coalesce(sum(length(payload)), 0) FROM shares"
+            row = self._db.execute(f"{query} WHERE relay_id NOT IN (SELECT relay_id FROM relays)").fetchone()
+            self._early = row[0], row[1]
+        return self._early
 
     def pending(self) -> int:
         """Return how many relays at this end are undecided."""
@@ -224,6 +228,9 @@ class KmeStore(Journal):
             undecided + _undecided(relay) - (_undecided(before) if before else 0),
             size + _key_bytes(relay) - (_key_bytes(before) if before else 0),
         )
+        if before is None and self._early is not None and self._early[0]:
+            expected = self.shares(relay.relay_id).values()
+            self._early = self._early[0] - len(expected), self._early[1] - sum(map(len, expected))
         if relay.state == "delivered" and relay.payload is not None:
             # There is nothing left to prove.
             relay = replace(relay, payload=Payload(relay.payload.keys, b"", b""))
@@ -234,6 +241,9 @@ class KmeStore(Journal):
 
     def keep_share(self, share: KeepShare) -> None:
         """Keep a share that reached the target; of one that is here already, only for how long."""
+        if self._early is not None and self.relay(share.relay_id) is None:
+            new = self.share(share.relay_id, share.route) is None
+            self._early = self._early[0] + new, self._early[1] + new * len(share.payload)
         key = (share.relay_id.bytes, _HOP.join(share.route))
         kept = self._collected.get(key)
         self._collected[key] = share.deadline, share.payload if kept is None else kept[1]
@@ -282,6 +292,7 @@ class KmeStore(Journal):
         self._write()
         self._relays.clear()
         self._shares.clear()
+        self._early = None
         gone = "FROM relays WHERE state IN ('failed', 'forgotten') AND deadline < ?"
         before = (now - TOMBSTONE_S,)
         ids = [self.made(_id, row[0]) for row in self._db.execute(f"SELECT relay_id {gone}", before)]

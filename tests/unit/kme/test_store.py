@@ -1,6 +1,7 @@
 """A KME's store: what is kept comes back as it was, and what is destroyed is nowhere."""
 
 import os
+from contextlib import suppress
 from dataclasses import replace
 from uuid import uuid4
 
@@ -134,6 +135,36 @@ def test_early_shares_are_those_of_relays_that_are_not_expected(store):
         store.keep_share(KeepShare(uuid4(), ROUTE, bytes(20), NOW))
         store.keep_share(KeepShare(uuid4(), ROUTE, bytes(30), NOW))
     assert store.early_shares() == (2, 50)
+
+
+def test_early_shares_are_counted_once_and_the_count_kept_whatever_comes_and_goes(store):
+    """To count them is to look at all shares there are: not for each that somebody sends."""
+    counted = []
+    store._db.set_trace_callback(lambda said: counted.append(said) if "count(*)" in said else None)
+
+    def early(relay_id, route, size):
+        store.keep_share(KeepShare(relay_id, route, bytes(size), NOW))
+        return store.early_shares()
+
+    other = uuid4()
+    with store.transaction():
+        assert store.early_shares() == (0, 0)
+        assert early(RELAY, ROUTE, 10) == (1, 10)
+        assert early(RELAY, ROUTE, 30) == (1, 10)
+        assert early(other, ROUTE, 20) == (2, 30)
+    with store.transaction():
+        assert early(RELAY, ROUTE, 10) == (2, 30)
+        assert early(RELAY, OTHER, 5) == (3, 35)
+        store.keep_relay(EXPECTING)
+        assert early(RELAY, ROUTE, 10) == (1, 20)
+    assert len([said for said in counted if "shares" in said]) == 1
+    with suppress(KeyboardInterrupt), store.transaction():
+        early(uuid4(), ROUTE, 10)
+        raise KeyboardInterrupt
+    assert store.early_shares() == (1, 20)
+    with store.transaction():
+        store.purge(NOW + 2 * LATE_S)
+    assert store.early_shares() == (0, 0)
 
 
 @pytest.mark.parametrize("state", ["failed", "forgotten"])
