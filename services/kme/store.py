@@ -87,6 +87,7 @@ class KmeStore(Journal):
         self._totals: tuple[int, int] | None = None
         self._early: tuple[int, int] | None = None
         """What `early_shares` says, if it was counted: whoever sends such a share must not have all counted anew."""
+        self._ids_until: float | None = None
 
     def _forget_cached(self) -> None:
         super()._forget_cached()
@@ -95,7 +96,7 @@ class KmeStore(Journal):
         self._kept.clear()
         self._keys.clear()
         self._collected.clear()
-        self._totals = self._early = None
+        self._totals = self._early = self._ids_until = None
 
     def _write(self) -> None:
         super()._write()
@@ -302,12 +303,15 @@ class KmeStore(Journal):
             self._db.execute(f"DELETE {gone}", before)
             if made_at(latest) > self.ids_refused_until():
                 self.set_meta(_IDS_UNTIL, latest.bytes)
+                self._ids_until = made_at(latest)
         return self._db.execute("DELETE FROM shares WHERE deadline < ?", (now - LATE_S,)).rowcount > 0
 
     def ids_refused_until(self) -> float:
         """Return when the latest relay was made that is not even known as failed or forgotten any more."""
-        latest = self.get_meta(_IDS_UNTIL)
-        return 0.0 if latest is None else made_at(self.made(_id, latest))
+        if self._ids_until is None:  # read once: it is asked for with every relay
+            latest = self.get_meta(_IDS_UNTIL)
+            self._ids_until = 0.0 if latest is None else made_at(self.made(_id, latest))
+        return self._ids_until
 
     # --- shares waiting for link key ---------------------------------------------------------------
 

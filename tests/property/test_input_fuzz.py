@@ -232,8 +232,8 @@ def test_a_row_of_any_content_is_an_error_or_a_relay(column, value):
             store.keep_relay(
                 EndRelay(RELAY, "target", "delivered", eight(), 1, 64, DEMAND, 1, 1.0, Payload(bytes(8), b"", b""))
             )
-            with contextlib.suppress(Exception):  # what SQLite itself does not take
-                store._db.execute(f"UPDATE relays SET {column} = ?", (value,))
+        with contextlib.suppress(Exception), store.transaction():  # what SQLite itself does not take
+            store._db.execute(f"UPDATE relays SET {column} = ?", (value,))
         with contextlib.suppress(QkdRelayError):
             listed(store, reveal=True, limit=100)
     finally:

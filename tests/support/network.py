@@ -2,7 +2,6 @@
 
 from contextlib import contextmanager
 from dataclasses import replace
-from uuid import uuid4
 
 from coordinator.demo import network as demo
 from coordinator.demo.network import EmbeddedNetwork
@@ -234,7 +233,7 @@ def of(kmes, links):
 def carried(network, plan):
     """Relay once over just this plan, let the deadline pass if it comes to that, and return what is shown of it."""
     amount = {"key_count": 1, "key_size_bits": 128, "withstand": NOTHING}
-    terms = Terms(relay_id=uuid4(), plan=codec.encode_plan(plan), deadline=network.clock() + 30.0, **amount)
+    terms = Terms(relay_id=new_relay_id(NOW), plan=codec.encode_plan(plan), deadline=network.clock() + 30.0, **amount)
     planned = Relay(terms=terms, policy="", protected=False, created_at=network.clock())
     with network.coordinator_store.transaction():
         network.service(COORDINATOR).change(None, planned, network.clock())
