@@ -99,6 +99,8 @@ class CoordinatorService:
         """``control_keys`` has the key shared with each KME of ``topology``; ``cli_key`` is the command line's."""
         self.journal: Journal = store
         self._store, self._keys, self._lab = store, control_keys, lab
+        for kme, key in control_keys.items():
+            store.verified_under(f"reports {kme}", control.mark(key))
         self.metrics = CoordinatorMetrics(topology.kmes)
         self._links = frozenset(map(frozenset, topology.links))
         self._adversary = Adversary()

@@ -92,6 +92,9 @@ class KmeService:
         self.journal: Journal = store
         self._me, self._store, self._key = settings, store, control_key
         self._links = Links(settings.name, links, store)
+        store.verified_under("control", control.mark(control_key))
+        for peer, link in links.items():
+            store.verified_under(f"link {peer}", link.incoming.mark())
         self._node, self._ends = Node(settings, random), Ends(settings, random)
         self.metrics = KmeMetrics(settings.name, links)
         if not settings.lab:

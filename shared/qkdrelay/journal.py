@@ -294,6 +294,21 @@ class Journal:
             raise NumberReusedError(f"number {number} of {stream} was used for another message before")
         return "finished"
 
+    def verified_under(self, stream: str, mark: bytes) -> None:
+        """Take note of the key of which ``mark`` is: what was heard of ``stream`` under another is forgotten.
+
+        It verifies no more; and who knew that key may have had all epochs remembered that are to come.
+        """
+        with self.transaction():
+            before = self.get_meta(f"key of {stream}")
+            if before is not None and before != mark:
+                self._heard.clear()
+                its = "SELECT id FROM heard WHERE stream = ?"
+                self._db.execute(f"DELETE FROM finished WHERE heard IN ({its})", (stream,))
+                self._db.execute("DELETE FROM heard WHERE stream = ?", (stream,))
+            if before != mark:
+                self.set_meta(f"key of {stream}", mark)
+
     def finish_number(self, stream: str, epoch: bytes, number: int, tag: bytes) -> None:
         """Remember that ``number`` was handled, with its tag."""
         heard = self._hear(stream, epoch) or self._begin(stream, epoch, number)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from uuid import uuid4
 
 import pytest
 
@@ -10,7 +11,10 @@ from kme.links import Link
 from kme.node import LATE_S
 from kme.store import UNDECIDED_S
 from qkdrelay.broker.names import COORDINATOR
+from qkdrelay.journal import EPOCHS_MAX
+from qkdrelay.link.envelope import seal
 from qkdrelay.link.key import SimulatedLinkKey
+from qkdrelay.messages import ShareHeader
 from support.network import Network
 
 
@@ -70,6 +74,21 @@ def test_shares_on_their_way_when_a_secret_is_renewed_become_dead_letters_and_th
     assert set(network.dead_letters()) == {("kme-5", "link.kme-3.kme-5", "the seal does not verify")}
     assert {route[1:3] for route in network.show(view.relay_id).missing} == {("kme-3", "kme-5")}
     assert network.show(view.relay_id).state == "confirmed"
+    assert network.relay("kme-1", "kme-8").missing == ()
+
+
+def test_who_knew_a_link_secret_keeps_nobody_out_once_it_is_renewed(tmp_path):
+    """They could have all the epochs remembered, and later than any that will be."""
+    network = Network(folder=tmp_path)
+    link = network.service("kme-3")._links._links["kme-5"]
+    fields = {"link": ("kme-3", "kme-5"), "number": 0, "pad_offset": 0, "relay_id": uuid4(), "plan": b""}
+    for n in range(EPOCHS_MAX):
+        epoch = b"\xff" * 15 + bytes([n])
+        header = ShareHeader(**fields, epoch=epoch, route=("kme-3", "kme-5"), deadline=network.clock())
+        network.on_link("kme-3", "kme-5", seal(link.suite, header, bytes(10), link.outgoing))
+    network.settle()
+    assert ("kme-3", "kme-5") in {route[1:3] for route in network.relay("kme-1", "kme-8").missing}
+    renew(network, "kme-3", "kme-5")
     assert network.relay("kme-1", "kme-8").missing == ()
 
 

@@ -414,6 +414,19 @@ def test_of_many_epochs_the_latest_are_remembered_and_older_ones_refused(journal
     assert journal._db.execute("SELECT count(*) FROM finished").fetchone()[0] == EPOCHS_MAX
 
 
+def test_under_another_key_a_stream_begins_anew_and_no_other_one(journal):
+    for stream in ("s", "other"):
+        journal.verified_under(stream, b"a key")
+        with journal.transaction():
+            journal.finish_number(stream, EPOCH, 7, TAG)
+    journal.verified_under("s", b"a key")
+    assert journal.check_number("s", EPOCH, 7, TAG) == "finished"
+    journal.verified_under("s", b"another")
+    assert journal.check_number("s", EPOCH, 7, TAG) == "new"
+    assert journal.check_number("other", EPOCH, 7, TAG) == "finished"
+    assert journal.epochs() == {"other": 1}
+
+
 def test_once_a_new_epoch_has_begun_less_is_remembered_of_the_old_and_the_rest_refused(journal):
     with journal.transaction():
         for n in range(2 * WINDOW_ENDED):

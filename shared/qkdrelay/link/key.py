@@ -23,7 +23,7 @@ _SLOT_STREAM, _PAD_STREAM = 0, 1
 _CIPHER_BLOCK_BYTES = 16
 _PAGE_BYTES, _PAGES_KEPT = 1024, 4
 """Short messages lie next to each other in the streams: what they need is expanded a page at a time."""
-_STREAMS_KEPT, _STREAM_KEY_BYTES = 16, 32
+_STREAMS_KEPT, _STREAM_KEY_BYTES, _MARK_BYTES = 16, 32, 16
 
 
 class LinkKey(Protocol):
@@ -35,6 +35,10 @@ class LinkKey(Protocol):
 
     def pad(self, epoch: bytes, offset: int, length: int) -> bytes:
         """Return ``length`` bytes of the pad from ``offset``."""
+        ...
+
+    def mark(self) -> bytes:
+        """Return what tells this key from another, and says nothing else of it."""
         ...
 
     def available(self) -> int:
@@ -88,6 +92,12 @@ class SimulatedLinkKey:
     def pad(self, epoch: bytes, offset: int, length: int) -> bytes:
         """Return ``length`` bytes of the pad from ``offset``."""
         return self._bytes(epoch, _PAD_STREAM, offset, length)
+
+    def mark(self) -> bytes:
+        """Return what tells this key from another: no epoch and stream are so short."""
+        seed = self._seed.copy()
+        seed.update(b"mark")
+        return seed.digest(_MARK_BYTES)
 
     def _bytes(self, epoch: bytes, stream: int, offset: int, length: int) -> bytes:
         page, start = divmod(offset, _PAGE_BYTES)
