@@ -31,10 +31,10 @@ class Adversary:
         held = self._leaks.setdefault(leak.relay_id, {})
         if (leak.kme, leak.route) not in held:
             held[leak.kme, leak.route] = leak.payload
-            self._bytes += len(leak.payload)
+            self._bytes += _size(leak.route, leak.payload)
         while self._bytes > LEAKED_BYTES_MAX:
             _, forgotten = self._leaks.popitem(last=False)
-            self._bytes -= sum(map(len, forgotten.values()))
+            self._bytes -= sum(_size(route, payload) for (_, route), payload in forgotten.items())
 
     def attack(self, relay: Relay, kmes: Collection[str] = ()) -> AttackView:
         """Try to rebuild the relay's secret from what ``kmes`` (all, if empty) have leaked of it.
@@ -62,3 +62,8 @@ class Adversary:
             learned=learned,
             short_splits=tuple(ShortSplit(split=s.route, present=s.present, needed=s.needed) for s in result.splits),
         )
+
+
+def _size(route: Route, payload: bytes) -> int:
+    """Return about how many bytes of memory a leak takes, also if nothing was leaked."""
+    return 512 + 64 * len(route) + len(payload)

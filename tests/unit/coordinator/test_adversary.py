@@ -77,10 +77,12 @@ def test_what_a_share_is_was_settled_by_the_first_leak():
     assert adversary.attack(relay()).learned is True
 
 
-def test_what_it_holds_is_bounded_and_the_oldest_relay_is_forgotten_first(monkeypatch):
+@pytest.mark.parametrize("size", [0, 100])
+def test_what_it_holds_is_bounded_and_the_oldest_relay_is_forgotten_first(monkeypatch, size):
     monkeypatch.setattr(module, "LEAKED_BYTES_MAX", 5_000)
     adversary = seeing("kme-5", "kme-6")
     for n in range(100):
-        adversary.see(Leak(kme="kme-5", relay_id=UUID(int=n), route=("kme-1", "kme-5"), payload=bytes(100)))
-    assert sum(len(p) for held in adversary._leaks.values() for p in held.values()) == adversary._bytes <= 5_000
+        adversary.see(Leak(kme="kme-5", relay_id=UUID(int=n), route=("kme-1", "kme-5"), payload=bytes(size)))
+    assert sum(len(p) for held in adversary._leaks.values() for p in held.values()) <= adversary._bytes <= 5_000
+    assert 0 < len(adversary._leaks) <= 5_000 / 512
     assert adversary.attack(relay()).shares_held == 0
