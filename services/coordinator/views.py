@@ -53,7 +53,7 @@ def view(relay: Relay, flow: Flow, now: float) -> RelayView:
         forwarded=flow.forwarded,
         collected=flow.collected,
         missing=missing,
-        stuck=tuple(Stuck(route=route, reason=reason) for route, reason in flow.stuck),
+        stuck=tuple(Stuck(route=route, reason=reason[:500]) for route, reason in flow.stuck),
         short_splits=tuple(
             ShortSplit(split=route, present=present, needed=needed)
             for route, present, needed in shortfall(plan, collected)

@@ -11,12 +11,12 @@ import coordinator.service
 import kme.links
 from coordinator.demo.network import relay_request
 from kme.store import KmeStore
-from qkdrelay import codec
+from qkdrelay import codec, control
 from qkdrelay.broker import names
 from qkdrelay.errors import StoreError
 from qkdrelay.link.envelope import seal
 from qkdrelay.link.key import SimulatedLinkKey
-from qkdrelay.messages import ShareHeader
+from qkdrelay.messages import Rejected, Reports, ShareHeader
 from qkdrelay.moderation import LINES_MAX
 from qkdrelay.network.analysis import withstands
 from qkdrelay.network.plan import Hop, Plan
@@ -152,6 +152,20 @@ def test_a_neighbour_that_uses_numbers_twice_hides_no_alarm_and_no_refusal_of_an
         ("share.rejected", "service=coordinator"),
     ):
         assert any(event in line and service in line for line in shown), (event, service)
+
+
+def test_the_longest_reason_there_is_keeps_nobody_from_seeing_the_relay():
+    network = Network()
+    network.cut("kme-2", "kme-5")
+    relay_id = network.relay("kme-1", "kme-8").relay_id
+    key = network.service("coordinator")._keys["kme-5"]
+    link, route = ("kme-2", "kme-5"), ("kme-1", "kme-2", "kme-5")
+    reports = Reports(items=(Rejected(relay_id=relay_id, route=route, link=link, reason="r" * 500),))
+    network.as_kme("kme-5", control.sign(key, "kme-5", "coordinator", epoch=b"\xff" * 16, number=0, body=reports))
+    network.settle()
+    [stuck] = network.show(relay_id).stuck
+    assert stuck.route == route
+    assert stuck.reason.startswith("refused: rrr")
 
 
 def test_what_a_kme_sends_for_a_dead_letter_is_told_as_its_own_and_not_as_the_brokers():
