@@ -13,7 +13,7 @@ from coordinator.letters import Letters
 from coordinator.progress import Relay
 from coordinator.store import CoordinatorStore
 from coordinator.views import summary, view
-from qkdrelay.codec import encode_plan
+from qkdrelay.codec import PLAN_BYTES_MAX, encode_plan
 from qkdrelay.errors import QkdRelayError, RequestRefusedError
 from qkdrelay.inquiries import (
     AttackRequest,
@@ -165,9 +165,15 @@ class Desk:
             )
         if self._store.undecided_count() >= UNDECIDED_MAX:
             raise RequestRefusedError(f"{UNDECIDED_MAX} relays are under way", hint="try again later")
+        plan = encode_plan(candidate.plan)
+        if len(plan) > PLAN_BYTES_MAX:
+            raise RequestRefusedError(
+                f"the plan takes {len(plan)} bytes; at most {PLAN_BYTES_MAX} fit a message",
+                hint="choose a policy with fewer paths (--policy)",
+            )
         terms = Terms(
             relay_id=wanted.relay_id,
-            plan=encode_plan(candidate.plan),
+            plan=plan,
             key_count=wanted.key_count,
             key_size_bits=wanted.key_size_bits,
             withstand=_demanded(wanted, candidate),

@@ -82,6 +82,13 @@ def test_where_there_is_no_path_there_is_no_relay():
     assert "no path from a to c" in text
 
 
+def test_a_plan_that_no_message_to_the_ends_can_have_is_refused(network, monkeypatch):
+    monkeypatch.setattr(module, "PLAN_BYTES_MAX", 60)
+    text, hint = refused(network, relay())
+    assert "at most 60 fit a message" in text
+    assert "--policy" in hint
+
+
 def test_a_relay_that_one_kme_could_read_is_refused_unless_it_is_allowed_and_then_shown_as_such():
     network = Network(LINE, withstand_compromised=0)
     text, hint = refused(network, relay(source="a", target="c"))
