@@ -39,6 +39,7 @@ CREATE TABLE stuck (relay_id BLOB NOT NULL, route TEXT NOT NULL, reason TEXT NOT
 CREATE TABLE down (a TEXT NOT NULL, b TEXT NOT NULL, PRIMARY KEY (a, b)) WITHOUT ROWID;
 CREATE TABLE dead_letters (id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, kme TEXT NOT NULL,
                            queue TEXT NOT NULL, reason TEXT NOT NULL, body BLOB NOT NULL);
+CREATE INDEX dead_letters_by_kme ON dead_letters (kme);
 """
 _RELAY = (
     "SELECT terms, policy, protected, relies_on, created_at, state, reason, ended_at, expected, source_proof,"
@@ -305,10 +306,16 @@ class CoordinatorStore(Journal):
         self.set_meta("requests_until", repr(at).encode())
 
     def add_dead_letter(self, at: float, kme: str, queue: str, reason: str, body: bytes) -> None:
-        """Keep a message that somebody did not accept, cut if it is long; the oldest beyond the limit go."""
+        """Keep a message that somebody did not accept, cut if it is long.
+
+        Beyond the limit the oldest goes of those of whom there are most: who floods drives out nobody else's.
+        """
         row = (at, kme, queue, reason, body[:DEAD_LETTER_BODY_MAX])
-        cursor = self._db.execute("INSERT INTO dead_letters VALUES (NULL, ?, ?, ?, ?, ?)", row)
-        self._db.execute("DELETE FROM dead_letters WHERE id <= ?", ((cursor.lastrowid or 0) - DEAD_LETTERS_MAX,))
+        self._db.execute("INSERT INTO dead_letters VALUES (NULL, ?, ?, ?, ?, ?)", row)
+        if self.dead_letter_count() > DEAD_LETTERS_MAX:
+            most = "SELECT kme FROM dead_letters GROUP BY kme ORDER BY count(*) DESC LIMIT 1"
+            oldest = f"SELECT min(id) FROM dead_letters WHERE kme = ({most})"
+            self._db.execute(f"DELETE FROM dead_letters WHERE id = ({oldest})")
 
     def dead_letter_count(self) -> int:
         """Return how many dead letters are kept."""

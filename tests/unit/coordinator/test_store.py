@@ -193,6 +193,17 @@ def test_dead_letters_are_bounded_the_newest_stay(store, monkeypatch):
     assert [letter.reason for letter in store.dead_letters()] == ["reason 9", "reason 8", "reason 7"]
 
 
+def test_who_floods_with_dead_letters_drives_out_nobody_elses(store, monkeypatch):
+    monkeypatch.setattr(module, "DEAD_LETTERS_MAX", 5)
+    with store.transaction():
+        for n in range(2):
+            store.add_dead_letter(NOW, "kme-1", "queue", f"honest {n}", b"body")
+        for n in range(10):
+            store.add_dead_letter(NOW, "kme-2", "queue", f"flood {n}", b"body")
+    said = [letter.reason for letter in store.dead_letters()]
+    assert said == ["flood 9", "flood 8", "flood 7", "honest 1", "honest 0"]
+
+
 def test_relays_are_found_by_the_beginning_of_their_id(store):
     one, other = relay(), relay()
     keep(store, one, other)
