@@ -20,7 +20,7 @@ from qkdrelay.terminal import EXIT_FAILED, Screen, console, note, print_json, sa
 
 if TYPE_CHECKING:
     from coordinator.cli.session import Following
-    from qkdrelay.inquiries import RelayView
+    from qkdrelay.inquiries import RelayRequest, RelayView
 
 LINGER_S_MAX = 3_600.0
 
@@ -90,7 +90,20 @@ def relay(
             with _progress(following) as show:
                 view = following.until_ended(show)
                 view = _linger(following, view, linger, show)
+    if view.state != "failed" and (less := _less(request, view)):
+        note(f"the plan withstands less than was asked for, as --allow-unprotected lets it: {less}")
     _tell(view, as_json=as_json, no_wait=no_wait)
+
+
+def _less(request: RelayRequest, view: RelayView) -> str | None:
+    """Return in what the terms demand less of the plan than was asked for, or None."""
+    from msgspec import structs
+
+    from qkdrelay.inquiries import unlike
+
+    amount = {"key_count": view.key_count, "key_size_bits": view.key_size_bits}
+    strict = structs.replace(request, allow_unprotected=False)
+    return unlike(strict, ends=(view.source, view.target), withstand=view.withstand, **amount)
 
 
 def _tell(view: RelayView, *, as_json: bool, no_wait: bool) -> None:

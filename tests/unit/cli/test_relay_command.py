@@ -112,6 +112,15 @@ def test_a_relay_that_relies_on_trusted_kmes_is_labelled_so(place):
     assert (data["policy"], data["protected"], data["relies_on"]) == ("trusted", False, ["x"])
 
 
+def test_what_is_withstood_less_than_was_asked_for_is_said(here):
+    wish = ("--withstand", "compromised=3,failed=0", "--allow-unprotected")
+    told = here.run("relay", "kme-1", "kme-8", *wish)
+    assert (told.code, "withstands less than was asked for" in told.err) == (0, True), told
+    assert "compromised 2, not 3" in told.err
+    enough = here.run("relay", "kme-1", "kme-8", "--withstand", "compromised=2,failed=0", "--allow-unprotected")
+    assert (enough.code, enough.err) == (0, "")
+
+
 def test_a_broken_link_is_named_and_does_not_stop_the_relay(here):
     assert here.run("link", "down", "kme-7", "kme-8").out == "the QKD link kme-7 - kme-8 is down\n"
     result = here.run(*REFERENCE_RELAY)
