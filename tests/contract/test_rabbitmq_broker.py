@@ -23,7 +23,7 @@ from contract.broker_contract import (
     Service,
     numbered,
 )
-from qkdrelay.broker.names import CLI, control_queue, results_queue
+from qkdrelay.broker.names import CLI, COORDINATOR, REPLIES_EXCHANGE, control_queue, results_queue
 from qkdrelay.broker.port import Publication
 from qkdrelay.broker.rabbitmq import RabbitMqBroker, RabbitMqClient, RabbitMqSettings
 from support.proxy import resetting_port
@@ -111,6 +111,17 @@ class TestRabbitMqFailures:
         receiver.until_connected()
         Service(network.connect("kme-1")).publish([b"back"])
         assert receiver.receive(1)[0].body == b"back"
+
+    def test_an_exchange_that_is_back_is_found_without_anything_more_to_publish(self, network: RabbitMqNetwork) -> None:
+        settings = {"connect_timeout_s": 1.0, "backoff_min_s": 0.1}
+        coordinator = Service(network.connect(COORDINATOR, **settings)).until_connected()
+        network.delete_exchange(REPLIES_EXCHANGE)
+        with capture_logs() as lines:
+            coordinator.broker.publish([Publication(None, REPLIES_EXCHANGE, "cli.q.gone", b"reply")])
+            coordinator.until(lambda: len([line for line in lines if line["event"] == "broker.refused"]) > 5)
+        assert all("no exchange" in line["reason"] for line in lines if line["event"] == "broker.refused")
+        network.make_exchange(REPLIES_EXCHANGE)
+        coordinator.until(lambda: not coordinator.last.refused, "the exchange to be used again")
 
     @pytest.mark.parametrize("there_at_first", [True, False])
     @pytest.mark.parametrize("hindrance", ["without_leader", "locked", "never_answers"])

@@ -73,8 +73,9 @@ class Lane:
 
     @property
     def is_idle(self) -> bool:
-        """Whether everything is confirmed."""
-        return not (self._waiting or self._in_flight or self._held)
+        """Whether everything is confirmed, but for an observation that a refused exchange is tried with."""
+        awaited = self._waiting and not (self._live.failures and not any(parcel.kept for parcel in self._waiting))
+        return not (awaited or self._in_flight or self._held)
 
     def start(self, connection: SelectConnection) -> None:
         """Publish on a new connection."""
@@ -94,7 +95,7 @@ class Lane:
 
     def _open(self, channel: Channel) -> None:
         self._channel = channel
-        if not self._live.failures:  # else only a confirm shows that the exchange is there now
+        if not (self._live.failures and self._waiting):  # else only a confirm shows that the exchange is there now
             self._live.works()
         self.send()
 
@@ -192,9 +193,11 @@ class Lane:
     def _lost(self, alone: bool) -> None:
         """Have everything in flight sent again, first and in its order; nobody knows what became of it."""
         self._channel = None
+        lost = [*self._in_flight.values(), *self._waiting]
         again = [parcel for parcel in self._in_flight.values() if parcel.kept]
-        self._waiting = deque(parcel for parcel in self._waiting if parcel.kept)
-        self._waiting.extendleft(reversed(again))
+        self._waiting = deque(parcel for parcel in lost if parcel.kept)
+        if not self._waiting and (alone or self._live.failures):
+            self._waiting.extend(lost[:1])  # without one to try, nothing would show that the exchange is there again
         self._in_flight.clear()
         self._in_flight_bytes = 0
         self._returned.clear()
