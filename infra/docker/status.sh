@@ -9,7 +9,14 @@ engine=$(infra/docker/ensure-engine.sh --running)
 eval "$engine"
 project=$(infra/docker/setting.sh COMPOSE_PROJECT_NAME qkdrelay)
 services=("$@")
-[ $# != 0 ] || mapfile -t services < <(infra/docker/compose.sh config --services)
+if [ $# = 0 ]; then
+  # Compose says what it cannot read, at length where that is all of .env.
+  if ! listed=$(infra/docker/compose.sh config --services); then
+    [ -e .env ] || echo "status: there is no .env here; \`make up\` makes one" >&2
+    exit 1
+  fi
+  mapfile -t services <<<"$listed"
+fi
 
 # What services say is shown without what a terminal would obey, and in one line.
 plain() { tr '\n\t' '  ' | LC_ALL=C tr -cd ' -~' | cut -c "1-$1" | sed 's/ *$//'; }

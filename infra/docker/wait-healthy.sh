@@ -9,7 +9,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 seconds=${1:-180}
 log_lines=40 log_services=3 told_every_s=10
-mapfile -t services < <(infra/docker/compose.sh config --services)
+listed=$(infra/docker/compose.sh config --services) # which says why if it fails
+mapfile -t services <<<"$listed"
 
 say() { echo "up: $*" >&2; }
 # Those that are there and not healthy, with the reason.

@@ -80,6 +80,23 @@ def test_the_reason_of_one_that_does_not_start_is_its_error_with_the_hint_and_bo
     assert len(lines[2]) < 400
 
 
+@pytest.mark.parametrize("script", ["status.sh", "wait-healthy.sh"])
+def test_a_compose_file_that_compose_refuses_ends_it_with_what_compose_says_and_no_more(
+    folder: Path, script: str
+) -> None:
+    (folder / "infra/docker/compose.sh").write_text("#!/bin/sh\necho 'ports: not a number' >&2; exit 1\n")
+    (folder / ".env").write_text("")
+    done = run(folder, script)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "ports: not a number\n")
+
+
+def test_without_an_env_the_status_says_what_makes_one(folder: Path) -> None:
+    (folder / "infra/docker/compose.sh").write_text("#!/bin/sh\nexit 1\n")
+    done = run(folder, "status.sh")
+    assert done.returncode == 1
+    assert done.stderr == "status: there is no .env here; `make up` makes one\n"
+
+
 def test_waiting_says_how_far_they_are_whenever_that_changes_and_ends_when_all_are_healthy(folder: Path) -> None:
     inspected(folder, 1, rabbitmq=("running", "starting", ""))
     inspected(folder, 2, rabbitmq=("running", "starting", ""))
