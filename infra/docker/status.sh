@@ -43,7 +43,7 @@ for service in "${services[@]}"; do
   case $status in
     healthy | "not created" | created) ;;
     *)
-      logged=$(last_line "$id")
+      logged=$(last_line "$id") || logged= # it has just been replaced
       said+=${said:+${logged:+; }}${logged:+log: $logged}
       ;;
   esac

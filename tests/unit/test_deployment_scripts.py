@@ -90,6 +90,15 @@ def test_a_compose_file_that_compose_refuses_ends_it_with_what_compose_says_and_
     assert (done.returncode, done.stdout, done.stderr) == (1, "", "ports: not a number\n")
 
 
+def test_a_container_that_goes_while_it_is_looked_at_does_not_end_the_wait(folder: Path) -> None:
+    docker = folder / "bin/docker"
+    docker.write_text(DOCKER.replace('cat "$FAKE/log"', 'echo "No such container"; exit 1'))
+    inspected(folder, 1, **{**ALL, "kme-2": ("running", "starting", "")})
+    inspected(folder, "last", **ALL)
+    done = run(folder, "wait-healthy.sh")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "up: all 3 services are healthy")
+
+
 def test_without_an_env_the_status_says_what_makes_one(folder: Path) -> None:
     (folder / "infra/docker/compose.sh").write_text("#!/bin/sh\nexit 1\n")
     done = run(folder, "status.sh")
