@@ -62,6 +62,7 @@ _BROKER_HOSTS: Final = (*CLUSTER_SERVICES, "localhost", "127.0.0.1", "::1")
 
 _SECRET = re.compile(r"[0-9a-f]{64}")
 _PROJECT = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_PORT = re.compile(r"[0-9]{1,5}")
 _SUBSTITUTED = re.compile(r"\$\{([A-Z0-9_]+)")
 
 
@@ -176,6 +177,9 @@ def _values(
             values[name] = value
     if not _PROJECT.fullmatch(values["COMPOSE_PROJECT_NAME"]):
         raise SettingsError("COMPOSE_PROJECT_NAME is no name of a project", hint="a-z, 0-9, '-' and '_'")
+    for name in REMEMBERED:
+        if "_PORT" in name and not (_PORT.fullmatch(values[name]) and 0 < int(values[name]) < 1 << 16):
+            raise SettingsError(f"{name} is no port to publish", hint="a number from 1 to 65535")
     values["CLUSTER_COOKIE"] = kept.get("CLUSTER_COOKIE") or _secret()
     values |= {password_variable(user): password for user, password in passwords.items()}
     keys = [CLI_KEY, *(control_key_variable(kme) for kme in topology.kmes)]

@@ -351,6 +351,14 @@ def test_images_and_ports_are_taken_from_the_environment_and_remembered(topology
     assert values["QKDRELAY_BROKER"] == "127.0.0.1:25672"
 
 
+@pytest.mark.parametrize("name", [*AMQP_PORTS, "QKDRELAY_MANAGEMENT_PORT"])
+@pytest.mark.parametrize("port", ["five", "0", "65536", "99999", "-1", "5672 ", "127.0.0.1:5672", "5672-5674"])
+def test_what_is_no_port_is_refused_by_name(topology: Topology, tmp_path: Path, name: str, port: str) -> None:
+    with pytest.raises(SettingsError, match=f"{name} is no port"):
+        provision(topology, tmp_path, environment={**NO_ENVIRONMENT, name: port})
+    assert not (tmp_path / ".env").exists()
+
+
 def test_a_damaged_secret_is_refused_and_nothing_is_overwritten(topology: Topology, tmp_path: Path) -> None:
     damaged = "LINK_SECRET_KME_1__KME_2=00ff\n"
     (tmp_path / ".env").write_text(damaged)
