@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from operator import xor
 from typing import Protocol
 from uuid import UUID
 
@@ -30,6 +31,9 @@ LATE_S = 60.0
 """How long after its deadline a share is still looked at."""
 EARLY_SHARES_MAX, EARLY_BYTES_MAX = 2_000, 64 << 20
 """Shares kept at a target for relays it does not expect (yet)."""
+
+
+_TAMPERED_BYTES = 16
 
 
 class RejectedShareError(QkdRelayError):
@@ -112,7 +116,9 @@ class Node:
         if mode == "withhold":
             return [Note("lab.withheld", "warning", {"relay_id": header.relay_id, "route": header.route})]
         if mode == "tamper":
-            payload = bytes((payload[0] ^ 1,)) + payload[1:]
+            # At random: one and the same change on several routes could cancel out where they meet.
+            changed = bytes(map(xor, payload, self._random(_TAMPERED_BYTES)))
+            payload = changed + payload[len(changed) :]
             effects.append(Note("lab.tampered", "warning", {"relay_id": header.relay_id, "route": header.route}))
         route = header.route
         done = split_report(part, header.relay_id, route) if part.is_split(self._me.name) else None
