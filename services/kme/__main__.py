@@ -107,7 +107,7 @@ def forget(
 
     Also what is here of a relay that nobody has decided an hour after its deadline. The id stays refused.
 
-    Example: infra/docker/compose.sh exec kme-8 kme forget 34224f85
+    Example: infra/docker/compose.sh exec kme-8 kme forget 5fa9423f
     """
     from kme.forgetting import forget as forget_keys
     from kme.settings import StoreSettings

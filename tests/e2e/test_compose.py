@@ -231,7 +231,7 @@ def test_what_the_readme_shows_works_as_typed(deployment: Deployment) -> None:
     if engine.code or os.environ["DOCKER_HOST"] not in engine.out:
         shell = deployment  # an engine of the caller's own choice, which only the variable names
     typed = re.findall(r"^infra/docker/compose\.sh .*$", (stack.ROOT / "README.md").read_text(), re.MULTILINE)
-    keys, forget, logs = (line.replace("RELAY", relay_id).replace("59b32fb6", relay_id[:8]) for line in typed)
+    keys, forget, logs = (re.sub(r"\b[0-9a-f]{8}\b", relay_id[:8], line) for line in typed)
     assert relay_id[:8] in shell.run("bash", "-c", keys).out
     events = [json.loads(line)["event"] for line in shell.run("bash", "-c", logs).out.splitlines()]
     assert events.count("share.sent") == 3
