@@ -66,8 +66,9 @@ class Connection(sqlite3.Connection):
 
     def executemany(self, sql: str, rows: Iterable[Sequence[object]]) -> sqlite3.Cursor:  # type: ignore[override]
         """Execute a statement with each of ``rows``. Raises StoreError."""
-        cursor: sqlite3.Cursor = self.cursor(_Cursor).executemany(sql, rows)
-        return cursor
+        cursor = self.cursor(_Cursor)
+        # Most batches have nothing for most tables, and a statement costs as much for no row as for one.
+        return cursor if rows == [] else cursor.executemany(sql, rows)
 
 
 def connect(path: Path | None, mode: _Mode) -> Connection:
