@@ -379,7 +379,7 @@ class CoordinatorService:
                     self._store.enqueue(COORD_EXCHANGE, control_queue(kme), signed)
         self._commands.clear()
         self._answerer.open(now)
-        if self._answerer.latest != self._store.requests_until:
+        if self._answerer.has_taken:
             self._store.requests_until = self._answerer.latest
         self._audience.tick(now)
         if abs(now - self._housekeeping_at) >= _HOUSEKEEPING_EVERY_S:

@@ -130,6 +130,11 @@ class Answerer:
         """Return what a late request is answered with."""
         return Late(clock=max(now, self._since or 0.0))
 
+    @property
+    def has_taken(self) -> bool:
+        """Whether a request was taken since the last commit: then `latest` may have changed."""
+        return bool(self._taken_now)
+
     def committed(self) -> None:
         """Remember for good what was taken."""
         self._taken_now.clear()
