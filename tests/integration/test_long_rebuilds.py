@@ -7,6 +7,7 @@ import pytest
 from kme import rebuilds, settling
 from qkdrelay.sharing import tree
 from support.network import Network, ask, of
+from support.work import note_rebuilding
 
 MIDDLE = [f"m{i}" for i in range(18)]
 HUB = of(
@@ -25,19 +26,8 @@ def turns(monkeypatch):
     monkeypatch.setattr(settling, "TURN_WORK", TURN)
     monkeypatch.setattr(tree, "SEARCH_MAX", 64 * SLICE)
     monkeypatch.setattr(rebuilds, "RELAY_SEARCH_MAX", 64 * SLICE)
-    works, rebuilding = [0], rebuilds.rebuilding
-
-    def noting(*arguments, **options):
-        steps = rebuilding(*arguments, **options)
-        while True:
-            try:
-                work = next(steps)
-            except StopIteration as end:
-                return end.value
-            works[-1] += work
-            yield work
-
-    monkeypatch.setattr(rebuilds, "rebuilding", noting)
+    works = [0]
+    note_rebuilding(monkeypatch, works)
     return works
 
 

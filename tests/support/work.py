@@ -2,6 +2,7 @@
 
 from unittest.mock import patch
 
+from kme import rebuilds
 from qkdrelay.sharing import tree
 from qkdrelay.sharing.work import Budget
 
@@ -22,3 +23,21 @@ def counted(plan, held, length, *, search=tree.SEARCH_MAX):
                 work += next(steps)
             except StopIteration as end:
                 return end.value, work, found
+
+
+def note_rebuilding(monkeypatch, works, *, begun=lambda: None):
+    """Have the work of all KMEs' rebuilds added to the last of ``works`` from now on; call ``begun`` as one begins."""
+    rebuilding = rebuilds.rebuilding
+
+    def noting(*arguments, **options):
+        begun()
+        steps = rebuilding(*arguments, **options)
+        while True:
+            try:
+                work = next(steps)
+            except StopIteration as end:
+                return end.value
+            works[-1] += work
+            yield work
+
+    monkeypatch.setattr(rebuilds, "rebuilding", noting)

@@ -12,7 +12,7 @@ from qkdrelay.sharing import tree
 from qkdrelay.sharing.work import attempt
 from support.kme import RELAY, Kme, terms, told
 from support.plans import fan
-from support.work import counted
+from support.work import counted, note_rebuilding
 
 
 class Ends:
@@ -121,20 +121,8 @@ WAYS = tuple(PLAN.routes())
 @pytest.fixture
 def begun(monkeypatch):
     """Gets the work of each rebuild that is begun; each may search a little, and a relay four times as much."""
-    works, rebuilding = [], rebuilds.rebuilding
-
-    def noting(*arguments, **options):
-        works.append(0)
-        steps = rebuilding(*arguments, **options)
-        while True:
-            try:
-                work = next(steps)
-            except StopIteration as end:
-                return end.value
-            works[-1] += work
-            yield work
-
-    monkeypatch.setattr(rebuilds, "rebuilding", noting)
+    works = []
+    note_rebuilding(monkeypatch, works, begun=lambda: works.append(0))
     monkeypatch.setattr(tree, "SEARCH_MAX", SEARCH)
     monkeypatch.setattr(rebuilds, "RELAY_SEARCH_MAX", 4 * SEARCH)
     return works
