@@ -14,9 +14,9 @@ from typing import Any
 
 from bench import bare, stack
 from bench.processor import spent
-from coordinator.demo.network import EmbeddedNetwork
 from qkdrelay.network.planner import recursive_plan
 from qkdrelay.network.topology import load_topology
+from qkdrelay_demo.network import EmbeddedNetwork
 from support import rabbitmq
 
 TOPOLOGY = stack.ROOT / "infra" / "topologies" / "eight-kmes.toml"

@@ -12,11 +12,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from coordinator.demo import network as embedded
 from qkdrelay.errors import QkdRelayError
 from qkdrelay.link.envelope import Suite
-from qkdrelay.network.candidates import choose
+from qkdrelay.network.selection import choose
 from qkdrelay.network.topology import Topology, load_topology
+from qkdrelay_demo import network as embedded
 
 TOPOLOGY = Path(__file__).parents[1] / "infra" / "topologies" / "eight-kmes.toml"
 BATCHES = (1, 16, 256, 4096, 16_384)

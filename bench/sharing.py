@@ -17,7 +17,7 @@ from Crypto.Protocol.SecretSharing import Shamir as Pycryptodome
 from shamir_mnemonic import shamir as mnemonic
 
 from qkdrelay.randomness import random_bytes
-from qkdrelay.service import keep_freed_memory
+from qkdrelay.service.process import keep_freed_memory
 from qkdrelay.sharing import amd, shamir
 
 SIZES = (32, 1024, 32 * 1024, 1024 * 1024)

@@ -19,13 +19,14 @@ from uuid import UUID, uuid4
 import pika
 
 from bench.peer import Peer
-from coordinator.demo.network import relay_request
 from qkdrelay.broker.names import CLI, CLI_EXCHANGE, CLIENT_QUEUE_PREFIX, REPLIES_EXCHANGE, REQUESTS_KEY
-from qkdrelay.dialogue import Asker
 from qkdrelay.errors import QkdRelayError
-from qkdrelay.inquiries import NetworkRequest, NetworkView, RelayRequest, RelaySummary, RequestBody
+from qkdrelay.messages.answers import NetworkView, RelaySummary
+from qkdrelay.messages.dialogue import Asker
+from qkdrelay.messages.relay_ids import new_relay_id
+from qkdrelay.messages.requests import NetworkRequest, RelayRequest, RequestBody
 from qkdrelay.network.topology import Topology
-from qkdrelay.relay_ids import new_relay_id
+from qkdrelay_demo.network import relay_request
 
 ROOT = Path(__file__).parents[1]
 UP_WITHIN_S = 60.0
@@ -120,7 +121,7 @@ def running(host: Any, topology: Topology, path: Path, folder: Path, **environme
     processes = []
     environments = _environments(host, topology, path, folder)
     for name, own in environments.items():
-        command = ["-m", *(("coordinator", "serve") if name == "coordinator" else ("kme", "run"))]
+        command = ["-m", *(("qkdrelay_cli", "serve") if name == "coordinator" else ("kme", "run"))]
         if name in profiled:
             command = ["-m", "bench.profiled", str(folder / f"{name}.prof"), *command[1:]]
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("QKDRELAY_")}

@@ -23,7 +23,7 @@ def rabbitmq() -> Iterator[support.RabbitMqServer]:
 @pytest.fixture
 def restless(monkeypatch: pytest.MonkeyPatch) -> None:
     """No queue rests, whatever it brings: for tests of what becomes of very many bad messages, not of when."""
-    monkeypatch.setattr("qkdrelay.resting.REST_S_MAX", 0.0)
+    monkeypatch.setattr("qkdrelay.service.resting.REST_S_MAX", 0.0)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -6,12 +6,12 @@ from collections import OrderedDict
 from collections.abc import Collection
 from uuid import UUID
 
-from coordinator.progress import Relay
-from qkdrelay.confirmation import Context, Payload
-from qkdrelay.inquiries import AttackView, ShortSplit
-from qkdrelay.messages import Leak
+from coordinator.lifecycle import Relay
+from qkdrelay.link.confirmation import Context, Payload
+from qkdrelay.messages.answers import AttackView, ShortSplit
+from qkdrelay.messages.leaks import Leak
 from qkdrelay.network.plan import Route
-from qkdrelay.sharing.tree import rebuild
+from qkdrelay.schemes.recursive import rebuild
 
 SEARCH_MAX = 1 << 25
 """Work of one attack's search among false shares, some 30 ms: the coordinator does nothing else meanwhile."""

@@ -7,9 +7,10 @@ from typing import Final
 
 from prometheus_client import Histogram
 
-from qkdrelay.control import COORDINATOR
-from qkdrelay.messages import TERMINAL, Hello
-from qkdrelay.metrics import Metrics, counters
+from qkdrelay.messages.fields import TERMINAL
+from qkdrelay.messages.reports import Hello
+from qkdrelay.messages.signing import COORDINATOR
+from qkdrelay.service.metrics import Metrics, counters
 
 RELAY_STATES: Final = ("planned", "started", "reconstructed", "confirmed", "failed")
 DECISION_BUCKETS_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from coordinator.whereabouts import Whereabouts
-from qkdrelay.messages import Findings
+from qkdrelay.messages.reports import Findings
 from qkdrelay.network.analysis import rebuildable
 from qkdrelay.network.plan import Plan, Route
-from qkdrelay.observability import route_name
+from qkdrelay.network.whereabouts import Whereabouts
+from qkdrelay.service.logs import route_name
 
 HALTS_NAMED = 3
 HALT_LENGTH_MAX = 120

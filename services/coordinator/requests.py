@@ -8,50 +8,38 @@ from typing import Protocol, cast
 from uuid import uuid4
 
 from coordinator.adversary import Adversary
-from coordinator.audience import Audience
-from coordinator.letters import Letters
-from coordinator.progress import Relay
+from coordinator.dead_letters import Letters
+from coordinator.lifecycle import Relay
 from coordinator.store import CoordinatorStore
+from coordinator.subscriptions import Audience
 from coordinator.views import summary, view
-from qkdrelay.codec import PLAN_BYTES_MAX, encode_plan
 from qkdrelay.errors import QkdRelayError, RequestRefusedError
-from qkdrelay.inquiries import (
+from qkdrelay.messages.answers import KmeView, NetworkView, NotedLink, Refusal, RelaysView, ReplyBody
+from qkdrelay.messages.control import Command, Demand, SetLab, SetLink, Terms
+from qkdrelay.messages.fields import TIMEOUT_S_MAX, TIMEOUT_S_MIN
+from qkdrelay.messages.keys import check_key_amount
+from qkdrelay.messages.plans import PLAN_BYTES_MAX, encode_plan
+from qkdrelay.messages.relay_ids import NAMES_SHOWN_MAX, digits, the_one
+from qkdrelay.messages.reports import Hello
+from qkdrelay.messages.requests import (
     AttackRequest,
     DeadLetterRequest,
     DeadLettersRequest,
     DropRequest,
-    KmeView,
     LabRequest,
     LinkRequest,
     NetworkRequest,
-    NetworkView,
-    NotedLink,
-    Refusal,
     RelayRequest,
     RelaysRequest,
-    RelaysView,
-    ReplyBody,
     Request,
     RequeueRequest,
     ShowRequest,
     unlike,
 )
-from qkdrelay.messages import (
-    TIMEOUT_S_MAX,
-    TIMEOUT_S_MIN,
-    Command,
-    Demand,
-    Hello,
-    SetLab,
-    SetLink,
-    Terms,
-    check_key_amount,
-)
-from qkdrelay.network.candidates import ENDS_ALLOW, Candidate, Policy, Withstand, choose
-from qkdrelay.network.circuit import Link
+from qkdrelay.network.selection import ENDS_ALLOW, Candidate, Policy, Withstand, choose
+from qkdrelay.network.threshold_circuit import Link
 from qkdrelay.network.topology import Topology
-from qkdrelay.observability import LogLevel
-from qkdrelay.relay_ids import NAMES_SHOWN_MAX, digits, the_one
+from qkdrelay.service.logs import LogLevel
 
 UNDECIDED_MAX = 10_000
 PLANS_KEPT = 256

@@ -14,13 +14,11 @@ from uuid import UUID, uuid4
 from msgspec import structs
 
 from coordinator.adversary import Adversary
-from coordinator.audience import Audience
+from coordinator.lifecycle import Relay, advance, expire, outstanding, reminders
 from coordinator.metrics import BROKER, CoordinatorMetrics
-from coordinator.progress import Relay, advance, expire, outstanding, reminders
 from coordinator.requests import Desk
 from coordinator.store import RELAYS_CACHED, CoordinatorStore
-from coordinator.whereabouts import REFUSED
-from qkdrelay import codec, control
+from coordinator.subscriptions import Audience
 from qkdrelay.broker.names import (
     CLI_EXCHANGE,
     COORD_EXCHANGE,
@@ -31,16 +29,14 @@ from qkdrelay.broker.names import (
     parse_kme_exchange,
 )
 from qkdrelay.broker.port import Delivery
-from qkdrelay.dialogue import Answerer
 from qkdrelay.errors import ForgedMessageError, MalformedMessageError, QkdRelayError, TopologyError
-from qkdrelay.journal import Journal
-from qkdrelay.leaking import open_leak
-from qkdrelay.messages import (
-    COMMANDS_MAX,
+from qkdrelay.messages import codec, signing
+from qkdrelay.messages.control import COMMANDS_MAX, Command, Commands, SetLink, SignedMessage
+from qkdrelay.messages.dialogue import Answerer
+from qkdrelay.messages.leaks import open_leak
+from qkdrelay.messages.reports import (
     Alarm,
     Collected,
-    Command,
-    Commands,
     DeadLetter,
     Done,
     Findings,
@@ -49,17 +45,17 @@ from qkdrelay.messages import (
     Rejected,
     Report,
     Reports,
-    SetLink,
-    SignedMessage,
     Split,
     Waiting,
 )
-from qkdrelay.metrics import refusal
-from qkdrelay.moderation import Moderator
 from qkdrelay.network.plan import Plan
 from qkdrelay.network.topology import Topology
-from qkdrelay.observability import LogLevel, link_name, log_all
-from qkdrelay.recent import Recent
+from qkdrelay.network.whereabouts import REFUSED
+from qkdrelay.service.journal import Journal
+from qkdrelay.service.logs import LogLevel, link_name, log_all
+from qkdrelay.service.lru import Recent
+from qkdrelay.service.metrics import refusal
+from qkdrelay.service.moderation import Moderator
 
 SKEW_MAX_S = 5.0
 """A KME whose clock differs by more raises an alarm: deadlines are in absolute time."""
@@ -100,7 +96,7 @@ class CoordinatorService:
         self.journal: Journal = store
         self._store, self._keys, self._lab = store, control_keys, lab
         for kme, key in control_keys.items():
-            store.verified_under(f"reports {kme}", control.mark(key))
+            store.verified_under(f"reports {kme}", signing.mark(key))
         self.metrics = CoordinatorMetrics(topology.kmes)
         self._links = frozenset(map(frozenset, topology.links))
         self._adversary = Adversary()
@@ -166,7 +162,7 @@ class CoordinatorService:
     def _handle_reports(self, delivery: Delivery, now: float) -> None:
         sender = self._sender(delivery)
         message = codec.decode(delivery.body, SignedMessage)
-        control.verify(self._keys[sender], sender, control.COORDINATOR, message)
+        signing.verify(self._keys[sender], sender, signing.COORDINATOR, message)
         place = (f"reports {sender}", message.epoch, message.number, message.mac)
         if self._store.check_number(*place) == "finished":
             return
@@ -209,7 +205,7 @@ class CoordinatorService:
         reason = str(error) if foreseen else f"could not be handled ({type(error).__name__})"
         # What leaks is secret, also when it is no message: it is not kept.
         body = b"" if delivery.queue == LEAKS_QUEUE else delivery.body
-        self._store.add_dead_letter(now, control.COORDINATOR, delivery.queue, reason, body)
+        self._store.add_dead_letter(now, signing.COORDINATOR, delivery.queue, reason, body)
         self._refused.append(refusal(error))
         self.note("message.rejected", "warning", queue=delivery.queue, reason=reason)
 
@@ -368,9 +364,9 @@ class CoordinatorService:
         for kme, commands in self._commands.items():
             for start in range(0, len(commands), COMMANDS_MAX):
                 body = Commands(items=tuple(islice(commands, start, start + COMMANDS_MAX)))
-                for signed in control.sign_all(
+                for signed in signing.sign_all(
                     self._keys[kme],
-                    control.COORDINATOR,
+                    signing.COORDINATOR,
                     kme,
                     epoch=self._store.epoch,
                     number=partial(self._store.next_number, f"control {kme}"),
@@ -390,7 +386,7 @@ class CoordinatorService:
     def committed(self) -> None:
         """Log what happened."""
         self._answerer.committed()
-        log_all(self._moderator.passed(self._notes, self._now), service=control.COORDINATOR)
+        log_all(self._moderator.passed(self._notes, self._now), service=signing.COORDINATOR)
         for _, event, fields in self._notes:
             self.metrics.happened(event, fields)
         self._notes.clear()

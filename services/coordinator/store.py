@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Literal, cast
 from uuid import UUID
 
-from coordinator.progress import Relay
-from coordinator.whereabouts import Whereabouts
-from qkdrelay import codec
-from qkdrelay.journal import Journal
-from qkdrelay.messages import DEAD_LETTER_BODY_MAX, Findings, RelayState, Terms
+from coordinator.lifecycle import Relay
+from qkdrelay.messages import codec
+from qkdrelay.messages.control import Terms
+from qkdrelay.messages.fields import RelayState
+from qkdrelay.messages.reports import DEAD_LETTER_BODY_MAX, Findings
 from qkdrelay.network.plan import Route
-from qkdrelay.recent import Recent
+from qkdrelay.network.whereabouts import Whereabouts
+from qkdrelay.service.journal import Journal
+from qkdrelay.service.lru import Recent
 
 RELAYS_MAX = 100_000
 """Ended relays beyond this many are forgotten, oldest first."""
@@ -297,7 +299,7 @@ class CoordinatorStore(Journal):
 
     @property
     def requests_until(self) -> float:
-        """No request that was taken was sent later (`qkdrelay.dialogue`), in seconds since the epoch."""
+        """No request that was taken was sent later (`qkdrelay.messages.dialogue`), in seconds since the epoch."""
         with self.looking():
             return float(self.get_meta("requests_until") or 0)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from coordinator.progress import Relay
+from coordinator.lifecycle import Relay
 from coordinator.store import Flow
-from qkdrelay.inquiries import RelaySummary, RelayView, ShortSplit, Stuck
-from qkdrelay.messages import TERMINAL
+from qkdrelay.messages.answers import RelaySummary, RelayView, ShortSplit, Stuck
+from qkdrelay.messages.fields import TERMINAL
 from qkdrelay.network.analysis import shortfall
 
 

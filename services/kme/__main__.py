@@ -22,18 +22,19 @@ def run() -> None:
 
     Example: QKDRELAY_KME=kme-1 QKDRELAY_BROKER=127.0.0.1:5672 ... kme run
     """
+    from kme.forwarding import NodeSettings
     from kme.links import Link
-    from kme.node import NodeSettings
+    from kme.service import KmeService
     from kme.settings import KmeSettings
     from kme.store import KmeStore
-    from kme.worker import KmeService
     from qkdrelay.broker.names import kme_queues
     from qkdrelay.broker.rabbitmq import RabbitMqBroker
-    from qkdrelay.link.key import SimulatedLinkKey
-    from qkdrelay.monitor import served
-    from qkdrelay.observability import set_up_logging
-    from qkdrelay.service import BATCH_S, GATHER_S, Loop, prepare_process
-    from qkdrelay.settings import key_bytes, load
+    from qkdrelay.link.simulated import SimulatedLinkKey
+    from qkdrelay.service.http import served
+    from qkdrelay.service.logs import set_up_logging
+    from qkdrelay.service.loop import BATCH_S, GATHER_S, Loop
+    from qkdrelay.service.process import prepare_process
+    from qkdrelay.service.settings import key_bytes, load
 
     stop = prepare_process()
     settings = load(KmeSettings)
@@ -84,7 +85,7 @@ def keys(
     from kme.keys import listed
     from kme.settings import StoreSettings
     from kme.store import KmeStore
-    from qkdrelay.settings import load
+    from qkdrelay.service.settings import load
 
     settings = load(StoreSettings)
     found = listed(KmeStore(settings.store, settings.kme, access="read"), reveal=reveal, limit=limit)
@@ -111,7 +112,7 @@ def forget(
     """
     from kme.forgetting import forget as forget_keys
     from kme.settings import StoreSettings
-    from qkdrelay.settings import load
+    from qkdrelay.service.settings import load
 
     settings = load(StoreSettings)
     relay_id, clean = forget_keys(settings.store, settings.kme, relay)

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 from uuid import UUID
 
-from qkdrelay.codec import encode_plan
-from qkdrelay.confirmation import Context, Payload
-from qkdrelay.messages import Demand, Findings, LabMode, Report
+from qkdrelay.link.confirmation import Context, Payload
+from qkdrelay.messages.control import Demand
+from qkdrelay.messages.fields import LabMode
+from qkdrelay.messages.plans import encode_plan
+from qkdrelay.messages.reports import Findings, Report
 from qkdrelay.network.plan import Plan, Route
-from qkdrelay.observability import LogLevel
+from qkdrelay.service.logs import LogLevel
 
 Role = Literal["source", "target"]
 EndState = Literal["expecting", "pending", "delivered", "failed", "forgotten"]

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from kme.store import KmeStore
 from qkdrelay.errors import RequestRefusedError, StoreError, StoreInUseError
-from qkdrelay.relay_ids import NAMES_SHOWN_MAX, digits, the_one
+from qkdrelay.messages.relay_ids import NAMES_SHOWN_MAX, digits, the_one
 from qkdrelay.storage.files import resolved
 
 WISHES_AT_ONCE = 100

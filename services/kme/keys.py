@@ -9,7 +9,7 @@ import msgspec
 
 from kme.effects import EndRelay
 from kme.store import KmeStore
-from qkdrelay.messages import key_id
+from qkdrelay.messages.keys import key_id
 
 
 def listed(store: KmeStore, *, reveal: bool, limit: int) -> list[dict[str, Any]]:

@@ -7,15 +7,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from kme.effects import SendShare
-from kme.node import LATE_S
+from kme.fairness import Room, Turns, origin
+from kme.forwarding import LATE_S
 from kme.store import KmeStore, WaitingShare
-from kme.waiting import Room, Turns, origin
-from qkdrelay import codec
 from qkdrelay.broker.names import kme_exchange, link_queue
 from qkdrelay.errors import ForgedMessageError, MalformedMessageError
 from qkdrelay.link.envelope import Suite, key_needed, pad_needed, seal, unseal
-from qkdrelay.link.key import LinkKey
-from qkdrelay.messages import LinkReport, SealedMessage, ShareHeader
+from qkdrelay.link.port import LinkKey
+from qkdrelay.messages import codec
+from qkdrelay.messages.link import SealedMessage, ShareHeader
+from qkdrelay.messages.plans import encode_plan
+from qkdrelay.messages.reports import LinkReport
 
 BACKLOG_MAX, BACKLOG_BYTES_MAX = 500, 4 << 20
 """Sealed messages of one link, and their bytes, that the broker has not taken over; more wait unsealed."""
@@ -144,7 +146,7 @@ class Links:
             pad_offset=self._store.next_number(f"pad {peer}", pad),
             relay_id=share.relay_id,
             route=share.route,
-            plan=codec.encode_plan(share.plan),
+            plan=encode_plan(share.plan),
             deadline=share.deadline,
         )
         sealed = seal(link.suite, header, share.payload, link.outgoing)

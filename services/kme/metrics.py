@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Final
 
-from qkdrelay.messages import LinkReport
-from qkdrelay.metrics import Metrics, counters
-from qkdrelay.observability import link_name
+from qkdrelay.messages.reports import LinkReport
+from qkdrelay.service.logs import link_name
+from qkdrelay.service.metrics import Metrics, counters
 
 SHARE_OUTCOMES: Final = (
     "split",

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from qkdrelay.link.envelope import Suite
-from qkdrelay.settings import PREFIX, HexKey, JsonObject, KmeName, ServiceSettings
+from qkdrelay.service.settings import PREFIX, HexKey, JsonObject, KmeName, ServiceSettings
 
 
 class LinkSettings(BaseModel):

@@ -7,9 +7,9 @@ from itertools import islice
 from uuid import UUID
 
 from kme.effects import Effect
-from kme.ends import Ends
+from kme.endpoint import Ends
 from kme.store import KmeStore
-from qkdrelay.service import BATCH_MAX
+from qkdrelay.service.loop import BATCH_MAX
 from qkdrelay.sharing.work import Budget
 
 TURN_WORK, SLICE_WORK = 1 << 25, 1 << 24

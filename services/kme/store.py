@@ -9,14 +9,17 @@ from typing import cast
 from uuid import UUID
 
 from kme.effects import EndRelay, EndState, KeepShare, Role, SendShare
-from kme.node import LATE_S
-from qkdrelay import codec
-from qkdrelay.confirmation import Payload
-from qkdrelay.journal import Journal
-from qkdrelay.messages import Demand, Findings, LabMode
+from kme.forwarding import LATE_S
+from qkdrelay.link.confirmation import Payload
+from qkdrelay.messages import codec
+from qkdrelay.messages.control import Demand
+from qkdrelay.messages.fields import LabMode
+from qkdrelay.messages.plans import decode_plan, encode_plan
+from qkdrelay.messages.relay_ids import CLOCKS_DIFFER_S, VALID_S, made_at
+from qkdrelay.messages.reports import Findings
 from qkdrelay.network.plan import Route
-from qkdrelay.recent import Recent
-from qkdrelay.relay_ids import CLOCKS_DIFFER_S, VALID_S, made_at
+from qkdrelay.service.journal import Journal
+from qkdrelay.service.lru import Recent
 from qkdrelay.storage.database import Access
 
 UNDECIDED_S = 3_600.0
@@ -73,7 +76,7 @@ class WaitingShare:
 
 
 class KmeStore(Journal):
-    """The durable memory of one KME; also the `kme.node.Memory` its decisions read."""
+    """The durable memory of one KME; also the `kme.forwarding.Memory` its decisions read."""
 
     def __init__(self, path: Path | None, name: str, *, access: Access = "own") -> None:
         """Open or create the store of the KME called ``name`` (see `Journal`)."""
@@ -111,7 +114,7 @@ class KmeStore(Journal):
         self._keys.clear()
         self._collected.clear()
 
-    # --- what a decision may ask (kme.node.Memory) -------------------------------------------------
+    # --- what a decision may ask (kme.forwarding.Memory) -------------------------------------------------
 
     @property
     def lab_mode(self) -> LabMode | None:
@@ -334,7 +337,7 @@ class KmeStore(Journal):
                 origin,
                 share.relay_id.bytes,
                 _HOP.join(share.route),
-                codec.encode_plan(share.plan),
+                encode_plan(share.plan),
                 share.deadline,
                 share.payload,
                 share.index,
@@ -403,7 +406,7 @@ def _row(relay: EndRelay) -> tuple[object, ...]:
         relay.relay_id.bytes,
         relay.role,
         relay.state,
-        codec.encode_plan(relay.plan),
+        encode_plan(relay.plan),
         relay.key_count,
         relay.key_size_bits,
         codec.encode(relay.withstand),
@@ -439,7 +442,7 @@ def _relay(row: tuple[object, ...]) -> EndRelay:
         UUID(bytes=cast(bytes, relay_id)),
         cast(Role, role),
         cast(EndState, state),
-        codec.decode_plan(cast(bytes, plan)),
+        decode_plan(cast(bytes, plan)),
         cast(int, count),
         cast(int, size),
         codec.decode(cast(bytes, withstand), Demand),
@@ -457,7 +460,7 @@ def _waiting(row: tuple[object, ...]) -> WaitingShare:
     share = SendShare(
         UUID(bytes=cast(bytes, relay_id)),
         tuple(cast(str, route).split(_HOP)),
-        codec.decode_plan(cast(bytes, plan)),
+        decode_plan(cast(bytes, plan)),
         cast(float, deadline),
         cast(bytes, payload),
         cast(int, index),

@@ -11,9 +11,9 @@ from random import Random
 from attack import oracle
 from attack.coalition import TRICKS
 from qkdrelay.errors import QkdRelayError
-from qkdrelay.messages import Demand
-from qkdrelay.network.candidates import POLICIES, choose
+from qkdrelay.messages.control import Demand
 from qkdrelay.network.plan import Hop, Plan, majority
+from qkdrelay.network.selection import POLICIES, choose
 from qkdrelay.network.topology import Topology
 
 SHARES_MAX = 60

@@ -15,13 +15,13 @@ from typing import NamedTuple
 from uuid import UUID
 
 from kme.effects import SendShare
-from kme.node import sends
-from qkdrelay.codec import decode_plan
+from kme.forwarding import sends
 from qkdrelay.errors import QkdRelayError
-from qkdrelay.messages import ShareHeader
+from qkdrelay.messages.link import ShareHeader
+from qkdrelay.messages.plans import decode_plan
 from qkdrelay.network.plan import Hop, Plan, Route
+from qkdrelay.schemes.recursive import hand_on
 from qkdrelay.sharing import amd, gf256, shamir
-from qkdrelay.sharing.tree import hand_on
 
 ALONE = ("honest", "drop", "flip", "noise", "swap", "foreign", "length", "late", "flood", "equivocate", "uneven")
 INVENTED = ("route", "plan")

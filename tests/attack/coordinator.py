@@ -7,10 +7,11 @@ from random import Random
 import msgspec
 
 from attack.case import Case, any_plan
-from qkdrelay.codec import encode_plan
-from qkdrelay.messages import Command, Decide, Demand, Expect, Prove, Rebuilt, Report, Start, Started, Terms
+from qkdrelay.messages.control import Command, Decide, Demand, Expect, Prove, Start, Terms
+from qkdrelay.messages.plans import encode_plan
+from qkdrelay.messages.relay_ids import made_at, new_relay_id
+from qkdrelay.messages.reports import Rebuilt, Report, Started
 from qkdrelay.network.plan import Hop, Plan
-from qkdrelay.relay_ids import made_at, new_relay_id
 
 COMMANDS = 16
 

@@ -1,7 +1,8 @@
 """Relays by the decisions alone, without broker, seals or stores: fast, so tens of thousands of them.
 
-The honest KMEs and the honest coordinator are the real ones (`kme.node`, `kme.ends`, `coordinator.progress`); messages
-arrive in any order across links. What a link's seal guarantees is taken for granted: who the sender is.
+The honest KMEs and the honest coordinator are the real ones (`kme.forwarding`, `kme.endpoint`,
+`coordinator.lifecycle`); messages arrive in any order across links. What a link's seal guarantees is
+taken for granted: who the sender is.
 """
 
 from __future__ import annotations
@@ -13,15 +14,17 @@ from attack.case import Case
 from attack.coalition import Coalition
 from attack.coordinator import Dishonest
 from attack.outcome import Outcome
-from coordinator import progress
-from coordinator.whereabouts import Whereabouts
+from coordinator import lifecycle
 from kme.effects import Effect, SendShare, Settle, Tell
-from kme.ends import Ends
-from kme.node import LATE_S, Node, NodeSettings, RejectedShareError
-from qkdrelay.codec import encode_plan
-from qkdrelay.messages import Command, Report, ShareHeader, Terms
+from kme.endpoint import Ends
+from kme.forwarding import LATE_S, Node, NodeSettings, RejectedShareError
+from qkdrelay.messages.control import Command, Terms
+from qkdrelay.messages.link import ShareHeader
+from qkdrelay.messages.plans import encode_plan
+from qkdrelay.messages.relay_ids import new_relay_id
+from qkdrelay.messages.reports import Report
 from qkdrelay.network.plan import Route
-from qkdrelay.relay_ids import new_relay_id
+from qkdrelay.network.whereabouts import Whereabouts
 from support.kme import NOW, Memory
 
 TIMEOUT_S = 30.0
@@ -54,7 +57,7 @@ class Direct:
             withstand=case.demand,
             deadline=NOW + TIMEOUT_S,
         )
-        self.relay = progress.Relay(terms=terms, policy="", protected=True, created_at=NOW)
+        self.relay = lifecycle.Relay(terms=terms, policy="", protected=True, created_at=NOW)
         self.told: list[tuple[str, Command]] = []
         self.shares: list[tuple[str, ShareHeader, bytes]] = []
         self.sent: dict[Route, bytes] = {}
@@ -72,7 +75,9 @@ class Direct:
         for step_s in (0.0, 0.0, TIMEOUT_S + 1.0, 0.0, LATE_S + 1.0):
             self.now += step_s
             if self.dishonest is None:
-                self.advance(progress.expire(self.relay, Whereabouts(self.case.plan, collected=self.arrived), self.now))
+                self.advance(
+                    lifecycle.expire(self.relay, Whereabouts(self.case.plan, collected=self.arrived), self.now)
+                )
             for member, effects in self.coalition.later():
                 self.carry_out(member, effects)
             self.drain()
@@ -99,7 +104,7 @@ class Direct:
         kme = self.kmes[receiver]
         before = set(kme.memory.collected)
         try:
-            effects = kme.node.on_share(sender, header, payload, kme.memory, self.now)
+            effects = kme.forwarding.on_share(sender, header, payload, kme.memory, self.now)
         except RejectedShareError:
             self.outcome.rejected += 1
             return
@@ -142,7 +147,7 @@ class Direct:
         self.unsettled = False
         target = self.case.plan.target
         kme = self.kmes[target]
-        self.carry_out(target, kme.ends.settle(self.relay.relay_id, kme.memory))
+        self.carry_out(target, kme.endpoint.settle(self.relay.relay_id, kme.memory))
 
     def watch(self, kme: str) -> None:
         """Take note of the keys at an end as they are now."""
@@ -155,16 +160,16 @@ class Direct:
         if self.dishonest is not None:
             self.dishonest.hear(kme, report)
         else:
-            self.advance(progress.advance(self.relay, kme, report, self.now))
+            self.advance(lifecycle.advance(self.relay, kme, report, self.now))
 
-    def advance(self, after: progress.Relay) -> None:
+    def advance(self, after: lifecycle.Relay) -> None:
         if after != self.relay:
             self.relay = after
             self.tell()
 
     def tell(self) -> None:
         if self.dishonest is None:
-            for order in progress.outstanding(self.relay):
+            for order in lifecycle.outstanding(self.relay):
                 if order not in self.told:
                     self.told.append(order)
                     self.obey(*order)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from attack import oracle
 from attack.case import Case
 from kme.effects import EndRelay
-from qkdrelay.messages import Findings
+from qkdrelay.messages.reports import Findings
 from qkdrelay.network.plan import Route
 
 

@@ -11,15 +11,15 @@ from typing import Any
 
 from attack.coalition import Coalition
 from attack.sealed import Compromised, send_late
+from kme.forwarding import NodeSettings
 from kme.links import Link
-from kme.node import NodeSettings
+from kme.service import KmeService
 from kme.store import KmeStore
-from kme.worker import KmeService
 from qkdrelay.broker.names import kme_queues
 from qkdrelay.broker.rabbitmq import RabbitMqBroker
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
-from qkdrelay.link.key import SimulatedLinkKey
-from qkdrelay.service import Loop
+from qkdrelay.link.simulated import SimulatedLinkKey
+from qkdrelay.service.loop import Loop
 
 
 @contextmanager

@@ -12,21 +12,23 @@ from attack.coalition import Coalition
 from attack.coordinator import Dishonest
 from attack.outcome import Outcome
 from kme.effects import Effect, SendShare
-from kme.worker import KmeService
-from qkdrelay import control
+from kme.service import KmeService
 from qkdrelay.broker.names import COORDINATOR
-from qkdrelay.codec import decode_plan, encode_plan
-from qkdrelay.messages import Commands, Rebuilt, ShareHeader, Started, Terms
+from qkdrelay.messages import signing
+from qkdrelay.messages.control import Commands, Terms
+from qkdrelay.messages.link import ShareHeader
+from qkdrelay.messages.plans import decode_plan, encode_plan
+from qkdrelay.messages.relay_ids import new_relay_id
+from qkdrelay.messages.reports import Rebuilt, Started
 from qkdrelay.network.plan import Route
-from qkdrelay.relay_ids import new_relay_id
-from qkdrelay.service import Loop
+from qkdrelay.service.loop import Loop
 from support.network import Network
 
 TIMEOUT_S = 30.0
 
 
 class Compromised:
-    """In place of a member's `kme.node.Node`; the member's store, seals and numbers are the real ones."""
+    """In place of a member's `kme.forwarding.Node`; the member's store, seals and numbers are the real ones."""
 
     def __init__(self, coalition: Coalition, member: str) -> None:
         self._coalition, self._member = coalition, member
@@ -137,7 +139,7 @@ class Sealed:
         while dishonest.left:
             kme, command = dishonest.next()
             body = Commands(items=(command,))
-            message = control.sign(keys[kme], COORDINATOR, kme, epoch=self.epoch, number=self.number, body=body)
+            message = signing.sign(keys[kme], COORDINATOR, kme, epoch=self.epoch, number=self.number, body=body)
             self.number += 1
             self.signed.append((kme, message))
             network.as_coordinator(kme, message)

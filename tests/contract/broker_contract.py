@@ -20,15 +20,8 @@ from qkdrelay.broker.names import (
     link_queue,
     results_queue,
 )
-from qkdrelay.broker.port import (
-    Broker,
-    Client,
-    Delivery,
-    MessageTooLargeError,
-    Publication,
-    Received,
-)
-from qkdrelay.codec import MESSAGE_BYTES_MAX
+from qkdrelay.broker.port import Broker, Client, Delivery, MessageTooLargeError, Publication, Received
+from qkdrelay.messages.codec import MESSAGE_BYTES_MAX
 from support.waiting import eventually
 
 KMES = ("kme-1", "kme-2", "kme-10")

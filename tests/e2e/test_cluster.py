@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from coordinator.compose import CLUSTER_NODES, CLUSTER_SERVICES, password_variable
-from coordinator.provision import AMQP_PORTS, provision
 from qkdrelay.broker.names import SERVICE_USERS, VHOST
+from qkdrelay_deployment.compose import CLUSTER_NODES, CLUSTER_SERVICES, password_variable
+from qkdrelay_deployment.provision import AMQP_PORTS, provision
 from support import processes, rabbitmq, stack
 from support.network import DIAMOND
 from support.waiting import eventually

@@ -18,8 +18,8 @@ from random import Random
 
 import pytest
 
-from coordinator.dotenv_file import assignment, read
 from qkdrelay.errors import SettingsError
+from qkdrelay.service.dotenv_file import assignment, read
 from support import rabbitmq, stack
 from support.plans import REFERENCE_RELAY
 from support.waiting import eventually

@@ -17,11 +17,12 @@ from uuid import UUID
 
 import pytest
 
-from qkdrelay.codec import decode_plan
-from qkdrelay.inquiries import AttackRequest, LabRequest, LinkRequest, RelayView, ShowRequest
-from qkdrelay.messages import TERMINAL
+from qkdrelay.messages.answers import RelayView
+from qkdrelay.messages.fields import TERMINAL
+from qkdrelay.messages.plans import decode_plan
+from qkdrelay.messages.relay_ids import new_relay_id
+from qkdrelay.messages.requests import AttackRequest, LabRequest, LinkRequest, ShowRequest
 from qkdrelay.network.plan import Plan, Route
-from qkdrelay.relay_ids import new_relay_id
 from support import rabbitmq, stack
 from support.waiting import eventually
 

@@ -6,12 +6,16 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from qkdrelay import codec, control
 from qkdrelay.broker.names import control_queue, link_queue, results_queue
 from qkdrelay.errors import ForgedMessageError
 from qkdrelay.link.envelope import one_time_tag, seal, unseal
-from qkdrelay.link.key import SLOT_BYTES, SimulatedLinkKey
-from qkdrelay.messages import Alarm, Commands, Reports, SealedMessage, SetLink, ShareHeader, SignedMessage
+from qkdrelay.link.port import SLOT_BYTES
+from qkdrelay.link.simulated import SimulatedLinkKey
+from qkdrelay.messages import codec, signing
+from qkdrelay.messages.control import Commands, SetLink, SignedMessage
+from qkdrelay.messages.link import SealedMessage, ShareHeader
+from qkdrelay.messages.plans import encode_plan
+from qkdrelay.messages.reports import Alarm, Reports
 from qkdrelay.network.plan import Hop, Plan
 from support.network import Network, ask
 
@@ -65,7 +69,7 @@ CHANGES = {
     "pad_offset": [1, 16, 32, 128, 2**40, 2**62],
     "relay_id": [uuid4()],
     "route": [("kme-3", "kme-5"), ("kme-1", "kme-4", "kme-3", "kme-5"), ("kme-2", "kme-3", "kme-5")],
-    "plan": [codec.encode_plan(OTHER_PART), b"", codec.encode_plan(Plan("kme-5", "kme-5", {}))],
+    "plan": [encode_plan(OTHER_PART), b"", encode_plan(Plan("kme-5", "kme-5", {}))],
     "deadline": [0.0, 1_700_000_031.0, 4e9],
 }
 
@@ -96,9 +100,9 @@ def test_no_byte_of_a_sealed_message_can_be_changed_and_none_be_left_out(suite):
 
 
 def signed(network, kme, body, number, *, back=False):
-    ends = (kme, control.COORDINATOR) if back else (control.COORDINATOR, kme)
-    key = network.service(control.COORDINATOR)._keys[kme]
-    return control.sign(key, *ends, epoch=bytes(16), number=number, body=body)
+    ends = (kme, signing.COORDINATOR) if back else (signing.COORDINATOR, kme)
+    key = network.service(signing.COORDINATOR)._keys[kme]
+    return signing.sign(key, *ends, epoch=bytes(16), number=number, body=body)
 
 
 @pytest.mark.parametrize("back", [False, True], ids=["command", "report"])
@@ -210,7 +214,7 @@ def link_key(kind):
 
 def share_header(**changes):
     route = ("kme-1", "kme-2", "kme-5", "kme-8")
-    part = codec.encode_plan(Plan("kme-8", "kme-8", {}))
+    part = encode_plan(Plan("kme-8", "kme-8", {}))
     fields = {"link": route[-2:], "epoch": bytes(16), "number": 500, "pad_offset": 4096, "relay_id": uuid4()}
     return ShareHeader(**{**fields, "route": route, "plan": part, "deadline": 1_700_000_030.0, **changes})
 

@@ -4,8 +4,8 @@ import sqlite3
 
 import pytest
 
-from qkdrelay import journal as module
-from qkdrelay.journal import Journal
+from qkdrelay.service import journal as module
+from qkdrelay.service.journal import Journal
 
 SCHEMA = "CREATE TABLE things (id INTEGER PRIMARY KEY);"
 EPOCH = bytes(16)

@@ -4,9 +4,9 @@ from collections import Counter
 
 import pytest
 
-from qkdrelay import codec
-from qkdrelay.confirmation import OVERHEAD
-from qkdrelay.link.key import SLOT_BYTES
+from qkdrelay.link.confirmation import OVERHEAD
+from qkdrelay.link.port import SLOT_BYTES
+from qkdrelay.messages.plans import decode_plan
 from support.network import Network, ask
 
 RELAYS = 40
@@ -96,6 +96,6 @@ def test_link_key_is_little_more_than_the_bytes_of_the_shares(costs, keys, over)
 
 
 def test_a_plan_is_decoded_once_however_many_relays_follow_it(costs):
-    before = codec.decode_plan.cache_info().misses
+    before = decode_plan.cache_info().misses
     costs.run(RELAYS)
-    assert codec.decode_plan.cache_info().misses == before
+    assert decode_plan.cache_info().misses == before

@@ -6,11 +6,11 @@ from uuid import uuid4
 import pytest
 
 from coordinator.requests import Desk
-from kme.ends import Ends
-from kme.node import Node
+from kme.endpoint import Ends
+from kme.forwarding import Node
 from qkdrelay.errors import StoreError
-from qkdrelay.inquiries import NetworkRequest
-from qkdrelay.service import BATCH_MAX
+from qkdrelay.messages.requests import NetworkRequest
+from qkdrelay.service.loop import BATCH_MAX
 from support.network import DIAMOND, Killed, Network, ask, of
 
 SERVICES = ("kme-1", "kme-2", "kme-4", "coordinator")

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from qkdrelay.broker.names import COORDINATOR
-from qkdrelay.codec import decode_plan, encode_plan
-from qkdrelay.messages import Decide, Demand, Expect, Prove, Start
+from qkdrelay.messages.control import Decide, Demand, Expect, Prove, Start
+from qkdrelay.messages.plans import decode_plan, encode_plan
 from qkdrelay.network.plan import Hop, Plan
 from qkdrelay.network.planner import recursive_plan
 from support import plans

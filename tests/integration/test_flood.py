@@ -6,11 +6,11 @@ from uuid import uuid4
 
 import pytest
 
-from kme import waiting
-from qkdrelay import codec
+from kme import fairness
 from qkdrelay.broker.names import link_queue
 from qkdrelay.link.envelope import seal
-from qkdrelay.messages import ShareHeader
+from qkdrelay.messages.link import ShareHeader
+from qkdrelay.messages.plans import encode_plan
 from qkdrelay.network.plan import Hop, Plan
 from support.clock import Clock
 from support.network import Network
@@ -33,7 +33,7 @@ def network():
 def flood(network, number, size=128):
     """Send, correctly sealed, shares of relays that kme-2 has invented: kme-5 is to send each on to kme-8."""
     link, store = network.service("kme-2")._links._links["kme-5"], network.stores["kme-2"]
-    part = codec.encode_plan(Plan("kme-5", "kme-8", {"kme-5": Hop(("kme-8",), 1)}))
+    part = encode_plan(Plan("kme-5", "kme-8", {"kme-5": Hop(("kme-8",), 1)}))
     for _ in range(number):
         with store.transaction():
             drawn, offset = store.next_number("link kme-5"), store.next_number("pad kme-5", size)
@@ -69,7 +69,7 @@ def test_a_flood_of_invented_relays_takes_at_most_its_share_of_a_links_key(netwo
 
 
 def test_a_flood_leaves_the_others_room_to_wait(network, monkeypatch, capsys):
-    monkeypatch.setattr(waiting, "WAITING_MAX", 100)
+    monkeypatch.setattr(fairness, "WAITING_MAX", 100)
     flood(network, 400)
     assert network.stores["kme-5"].waiting() == {"kme-8": 50}
     view = network.relay("kme-3", "kme-8", policy="recursive")

@@ -6,23 +6,11 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from qkdrelay import codec, control
 from qkdrelay.broker.names import control_queue, link_queue, results_queue
-from qkdrelay.messages import (
-    Alarm,
-    Commands,
-    Decide,
-    Decided,
-    Expected,
-    Refused,
-    Reports,
-    SealedMessage,
-    SetLink,
-    ShareHeader,
-    SignedMessage,
-    Split,
-    Waiting,
-)
+from qkdrelay.messages import codec, signing
+from qkdrelay.messages.control import Commands, Decide, SetLink, SignedMessage
+from qkdrelay.messages.link import SealedMessage, ShareHeader
+from qkdrelay.messages.reports import Alarm, Decided, Expected, Refused, Reports, Split, Waiting
 from support import wire_slow as slow
 from support.network import Network
 from support.slow_msgpack import packed
@@ -144,9 +132,9 @@ def test_a_flood_of_noise_between_honest_messages_costs_none_of_them():
 
 
 def signed(network, kme, body, *, key=None, number=10_000, epoch=bytes(16), back=False):
-    ends = (kme, control.COORDINATOR) if back else (control.COORDINATOR, kme)
-    key = network.service(control.COORDINATOR)._keys[kme] if key is None else key
-    return control.sign(key, *ends, epoch=epoch, number=number, body=body)
+    ends = (kme, signing.COORDINATOR) if back else (signing.COORDINATOR, kme)
+    key = network.service(signing.COORDINATOR)._keys[kme] if key is None else key
+    return signing.sign(key, *ends, epoch=epoch, number=number, body=body)
 
 
 CUT = Commands(items=(SetLink(command_id=UUID(int=1), peer="kme-5", up=False),))

@@ -28,9 +28,9 @@ PROGRAMS = Path(sys.executable).parent
 RELAY = """
 import sys
 from pathlib import Path
-from coordinator.demo.network import EmbeddedNetwork
+from qkdrelay_demo.network import EmbeddedNetwork
 from qkdrelay.network.topology import reference_topology
-from qkdrelay.observability import lines_lost, set_up_logging
+from qkdrelay.service.logs import lines_lost, set_up_logging
 from qkdrelay.service import prepare_process
 
 prepare_process()

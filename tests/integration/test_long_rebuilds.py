@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from kme import rebuilds, settling
-from qkdrelay.sharing import tree
+from kme import rebuilding, settling
+from qkdrelay.schemes import recursive
 from support.network import Network, ask, of
 from support.work import note_rebuilding
 
@@ -24,8 +24,8 @@ def turns(monkeypatch):
     """The work of rebuilding in each turn of t, in slices that make a search last for many turns."""
     monkeypatch.setattr(settling, "SLICE_WORK", SLICE)
     monkeypatch.setattr(settling, "TURN_WORK", TURN)
-    monkeypatch.setattr(tree, "SEARCH_MAX", 64 * SLICE)
-    monkeypatch.setattr(rebuilds, "RELAY_SEARCH_MAX", 64 * SLICE)
+    monkeypatch.setattr(recursive, "SEARCH_MAX", 64 * SLICE)
+    monkeypatch.setattr(rebuilding, "RELAY_SEARCH_MAX", 64 * SLICE)
     works = [0]
     note_rebuilding(monkeypatch, works)
     return works

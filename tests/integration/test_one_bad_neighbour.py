@@ -9,20 +9,22 @@ import pytest
 
 import coordinator.service
 import kme.links
-from coordinator.demo.network import relay_request
 from kme.store import KmeStore
-from qkdrelay import codec, control
 from qkdrelay.broker import names
 from qkdrelay.errors import StoreError
 from qkdrelay.link.envelope import seal
-from qkdrelay.link.key import SimulatedLinkKey
-from qkdrelay.messages import Rejected, Reports, ShareHeader
-from qkdrelay.moderation import LINES_MAX
+from qkdrelay.link.simulated import SimulatedLinkKey
+from qkdrelay.messages import signing
+from qkdrelay.messages.link import ShareHeader
+from qkdrelay.messages.plans import encode_plan
+from qkdrelay.messages.relay_ids import new_relay_id
+from qkdrelay.messages.reports import Rejected, Reports
 from qkdrelay.network.analysis import withstands
 from qkdrelay.network.plan import Hop, Plan
-from qkdrelay.relay_ids import new_relay_id
+from qkdrelay.schemes.recursive import hand_on, rebuild, start
+from qkdrelay.service.moderation import LINES_MAX
 from qkdrelay.sharing import amd, shamir
-from qkdrelay.sharing.tree import hand_on, rebuild, start
+from qkdrelay_demo.network import relay_request
 from support.clock import Clock
 from support.kme import NOW
 from support.network import Network
@@ -40,7 +42,7 @@ def sealed_by(network, sender, receiver, route, part, payload, number=None):
         pad_offset=offset,
         relay_id=uuid4(),
         route=route,
-        plan=codec.encode_plan(part),
+        plan=encode_plan(part),
         deadline=network.clock() + 60,
     )
     return seal("otp", header, payload, network.service(sender)._links._links[receiver].outgoing)
@@ -161,7 +163,7 @@ def test_the_longest_reason_there_is_keeps_nobody_from_seeing_the_relay():
     key = network.service("coordinator")._keys["kme-5"]
     link, route = ("kme-2", "kme-5"), ("kme-1", "kme-2", "kme-5")
     reports = Reports(items=(Rejected(relay_id=relay_id, route=route, link=link, reason="r" * 500),))
-    network.as_kme("kme-5", control.sign(key, "kme-5", "coordinator", epoch=b"\xff" * 16, number=0, body=reports))
+    network.as_kme("kme-5", signing.sign(key, "kme-5", "coordinator", epoch=b"\xff" * 16, number=0, body=reports))
     network.settle()
     [stuck] = network.show(relay_id).stuck
     assert stuck.route == route

@@ -51,8 +51,8 @@ def test_behind_a_full_queue_each_other_has_its_turn_in_the_first_round(garbage)
 
 def test_a_queue_that_only_fails_rests_while_the_others_go_on(monkeypatch):
     network = Network()
-    monkeypatch.setattr("qkdrelay.resting.REST_S_MIN", 600.0)  # longer than this test
-    monkeypatch.setattr("qkdrelay.resting.REST_S_MAX", 600.0)
+    monkeypatch.setattr("qkdrelay.service.resting.REST_S_MIN", 600.0)  # longer than this test
+    monkeypatch.setattr("qkdrelay.service.resting.REST_S_MAX", 600.0)
     for _ in range(400):
         network.on_link("kme-2", "kme-5", b"noise")
     network.settle()

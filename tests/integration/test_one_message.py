@@ -11,40 +11,33 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from coordinator.service import ORDER_AGAIN_S
-from qkdrelay import codec, control
 from qkdrelay.broker.names import COORDINATOR, control_queue, results_queue
-from qkdrelay.inquiries import ShowRequest
-from qkdrelay.messages import (
-    COMMANDS_MAX,
+from qkdrelay.messages import codec, signing
+from qkdrelay.messages.control import COMMANDS_MAX, Commands, Decide, Expect, Prove, SetLab, SetLink, SignedMessage
+from qkdrelay.messages.reports import (
     REPORTS_MAX,
     Alarm,
     Collected,
-    Commands,
-    Decide,
     Decided,
     Dispute,
     Done,
-    Expect,
     Expected,
     Findings,
     Forwarded,
     Hello,
     LinkReport,
-    Prove,
     Rebuilt,
     Refused,
     Rejected,
     Report,
     Reports,
-    SetLab,
-    SetLink,
-    SignedMessage,
     Split,
     Started,
     Verified,
     Waiting,
 )
-from qkdrelay.moderation import LINES_MAX
+from qkdrelay.messages.requests import ShowRequest
+from qkdrelay.service.moderation import LINES_MAX
 from support.kme import terms
 from support.messages import values
 from support.network import Network
@@ -111,7 +104,7 @@ def signed(network, kme, body, recipient=COORDINATOR):
     stream = "reports" if recipient == COORDINATOR else f"control {recipient}"
     with store.transaction():
         number = store.next_number(stream)
-    return control.sign(service._key, kme, recipient, epoch=store.epoch, number=number, body=body)
+    return signing.sign(service._key, kme, recipient, epoch=store.epoch, number=number, body=body)
 
 
 def hello(*links):

@@ -7,14 +7,14 @@ from uuid import uuid4
 
 import pytest
 
+from kme.forwarding import LATE_S
 from kme.links import Link
-from kme.node import LATE_S
 from kme.store import UNDECIDED_S
 from qkdrelay.broker.names import COORDINATOR
-from qkdrelay.journal import EPOCHS_MAX
 from qkdrelay.link.envelope import seal
-from qkdrelay.link.key import SimulatedLinkKey
-from qkdrelay.messages import ShareHeader
+from qkdrelay.link.simulated import SimulatedLinkKey
+from qkdrelay.messages.link import ShareHeader
+from qkdrelay.service.journal import EPOCHS_MAX
 from support.network import Network
 
 

@@ -16,8 +16,8 @@ from qkdrelay.broker.names import CLI, CLI_EXCHANGE, REQUESTS_KEY, REQUESTS_QUEU
 from qkdrelay.broker.port import MessageTooLargeError, Publication
 from qkdrelay.broker.rabbitmq import RabbitMqBroker, RabbitMqClient, RabbitMqSettings
 from qkdrelay.broker.rabbitmq import client as client_module
-from qkdrelay.codec import MESSAGE_BYTES_MAX
 from qkdrelay.errors import BrokerUnreachableError
+from qkdrelay.messages.codec import MESSAGE_BYTES_MAX
 from support.proxy import Proxy, resetting_port
 from support.rabbitmq import RabbitMqServer, VirtualHost
 from support.waiting import eventually

@@ -4,10 +4,10 @@ from itertools import pairwise
 
 import pytest
 
-from kme import node
-from kme.node import RejectedShareError
-from qkdrelay.messages import Waiting
-from qkdrelay.telling import event_of, fields_of, level_of
+from kme import forwarding
+from kme.forwarding import RejectedShareError
+from qkdrelay.messages.reports import Waiting
+from qkdrelay.service.events import event_of, fields_of, level_of
 from support.kme import RELAY
 from support.network import Network, carried, of
 from support.plans import written
@@ -59,14 +59,14 @@ def test_a_share_for_which_there_is_no_room_was_dropped(network):
 
 
 def test_a_share_that_its_receiver_refuses_is_said_to_be_refused(network, monkeypatch):
-    check = node.check_final_share
+    check = forwarding.check_final_share
 
     def refusing(relay, route, payload):
         if "kme-6" in route:
             raise RejectedShareError("it is not to my liking")
         check(relay, route, payload)
 
-    monkeypatch.setattr(node, "check_final_share", refusing)
+    monkeypatch.setattr(forwarding, "check_final_share", refusing)
     view = network.wait(network.relay("kme-1", "kme-8").relay_id)
     assert view.reason == (
         "too few shares in time: the split on kme-1 has 1 of the 2 it needs;"

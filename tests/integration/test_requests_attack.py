@@ -7,28 +7,26 @@ from itertools import combinations
 import msgspec
 import pytest
 
-from coordinator.cli.session import Session
 from coordinator.service import CoordinatorService
-from qkdrelay import codec, dialogue
 from qkdrelay.broker.names import CLI, CLI_EXCHANGE, COORDINATOR, REPLIES_EXCHANGE
 from qkdrelay.errors import BrokerUnreachableError
-from qkdrelay.inquiries import (
-    Acknowledged,
+from qkdrelay.messages import codec, dialogue
+from qkdrelay.messages.answers import Acknowledged, Refusal, RelayView, Reply
+from qkdrelay.messages.control import Demand, SignedMessage
+from qkdrelay.messages.plans import decode_plan
+from qkdrelay.messages.relay_ids import new_relay_id
+from qkdrelay.messages.requests import (
     DropRequest,
     LabRequest,
     LinkRequest,
-    Refusal,
     RelaysRequest,
-    RelayView,
-    Reply,
     Request,
     RequeueRequest,
     ShowRequest,
     Wish,
 )
-from qkdrelay.messages import Demand, SignedMessage
 from qkdrelay.network.analysis import learns
-from qkdrelay.relay_ids import new_relay_id
+from qkdrelay_cli.session import Session
 from support.kme import NOW
 from support.network import DIAMOND, Network, relay_request, topology
 
@@ -116,7 +114,7 @@ def test_what_was_asked_to_be_withstood_is_withstood_or_nothing_is_relayed():
         if isinstance(asked, Refusal):
             continue
         tried += 1
-        plan = codec.decode_plan(asked.plan)
+        plan = decode_plan(asked.plan)
         between = [kme for kme in plan.order if kme not in (source, target)]
         assert not any(learns(plan, pair) for pair in combinations(between, 2))
         assert asked.withstand == Demand(compromised=2, failed=0, tampering=0)
@@ -323,7 +321,7 @@ class Wired:
 @pytest.fixture
 def session(monkeypatch):
     def session(network):
-        monkeypatch.setattr("coordinator.cli.session.monotonic", network.time)
+        monkeypatch.setattr("qkdrelay_cli.session.monotonic", network.time)
         return Session(Wired(network), network.cli_key, network.clock)
 
     return session

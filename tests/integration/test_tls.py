@@ -14,9 +14,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from contract.broker_contract import LINK, Service
-from coordinator.certificates import Authority
 from qkdrelay.broker.names import CLI
 from qkdrelay.broker.rabbitmq import RabbitMqBroker, RabbitMqSettings
+from qkdrelay_deployment.certificates import Authority
 from support import stack
 from support.rabbitmq import RabbitMqServer, VirtualHost
 from support.waiting import eventually

@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 
 from attack.oracle import arrivals, suffices
-from qkdrelay.codec import decode_plan
+from qkdrelay.messages.plans import decode_plan
 from support.network import REFERENCE, Network
 
 

@@ -10,16 +10,17 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from qkdrelay.errors import RequestRefusedError
-from qkdrelay.network import chance, coalitions, minimal
+from qkdrelay.network import exhaustive, minimal_sets, probability
 from qkdrelay.network.analysis import delivers, learns, withstands
-from qkdrelay.network.candidates import Withstand, choose, plans
-from qkdrelay.network.case import case
-from qkdrelay.network.circuit import blocking, learning
-from qkdrelay.network.decision import Diagram
+from qkdrelay.network.bdd import Diagram
 from qkdrelay.network.plan import Hop, Plan
 from qkdrelay.network.planner import Routes
+from qkdrelay.network.selection import Withstand, choose, plans
+from qkdrelay.network.threshold_circuit import blocking, learning
 from qkdrelay.network.topology import Topology
-from qkdrelay.sharing import gf256, tree
+from qkdrelay.network.what_if import case
+from qkdrelay.schemes import recursive
+from qkdrelay.sharing import gf256
 from support.plans import at_target, carry, eight, random_plans, written
 
 SEEDS = st.integers(0, 2**32)
@@ -118,7 +119,7 @@ def test_the_target_rebuilds_exactly_when_the_analysis_says_so(data, plan, seed)
     shares = at_target(plan, carry(plan, KEYS, Random(seed).randbytes))
     links = {route: set(pairwise(route)) for route in shares}
     came = {r: share for r, share in shares.items() if not failed & set(r) and not cut & links[r]}
-    rebuilt = tree.rebuild(plan, came, len(KEYS)).secret == KEYS
+    rebuilt = recursive.rebuild(plan, came, len(KEYS)).secret == KEYS
     turned = [(b, a) for a, b in cut]
     assert delivers(plan, failed, turned) == rebuilt
     assert case(plan, failed=failed, cut=turned).delivered == rebuilt
@@ -127,7 +128,7 @@ def test_the_target_rebuilds_exactly_when_the_analysis_says_so(data, plan, seed)
 @given(st.data(), random_plans(), SEEDS)
 @settings(max_examples=150, deadline=None)
 def test_the_target_rebuilds_in_spite_of_as_many_tampering_kmes_as_stated(data, plan, seed):
-    most = minimal.withstood(plan, len(between(plan))).tampering
+    most = minimal_sets.withstood(plan, len(between(plan))).tampering
     coalition = set(data.draw(st.permutations(between(plan)))[:most])
     random = Random(seed)
 
@@ -138,7 +139,7 @@ def test_the_target_rebuilds_in_spite_of_as_many_tampering_kmes_as_stated(data, 
 
     held = at_target(plan, carry(plan, KEYS, random.randbytes, tamper))
     came = {route: share for route, share in held.items() if not coalition & set(route) or random.random() < 0.8}
-    assert tree.rebuild(plan, came, len(KEYS)).secret == KEYS
+    assert recursive.rebuild(plan, came, len(KEYS)).secret == KEYS
 
 
 # --- minimal sets and probabilities, against brute force -------------------------------------------
@@ -161,11 +162,11 @@ def circuits(plan):
 @settings(max_examples=60, deadline=None)
 def test_minimal_sets_are_those_that_trying_all_finds(plan):
     for circuit in circuits(plan):
-        true, found = brute_force(circuit), minimal.minimal(circuit, 10_000)
+        true, found = brute_force(circuit), minimal_sets.minimal(circuit, 10_000)
         assert {frozenset(chosen) for chosen in found.sets} == true
         assert len(found.sets) == len(true)
         assert [len(chosen) for chosen in found.sets] == sorted(len(chosen) for chosen in true)
-        assert found.smallest == minimal.smallest(circuit) == min(map(len, true), default=None)
+        assert found.smallest == minimal_sets.smallest(circuit) == min(map(len, true), default=None)
         assert sum(found.counts.values()) == len(true)
         assert found.complete
 
@@ -174,7 +175,7 @@ def test_minimal_sets_are_those_that_trying_all_finds(plan):
 @settings(max_examples=8, deadline=None)
 def test_the_solver_finds_the_same_minimal_sets(plan):
     for circuit in circuits(plan)[:3]:
-        by_diagram, by_solver = minimal.minimal(circuit, 40), minimal.minimal(circuit, 40, nodes_max=2)
+        by_diagram, by_solver = minimal_sets.minimal(circuit, 40), minimal_sets.minimal(circuit, 40, nodes_max=2)
         if by_diagram.complete:
             assert by_solver.sets == by_diagram.sets
         assert by_solver.smallest == by_diagram.smallest
@@ -191,7 +192,7 @@ def test_a_kme_finds_exactly_the_plans_that_withstand_so_many(plan, size):
 @given(random_plans(), st.integers(1, 3), st.integers(1, 4))
 @settings(max_examples=100, deadline=None)
 def test_a_kme_finds_the_same_however_many_it_tries_at_once(plan, size, at_once):
-    with mock.patch.object(coalitions, "SETS_AT_ONCE_MAX", at_once):
+    with mock.patch.object(exhaustive, "SETS_AT_ONCE_MAX", at_once):
         small = withstands(plan, size)
     assert small == withstands(plan, size)
 
@@ -202,8 +203,8 @@ def test_a_probability_is_the_sum_over_all_cases(plan, seed):
     random = Random(seed)
     of = {element: random.choice((0.0, 1.0, random.random())) for element in (*plan.order, *plan.links)}
     for circuit, found in (
-        (learning(plan), chance.leak(plan, {kme: of[kme] for kme in plan.order})),
-        (blocking(plan, links=True), chance.loss(plan, of, of)),
+        (learning(plan), probability.leak(plan, {kme: of[kme] for kme in plan.order})),
+        (blocking(plan, links=True), probability.loss(plan, of, of)),
     ):
         if len(circuit.elements) > 10:
             continue

@@ -12,10 +12,10 @@ from dotenv import dotenv_values
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from coordinator.dotenv_file import assignment, read
-from coordinator.settings import CliSettings
 from qkdrelay.errors import SettingsError
-from qkdrelay.settings import load
+from qkdrelay.service.dotenv_file import assignment, read
+from qkdrelay.service.settings import load
+from qkdrelay_cli.settings import CliSettings
 from support.fuzzing import fuzzed
 
 NAME = "QKDRELAY_CLI_PASSWORD"

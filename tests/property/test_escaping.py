@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from coordinator.provision import _topology_file
 from qkdrelay.escaping import TEXT_MAX, escaped, escaped_json
 from qkdrelay.network.topology import Topology, parse_topology
+from qkdrelay_deployment.provision import _topology_file
 from support.fuzzing import fuzzed
 from support.hostile import ANY_TEXT, TEXT, steering
 

@@ -7,16 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qkdrelay.errors import AmdError
-from qkdrelay.sharing import amd, gf128, gf256, lanes, shamir
+from qkdrelay.sharing import amd, gf128, gf256, shamir, shamir_numpy
 from support import sharing_slow as slow
 
 BYTES = st.integers(0, 255)
 BLOCKS = st.binary(min_size=16, max_size=16)
 RANDOM = st.integers(0, 2**32).map(lambda seed: Random(seed).randbytes)
 
-EDGES = (shamir.LONG, 2 * shamir.LONG, lanes.BLOCK, 2 * lanes.BLOCK)
+EDGES = (shamir.LONG, 2 * shamir.LONG, shamir_numpy.BLOCK, 2 * shamir_numpy.BLOCK)
 MESSAGES = st.binary(max_size=80) | st.binary(min_size=amd.SHORT - 20, max_size=amd.SHORT + 60)
-LENGTHS = st.builds(int.__add__, st.sampled_from(EDGES), st.integers(-9, 9)) | st.integers(1, 3 * lanes.BLOCK)
+LENGTHS = st.builds(int.__add__, st.sampled_from(EDGES), st.integers(-9, 9)) | st.integers(1, 3 * shamir_numpy.BLOCK)
 
 
 def pieces(data):

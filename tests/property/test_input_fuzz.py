@@ -14,16 +14,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from coordinator.demo.network import EmbeddedNetwork
-from coordinator.settings import CliSettings, CoordinatorSettings
+from coordinator.settings import CoordinatorSettings
 from kme.effects import EndRelay
 from kme.keys import listed
 from kme.settings import KmeSettings, StoreSettings
 from kme.store import KmeStore
-from qkdrelay.confirmation import Payload
 from qkdrelay.errors import QkdRelayError, SettingsError, StoreError, TopologyError
+from qkdrelay.link.confirmation import Payload
 from qkdrelay.network.topology import load_topology, parse_topology, reference_topology
-from qkdrelay.settings import load
+from qkdrelay.service.settings import load
+from qkdrelay_cli.settings import CliSettings
+from qkdrelay_demo.network import EmbeddedNetwork
 from support.fuzzing import fuzzed
 from support.kme import DEMAND, RELAY
 from support.plans import TOPOLOGIES, eight

@@ -10,7 +10,7 @@ import structlog
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from qkdrelay.observability import LINE_MAX, lines_lost, log_all, set_up_logging
+from qkdrelay.service.logs import LINE_MAX, lines_lost, log_all, set_up_logging
 from support.fuzzing import fuzzed
 from support.hostile import ANY_TEXT, steering
 

@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from attack.oracle import arrivals, prefixes, suffices
-from coordinator.progress import Relay, expire
-from coordinator.whereabouts import Whereabouts
-from qkdrelay.codec import encode_plan
-from qkdrelay.messages import (
+from coordinator.lifecycle import Relay, expire
+from qkdrelay.messages.control import Terms
+from qkdrelay.messages.plans import encode_plan
+from qkdrelay.messages.reports import (
     Collected,
     Dispute,
     Expected,
@@ -20,9 +20,9 @@ from qkdrelay.messages import (
     Rebuilt,
     Split,
     Started,
-    Terms,
     Verified,
 )
+from qkdrelay.network.whereabouts import Whereabouts
 from support.kme import NOTHING, NOW, RELAY
 from support.network import Network, carried, of
 from support.plans import random_plans

@@ -5,7 +5,8 @@ from random import Random
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from qkdrelay.sharing import gf256, tree
+from qkdrelay.schemes import recursive
+from qkdrelay.sharing import gf256
 from qkdrelay.sharing.work import attempt
 from support.plans import at_target, carry, fan, random_plans, written
 from support.sharing_slow import payloads, xor
@@ -40,7 +41,7 @@ def test_the_secret_is_what_the_definition_says_however_few_shares_are_good(plan
     came = {route: share for route, share in held.items() if random.random() < 0.9}
     hops = {kme: (hop.successors, hop.threshold) for kme, hop in plan.hops.items()}
     said = payloads(hops, (plan.source,), came)
-    result = tree.rebuild(plan, came, len(KEYS))
+    result = recursive.rebuild(plan, came, len(KEYS))
     assert not result.exhausted
     assert ({result.secret} if result.secret is not None else set()) == (said if len(said) == 1 else set())
     assert result.ambiguous == (len(said) > 1)

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from coordinator.progress import Relay
+from coordinator.lifecycle import Relay
 from coordinator.store import CoordinatorStore
 from kme.effects import EndRelay, KeepShare, SendShare
 from kme.store import KmeStore
-from qkdrelay.confirmation import Payload
 from qkdrelay.errors import ForgedMessageError, StoreError
-from qkdrelay.messages import Findings
+from qkdrelay.link.confirmation import Payload
+from qkdrelay.messages.reports import Findings
 from support import plans
 from support.kme import DEMAND, terms
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, precondition, rule
 
 from qkdrelay.errors import StoreError
-from qkdrelay.journal import Journal
+from qkdrelay.service.journal import Journal
 
 SCHEMA = "CREATE TABLE things (id INTEGER PRIMARY KEY, value BLOB NOT NULL);"
 ROWS = 24

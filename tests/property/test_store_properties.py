@@ -12,9 +12,9 @@ import pytest
 from kme import store as module
 from kme.effects import EndRelay, KeepShare
 from kme.store import KmeStore
-from qkdrelay.confirmation import Payload
 from qkdrelay.errors import NumberReusedError
-from qkdrelay.recent import Recent
+from qkdrelay.link.confirmation import Payload
+from qkdrelay.service.lru import Recent
 from support import plans
 from support.kme import DEMAND
 

@@ -5,7 +5,7 @@ from random import Random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qkdrelay.sharing import tree
+from qkdrelay.schemes import recursive
 from support.plans import at_target, carry, random_plans
 from support.sharing_slow import threshold_circuit
 
@@ -32,7 +32,7 @@ def test_the_secret_is_rebuilt_exactly_when_the_thresholds_say_so(data, plan, se
     shares = at_target(plan, carry(plan, KEYS, Random(seed).randbytes))
     came = some_of(data, shares)
     Random(seed).shuffle(came)
-    result = tree.rebuild(plan, {route: shares[route] for route in came}, len(KEYS))
+    result = recursive.rebuild(plan, {route: shares[route] for route in came}, len(KEYS))
     assert result.secret == (KEYS if satisfied(plan, came) else None)
     assert set(result.missing) == set(shares) - set(came)
     assert (result.false, result.disputed, result.ambiguous, result.exhausted) == ((), (), False, False)
@@ -44,7 +44,7 @@ def test_a_coalition_learns_the_secret_exactly_when_it_satisfies_the_circuit(dat
     held = carry(plan, KEYS, Random(seed).randbytes)
     coalition = some_of(data, plan.order[1:-1])
     seen = {route: payload for route, payload in held.items() if route[-1] in coalition}
-    assert (tree.rebuild(plan, seen, len(KEYS)).secret == KEYS) == satisfied(plan, seen)
+    assert (recursive.rebuild(plan, seen, len(KEYS)).secret == KEYS) == satisfied(plan, seen)
 
 
 @given(st.data(), random_plans(), SEEDS)
@@ -62,7 +62,7 @@ def test_tampering_never_changes_the_secret_and_names_no_honest_route(data, plan
         return random.randbytes(len(payload))
 
     shares = at_target(plan, carry(plan, KEYS, random.randbytes, tamper))
-    result = tree.rebuild(plan, shares, len(KEYS))
+    result = recursive.rebuild(plan, shares, len(KEYS))
     untouched = [r for r in shares if not any(r[:end] in altered for end in range(len(r) + 1))]
     assert result.secret in (KEYS, None)
     assert result.secret == KEYS or not satisfied(plan, untouched)
@@ -74,5 +74,5 @@ def test_tampering_never_changes_the_secret_and_names_no_honest_route(data, plan
 def test_no_data_makes_it_raise(plan, garbage, seed):
     routes = list(carry(plan, KEYS, Random(seed).randbytes))
     held = {routes[place % len(routes)]: payload for place, payload in garbage.items()}
-    secret = tree.rebuild(plan, held, len(KEYS)).secret
+    secret = recursive.rebuild(plan, held, len(KEYS)).secret
     assert secret is None or held.get((plan.source,)) == secret

@@ -21,14 +21,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
-from coordinator.demo.network import relay_request
 from qkdrelay.broker.names import COORDINATOR
 from qkdrelay.broker.rabbitmq.client import RabbitMqClient
-from qkdrelay.dialogue import Asker
 from qkdrelay.errors import BrokerUnreachableError
-from qkdrelay.inquiries import Refusal, RelayView, Reply, Request
-from qkdrelay.messages import TERMINAL
-from qkdrelay.relay_ids import new_relay_id
+from qkdrelay.messages.answers import Refusal, RelayView, Reply
+from qkdrelay.messages.dialogue import Asker
+from qkdrelay.messages.fields import TERMINAL
+from qkdrelay.messages.relay_ids import new_relay_id
+from qkdrelay.messages.requests import Request
+from qkdrelay_demo.network import relay_request
 from support import killable, recorder
 from support.killable import Processes
 from support.waiting import POLL_S, eventually

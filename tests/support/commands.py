@@ -7,10 +7,10 @@ from typing import Any
 
 from typer.main import get_command
 
-import coordinator.cli
 import kme.__main__
+import qkdrelay_cli
 
-APPS = {"coordinator": coordinator.cli.app, "kme": kme.__main__.app}
+APPS = {"coordinator": qkdrelay_cli.app, "kme": kme.__main__.app}
 
 
 def commands() -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -17,13 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qkdrelay.broker.names import CLI, COORDINATOR, SERVICE_USERS, VHOST, definitions
+from qkdrelay.broker.definitions import definitions
+from qkdrelay.broker.names import CLI, COORDINATOR, SERVICE_USERS, VHOST
 from qkdrelay.broker.rabbitmq.client import RabbitMqClient
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
-from qkdrelay.dialogue import Asker
 from qkdrelay.errors import BrokerUnreachableError
-from qkdrelay.inquiries import Late, NetworkRequest, NetworkView, Refusal, RelayView, ReplyBody, RequestBody
-from qkdrelay.inquiries import ShowRequest as Show
+from qkdrelay.messages.answers import Late, NetworkView, Refusal, RelayView, ReplyBody
+from qkdrelay.messages.dialogue import Asker
+from qkdrelay.messages.requests import NetworkRequest, RequestBody
+from qkdrelay.messages.requests import ShowRequest as Show
 from qkdrelay.network.topology import Topology, load_topology
 from support import rabbitmq, recorder, stack
 from support.waiting import eventually

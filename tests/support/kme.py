@@ -4,10 +4,11 @@ import os
 from uuid import UUID
 
 from kme.effects import DropShares, KeepRelay, KeepShare, Tell, TurnLab
-from kme.ends import Ends
-from kme.node import Node, NodeSettings
-from qkdrelay.codec import encode_plan
-from qkdrelay.messages import Demand, ShareHeader, Terms
+from kme.endpoint import Ends
+from kme.forwarding import Node, NodeSettings
+from qkdrelay.messages.control import Demand, Terms
+from qkdrelay.messages.link import ShareHeader
+from qkdrelay.messages.plans import encode_plan
 from support import plans
 
 NOW = 1_700_000_000.0

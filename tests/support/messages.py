@@ -6,21 +6,21 @@ import typing
 import msgspec
 from hypothesis import strategies as st
 
-from qkdrelay import inquiries, messages
+from qkdrelay.messages import answers, control, leaks, link, reports, requests
 
 KINDS = (
-    messages.SealedMessage,
-    messages.ShareHeader,
-    messages.SignedMessage,
-    messages.Terms,
-    messages.Commands,
-    messages.Reports,
-    messages.Bundle,
-    messages.DeadLetter,
-    messages.SealedLeak,
-    messages.Leak,
-    inquiries.Request,
-    inquiries.Reply,
+    link.SealedMessage,
+    link.ShareHeader,
+    control.SignedMessage,
+    control.Terms,
+    control.Commands,
+    reports.Reports,
+    link.Bundle,
+    reports.DeadLetter,
+    leaks.SealedLeak,
+    leaks.Leak,
+    requests.Request,
+    answers.Reply,
 )
 """Every kind that is decoded by itself."""
 

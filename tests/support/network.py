@@ -3,15 +3,12 @@
 from contextlib import contextmanager
 from dataclasses import replace
 
-from coordinator.demo import network as demo
-from coordinator.demo.network import EmbeddedNetwork
-from coordinator.progress import Relay
+from coordinator.lifecycle import Relay
 from coordinator.service import CoordinatorService
 from coordinator.store import CoordinatorStore
 from kme.links import Link
+from kme.service import KmeService
 from kme.store import KmeStore
-from kme.worker import KmeService
-from qkdrelay import codec
 from qkdrelay.broker.names import (
     CLI,
     CLI_EXCHANGE,
@@ -26,13 +23,17 @@ from qkdrelay.broker.names import (
     results_queue,
 )
 from qkdrelay.broker.port import Publication
-from qkdrelay.dialogue import Asker
-from qkdrelay.inquiries import LabRequest, LinkRequest
-from qkdrelay.link.key import SimulatedLinkKey
-from qkdrelay.messages import SealedMessage, ShareHeader, Terms
+from qkdrelay.link.simulated import SimulatedLinkKey
+from qkdrelay.messages import codec, plans
+from qkdrelay.messages.control import Terms
+from qkdrelay.messages.dialogue import Asker
+from qkdrelay.messages.link import SealedMessage, ShareHeader
+from qkdrelay.messages.relay_ids import new_relay_id
+from qkdrelay.messages.requests import LabRequest, LinkRequest
 from qkdrelay.network.topology import Topology, parse_topology
-from qkdrelay.relay_ids import new_relay_id
-from qkdrelay.service import Loop
+from qkdrelay.service.loop import Loop
+from qkdrelay_demo import network as demo
+from qkdrelay_demo.network import EmbeddedNetwork
 from support.clock import Clock
 from support.kme import NOTHING, NOW
 from support.plans import TOPOLOGIES
@@ -233,7 +234,7 @@ def of(kmes, links):
 def carried(network, plan):
     """Relay once over just this plan, let the deadline pass if it comes to that, and return what is shown of it."""
     amount = {"key_count": 1, "key_size_bits": 128, "withstand": NOTHING}
-    terms = Terms(relay_id=new_relay_id(NOW), plan=codec.encode_plan(plan), deadline=network.clock() + 30.0, **amount)
+    terms = Terms(relay_id=new_relay_id(NOW), plan=plans.encode_plan(plan), deadline=network.clock() + 30.0, **amount)
     planned = Relay(terms=terms, policy="", protected=False, created_at=network.clock())
     with network.coordinator_store.transaction():
         network.service(COORDINATOR).change(None, planned, network.clock())

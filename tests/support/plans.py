@@ -6,9 +6,9 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from qkdrelay.network.circuit import Circuit
 from qkdrelay.network.plan import Hop, Plan, majority
-from qkdrelay.sharing import tree
+from qkdrelay.network.threshold_circuit import Circuit
+from qkdrelay.schemes import recursive
 
 TOPOLOGIES = Path(__file__).parents[2] / "infra" / "topologies"
 REFERENCE_RELAY = ("relay", "kme-1", "kme-8", "--policy", "recursive")
@@ -116,7 +116,7 @@ def carry(plan, payload, random, tamper=lambda route, payload: payload):
     while waiting:
         route, payload = waiting.pop()
         held[route] = payload = tamper(route, payload)
-        step = tree.start if len(route) == 1 else tree.hand_on
+        step = recursive.start if len(route) == 1 else recursive.hand_on
         for successor, share in step(plan.below(route[-1]), payload, random):
             waiting.append(((*route, successor), share))
     return held

@@ -19,9 +19,10 @@ from typing import Any
 
 import pytest
 
-from coordinator.certificates import Authority
-from coordinator.rabbitmq_conf import tls_options
-from qkdrelay.broker.names import SERVICE_USERS, definitions
+from qkdrelay.broker.definitions import definitions
+from qkdrelay.broker.names import SERVICE_USERS
+from qkdrelay_deployment.certificates import Authority
+from qkdrelay_deployment.rabbitmq_conf import tls_options
 from support.waiting import eventually
 
 # testcontainers reads these when it is imported. No reaper: its image could not be pulled everywhere,

@@ -18,10 +18,10 @@ from uuid import UUID
 import pika
 from pika.exceptions import AMQPError
 
-from qkdrelay import codec
 from qkdrelay.broker.names import kme_exchange
 from qkdrelay.broker.rabbitmq.bundle import unpacked
-from qkdrelay.messages import SealedMessage, ShareHeader
+from qkdrelay.messages import codec
+from qkdrelay.messages.link import SealedMessage, ShareHeader
 from qkdrelay.network.plan import Route
 from support.rabbitmq import RabbitMqServer
 from support.waiting import eventually

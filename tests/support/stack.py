@@ -19,15 +19,17 @@ from uuid import UUID
 
 import pika
 
-from coordinator.__main__ import main
-from coordinator.cli.session import Session
-from coordinator.compose import link_settings
-from coordinator.demo.network import relay_request
-from qkdrelay.broker.names import CLI, SERVICE_USERS, definitions
+from qkdrelay.broker.definitions import definitions
+from qkdrelay.broker.names import CLI, SERVICE_USERS
 from qkdrelay.broker.rabbitmq.client import RabbitMqClient
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
-from qkdrelay.inquiries import NetworkRequest, RelayRequest, ReplyBody, RequestBody
+from qkdrelay.messages.answers import ReplyBody
+from qkdrelay.messages.requests import NetworkRequest, RelayRequest, RequestBody
 from qkdrelay.network.topology import Topology, load_topology
+from qkdrelay_cli.__main__ import main
+from qkdrelay_cli.session import Session
+from qkdrelay_demo.network import relay_request
+from qkdrelay_deployment.compose import link_settings
 from support import rabbitmq
 from support.waiting import eventually
 

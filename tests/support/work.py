@@ -2,22 +2,22 @@
 
 from unittest.mock import patch
 
-from kme import rebuilds
-from qkdrelay.sharing import tree
+from kme import rebuilding
+from qkdrelay.schemes import recursive
 from qkdrelay.sharing.work import Budget
 
 
-def counted(plan, held, length, *, search=tree.SEARCH_MAX):
+def counted(plan, held, length, *, search=recursive.SEARCH_MAX):
     """Return what a rebuild finds, its work, and the places of each agreement it found."""
-    work, found, agreements = 0, [], tree.agreements
+    work, found, agreements = 0, [], recursive.agreements
 
     def noting(*arguments, **options):
         several, hit = yield from agreements(*arguments, **options)
         found.extend(agreement.places for agreement in several)
         return several, hit
 
-    with patch.object(tree, "agreements", noting):
-        steps = tree.rebuilding(plan, held, length, budget=Budget(search))
+    with patch.object(recursive, "agreements", noting):
+        steps = recursive.rebuilding(plan, held, length, budget=Budget(search))
         while True:
             try:
                 work += next(steps)
@@ -27,11 +27,11 @@ def counted(plan, held, length, *, search=tree.SEARCH_MAX):
 
 def note_rebuilding(monkeypatch, works, *, begun=lambda: None):
     """Have the work of all KMEs' rebuilds added to the last of ``works`` from now on; call ``begun`` as one begins."""
-    rebuilding = rebuilds.rebuilding
+    rebuild = rebuilding.rebuilding
 
     def noting(*arguments, **options):
         begun()
-        steps = rebuilding(*arguments, **options)
+        steps = rebuild(*arguments, **options)
         while True:
             try:
                 work = next(steps)
@@ -40,4 +40,4 @@ def note_rebuilding(monkeypatch, works, *, begun=lambda: None):
             works[-1] += work
             yield work
 
-    monkeypatch.setattr(rebuilds, "rebuilding", noting)
+    monkeypatch.setattr(rebuilding, "rebuilding", noting)

@@ -3,10 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qkdrelay import codec
 from qkdrelay.broker.port import Publication
 from qkdrelay.broker.rabbitmq.bundle import BUNDLE_BYTES_MAX, CONTENT_TYPE, parcels, unpacked
-from qkdrelay.messages import BUNDLE_MAX, Bundle
+from qkdrelay.messages import codec
+from qkdrelay.messages.link import BUNDLE_MAX, Bundle
 
 BODIES = st.binary(max_size=20) | st.integers(0, BUNDLE_BYTES_MAX + 1).map(bytes)
 PUBLICATIONS = st.lists(

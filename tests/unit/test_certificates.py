@@ -13,10 +13,10 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from coordinator.certificates import AUTHORITY_KEY, RENEW_BEFORE, Authority, valid_until
-from coordinator.provision import provision, provision_certificates
 from qkdrelay.broker.rabbitmq.tls import client_context
 from qkdrelay.errors import SettingsError
+from qkdrelay_deployment.certificates import AUTHORITY_KEY, RENEW_BEFORE, Authority, valid_until
+from qkdrelay_deployment.provision import provision, provision_certificates
 from support.network import DIAMOND
 
 SERVICES = {"rabbitmq", "coordinator", "cli", *DIAMOND.kmes}

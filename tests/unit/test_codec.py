@@ -6,23 +6,16 @@ from uuid import UUID
 
 import pytest
 
-from qkdrelay import codec
 from qkdrelay.errors import InvalidPlanError, MalformedMessageError
-from qkdrelay.inquiries import Reply, Request
-from qkdrelay.messages import (
-    KEY_BYTES_MAX,
-    KEY_COUNT_MAX,
-    Commands,
-    Dispute,
-    Expected,
-    Findings,
-    Leak,
-    Reports,
-    SealedMessage,
-    SignedMessage,
-    Terms,
-    check_key_amount,
-)
+from qkdrelay.messages import codec
+from qkdrelay.messages.answers import Reply
+from qkdrelay.messages.control import Commands, SignedMessage, Terms
+from qkdrelay.messages.keys import KEY_BYTES_MAX, KEY_COUNT_MAX, check_key_amount
+from qkdrelay.messages.leaks import Leak
+from qkdrelay.messages.link import SealedMessage
+from qkdrelay.messages.plans import decode_plan, encode_plan
+from qkdrelay.messages.reports import Dispute, Expected, Findings, Reports
+from qkdrelay.messages.requests import Request
 from qkdrelay.network.plan import Hop, Plan
 from support import wire_slow as slow
 from support.plans import fan
@@ -268,7 +261,7 @@ FORWARD = [1, ["t"]]
 
 def plan_refused(source, target, hops):
     with pytest.raises(InvalidPlanError) as error:
-        codec.decode_plan(packed([source, target, dict(sorted(hops.items()))]))
+        decode_plan(packed([source, target, dict(sorted(hops.items()))]))
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -306,7 +299,7 @@ def test_an_invalid_plan_is_refused_and_says_where(hops, named):
 
 def test_a_plan_from_a_kme_to_itself_has_no_hops():
     assert "both s" in plan_refused("s", "s", {"a": [1, ["s"]]})
-    assert codec.decode_plan(packed(["s", "s", {}])).hops == {}
+    assert decode_plan(packed(["s", "s", {}])).hops == {}
 
 
 def test_a_plan_over_budget_is_refused_with_its_size():
@@ -353,17 +346,17 @@ def test_too_many_successors_or_kmes_are_refused():
 )
 def test_what_is_no_plan_is_malformed(value):
     with pytest.raises(MalformedMessageError):
-        codec.decode_plan(packed(value))
+        decode_plan(packed(value))
 
 
 def test_a_plan_has_one_encoding():
     canonical = packed(["s", "t", {"a": FORWARD, "s": [2, ["a", "t"]]}])
-    assert codec.encode_plan(codec.decode_plan(canonical)) == canonical
+    assert encode_plan(decode_plan(canonical)) == canonical
     unsorted = packed(["s", "t", {"s": [2, ["a", "t"]], "a": FORWARD}])
     longer = canonical.replace(packed("s"), b"\xd9\x01s", 1)
     for other in (unsorted, longer):
         with pytest.raises(MalformedMessageError, match="canonical"):
-            codec.decode_plan(other)
+            decode_plan(other)
 
 
 def test_plans_that_differ_have_different_hashes_and_equal_ones_the_same():
@@ -380,14 +373,14 @@ def test_plans_that_differ_have_different_hashes_and_equal_ones_the_same():
 
 def test_an_oversized_plan_is_refused_unread():
     with pytest.raises(MalformedMessageError, match="65537"):
-        codec.decode_plan(bytes(65_537))
+        decode_plan(bytes(65_537))
 
 
 AT_ONCE = """
 import sys, threading
 from uuid import uuid4
-from qkdrelay import codec
-from qkdrelay.inquiries import RelaysView, Reply
+from qkdrelay.messages import codec
+from qkdrelay.messages.answers import RelaysView, Reply
 
 data = codec.encode(Reply(request_id=uuid4(), body=RelaysView(relays=(), total=0)))
 together = threading.Barrier(4)

@@ -6,9 +6,10 @@ from uuid import uuid4
 import msgspec
 import pytest
 
-from qkdrelay import codec, control
 from qkdrelay.errors import ForgedMessageError, MalformedMessageError
-from qkdrelay.messages import Alarm, Commands, Decide, Forwarded, Reports, SignedMessage
+from qkdrelay.messages import codec, signing
+from qkdrelay.messages.control import Commands, Decide, SignedMessage
+from qkdrelay.messages.reports import Alarm, Forwarded, Reports
 from support import wire_slow as slow
 
 KEY, EPOCH = bytes(range(32)), bytes(16)
@@ -16,12 +17,12 @@ BODY = Commands(items=(Decide(relay_id=uuid4(), confirmed=True),))
 
 
 def signed(**changes):
-    data = control.sign(KEY, "coordinator", "kme-1", epoch=EPOCH, number=7, body=BODY)
+    data = signing.sign(KEY, "coordinator", "kme-1", epoch=EPOCH, number=7, body=BODY)
     return msgspec.structs.replace(codec.decode(data, SignedMessage), **changes)
 
 
 def test_what_was_signed_verifies():
-    control.verify(KEY, "coordinator", "kme-1", signed())
+    signing.verify(KEY, "coordinator", "kme-1", signed())
 
 
 @pytest.mark.parametrize(
@@ -39,28 +40,28 @@ def test_what_was_signed_verifies():
 def test_every_field_is_signed(changes):
     message = signed(**changes)
     with pytest.raises(ForgedMessageError):
-        control.verify(KEY, message.sender, message.recipient, message)
+        signing.verify(KEY, message.sender, message.recipient, message)
 
 
 @pytest.mark.parametrize("ends", [("kme-1", "coordinator"), ("coordinator", "kme-2"), ("kme-2", "kme-1")])
 def test_it_is_believed_from_its_sender_to_its_recipient_only(ends):
     with pytest.raises(ForgedMessageError, match=f"from {ends[0]} to {ends[1]}"):
-        control.verify(KEY, *ends, signed())
+        signing.verify(KEY, *ends, signed())
 
 
 @pytest.mark.parametrize("key", [bytes(32), KEY[:-1], KEY + b"\x01"])
 def test_another_key_does_not_verify_it(key):
     with pytest.raises(ForgedMessageError):
-        control.verify(key, "coordinator", "kme-1", signed())
+        signing.verify(key, "coordinator", "kme-1", signed())
 
 
 def parts(items):
     numbers = count(5)
     kind = Reports(items=tuple(items))
-    messages = control.sign_all(KEY, "kme-1", "coordinator", epoch=EPOCH, number=lambda: next(numbers), body=kind)
+    messages = signing.sign_all(KEY, "kme-1", "coordinator", epoch=EPOCH, number=lambda: next(numbers), body=kind)
     decoded = [codec.decode(message, SignedMessage) for message in messages]
     for message in decoded:
-        control.verify(KEY, "kme-1", "coordinator", message)
+        signing.verify(KEY, "kme-1", "coordinator", message)
     return decoded
 
 

@@ -8,9 +8,10 @@ import tracemalloc
 
 import pytest
 
-from qkdrelay import codec
 from qkdrelay.errors import MalformedMessageError, QkdRelayError
-from qkdrelay.messages import REPORTS_MAX, Reports
+from qkdrelay.messages import codec
+from qkdrelay.messages.plans import decode_plan
+from qkdrelay.messages.reports import REPORTS_MAX, Reports
 from support import wire_slow as slow
 from support.messages import KINDS
 from support.slow_msgpack import packed
@@ -81,7 +82,7 @@ def decoders():
     """Everything that reads bytes from the broker before a seal or a signature on them is checked, and after."""
     for kind in KINDS:
         yield kind.__name__, functools.partial(codec.decode, kind=kind), EXAMPLES[kind]
-    yield "decode_plan", codec.decode_plan, packed(["s", "t", {"s": [1, ["t"]]}])
+    yield "decode_plan", decode_plan, packed(["s", "t", {"s": [1, ["t"]]}])
     yield "decode_bundle", codec.decode_bundle, codec.encode_bundle([b"a", b"b"])
 
 

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qkdrelay import codec, dialogue
-from qkdrelay.dialogue import REQUEST_AGE_MAX_S, Answerer, Asker
 from qkdrelay.errors import ForgedMessageError, MalformedMessageError, QkdRelayError
-from qkdrelay.inquiries import Acknowledged, Late, LinkRequest, NetworkRequest
-from qkdrelay.messages import SignedMessage
+from qkdrelay.messages import codec, dialogue
+from qkdrelay.messages.answers import Acknowledged, Late
+from qkdrelay.messages.control import SignedMessage
+from qkdrelay.messages.dialogue import REQUEST_AGE_MAX_S, Answerer, Asker
+from qkdrelay.messages.requests import LinkRequest, NetworkRequest
 
 KEY, OTHER_KEY, EPOCH = bytes(range(32)), bytes(32), (1).to_bytes(16)
 NOW = 1_700_000_000.0
@@ -288,6 +289,6 @@ def test_what_is_signed_but_of_another_version_is_said_to_be():
     message = SignedMessage(
         sender="coordinator", recipient="cli", epoch=EPOCH, number=next(number), body=body, mac=bytes(32)
     )
-    mac = dialogue.control._mac(KEY, message)
+    mac = dialogue.signing._mac(KEY, message)
     with pytest.raises(MalformedMessageError):
         talker.answer(codec.encode(msgspec.structs.replace(message, mac=mac)), {uuid4()})

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import typer
 
-from coordinator.cli import app as coordinator
-from coordinator.compose import CLUSTER_SERVICES
 from kme.__main__ import app as kme
 from qkdrelay.network.topology import reference_topology
+from qkdrelay_cli import app as coordinator
+from qkdrelay_deployment.compose import CLUSTER_SERVICES
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -9,10 +9,10 @@ import time
 
 import pytest
 
-from qkdrelay import journal as module
 from qkdrelay.broker.port import Publication
 from qkdrelay.errors import ForgedMessageError, StoreError
-from qkdrelay.journal import EPOCHS_MAX, WINDOW_BACK, WINDOW_ENDED, Journal
+from qkdrelay.service import journal as module
+from qkdrelay.service.journal import EPOCHS_MAX, WINDOW_BACK, WINDOW_ENDED, Journal
 from support.waiting import eventually
 
 SCHEMA = "CREATE TABLE things (id INTEGER PRIMARY KEY, value BLOB NOT NULL);"
@@ -50,7 +50,7 @@ def test_a_store_is_given_free_when_its_process_is_killed(path):
     script = """
 import sys
 from pathlib import Path
-from qkdrelay.journal import Journal
+from qkdrelay.service.journal import Journal
 store = Journal(Path(sys.argv[1]), "kme kme-1", sys.argv[2])
 print("held", flush=True)
 sys.stdin.read()

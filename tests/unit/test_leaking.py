@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from qkdrelay import codec
-from qkdrelay.broker.names import LEAKS_AGE_MS_MAX, LEAKS_KEY, LEAKS_QUEUE, definitions, kme_exchange
+from qkdrelay.broker.definitions import definitions
+from qkdrelay.broker.names import LEAKS_AGE_MS_MAX, LEAKS_KEY, LEAKS_QUEUE, kme_exchange
 from qkdrelay.errors import ForgedMessageError, MalformedMessageError
-from qkdrelay.leaking import open_leak, seal_leak
-from qkdrelay.messages import Leak, SealedLeak
+from qkdrelay.messages import codec
+from qkdrelay.messages.leaks import Leak, SealedLeak, open_leak, seal_leak
 from support.kme import RELAY
 from support.network import Network
 

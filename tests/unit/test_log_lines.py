@@ -7,7 +7,7 @@ import threading
 import pytest
 import structlog
 
-from qkdrelay.observability import log_all, set_up_logging
+from qkdrelay.service.logs import log_all, set_up_logging
 
 
 class Slow(io.StringIO):

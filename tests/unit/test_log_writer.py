@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from qkdrelay.logwriter import QUEUED_BYTES_MAX, LogWriter
+from qkdrelay.service.log_writer import QUEUED_BYTES_MAX, LogWriter
 from support.waiting import eventually
 
 F_SETPIPE_SZ = 1031
@@ -152,7 +152,7 @@ def test_a_reader_that_has_gone_is_replaced_by_another(tmp_path):
 
 
 def test_a_loss_is_told_although_nothing_more_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr("qkdrelay.logwriter._TELL_AGAIN_S", 0.02)
+    monkeypatch.setattr("qkdrelay.service.log_writer._TELL_AGAIN_S", 0.02)
     path = tmp_path / "log"
     os.mkfifo(path)
     first = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -168,7 +168,7 @@ def test_a_loss_is_told_although_nothing_more_is_written(tmp_path, monkeypatch):
 
 FULL_AND_FREE_AGAIN = """
 import resource, sys
-from qkdrelay.logwriter import LogWriter
+from qkdrelay.service.log_writer import LogWriter
 
 _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
 writer = LogWriter(sys.stdout, lambda lines, why: f"lost {lines}: {why}")

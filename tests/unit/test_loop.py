@@ -2,11 +2,11 @@
 
 import pytest
 
-from qkdrelay import service as module
 from qkdrelay.broker.names import link_queue
 from qkdrelay.broker.port import Delivery, Received
 from qkdrelay.errors import StoreError
-from qkdrelay.service import Loop
+from qkdrelay.service import loop as module
+from qkdrelay.service.loop import Loop
 from support.network import REFERENCE, Network
 
 

@@ -1,6 +1,6 @@
 """Few lines of a kind are logged about one culprit; the others are counted, and told."""
 
-from qkdrelay.moderation import LEFT_OUT, LINES_MAX, WINDOW_S, Moderator
+from qkdrelay.service.moderation import LEFT_OUT, LINES_MAX, WINDOW_S, Moderator
 
 
 def lines(event, count, **fields):

@@ -10,14 +10,13 @@ from contextlib import ExitStack, contextmanager, suppress
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-import qkdrelay.service
-from qkdrelay import monitor
 from qkdrelay.broker.port import Received
 from qkdrelay.errors import SettingsError, StoreError
-from qkdrelay.journal import Journal
-from qkdrelay.metrics import Metrics
-from qkdrelay.monitor import Health, served
-from qkdrelay.service import Loop
+from qkdrelay.service import http, loop
+from qkdrelay.service.http import Health, served
+from qkdrelay.service.journal import Journal
+from qkdrelay.service.loop import Loop
+from qkdrelay.service.metrics import Metrics
 from support.clock import Clock
 from support.waiting import eventually
 
@@ -34,8 +33,8 @@ def get(port, path, host="127.0.0.1"):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(monitor, "LOOK_EVERY_S", 0.02)
-    monkeypatch.setattr(qkdrelay.service, "_RETRY_S", 0.05)
+    monkeypatch.setattr(http, "LOOK_EVERY_S", 0.02)
+    monkeypatch.setattr(loop, "_RETRY_S", 0.05)
 
 
 @pytest.fixture
@@ -71,7 +70,7 @@ def test_a_connected_service_whose_store_takes_commits_is_ready(health, port):
 
 def test_a_loop_that_is_stuck_is_neither_alive_nor_ready_until_it_turns(health, port):
     health.turned(obstacle="")
-    health._clock.forward(monitor.ALIVE_S)
+    health._clock.forward(http.ALIVE_S)
     assert get(port, "/healthz") == (200, "ok\n")
     health._clock.forward(1)
     for path in ("/healthz", "/readyz"):
@@ -105,7 +104,7 @@ def connect(port, data=b"", source="127.0.0.1", receive_bytes=None):
 
 @pytest.mark.parametrize("data", [b"", b"GET /readyz HTTP/1.0\r\n", b"G" * 70_000, b"\x00\xff\r\n\r\n"])
 def test_who_asks_half_a_question_is_cut_off_in_time(monkeypatch, port, data):
-    monkeypatch.setattr(monitor, "REQUEST_S", 0.3)
+    monkeypatch.setattr(http, "REQUEST_S", 0.3)
     with connect(port, data) as connection:
         while connection.recv(65536):
             pass
@@ -113,7 +112,7 @@ def test_who_asks_half_a_question_is_cut_off_in_time(monkeypatch, port, data):
 
 
 def test_who_dribbles_is_cut_off_too(monkeypatch, port):
-    monkeypatch.setattr(monitor, "REQUEST_S", 0.3)
+    monkeypatch.setattr(http, "REQUEST_S", 0.3)
     with connect(port, b"GET /readyz HTTP/1.0\r\n") as connection:
 
         def dribble():
@@ -147,7 +146,7 @@ CROWDS = {
 def test_no_crowd_keeps_who_asks_on_this_machine_from_its_answer(port, data):
     with ExitStack() as crowd:
         for _ in range(10):
-            for _ in range(2 * monitor.CONNECTIONS_MAX):
+            for _ in range(2 * http.CONNECTIONS_MAX):
                 connection = crowd.enter_context(connect(port, source="127.0.0.2"))
                 with suppress(OSError):  # cut off already
                     connection.sendall(data)
@@ -157,7 +156,7 @@ def test_no_crowd_keeps_who_asks_on_this_machine_from_its_answer(port, data):
 
 
 def test_who_does_not_read_the_answer_is_cut_off(monkeypatch, port):
-    monkeypatch.setattr(monitor, "REQUEST_S", 0.3)
+    monkeypatch.setattr(http, "REQUEST_S", 0.3)
     registered = threading.active_count()
     crowd = [connect(port, b"GET /metrics HTTP/1.0\r\n\r\n", receive_bytes=1024) for _ in range(20)]
     eventually(lambda: threading.active_count() <= registered, what="the threads to end")
@@ -167,21 +166,21 @@ def test_who_does_not_read_the_answer_is_cut_off(monkeypatch, port):
 
 
 def test_a_crowd_takes_no_more_threads_than_there_are_and_those_go_that_came_first(port):
-    idle = [connect(port) for _ in range(3 * monitor.CONNECTIONS_MAX)]
-    for connection in idle[: -monitor.CONNECTIONS_MAX]:
+    idle = [connect(port) for _ in range(3 * http.CONNECTIONS_MAX)]
+    for connection in idle[: -http.CONNECTIONS_MAX]:
         assert connection.recv(1) == b""
 
     def serving():
         return len([thread for thread in threading.enumerate() if "process_request_thread" in thread.name])
 
-    eventually(lambda: 1 <= serving() <= monitor.CONNECTIONS_MAX, what="the threads of those that were cut to end")
+    eventually(lambda: 1 <= serving() <= http.CONNECTIONS_MAX, what="the threads of those that were cut to end")
     assert get(port, "/healthz")[0] == 200
     for connection in idle:
         connection.close()
 
 
 def test_of_too_many_those_from_elsewhere_go_first(monkeypatch, port):
-    monkeypatch.setattr(monitor, "CONNECTIONS_MAX", 2)
+    monkeypatch.setattr(http, "CONNECTIONS_MAX", 2)
     near, far = connect(port), connect(port, source="127.0.0.2")
     late = connect(port, source="127.0.0.2")
     assert far.recv(1) == b""
@@ -319,7 +318,7 @@ def test_a_loop_that_hangs_is_not_alive(running):
     eventually(lambda: asked()[0] == 200)
     broker.connected = "hangs"
     eventually(lambda: broker.holds)
-    loop.health._clock = lambda: time.monotonic() + 2 * monitor.ALIVE_S
+    loop.health._clock = lambda: time.monotonic() + 2 * http.ALIVE_S
     status, reason = asked("/healthz")
     assert status == 503
     assert "the loop has not turned for" in reason

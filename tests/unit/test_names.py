@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from qkdrelay.broker import names
+from qkdrelay.broker.definitions import definitions
 from qkdrelay.errors import SettingsError, TopologyError
 
 KMES = ["kme-1", "kme-2", "kme-10"]
@@ -20,7 +21,7 @@ PASSWORDS = {user: f"{user}-secret" for user in USERS}
 
 
 def make(**others: Any) -> dict[str, Any]:
-    return names.definitions(KMES, LINKS, PASSWORDS, **others)
+    return definitions(KMES, LINKS, PASSWORDS, **others)
 
 
 def permissions(document: dict[str, Any]) -> dict[str, tuple[str, str, str]]:
@@ -74,7 +75,7 @@ def test_nobody_writes_the_default_exchange() -> None:
 
 
 def test_every_link_has_a_queue_for_each_direction() -> None:
-    document = names.definitions(KMES, [*LINKS, ("kme-2", "kme-1")], PASSWORDS)
+    document = definitions(KMES, [*LINKS, ("kme-2", "kme-1")], PASSWORDS)
     links = [each["name"] for each in document["queues"] if each["name"].startswith("link.")]
     assert sorted(links) == [
         "link.kme-1.kme-2",
@@ -155,20 +156,20 @@ def test_only_the_operator_sees_the_management_pages() -> None:
 @pytest.mark.parametrize("kme", ["", "KME", "a.b", "a|b", "x" * 33, "kme-1\n", "cli", "coordinator", "operator"])
 def test_bad_names_of_kmes_are_refused(kme: str) -> None:
     with pytest.raises(TopologyError):
-        names.definitions([kme], [], {**PASSWORDS, kme: "secret"})
+        definitions([kme], [], {**PASSWORDS, kme: "secret"})
 
 
 @pytest.mark.parametrize("link", [("kme-1", "kme-1"), ("kme-1", "kme-3")])
 def test_bad_links_are_refused(link: tuple[str, str]) -> None:
     with pytest.raises(TopologyError):
-        names.definitions(KMES, [link], PASSWORDS)
+        definitions(KMES, [link], PASSWORDS)
 
 
 def test_every_user_needs_a_password_and_nobody_else_has_one() -> None:
     with pytest.raises(SettingsError, match="kme-2"):
-        names.definitions(KMES, LINKS, {**PASSWORDS, "kme-2": ""})
+        definitions(KMES, LINKS, {**PASSWORDS, "kme-2": ""})
     with pytest.raises(SettingsError, match="stranger"):
-        names.definitions(KMES, LINKS, {**PASSWORDS, "stranger": "secret"})
+        definitions(KMES, LINKS, {**PASSWORDS, "stranger": "secret"})
 
 
 def test_link_queues_are_parsed_as_they_are_made() -> None:

@@ -19,20 +19,20 @@ from attack.case import Case
 from attack.coalition import TRICKS
 from attack.sealed import Sealed
 from kme.effects import EndRelay, KeepShare, LeakShare, SendShare
-from kme.ends import Ends
+from kme.endpoint import Ends
+from kme.forwarding import Node
 from kme.links import Links, Opened
-from kme.node import Node
 from kme.settings import KmeSettings
-from qkdrelay import codec
 from qkdrelay.broker.names import LEAKS_KEY
 from qkdrelay.broker.port import Delivery, Publication, Received
-from qkdrelay.confirmation import Payload
 from qkdrelay.errors import QkdRelayError
-from qkdrelay.link.key import SimulatedLinkKey
-from qkdrelay.messages import Leak
+from qkdrelay.link.confirmation import Payload
+from qkdrelay.link.simulated import SimulatedLinkKey
+from qkdrelay.messages import codec
+from qkdrelay.messages.leaks import Leak
 from qkdrelay.network.planner import recursive_plan
-from qkdrelay.observability import set_up_logging
-from qkdrelay.settings import load
+from qkdrelay.service.logs import set_up_logging
+from qkdrelay.service.settings import load
 from support import plans
 from support.kme import DEMAND, NOW, RELAY, header
 from support.network import REFERENCE, Network

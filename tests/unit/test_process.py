@@ -4,12 +4,12 @@ import json
 import subprocess
 import sys
 
-from qkdrelay import service
+from qkdrelay.service import process
 
 FAULTS_OF_TEN_SPLITS = """
 import resource
 from qkdrelay.randomness import random_bytes
-from qkdrelay.service import keep_freed_memory
+from qkdrelay.service.process import keep_freed_memory
 from qkdrelay.sharing import shamir
 
 def faults():
@@ -40,15 +40,15 @@ def test_another_c_library_is_left_as_it_is(monkeypatch):
         asked.append(name)
         raise OSError("no such library")
 
-    monkeypatch.setattr(service.ctypes, "CDLL", none)
-    service.keep_freed_memory()
+    monkeypatch.setattr(process.ctypes, "CDLL", none)
+    process.keep_freed_memory()
     assert asked == [None]
 
 
 OUT_OF_SIGHT = """
 import threading, warnings
-from qkdrelay.observability import set_up_logging
-from qkdrelay.service import prepare_process
+from qkdrelay.service.logs import set_up_logging
+from qkdrelay.service.process import prepare_process
 
 class Object:
     def __del__(self):

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from kme import links, node, waiting
-from qkdrelay import codec, messages, service
+from kme import fairness, forwarding, links
+from qkdrelay.messages import codec, control, fields, keys, reports
 from qkdrelay.network import plan
+from qkdrelay.service import loop
 from qkdrelay.sharing import amd
 
 ROOT = Path(__file__).parents[2]
@@ -47,19 +48,19 @@ def test_the_table_has_both_forms_of_the_amd_code():
 
 LIMITS = {
     "keys of one relay": (
-        messages.KEY_COUNT_MAX,
-        messages.KEY_SIZE_BITS_MIN,
-        messages.KEY_SIZE_BITS_MAX,
-        messages.KEY_BYTES_MAX,
+        keys.KEY_COUNT_MAX,
+        keys.KEY_SIZE_BITS_MIN,
+        keys.KEY_SIZE_BITS_MAX,
+        keys.KEY_BYTES_MAX,
     ),
-    "time limit of a relay": (int(messages.TIMEOUT_S_MIN), int(messages.TIMEOUT_S_MAX)),
+    "time limit of a relay": (int(fields.TIMEOUT_S_MIN), int(fields.TIMEOUT_S_MAX)),
     "size of a plan": (plan.KMES_MAX, plan.SUCCESSORS_MAX, plan.SHARE_MESSAGES_MAX),
-    "unconfirmed messages of a service": (service.OUTBOX_MAX, service.OUTBOX_BYTES_MAX >> 20),
+    "unconfirmed messages of a service": (loop.OUTBOX_MAX, loop.OUTBOX_BYTES_MAX >> 20),
     "sealed and unconfirmed, of one link": (links.BACKLOG_MAX, links.BACKLOG_BYTES_MAX >> 20),
-    "shares that wait": (waiting.WAITING_MAX, waiting.WAITING_BYTES_MAX >> 20),
+    "shares that wait": (fairness.WAITING_MAX, fairness.WAITING_BYTES_MAX >> 20),
     "undecided relays at an end": (
-        node.NodeSettings("kme-1", frozenset()).pending_max,
-        node.NodeSettings("kme-1", frozenset()).key_bytes_max >> 20,
+        forwarding.NodeSettings("kme-1", frozenset()).pending_max,
+        forwarding.NodeSettings("kme-1", frozenset()).key_bytes_max >> 20,
     ),
 }
 
@@ -73,4 +74,4 @@ def test_the_limits_are_those_of_the_code(what):
 def test_messages_have_the_size_and_the_numbers_that_are_said():
     assert f"At most {codec.MESSAGE_BYTES_MAX:,} bytes" in TEXT
     assert f"`v` = {codec.VERSION}" in TEXT
-    assert f"at most {messages.COMMANDS_MAX} commands or {messages.REPORTS_MAX:,} reports" in TEXT
+    assert f"at most {control.COMMANDS_MAX} commands or {reports.REPORTS_MAX:,} reports" in TEXT

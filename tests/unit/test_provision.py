@@ -13,8 +13,12 @@ from typing import Any
 
 import pytest
 
-from coordinator import dotenv_file
-from coordinator.compose import (
+from kme.settings import LinkSettings
+from qkdrelay.broker import names
+from qkdrelay.errors import SettingsError, TopologyError
+from qkdrelay.network.topology import Topology, parse_topology, reference_topology
+from qkdrelay.service import dotenv_file
+from qkdrelay_deployment.compose import (
     CLI_KEY,
     CLUSTER_NODES,
     CLUSTER_SERVICES,
@@ -24,11 +28,7 @@ from coordinator.compose import (
     password_variable,
     withstand_variable,
 )
-from coordinator.provision import AMQP_PORTS, CLUSTER_OVERLAY, provision
-from kme.settings import LinkSettings
-from qkdrelay.broker import names
-from qkdrelay.errors import SettingsError, TopologyError
-from qkdrelay.network.topology import Topology, parse_topology, reference_topology
+from qkdrelay_deployment.provision import AMQP_PORTS, CLUSTER_OVERLAY, provision
 
 ROOT = Path(__file__).parents[2]
 NO_ENVIRONMENT: dict[str, str] = {}

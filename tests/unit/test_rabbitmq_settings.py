@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.certificates import Authority
 from qkdrelay.broker.rabbitmq import RabbitMqSettings
 from qkdrelay.errors import SettingsError
+from qkdrelay_deployment.certificates import Authority
 
 
 def settings(addresses: str, prefetch: int = 100) -> RabbitMqSettings:

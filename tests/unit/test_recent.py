@@ -1,6 +1,6 @@
 """What is kept in memory beside a store is bounded, and the least used goes first."""
 
-from qkdrelay.recent import Recent
+from qkdrelay.service.lru import Recent
 
 
 def test_what_was_not_used_for_longest_goes_first():

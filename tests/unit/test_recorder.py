@@ -6,10 +6,10 @@ from uuid import uuid4
 import pytest
 
 from qkdrelay.broker.names import link_queue
-from qkdrelay.codec import encode_plan
 from qkdrelay.link.envelope import seal
-from qkdrelay.link.key import SimulatedLinkKey
-from qkdrelay.messages import ShareHeader
+from qkdrelay.link.simulated import SimulatedLinkKey
+from qkdrelay.messages.link import ShareHeader
+from qkdrelay.messages.plans import encode_plan
 from support import plans
 from support.recorder import Ledger
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from qkdrelay import resting as module
-from qkdrelay.resting import FREE, REST_S_MAX, REST_S_MIN, Resting
+from qkdrelay.service import resting as module
+from qkdrelay.service.resting import FREE, REST_S_MAX, REST_S_MIN, Resting
 
 
 @pytest.fixture

@@ -4,11 +4,12 @@ import json
 
 import pytest
 
-from coordinator.settings import CliSettings, CoordinatorSettings
+from coordinator.settings import CoordinatorSettings
 from kme.settings import KmeSettings, StoreSettings
 from qkdrelay.errors import SettingsError, TopologyError
 from qkdrelay.network.topology import load_topology, parse_topology
-from qkdrelay.settings import JSON_MAX, load
+from qkdrelay.service.settings import JSON_MAX, load
+from qkdrelay_cli.settings import CliSettings
 
 KEY = "0f" * 32
 KME = {

@@ -17,14 +17,14 @@ def loaded(code):
     return done.stdout.splitlines()[-1].split()
 
 
-@pytest.mark.parametrize("module", ["kme.__main__", "kme.worker", "coordinator.__main__", "coordinator.service"])
+@pytest.mark.parametrize("module", ["kme.__main__", "kme.service", "qkdrelay_cli.__main__", "coordinator.service"])
 def test_starting_loads_no_solver(module):
     assert loaded(f"import {module}") == []
 
 
 def test_help_loads_no_solver():
     code = (
-        "import coordinator.__main__ as it\n"
+        "import qkdrelay_cli.__main__ as it\n"
         "for arguments in (['--help'], ['plan', '--help'], ['analyse', '--help']):\n"
         "    sys.argv = ['coordinator', *arguments]\n"
         "    try:\n        it.main()\n    except SystemExit as ended:\n        assert ended.code == 0"

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from qkdrelay.errors import StoreError, StoreInUseError
-from qkdrelay.journal import Journal
+from qkdrelay.service.journal import Journal
 from qkdrelay.storage import log as log_module
 
 SCHEMA = "CREATE TABLE things (id INTEGER PRIMARY KEY, value BLOB NOT NULL);"
@@ -95,7 +95,7 @@ def test_a_store_has_one_owner_whatever_it_is_called(other_name):
 
 def test_another_process_is_refused_by_any_name(store, path, tmp_path):
     (tmp_path / "link.sqlite").symlink_to(path)
-    script = "import sys, pathlib, qkdrelay.journal as j; j.Journal(pathlib.Path(sys.argv[1]), 'kme kme-1', '')"
+    script = "import sys, pathlib, qkdrelay.service.journal as j; j.Journal(pathlib.Path(sys.argv[1]), 'kme kme-1', '')"
     for name in (path, tmp_path / "link.sqlite"):
         ended = subprocess.run([sys.executable, "-c", script, str(name)], capture_output=True, text=True, check=False)
         assert "StoreInUseError" in ended.stderr

@@ -7,14 +7,30 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from qkdrelay import codec, confirmation, control, dialogue, inquiries, messages
+from qkdrelay.link import confirmation
 from qkdrelay.link.envelope import one_time_tag, one_time_tag_is_valid, seal, unseal
-from qkdrelay.link.key import SimulatedLinkKey
+from qkdrelay.link.simulated import SimulatedLinkKey
+from qkdrelay.messages import (
+    answers,
+    codec,
+    control,
+    dialogue,
+    keys,
+    leaks,
+    link,
+    plans,
+    reports,
+    requests,
+    signing,
+)
 from support import wire_slow as slow
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "wire.json").read_text())
 CASES = VECTORS["messages"]
-KINDS = {**vars(messages), **vars(inquiries), "Context": confirmation.Context}
+KINDS = {
+    name: kind for module in (control, reports, link, leaks, requests, answers) for name, kind in vars(module).items()
+}
+KINDS["Context"] = confirmation.Context
 
 
 def fields(message):
@@ -58,8 +74,9 @@ def test_every_message_of_the_protocol_has_a_vector():
         visit(codec.decode(bytes.fromhex(case["bytes"]), KINDS[case["kind"]]))
     every = {
         kind
-        for kind in vars(messages).values()
-        if isinstance(kind, type) and issubclass(kind, messages.Message) and kind is not messages.Message
+        for module in (control, reports, link, leaks)
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, control.Message) and kind is not control.Message
     }
     assert every - seen == set()
 
@@ -74,31 +91,31 @@ def test_a_message_has_these_bytes_and_these_bytes_are_that_message(case):
 
 @pytest.mark.parametrize("data", VECTORS["plans"])
 def test_a_plan(data):
-    plan = codec.decode_plan(bytes.fromhex(data))
+    plan = plans.decode_plan(bytes.fromhex(data))
     assert plan.target == "kme-4"
-    assert codec.encode_plan(plan).hex() == data
+    assert plans.encode_plan(plan).hex() == data
 
 
 @pytest.mark.parametrize("case", VECTORS["seals"]["cases"], ids=lambda c: f"{c['suite']} {c['number']} bytes")
 def test_a_seal(case):
-    template = codec.decode(slow.message(slow.HEADER), messages.ShareHeader)
+    template = codec.decode(slow.message(slow.HEADER), link.ShareHeader)
     header = msgspec.structs.replace(template, number=case["number"], pad_offset=case["pad_offset"])
     body = bytes.fromhex(case["body"])
     sealed = seal(case["suite"], header, body, link_key())
     assert sealed.hex() == case["sealed"]
-    message = codec.decode(sealed, messages.SealedMessage)
-    opened = codec.decode(message.header, messages.ShareHeader)
+    message = codec.decode(sealed, link.SealedMessage)
+    opened = codec.decode(message.header, link.ShareHeader)
     assert unseal(case["suite"], opened, message, link_key()) == body
 
 
 def test_a_signed_message():
     vector = VECTORS["signed"]
     key, data = bytes.fromhex(vector["key"]), bytes.fromhex(vector["bytes"])
-    message = codec.decode(data, messages.SignedMessage)
-    control.verify(key, "coordinator", "kme-1", message)
-    commands = codec.decode(message.body, messages.Commands)
+    message = codec.decode(data, control.SignedMessage)
+    signing.verify(key, "coordinator", "kme-1", message)
+    commands = codec.decode(message.body, control.Commands)
     assert fields(commands)["items"] == slow.plain(slow.COMMANDS)
-    again = control.sign(key, "coordinator", "kme-1", epoch=slow.EPOCH, number=vector["number"], body=commands)
+    again = signing.sign(key, "coordinator", "kme-1", epoch=slow.EPOCH, number=vector["number"], body=commands)
     assert again == data
 
 
@@ -154,7 +171,7 @@ def test_the_published_poly1305_tag():
 
 def test_the_published_key_id():
     relay_id = UUID("00112233-4455-6677-8899-aabbccddeeff")
-    assert str(messages.key_id(relay_id, 0)) == "da2e8476-e5d5-5c88-a5f6-02175d328eab"
+    assert str(keys.key_id(relay_id, 0)) == "da2e8476-e5d5-5c88-a5f6-02175d328eab"
 
 
 def test_the_slow_poly1305_gives_the_tag_of_rfc_8439():

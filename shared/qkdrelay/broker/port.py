@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
 
-from qkdrelay.codec import MESSAGE_BYTES_MAX
 from qkdrelay.errors import QkdRelayError
+from qkdrelay.messages.codec import MESSAGE_BYTES_MAX
 
 
 class MessageTooLargeError(QkdRelayError):

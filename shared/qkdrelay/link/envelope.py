@@ -12,10 +12,10 @@ from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 
-from qkdrelay import codec
 from qkdrelay.errors import ForgedMessageError
-from qkdrelay.link.key import SLOT_BYTES, LinkKey
-from qkdrelay.messages import SealedMessage, ShareHeader
+from qkdrelay.link.port import SLOT_BYTES, LinkKey
+from qkdrelay.messages import codec
+from qkdrelay.messages.link import SealedMessage, ShareHeader
 
 Suite = Literal["otp", "aes-256-gcm"]
 _TAG_BYTES = 16

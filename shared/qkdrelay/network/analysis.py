@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import lru_cache
 
-from qkdrelay.network.circuit import blocking, learning
-from qkdrelay.network.coalitions import STEPS_MAX, any_of_size
+from qkdrelay.network.exhaustive import STEPS_MAX, any_of_size
 from qkdrelay.network.plan import PLANS_KEPT, Plan, Route
+from qkdrelay.network.threshold_circuit import blocking, learning
 
 
 def learns(plan: Plan, coalition: Collection[str]) -> bool:

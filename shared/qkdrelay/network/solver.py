@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qkdrelay.errors import InvalidPlanError
-from qkdrelay.network.circuit import Circuit
+from qkdrelay.network.threshold_circuit import Circuit
 
 SOLVER_SECONDS_MAX = 60.0
 

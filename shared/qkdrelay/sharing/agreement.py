@@ -11,9 +11,9 @@ may have had. Three ways lead to them:
 
 Another payload beside the first can decode only if KMEs that know the payload anyway, k shares of it, make it. Where
 every threshold below is a majority, those could also keep it from the target: nothing that does not depend on their
-good will is lost with what is not found (`qkdrelay.network.minimal` has the proof). There, once all but fewer than k
-shares agree, the search is left out if all but (n-k)/2 do, for no other polynomial has as many; otherwise it is short,
-to tell who disagrees. Elsewhere every payload counts, and it goes to the end of the budget.
+good will is lost with what is not found (`qkdrelay.network.minimal_sets` has the proof). There, once all but
+fewer than k shares agree, the search is left out if all but (n-k)/2 do, for no other polynomial has as many;
+otherwise it is short, to tell who disagrees. Elsewhere every payload counts, and it goes to the end of the budget.
 """
 
 from __future__ import annotations

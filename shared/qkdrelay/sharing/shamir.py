@@ -43,9 +43,9 @@ def split(secret: bytes, n: int, k: int, random: Random) -> list[bytes]:
     if len(drawn) != (k - 1) * size:
         raise SharingError(f"the source of randomness gave {len(drawn)} bytes instead of {(k - 1) * size}")
     if size >= LONG:
-        from qkdrelay.sharing import lanes  # noqa: PLC0415 - loads numpy
+        from qkdrelay.sharing import shamir_numpy  # noqa: PLC0415 - loads numpy
 
-        return lanes.values(secret, drawn, n)
+        return shamir_numpy.values(secret, drawn, n)
     coefficients = [drawn[start : start + size] for start in range(0, len(drawn), size)]
     constant = int.from_bytes(secret)
     shares = []
@@ -82,9 +82,9 @@ def combine(points: Mapping[int, bytes], at: int = 0) -> bytes:
         raise SharingError("the shares of one secret are equally long, and not empty")
     weights = _weights(tuple(points), at)
     if size >= LONG:
-        from qkdrelay.sharing import lanes  # noqa: PLC0415 - loads numpy
+        from qkdrelay.sharing import shamir_numpy  # noqa: PLC0415 - loads numpy
 
-        return lanes.weighted(weights, shares)
+        return shamir_numpy.weighted(weights, shares)
     value = 0
     for weight, share in zip(weights, shares, strict=True):
         value ^= int.from_bytes(gf256.scale(weight, share))

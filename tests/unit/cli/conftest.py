@@ -15,12 +15,13 @@ from typing import Any, Self
 import pytest
 import structlog
 
-from coordinator.__main__ import main
-from coordinator.cli import relay, session, watch
-from coordinator.demo.network import EmbeddedNetwork
-from qkdrelay import relay_ids
+from qkdrelay.messages import relay_ids
+from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.network.topology import Topology, reference_topology
-from qkdrelay.relay_ids import new_relay_id
+from qkdrelay_cli import session
+from qkdrelay_cli.__main__ import main
+from qkdrelay_cli.commands import relay, watch
+from qkdrelay_demo.network import EmbeddedNetwork
 
 STEP_S = 0.05
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qkdrelay.network import chance
+from qkdrelay.network import probability
 
 TOPOLOGIES = Path(__file__).parents[3] / "infra" / "topologies"
 REFERENCE = ("--topology", str(TOPOLOGIES / "eight-kmes.toml"))
@@ -122,8 +122,8 @@ def test_people_are_told_in_80_columns(run):
 
 
 def test_an_interval_is_told_as_one(run, monkeypatch):
-    interval = chance.Probability(0.04, 0.05, exact=False, confidence=0.999)
-    monkeypatch.setattr(chance, "leak", lambda *_: interval)
+    interval = probability.Probability(0.04, 0.05, exact=False, confidence=0.999)
+    monkeypatch.setattr(probability, "leak", lambda *_: interval)
     result = run("analyse", "kme-1", "kme-8", *REFERENCE, *RECURSIVE, "--kme-leak", "0.1")
     assert result.out.endswith("leak        probability between 0.04 and 0.05, with confidence 0.999\n")
 

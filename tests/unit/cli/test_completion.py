@@ -147,11 +147,12 @@ def test_it_is_installed_where_the_shell_looks_or_refused_in_one_line(tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("name", "words", "offered"), [("coordinator", "\nrelay\n", KMES), ("kme", "\n", ["run", "keys", "forget"])]
+    ("name", "package", "words", "offered"),
+    [("coordinator", "qkdrelay_cli", "\nrelay\n", KMES), ("kme", "kme", "\n", ["run", "keys", "forget"])],
 )
-def test_completing_loads_neither_broker_nor_solver(deployed, tmp_path, name, words, offered):
+def test_completing_loads_neither_broker_nor_solver(deployed, tmp_path, name, package, words, offered):
     environment = {**os.environ, f"_{name.upper()}_COMPLETE": "complete_bash", "COMP_WORDS": name + words}
-    script = f"import sys, {name}.__main__ as it\nsys.argv = ['{name}']\n"
+    script = f"import sys, {package}.__main__ as it\nsys.argv = ['{name}']\n"
     script += "try:\n    it.main()\nfinally:\n    print(*sys.modules, file=sys.stderr)"
     done = subprocess.run(
         [sys.executable, "-c", script],
@@ -163,7 +164,7 @@ def test_completing_loads_neither_broker_nor_solver(deployed, tmp_path, name, wo
         check=True,
     )
     assert done.stdout.split() == offered
-    heavy = {"pika", "structlog", "msgspec", "numpy", "scipy", "sqlite3", "coordinator.settings", "kme.settings"}
+    heavy = {"pika", "structlog", "msgspec", "numpy", "scipy", "sqlite3", "qkdrelay_cli.settings", "kme.settings"}
     assert heavy & set(done.stderr.split()) == set()
 
 

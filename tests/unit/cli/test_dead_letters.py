@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from kme.links import Link
-from qkdrelay import codec
 from qkdrelay.broker.names import dead_key, kme_exchange, link_queue, results_queue
 from qkdrelay.broker.port import Publication
-from qkdrelay.link.key import SimulatedLinkKey
-from qkdrelay.messages import DEAD_LETTER_BODY_MAX, DeadLetter, SealedMessage
+from qkdrelay.link.simulated import SimulatedLinkKey
+from qkdrelay.messages import codec
+from qkdrelay.messages.link import SealedMessage
+from qkdrelay.messages.reports import DEAD_LETTER_BODY_MAX, DeadLetter
 
 QUEUE = link_queue("kme-3", "kme-5")
 FORGED = b"\x81\xa1v\x01"

@@ -8,10 +8,10 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from coordinator.cli.pictures.layered import layered
-from coordinator.cli.pictures.plan import BOX_HEIGHT, KMES_DRAWN_MAX, draw
-from qkdrelay.network.candidates import plans
+from qkdrelay.network.selection import plans
 from qkdrelay.network.topology import Topology, load_topology
+from qkdrelay_pictures.layered import layered
+from qkdrelay_pictures.plan import BOX_HEIGHT, KMES_DRAWN_MAX, draw
 from support.svg import SVG, boxes, overlap, page, texts, within
 
 TOPOLOGIES = sorted((Path(__file__).parents[3] / "infra" / "topologies").glob("*.toml"))

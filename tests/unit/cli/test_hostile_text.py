@@ -12,29 +12,23 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from coordinator.cli import session, watch
-from coordinator.cli.pictures.files import as_png
-from coordinator.cli.pictures.pairs import draw as draw_pairs
-from coordinator.cli.pictures.plan import draw as draw_plan
-from coordinator.demo.network import EmbeddedNetwork
-from coordinator.demo.observation import Claim
-from coordinator.demo.story import _table
 from qkdrelay.errors import BrokerUnreachableError, RequestRefusedError
 from qkdrelay.escaping import NAME_MAX, escaped
-from qkdrelay.inquiries import (
-    Acknowledged,
-    DeadLetterSummary,
-    DeadLettersView,
-    DeadLetterView,
-    NetworkRequest,
-    RelaysRequest,
-    ShowRequest,
-    Stuck,
-)
-from qkdrelay.messages import Alarm, Done, Refused, Rejected, SetLink, Waiting
-from qkdrelay.network.candidates import Withstand, choose, plans
+from qkdrelay.messages.answers import Acknowledged, DeadLetterSummary, DeadLettersView, DeadLetterView, Stuck
+from qkdrelay.messages.control import SetLink
+from qkdrelay.messages.reports import Alarm, Done, Refused, Rejected, Waiting
+from qkdrelay.messages.requests import NetworkRequest, RelaysRequest, ShowRequest
+from qkdrelay.network.selection import Withstand, choose, plans
 from qkdrelay.network.topology import Topology, reference_topology
 from qkdrelay.terminal import console
+from qkdrelay_cli import session
+from qkdrelay_cli.commands import watch
+from qkdrelay_demo.network import EmbeddedNetwork
+from qkdrelay_demo.observation import Claim
+from qkdrelay_demo.story import _table
+from qkdrelay_pictures.files import as_png
+from qkdrelay_pictures.pairs import draw as draw_pairs
+from qkdrelay_pictures.plan import draw as draw_plan
 from support.fuzzing import fuzzed
 from support.hostile import ANY_TEXT, TEXT, steering
 from support.svg import SVG

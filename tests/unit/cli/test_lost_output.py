@@ -7,14 +7,15 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import pytest
 
-from coordinator.demo.network import EmbeddedNetwork
 from qkdrelay.broker.names import kme_exchange, link_queue
 from qkdrelay.broker.port import Publication
 from qkdrelay.network.topology import reference_topology
 from qkdrelay.terminal.streams import standard_streams
+from qkdrelay_demo.network import EmbeddedNetwork
 from support.commands import leaves
 
 FULL, CLOSED, UNREAD = "No space left on device", "it is closed", "Broken pipe"
@@ -105,7 +106,11 @@ def start(tmp_path, delivered):
             subprocess.run(["cp", "-r", store.parent, tmp_path / relay_id], check=True)
             store = tmp_path / relay_id / store.name
         name, *rest = words.split()
-        command = [sys.executable, "-m", name, *rest, *(relay_id if a == "RELAY" else a for a in arguments)]
+        command = [
+            str(Path(sys.executable).parent / name),
+            *rest,
+            *(relay_id if a == "RELAY" else a for a in arguments),
+        ]
         environment = {**os.environ, "QKDRELAY_KME": "kme-8", "QKDRELAY_STORE": str(store)}
         with sink(UNREAD) if redirected == UNREAD else nullcontext(subprocess.PIPE) as stdout:
             done = subprocess.run(
@@ -183,7 +188,7 @@ def test_a_refusal_stays_a_refusal(start):
 
 @pytest.mark.parametrize("answer", ["", "\udcff\n", "n\n"])
 def test_an_answer_that_is_none_drops_nothing(tmp_path, answer):
-    command = [sys.executable, "-m", "coordinator", "dead-letters", "drop", "--all"]
+    command = [sys.executable, "-m", "qkdrelay_cli", "dead-letters", "drop", "--all"]
     done = subprocess.run(
         command, input=answer.encode("utf-8", "surrogateescape"), cwd=tmp_path, capture_output=True, check=False
     )
@@ -214,7 +219,7 @@ def test_a_folder_that_is_none_is_one_line(start):
 
 def test_what_the_terminal_cannot_show_is_written_all_the_same(tmp_path):
     run = subprocess.run(
-        [sys.executable, "-m", "coordinator", "demo"],
+        [sys.executable, "-m", "qkdrelay_cli", "demo"],
         env={**os.environ, "PYTHONIOENCODING": "ascii"},
         capture_output=True,
         text=True,

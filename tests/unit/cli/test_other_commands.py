@@ -11,9 +11,11 @@ import pytest
 import typer.main
 from rich.console import Console
 
-from coordinator.cli import app, outcome, tree, watch
-from qkdrelay.messages import Alarm, Rejected
+from qkdrelay.messages.reports import Alarm, Rejected
 from qkdrelay.network.topology import LinkNote, Topology
+from qkdrelay_cli import app
+from qkdrelay_cli.commands import watch
+from qkdrelay_cli.render import outcome, tree
 from support.plans import REFERENCE_RELAY
 
 
@@ -301,7 +303,7 @@ def test_every_command_helps_with_an_example(run, path):
 
 
 def test_help_does_not_wait_for_what_it_does_not_need():
-    loaded = "import sys, coordinator.cli; print(*sys.modules)"
+    loaded = "import sys, qkdrelay_cli; print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout.split()
     assert not {"pika", "structlog", "cryptography", "pydantic", "coordinator.service"} & set(modules)
 

@@ -14,10 +14,10 @@ from xml.etree import ElementTree as ET
 import networkx as nx
 import pytest
 
-from coordinator.cli.pairs import all_pairs
-from coordinator.cli.pictures.pairs import KMES_MAX, draw
-from qkdrelay.network.candidates import Withstand
+from qkdrelay.network.selection import Withstand
 from qkdrelay.network.topology import Topology, load_topology
+from qkdrelay_cli.render.pairs import all_pairs
+from qkdrelay_pictures.pairs import KMES_MAX, draw
 from support.svg import SVG, boxes, overlap, page, texts, within
 
 TOPOLOGIES = Path(__file__).parents[3] / "infra" / "topologies"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.cli.pictures.files import PIXELS_MAX, as_png
-from coordinator.cli.pictures.page import page, text
+from qkdrelay_pictures.files import PIXELS_MAX, as_png
+from qkdrelay_pictures.page import page, text
 
 REFERENCE = ("--topology", str(Path(__file__).parents[3] / "infra" / "topologies" / "eight-kmes.toml"))
 COMMANDS = [

@@ -7,8 +7,8 @@ from typing import get_args
 
 import pytest
 
-from coordinator.cli.options import PolicyName
-from qkdrelay.network.candidates import POLICIES
+from qkdrelay.network.selection import POLICIES
+from qkdrelay_cli.options import PolicyName
 
 TOPOLOGIES = Path(__file__).parents[3] / "infra" / "topologies"
 REFERENCE = ("--topology", str(TOPOLOGIES / "eight-kmes.toml"))

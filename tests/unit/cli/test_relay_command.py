@@ -6,9 +6,9 @@ from uuid import UUID
 
 from qkdrelay.broker.names import COORDINATOR
 from qkdrelay.errors import BrokerUnreachableError
-from qkdrelay.messages import key_id
+from qkdrelay.messages.keys import key_id
+from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.network.topology import Topology
-from qkdrelay.relay_ids import new_relay_id
 from support.plans import REFERENCE_RELAY, TOPOLOGIES
 
 PLANNED_7_8 = ["kme-1>kme-3>kme-7>kme-8", "kme-1>kme-4>kme-7>kme-8"]

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinator.cli.order import HELD_MAX, HOLD_S, RELAY_HELD_MAX, Ordered
-from coordinator.cli.watch import as_data, line, reported
-from qkdrelay.messages import (
+from qkdrelay.messages.control import SetLab, SetLink
+from qkdrelay.messages.reports import (
     Alarm,
     Collected,
     Decided,
@@ -22,13 +21,13 @@ from qkdrelay.messages import (
     Forwarded,
     Rebuilt,
     Report,
-    SetLab,
-    SetLink,
     Split,
     Started,
     Verified,
     Waiting,
 )
+from qkdrelay_cli.commands.watch import as_data, line, reported
+from qkdrelay_cli.render.report_order import HELD_MAX, HOLD_S, RELAY_HELD_MAX, Ordered
 from support.fuzzing import fuzzed
 from support.messages import values
 from support.network import Network

@@ -7,11 +7,12 @@ from uuid import uuid4
 
 import pytest
 
-from coordinator.cli import session, watch
 from qkdrelay.broker.names import COORDINATOR
 from qkdrelay.errors import BrokerUnreachableError
-from qkdrelay.messages import check_key_amount
+from qkdrelay.messages.keys import check_key_amount
 from qkdrelay.network.topology import Topology
+from qkdrelay_cli import session
+from qkdrelay_cli.commands import watch
 from support import wire_slow as slow
 from support.plans import REFERENCE_RELAY
 

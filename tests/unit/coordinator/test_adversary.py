@@ -8,9 +8,9 @@ import pytest
 
 from coordinator import adversary as module
 from coordinator.adversary import Adversary
-from coordinator.progress import Relay
-from qkdrelay.confirmation import Context, Payload
-from qkdrelay.messages import Leak
+from coordinator.lifecycle import Relay
+from qkdrelay.link.confirmation import Context, Payload
+from qkdrelay.messages.leaks import Leak
 from qkdrelay.network.analysis import learns
 from support import plans
 from support.kme import NOW, RELAY, terms

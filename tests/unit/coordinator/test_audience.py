@@ -4,12 +4,13 @@ from uuid import uuid4
 
 import pytest
 
-from coordinator.audience import COMMAND_WAIT_S, FOLLOW_MAX_S, Audience
 from coordinator.store import CoordinatorStore
-from qkdrelay import codec
-from qkdrelay.dialogue import Answerer
-from qkdrelay.inquiries import NetworkRequest, Refusal, Reply, Request
-from qkdrelay.messages import SignedMessage
+from coordinator.subscriptions import COMMAND_WAIT_S, FOLLOW_MAX_S, Audience
+from qkdrelay.messages import codec
+from qkdrelay.messages.answers import Refusal, Reply
+from qkdrelay.messages.control import SignedMessage
+from qkdrelay.messages.dialogue import Answerer
+from qkdrelay.messages.requests import NetworkRequest, Request
 
 NOW, HOURS = 1_700_000_000.0, 3 * 3600.0
 

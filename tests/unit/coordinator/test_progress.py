@@ -4,24 +4,21 @@ from dataclasses import replace
 
 import pytest
 
-from coordinator.progress import Relay, advance, end, expire, outstanding
-from coordinator.whereabouts import Whereabouts
-from qkdrelay.messages import (
+from coordinator.lifecycle import Relay, advance, end, expire, outstanding
+from qkdrelay.messages.control import Decide, Expect, Prove, Start
+from qkdrelay.messages.reports import (
     Collected,
-    Decide,
     Decided,
-    Expect,
     Expected,
     Findings,
     Forwarded,
-    Prove,
     Rebuilt,
     Refused,
-    Start,
     Started,
     Verified,
 )
 from qkdrelay.network.plan import Route
+from qkdrelay.network.whereabouts import Whereabouts
 from support import plans
 from support.kme import NOW, RELAY, terms
 

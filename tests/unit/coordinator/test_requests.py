@@ -5,23 +5,22 @@ from uuid import UUID, uuid4
 import pytest
 
 from coordinator import requests as module
-from coordinator.demo.network import relay_request
-from qkdrelay.codec import decode_plan
 from qkdrelay.errors import RequestRefusedError
-from qkdrelay.inquiries import (
-    Acknowledged,
+from qkdrelay.messages.answers import Acknowledged, RelaySummary
+from qkdrelay.messages.control import Demand
+from qkdrelay.messages.plans import decode_plan
+from qkdrelay.messages.relay_ids import new_relay_id
+from qkdrelay.messages.requests import (
     AttackRequest,
     LabRequest,
     LinkRequest,
     NetworkRequest,
     RelaysRequest,
-    RelaySummary,
     ShowRequest,
     Wish,
 )
-from qkdrelay.messages import Demand
 from qkdrelay.network.topology import Topology
-from qkdrelay.relay_ids import new_relay_id
+from qkdrelay_demo.network import relay_request
 from support.kme import NOW
 from support.network import DIAMOND, Network, of
 

@@ -2,13 +2,13 @@
 
 import pytest
 
-from coordinator.progress import Relay
+from coordinator.lifecycle import Relay
 from coordinator.service import CoordinatorService
 from coordinator.store import CoordinatorStore
-from qkdrelay import control
 from qkdrelay.broker.names import kme_exchange, results_queue
 from qkdrelay.broker.port import Delivery
-from qkdrelay.messages import Findings, Reports
+from qkdrelay.messages import signing
+from qkdrelay.messages.reports import Findings, Reports
 from qkdrelay.network.topology import load_topology
 from support.kme import NOW, RELAY, terms
 
@@ -33,8 +33,8 @@ def service(store):
 
 def found(false, epoch, number):
     finding = Findings(relay_id=RELAY, false=(false,), disputed=(), equivocating=(), unclear="")
-    body = control.sign(
-        KEYS[TARGET], TARGET, control.COORDINATOR, epoch=epoch, number=number, body=Reports(items=(finding,))
+    body = signing.sign(
+        KEYS[TARGET], TARGET, signing.COORDINATOR, epoch=epoch, number=number, body=Reports(items=(finding,))
     )
     return Delivery(results_queue(TARGET), kme_exchange(TARGET), results_queue(TARGET), body, False, (1, 1))
 

@@ -6,10 +6,10 @@ from uuid import UUID, uuid4
 import pytest
 
 from coordinator import store as module
-from coordinator.progress import Relay
+from coordinator.lifecycle import Relay
 from coordinator.store import CoordinatorStore
-from qkdrelay.messages import Dispute, Findings
-from qkdrelay.recent import Recent
+from qkdrelay.messages.reports import Dispute, Findings
+from qkdrelay.service.lru import Recent
 from support import plans
 from support.kme import NOW, terms
 

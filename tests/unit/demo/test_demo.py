@@ -9,17 +9,17 @@ import pytest
 import structlog
 from typer.testing import CliRunner
 
-from coordinator.cli import demo as command
-from coordinator.demo import scenario
-from coordinator.demo.network import EmbeddedNetwork
-from coordinator.demo.picture import picture
-from coordinator.demo.scenario import Scenario, play
 from kme.keys import listed
 from qkdrelay.network.topology import reference_topology
 from qkdrelay.terminal import app_with
+from qkdrelay_cli.commands import demo
+from qkdrelay_demo import scenario
+from qkdrelay_demo.network import EmbeddedNetwork
+from qkdrelay_demo.picture import picture
+from qkdrelay_demo.scenario import Scenario, play
 
 APP = app_with("only the demo")
-APP.command()(command.demo)
+APP.command()(demo.demo)
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +56,7 @@ def failed_claims(seen):
 
 def test_the_command_succeeds_and_prints_json_alone():
     run = subprocess.run(
-        [sys.executable, "-m", "coordinator", "demo", "--json"], check=False, capture_output=True, text=True
+        [sys.executable, "-m", "qkdrelay_cli", "demo", "--json"], check=False, capture_output=True, text=True
     )
     assert (run.returncode, run.stderr) == (0, "")
     assert json.loads(run.stdout)["ok"] is True

@@ -7,12 +7,12 @@ from threading import Event
 
 import pytest
 
-from coordinator.demo.network import EmbeddedNetwork
 from kme import forgetting
 from kme.__main__ import main
-from qkdrelay.inquiries import Wish
-from qkdrelay.messages import key_id
+from qkdrelay.messages.keys import key_id
+from qkdrelay.messages.requests import Wish
 from qkdrelay.network.topology import reference_topology
+from qkdrelay_demo.network import EmbeddedNetwork
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +106,9 @@ def test_a_second_process_on_one_store_says_so_and_ends(delivered, monkeypatch, 
     for name, value in settings.items():
         monkeypatch.setenv(f"QKDRELAY_{name}", value)
     # It would go on writing to what this test reads.
-    monkeypatch.setattr("qkdrelay.observability.set_up_logging", lambda *_: None)
+    monkeypatch.setattr("qkdrelay.service.logs.set_up_logging", lambda *_: None)
     # Nor are this process's signals its own.
-    monkeypatch.setattr("qkdrelay.service.prepare_process", Event)
+    monkeypatch.setattr("qkdrelay.service.process.prepare_process", Event)
     code, out, err = kme(monkeypatch, capsys, store, "run")
     assert (code, out) == (2, "")
     hint = "one service holds a store; stop the other one"

@@ -6,36 +6,31 @@ from uuid import UUID
 
 import pytest
 
-from kme import ends, rebuilds
+from kme import endpoint, rebuilding
 from kme.effects import DropShares, KeepRelay, Note, SendShare, Settle, TurnLab, TurnLink
-from kme.node import LATE_S
-from qkdrelay.codec import MESSAGE_BYTES_MAX, encode_plan
-from qkdrelay.control import COORDINATOR, sign
-from qkdrelay.messages import (
-    TIMEOUT_S_MAX,
+from kme.forwarding import LATE_S
+from qkdrelay.messages.codec import MESSAGE_BYTES_MAX
+from qkdrelay.messages.control import Decide, Demand, Expect, Prove, SetLab, SetLink, Start
+from qkdrelay.messages.fields import TIMEOUT_S_MAX
+from qkdrelay.messages.plans import encode_plan
+from qkdrelay.messages.relay_ids import new_relay_id
+from qkdrelay.messages.reports import (
     Alarm,
     Collected,
-    Decide,
     Decided,
-    Demand,
     Done,
-    Expect,
     Expected,
     Findings,
-    Prove,
     Rebuilt,
     Refused,
     Reports,
-    SetLab,
-    SetLink,
     Split,
-    Start,
     Started,
     Verified,
 )
-from qkdrelay.network.coalitions import STEPS_MAX
-from qkdrelay.relay_ids import new_relay_id
-from qkdrelay.sharing import tree
+from qkdrelay.messages.signing import COORDINATOR, sign
+from qkdrelay.network.exhaustive import STEPS_MAX
+from qkdrelay.schemes import recursive
 from support import plans
 from support.kme import NOTHING, NOW, RELAY, Kme, only, terms, told
 
@@ -64,7 +59,9 @@ def delivered_shares(effects):
     while waiting:
         route, payload = waiting.pop()
         held[route] = payload
-        waiting += [((*route, kme), share) for kme, share in tree.hand_on(PLAN.below(route[-1]), payload, os.urandom)]
+        waiting += [
+            ((*route, kme), share) for kme, share in recursive.hand_on(PLAN.below(route[-1]), payload, os.urandom)
+        ]
     return plans.at_target(PLAN, held)
 
 
@@ -328,10 +325,10 @@ def test_however_many_splits_may_be_named_the_work_is_that_of_one_check_of_a_pla
     def ask_for_each_route(plan, held, length, *, budget, may_name):
         asked.extend(may_name(kme) for kme in [*plan.hops] * 3)
         yield 1
-        return tree.Rebuilt(None, (), ())
+        return recursive.Rebuilt(None, (), ())
 
-    monkeypatch.setattr(rebuilds, "rebuilding", ask_for_each_route)
-    monkeypatch.setattr(ends, "least_shares", lambda _plan: 0)
+    monkeypatch.setattr(rebuilding, "rebuilding", ask_for_each_route)
+    monkeypatch.setattr(endpoint, "least_shares", lambda _plan: 0)
     target = Kme("t", plan, withstand_compromised=3)
     target.command(Expect(terms=terms(plan)))
     steps.clear()
@@ -344,22 +341,22 @@ def test_however_many_splits_may_be_named_the_work_is_that_of_one_check_of_a_pla
 @pytest.mark.parametrize("kind", ["false", "disputed", "equivocating"])
 def test_findings_fit_a_message_however_long_the_routes_are(monkeypatch, kind):
     routes = tuple(tuple(f"{i}-{n}".ljust(32, "x") for n in range(250)) for i in range(200))
-    result = tree.Rebuilt(None, (), ())
+    result = recursive.Rebuilt(None, (), ())
     target = Kme("kme-8")
     target.command(Expect(terms=terms()))
     if kind == "false":
         result = replace(result, false=routes)
     elif kind == "disputed":
-        result = replace(result, disputed=tuple(tree.Dispute(route[:1], ((route,),)) for route in routes))
+        result = replace(result, disputed=tuple(recursive.Dispute(route[:1], ((route,),)) for route in routes))
     else:
         target.memory.relays[RELAY] = replace(target.relay, equivocating=routes)
 
-    def rebuilding(*_arguments, **_options):
+    def rebuilt(*_arguments, **_options):
         yield 1
         return result
 
-    monkeypatch.setattr(rebuilds, "rebuilding", rebuilding)
-    monkeypatch.setattr(ends, "least_shares", lambda _plan: 0)
+    monkeypatch.setattr(rebuilding, "rebuilding", rebuilt)
+    monkeypatch.setattr(endpoint, "least_shares", lambda _plan: 0)
     (findings,) = told(target.settle())
     body = Reports(items=(findings,))
     assert len(sign(bytes(32), "kme-8", COORDINATOR, epoch=bytes(16), number=2**62, body=body)) > MESSAGE_BYTES_MAX / 2

@@ -5,12 +5,15 @@ from dataclasses import replace
 
 import pytest
 
-from kme import node as module
+from kme import forwarding as module
 from kme.effects import KeepRelay, KeepShare, LeakShare, Note, SendShare, Settle
-from kme.node import EARLY_BYTES_MAX, EARLY_SHARES_MAX, LATE_S, RejectedShareError
-from qkdrelay.codec import encode_plan
-from qkdrelay.confirmation import OVERHEAD
-from qkdrelay.messages import KEY_BYTES_MAX, TIMEOUT_S_MAX, Collected, Expect, Forwarded, Split
+from kme.forwarding import EARLY_BYTES_MAX, EARLY_SHARES_MAX, LATE_S, RejectedShareError
+from qkdrelay.link.confirmation import OVERHEAD
+from qkdrelay.messages.control import Expect
+from qkdrelay.messages.fields import TIMEOUT_S_MAX
+from qkdrelay.messages.keys import KEY_BYTES_MAX
+from qkdrelay.messages.plans import encode_plan
+from qkdrelay.messages.reports import Collected, Forwarded, Split
 from qkdrelay.network.plan import Hop, Plan
 from qkdrelay.sharing import amd, shamir
 from support import plans

@@ -7,12 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kme.effects import KeepRelay
-from kme.ends import Ends
-from kme.node import LATE_S, NodeSettings
+from kme.endpoint import Ends
+from kme.forwarding import LATE_S, NodeSettings
 from kme.store import KmeStore
 from qkdrelay.errors import RequestRefusedError
-from qkdrelay.messages import TIMEOUT_S_MAX, Decide, Expect, Refused
-from qkdrelay.relay_ids import CLOCKS_DIFFER_S, VALID_S, check_relay_id, digits, made_at, new_relay_id, the_one
+from qkdrelay.messages.control import Decide, Expect
+from qkdrelay.messages.fields import TIMEOUT_S_MAX
+from qkdrelay.messages.relay_ids import CLOCKS_DIFFER_S, VALID_S, check_relay_id, digits, made_at, new_relay_id, the_one
+from qkdrelay.messages.reports import Refused
 from support.kme import NOW, terms, told
 
 

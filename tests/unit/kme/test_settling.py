@@ -5,10 +5,11 @@ from uuid import uuid4
 
 import pytest
 
-from kme import ends, rebuilds
+from kme import endpoint, rebuilding
 from kme.settling import SLICE_WORK, TURN_WORK, Settling
-from qkdrelay.messages import Expect, Findings
-from qkdrelay.sharing import tree
+from qkdrelay.messages.control import Expect
+from qkdrelay.messages.reports import Findings
+from qkdrelay.schemes import recursive
 from qkdrelay.sharing.work import attempt
 from support.kme import RELAY, Kme, terms, told
 from support.plans import fan
@@ -123,8 +124,8 @@ def begun(monkeypatch):
     """Gets the work of each rebuild that is begun; each may search a little, and a relay four times as much."""
     works = []
     note_rebuilding(monkeypatch, works, begun=lambda: works.append(0))
-    monkeypatch.setattr(tree, "SEARCH_MAX", SEARCH)
-    monkeypatch.setattr(rebuilds, "RELAY_SEARCH_MAX", 4 * SEARCH)
+    monkeypatch.setattr(recursive, "SEARCH_MAX", SEARCH)
+    monkeypatch.setattr(rebuilding, "RELAY_SEARCH_MAX", 4 * SEARCH)
     return works
 
 
@@ -163,7 +164,7 @@ def test_shares_that_come_twice_and_differ_buy_none_at_all(begun):
 
 def test_good_shares_that_come_after_a_budget_is_used_up_are_decoded_all_the_same(begun):
     kme, payload = target(), os.urandom(128)
-    shares = dict(tree.start(PLAN, payload, os.urandom))
+    shares = dict(recursive.start(PLAN, payload, os.urandom))
     bad = WAYS[:4]
     for route in (*bad, *WAYS[4:]):
         kme.share(route, os.urandom(160) if route in bad else shares[route[1]])
@@ -175,7 +176,7 @@ def test_a_rebuild_goes_on_where_it_was_left_until_there_are_more_shares(begun):
     kme = target()
     for route in WAYS[:-1]:
         kme.share(route, os.urandom(160))
-    part = ends.Budget(SEARCH // 10)
+    part = endpoint.Budget(SEARCH // 10)
     calls = 1
     while kme.ends.settle(RELAY, kme.memory, part, keep=True) is None:
         part.left = SEARCH // 10

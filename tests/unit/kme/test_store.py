@@ -8,10 +8,10 @@ from uuid import uuid4
 import pytest
 
 from kme.effects import EndRelay, KeepShare, SendShare
-from kme.node import LATE_S
+from kme.forwarding import LATE_S
 from kme.store import CACHED_BYTES_MAX, TOMBSTONE_S, UNDECIDED_S, KmeStore
-from qkdrelay.confirmation import Payload
-from qkdrelay.messages import Dispute, Findings
+from qkdrelay.link.confirmation import Payload
+from qkdrelay.messages.reports import Dispute, Findings
 from support import plans
 from support.kme import DEMAND, NOW, RELAY
 

@@ -4,9 +4,9 @@ from collections import Counter
 
 import pytest
 
-from kme import waiting
+from kme import fairness
 from kme.effects import SendShare
-from kme.waiting import Room, Turns, origin
+from kme.fairness import Room, Turns, origin
 from support import plans
 from support.kme import NOW, RELAY
 
@@ -54,7 +54,7 @@ def test_who_comes_and_goes_does_not_get_more_than_who_stays():
 
 
 def test_one_origin_takes_half_the_room_at_most_and_leaves_the_others_theirs(monkeypatch):
-    monkeypatch.setattr(waiting, "WAITING_MAX", 100)
+    monkeypatch.setattr(fairness, "WAITING_MAX", 100)
     room, admitted = Room([]), Counter()
     for who in ("flooder", "another", "kme-2", "kme-3"):
         for _ in range(1000):
@@ -67,7 +67,7 @@ def test_one_origin_takes_half_the_room_at_most_and_leaves_the_others_theirs(mon
 
 
 def test_room_is_counted_in_bytes_too_and_over_all_links(monkeypatch):
-    monkeypatch.setattr(waiting, "WAITING_BYTES_MAX", 10_000)
+    monkeypatch.setattr(fairness, "WAITING_BYTES_MAX", 10_000)
     room = Room([("kme-8", "flooder", 1, 3_000), ("kme-6", "flooder", 1, 1_500)])
     assert set(room.peers()) == {"kme-6", "kme-8"}
     assert not room.is_full_for(share("flooder", 1_000))

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qkdrelay import codec
 from qkdrelay.errors import ForgedMessageError, MalformedMessageError
 from qkdrelay.link.envelope import key_needed, pad_needed, seal, unseal
-from qkdrelay.link.key import SimulatedLinkKey
-from qkdrelay.messages import SealedMessage, ShareHeader
+from qkdrelay.link.simulated import SimulatedLinkKey
+from qkdrelay.messages import codec
+from qkdrelay.messages.link import SealedMessage, ShareHeader
 from support import wire_slow as slow
 
 SUITES = ("otp", "aes-256-gcm")

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qkdrelay.errors import SettingsError
-from qkdrelay.link.key import SimulatedLinkKey
+from qkdrelay.link.simulated import SimulatedLinkKey
 from support import wire_slow as slow
 from support.clock import Clock
 

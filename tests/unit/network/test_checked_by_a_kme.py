@@ -7,7 +7,7 @@ import pytest
 
 from qkdrelay.errors import InvalidPlanError
 from qkdrelay.network.analysis import withstands
-from qkdrelay.network.coalitions import SETS_AT_ONCE_MAX, STEPS_MAX
+from qkdrelay.network.exhaustive import SETS_AT_ONCE_MAX, STEPS_MAX
 from qkdrelay.network.plan import SHARE_MESSAGES_MAX, Hop, Plan
 from support.plans import chain, counted_steps, eight, fan, ladder, layers
 
@@ -53,5 +53,5 @@ def test_a_check_that_would_take_too_long_is_refused_before_it_begins(demanded, 
 
 def test_a_kme_needs_neither_solver_nor_graph_library():
     heavy = "print([m for m in ('scipy', 'numpy', 'networkx') if m in sys.modules])"
-    code = f"import sys, qkdrelay.network.analysis, qkdrelay.network.plan, qkdrelay.network.candidates; {heavy}"
+    code = f"import sys, qkdrelay.network.analysis, qkdrelay.network.plan, qkdrelay.network.selection; {heavy}"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -7,14 +7,14 @@ from pathlib import Path
 import networkx as nx
 import pytest
 
-from qkdrelay.confirmation import OVERHEAD
 from qkdrelay.errors import InvalidPlanError, RequestRefusedError, TopologyError
+from qkdrelay.link.confirmation import OVERHEAD
 from qkdrelay.link.envelope import key_needed
 from qkdrelay.network.analysis import learns, withstands
-from qkdrelay.network.candidates import Withstand, choose, plans
-from qkdrelay.network.keycost import CONFIRMATION_BYTES, link_key_bytes
-from qkdrelay.network.minimal import Withstands
+from qkdrelay.network.key_cost import CONFIRMATION_BYTES, link_key_bytes
+from qkdrelay.network.minimal_sets import Withstands
 from qkdrelay.network.planner import recursive_plan
+from qkdrelay.network.selection import Withstand, choose, plans
 from qkdrelay.network.topology import LinkNote, Topology, load_topology, reference_topology
 
 REFERENCE = reference_topology()

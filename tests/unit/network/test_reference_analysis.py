@@ -6,15 +6,16 @@ from itertools import pairwise
 import pytest
 
 from qkdrelay.errors import RequestRefusedError
-from qkdrelay.network import chance, minimal
+from qkdrelay.network import minimal_sets, probability
 from qkdrelay.network.analysis import delivers
-from qkdrelay.network.case import case
-from qkdrelay.network.chance import Probability
-from qkdrelay.network.circuit import learning
-from qkdrelay.network.minimal import Withstands
+from qkdrelay.network.minimal_sets import Withstands
 from qkdrelay.network.planner import path_plan, recursive_plan
+from qkdrelay.network.probability import Probability
+from qkdrelay.network.threshold_circuit import learning
 from qkdrelay.network.topology import Topology, reference_topology
-from qkdrelay.sharing import amd, tree
+from qkdrelay.network.what_if import case
+from qkdrelay.schemes import recursive
+from qkdrelay.sharing import amd
 from support.plans import at_target, carry, fan, written
 
 PLAN = recursive_plan(reference_topology(), "kme-1", "kme-8")
@@ -37,80 +38,80 @@ def test_it_has_seventeen_messages():
 
 
 def test_its_minimal_learning_coalitions_are_these_seven():
-    found = minimal.minimal_learning_coalitions(PLAN)
+    found = minimal_sets.minimal_learning_coalitions(PLAN)
     assert found.sets == kmes("23", "24", "34", "56", "67", "257", "457")
     assert (found.smallest, found.counts, found.complete) == (2, {2: 5, 3: 2}, True)
 
 
 def test_its_minimal_blocking_kmes_are_these_nine():
-    assert minimal.minimal_blocking_kmes(PLAN).sets == kmes("6", "23", "24", "27", "34", "35", "37", "45", "57")
+    assert minimal_sets.minimal_blocking_kmes(PLAN).sets == kmes("6", "23", "24", "27", "34", "35", "37", "45", "57")
 
 
 def test_one_link_blocks_it_and_28_pairs_and_18_triples_do():
-    found = minimal.minimal_blocking_links(PLAN)
+    found = minimal_sets.minimal_blocking_links(PLAN)
     assert found.sets[0] == (("kme-6", "kme-8"),)
     assert found.counts == {1: 1, 2: 28, 3: 18}
     assert len(found.sets) == 47
 
 
 def test_it_withstands_one_compromised_and_no_failed_kme():
-    assert minimal.withstood(PLAN, others=6) == Withstands(compromised=1, failed=0, failed_links=0, tampering=0)
+    assert minimal_sets.withstood(PLAN, others=6) == Withstands(compromised=1, failed=0, failed_links=0, tampering=0)
 
 
 def test_a_list_that_is_cut_short_says_so_and_begins_with_the_smallest():
-    found = minimal.minimal_blocking_links(PLAN, limit=5)
+    found = minimal_sets.minimal_blocking_links(PLAN, limit=5)
     assert [len(chosen) for chosen in found.sets] == [1, 2, 2, 2, 2]
     assert (found.complete, sum(found.counts.values())) == (False, 47)
 
 
 def test_three_disjoint_paths_withstand_one_of_everything():
     plan = path_plan([("s", "a", "t"), ("s", "b", "c", "t"), ("s", "d", "t")], 2)
-    assert minimal.withstood(plan, others=4) == Withstands(1, 1, 1, 1)
+    assert minimal_sets.withstood(plan, others=4) == Withstands(1, 1, 1, 1)
 
 
 def test_what_no_set_can_do_is_withstood_by_all_others():
     direct = written({"s": (("t",), 1)}, "s", "t")
-    assert minimal.withstood(direct, others=9) == Withstands(9, 9, 0, 9)
-    assert minimal.minimal_learning_coalitions(direct).smallest is None
+    assert minimal_sets.withstood(direct, others=9) == Withstands(9, 9, 0, 9)
+    assert minimal_sets.minimal_learning_coalitions(direct).smallest is None
 
 
 def test_trusted_kmes_are_in_no_coalition_but_may_fail():
     plan = written({"s": (("a",), 1), "a": (("t",), 1)}, "s", "t")
-    assert minimal.withstood(plan, others=5).compromised == 0
-    assert minimal.withstood(plan, others=5, trusted=["a"]) == Withstands(5, 0, 0, 0)
+    assert minimal_sets.withstood(plan, others=5).compromised == 0
+    assert minimal_sets.withstood(plan, others=5, trusted=["a"]) == Withstands(5, 0, 0, 0)
 
 
 def test_no_tampering_is_withstood_if_the_target_could_not_try_all_subsets():
-    assert minimal.withstood(fan(9, 5), others=9).tampering == 4
-    assert minimal.rebuild_is_exhaustive(fan(16, 9))
-    assert not minimal.rebuild_is_exhaustive(fan(40, 20))
+    assert minimal_sets.withstood(fan(9, 5), others=9).tampering == 4
+    assert minimal_sets.rebuild_is_exhaustive(fan(16, 9))
+    assert not minimal_sets.rebuild_is_exhaustive(fan(40, 20))
     # 19,600 subsets of all 50 shares, but 13 times as many if each share is looked at when it comes.
-    assert not minimal.rebuild_is_exhaustive(fan(50, 3))
-    assert minimal.withstood(fan(40, 20), others=40) == Withstands(19, 20, 20, 0)
+    assert not minimal_sets.rebuild_is_exhaustive(fan(50, 3))
+    assert minimal_sets.withstood(fan(40, 20), others=40) == Withstands(19, 20, 20, 0)
 
 
 def test_a_tamperer_who_learns_leaves_the_target_with_two_answers():
     plan, keys = fan(3, 1), bytes(48)
     assert delivers(plan, failed=["m1"])
-    assert minimal.withstood(plan, others=3).tampering == 0
+    assert minimal_sets.withstood(plan, others=3).tampering == 0
 
     def tamper(route, payload):
         return amd.encode(b"another secret".ljust(48), os.urandom) if route == ("s", "m1") else payload
 
-    rebuilt = tree.rebuild(plan, at_target(plan, carry(plan, keys, os.urandom, tamper)), 48)
+    rebuilt = recursive.rebuild(plan, at_target(plan, carry(plan, keys, os.urandom, tamper)), 48)
     assert (rebuilt.secret, rebuilt.ambiguous) == (None, True)
 
 
 @pytest.mark.parametrize("coalition", [("m1", "m2"), ("m1", "m5"), ("m3", "m4")])
 def test_two_of_five_who_plant_valid_shares_of_one_another_secret_change_nothing(coalition):
     plan, keys = fan(5, 3), bytes(48)
-    assert minimal.withstood(plan, others=5).tampering == 2
-    planted = dict(tree.start(plan, b"another secret".ljust(48), os.urandom))
+    assert minimal_sets.withstood(plan, others=5).tampering == 2
+    planted = dict(recursive.start(plan, b"another secret".ljust(48), os.urandom))
 
     def tamper(route, payload):
         return planted[route[-1]] if route[-1] in coalition else payload
 
-    rebuilt = tree.rebuild(plan, at_target(plan, carry(plan, keys, os.urandom, tamper)), 48)
+    rebuilt = recursive.rebuild(plan, at_target(plan, carry(plan, keys, os.urandom, tamper)), 48)
     assert (rebuilt.secret, rebuilt.ambiguous) == (keys, False)
 
 
@@ -150,7 +151,7 @@ def test_an_end_that_is_down_delivers_nothing():
 @pytest.mark.parametrize(("count", "leak"), [(1, 0.0280), (2, 0.0552), (3, 0.0817)])
 def test_layers_leak_as_the_formula_says(count, leak):
     plan = recursive_plan(layers(count), "source", "target")
-    found = chance.leak(plan, 0.1)
+    found = probability.leak(plan, 0.1)
     kept = sum((0.9**3, 3 * 0.1 * 0.9**2)) ** count
     assert found.exact
     assert found.low == pytest.approx(1 - kept)
@@ -159,18 +160,18 @@ def test_layers_leak_as_the_formula_says(count, leak):
 
 def test_a_path_is_lost_with_any_of_its_parts():
     plan = written({"s": (("a",), 1), "a": (("t",), 1)}, "s", "t")
-    assert chance.loss(plan, {"a": 0.5}, {("t", "a"): 0.5}).low == pytest.approx(0.75)
-    assert chance.loss(plan) == Probability(0.0, 0.0, exact=True)
+    assert probability.loss(plan, {"a": 0.5}, {("t", "a"): 0.5}).low == pytest.approx(0.75)
+    assert probability.loss(plan) == Probability(0.0, 0.0, exact=True)
 
 
 def test_a_very_small_probability_is_not_lost_in_rounding():
-    assert chance.leak(fan(20, 20), 1e-3).low == pytest.approx(1e-60)
+    assert probability.leak(fan(20, 20), 1e-3).low == pytest.approx(1e-60)
 
 
 def test_where_a_diagram_is_too_large_the_answer_is_an_interval(monkeypatch):
-    monkeypatch.setattr(chance.Diagram, "__init__", lambda *_: (_ for _ in ()).throw(chance.TooLargeError))
+    monkeypatch.setattr(probability.Diagram, "__init__", lambda *_: (_ for _ in ()).throw(probability.TooLargeError))
     plan = recursive_plan(layers(3), "source", "target")
-    found = chance.leak(plan, 0.1, samples=1 << 16)
+    found = probability.leak(plan, 0.1, samples=1 << 16)
     assert (found.exact, found.confidence) == (False, 0.999)
     assert found.low < 0.081669952 < found.high < found.low + 0.01
 
@@ -178,7 +179,7 @@ def test_where_a_diagram_is_too_large_the_answer_is_an_interval(monkeypatch):
 @pytest.mark.parametrize("wrong", [-0.1, 1.5, float("nan")])
 def test_a_probability_that_is_none_is_refused(wrong):
     with pytest.raises(RequestRefusedError, match="the probability of kme-"):
-        chance.leak(PLAN, wrong)
+        probability.leak(PLAN, wrong)
 
 
 def test_a_circuit_keeps_its_smallest_sets_without_kmes_that_only_forward():

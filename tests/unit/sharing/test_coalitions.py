@@ -5,7 +5,7 @@ from itertools import combinations
 
 import pytest
 
-from qkdrelay.sharing import tree
+from qkdrelay.schemes import recursive
 from support.plans import carry, eight
 
 KEYS = os.urandom(96)
@@ -16,7 +16,7 @@ HELD = carry(PLAN, KEYS, os.urandom)
 def learns(*numbers):
     coalition = {f"kme-{number}" for number in numbers}
     held = {route: payload for route, payload in HELD.items() if route[-1] in coalition}
-    return tree.rebuild(PLAN, held, 96).secret == KEYS
+    return recursive.rebuild(PLAN, held, 96).secret == KEYS
 
 
 @pytest.mark.parametrize("coalition", [(4,), (6,), (4, 6), (5, 7), (2, 5), (4, 5), (2, 7)])

@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from qkdrelay.sharing import amd, decoding, gf256, shamir, tree
+from qkdrelay.schemes import recursive
+from qkdrelay.sharing import amd, decoding, gf256, shamir
 from qkdrelay.sharing.decoding import false_among
 from qkdrelay.sharing.work import finished
 from support.plans import at_target, carry, fan, written
@@ -106,7 +107,7 @@ def test_a_false_share_that_a_fold_hides_is_found_by_another():
 def test_two_camps_are_both_found():
     plan, shares, _ = hub(40, 5)
     other = os.urandom(96)
-    planted = dict(tree.start(plan, other, os.urandom))
+    planted = dict(recursive.start(plan, other, os.urandom))
     xs = random.sample(range(1, 41), 14)
     result, _, found = counted(plan, falsified(shares, xs, lambda _share, x: planted[f"m{x}"]), 96, search=0)
     assert (result.secret, result.ambiguous, result.exhausted) == (None, True, True)
@@ -122,4 +123,4 @@ def test_a_payload_of_a_few_survives_at_a_split_that_is_no_majority():
     for i in range(7):
         shares["s", "a", f"d{i}", "t"] = forged[i]
     shares.pop(("s", "b", "t"))
-    assert tree.rebuild(plan, shares, 96).secret == KEYS
+    assert recursive.rebuild(plan, shares, 96).secret == KEYS

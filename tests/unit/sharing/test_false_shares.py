@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from qkdrelay.sharing import amd, gf256, shamir, tree
+from qkdrelay.schemes import recursive
+from qkdrelay.sharing import amd, gf256, shamir
 from qkdrelay.sharing.work import attempt
 from support.plans import at_target, carry, eight, fan, written
 from support.sharing_slow import xor
@@ -51,73 +52,73 @@ def through_zero_and(*roots):
 @pytest.mark.parametrize("false", [route(1, 3, 5, 8), route(1, 3, 6, 8), route(1, 3, 7, 8)])
 def test_a_false_share_among_three_is_named_with_its_whole_route(false):
     plan = eight()
-    result = tree.rebuild(plan, arrived(plan, false), 96)
+    result = recursive.rebuild(plan, arrived(plan, false), 96)
     assert (result.secret, result.false, result.disputed) == (KEYS, (false,), ())
 
 
 def test_a_payload_falsified_before_it_is_split_again_is_named_with_the_route_to_that_kme():
     plan = eight()
-    result = tree.rebuild(plan, arrived(plan, route(1, 2)), 96)
+    result = recursive.rebuild(plan, arrived(plan, route(1, 2)), 96)
     assert (result.secret, result.false, result.disputed) == (KEYS, (route(1, 2),), ())
 
 
 def test_what_is_below_a_false_payload_is_not_accused():
     plan = eight()
-    result = tree.rebuild(plan, arrived(plan, route(1, 3), route(1, 3, 5, 8)), 96)
+    result = recursive.rebuild(plan, arrived(plan, route(1, 3), route(1, 3, 5, 8)), 96)
     assert (result.secret, result.false, result.disputed) == (KEYS, (route(1, 3),), ())
 
 
 def test_a_split_in_which_nothing_decodes_is_disputed_and_the_others_deliver():
     plan = eight()
-    result = tree.rebuild(plan, arrived(plan, route(1, 2, 5, 8)), 96)
+    result = recursive.rebuild(plan, arrived(plan, route(1, 2, 5, 8)), 96)
     assert (result.secret, result.false) == (KEYS, ())
-    assert result.disputed == (tree.Dispute(route(1, 2), ((route(1, 2, 5, 8),), (route(1, 2, 6, 8),))),)
+    assert result.disputed == (recursive.Dispute(route(1, 2), ((route(1, 2, 5, 8),), (route(1, 2, 6, 8),))),)
 
 
 def test_a_split_without_a_payload_counts_as_missing_above():
     plan = eight()
-    result = tree.rebuild(plan, arrived(plan, route(1, 2, 5, 8), route(1, 4, 6, 8)), 96)
+    result = recursive.rebuild(plan, arrived(plan, route(1, 2, 5, 8), route(1, 4, 6, 8)), 96)
     assert result.secret is None
-    assert result.splits == (tree.SplitStatus(route(1), present=1, needed=2),)
+    assert result.splits == (recursive.SplitStatus(route(1), present=1, needed=2),)
     assert [dispute.route for dispute in result.disputed] == [route(1, 2), route(1, 4)]
 
 
 def test_below_a_split_that_is_not_confirmed_nobody_is_named():
     plan = eight()
     false = (route(1, 2, 5, 8), route(1, 3, 5, 8), route(1, 4, 6, 8))
-    result = tree.rebuild(plan, arrived(plan, *false), 96)
+    result = recursive.rebuild(plan, arrived(plan, *false), 96)
     assert (result.secret, result.false) == (None, ())
-    assert result.disputed[1] == tree.Dispute(
+    assert result.disputed[1] == recursive.Dispute(
         route(1, 3), ((route(1, 3, 6, 8), route(1, 3, 7, 8)), (route(1, 3, 5, 8),))
     )
 
 
 def test_a_share_is_named_if_2k_minus_2_others_agree():
     plan = fan(5, 3)
-    result = tree.rebuild(plan, arrived(plan, *middle(2)), 96)
+    result = recursive.rebuild(plan, arrived(plan, *middle(2)), 96)
     assert (result.secret, result.false, result.disputed) == (KEYS, middle(2), ())
 
 
 def test_a_share_is_only_disputed_if_fewer_than_2k_minus_2_others_agree():
     plan = fan(4, 3)
-    result = tree.rebuild(plan, arrived(plan, *middle(2)), 96)
+    result = recursive.rebuild(plan, arrived(plan, *middle(2)), 96)
     assert (result.secret, result.false) == (KEYS, ())
-    assert result.disputed == (tree.Dispute(("s",), (middle(1, 3, 4), middle(2))),)
+    assert result.disputed == (recursive.Dispute(("s",), (middle(1, 3, 4), middle(2))),)
 
 
 def test_false_shares_that_cancel_at_0_cannot_frame_an_honest_one():
     # The two false shares lie with the honest third on another polynomial with the true value at 0.
     plan = fan(4, 3)
     shares = shift(arrived(plan), (1, 2), through_zero_and(3))
-    result = tree.rebuild(plan, shares, 96)
+    result = recursive.rebuild(plan, shares, 96)
     assert (result.secret, result.false) == (KEYS, ())
-    assert result.disputed == (tree.Dispute(("s",), (middle(1, 2, 3), middle(4))),)
+    assert result.disputed == (recursive.Dispute(("s",), (middle(1, 2, 3), middle(4))),)
 
 
 def test_false_shares_that_cancel_at_0_are_named_once_enough_honest_ones_disagree():
     plan = fan(6, 3)
     shares = shift(arrived(plan), (1, 2), through_zero_and(3))
-    result = tree.rebuild(plan, shares, 96)
+    result = recursive.rebuild(plan, shares, 96)
     assert (result.secret, result.false, result.disputed) == (KEYS, middle(1, 2), ())
 
 
@@ -125,7 +126,7 @@ def test_false_shares_with_all_the_agreement_they_can_have_are_not_trusted():
     # k = 4: three false shares and two honest ones agree, 2k-3 = 5 in all, against the other four honest ones.
     plan = fan(9, 4)
     shares = shift(arrived(plan), (1, 2, 3), through_zero_and(4, 5))
-    result = tree.rebuild(plan, shares, 96)
+    result = recursive.rebuild(plan, shares, 96)
     assert (result.secret, result.false, result.disputed) == (KEYS, middle(1, 2, 3), ())
 
 
@@ -135,9 +136,9 @@ def test_two_polynomials_with_enough_agreement_are_a_dispute():
     codeword = shamir.combine({1: (shares := arrived(plan))[middle(1)[0]], 2: shares[middle(2)[0]]})
     other = shamir.split(codeword, 4, 2, os.urandom)
     mixed = {**shares, middle(3)[0]: other[2], middle(4)[0]: other[3]}
-    result = tree.rebuild(plan, mixed, 96)
+    result = recursive.rebuild(plan, mixed, 96)
     assert (result.secret, result.false) == (KEYS, ())
-    assert result.disputed == (tree.Dispute(("s",), (middle(1, 2), middle(3, 4))),)
+    assert result.disputed == (recursive.Dispute(("s",), (middle(1, 2), middle(3, 4))),)
 
 
 def test_children_that_cancel_are_not_confirmed_so_nobody_below_them_is_named():
@@ -156,7 +157,7 @@ def test_children_that_cancel_are_not_confirmed_so_nobody_below_them_is_named():
     shares["s", "b", "t"] = xor(shares["s", "b", "t"], bytes([added["s", "b"]]) * 128)
     resplit = shamir.split(amd.encode(codeword, os.urandom), 3, 2, os.urandom)
     shares["s", "a", "e", "t"], shares["s", "a", "f", "t"] = resplit[1:]
-    result = tree.rebuild(plan, shares, 96)
+    result = recursive.rebuild(plan, shares, 96)
     assert (result.secret, result.false) == (KEYS, ())
     assert [dispute.route for dispute in result.disputed] == [("s", "a")]
 
@@ -164,9 +165,9 @@ def test_children_that_cancel_are_not_confirmed_so_nobody_below_them_is_named():
 def test_more_than_one_secret_that_decodes_is_ambiguous():
     plan = fan(2, 1)
     shares = {**arrived(plan), middle(2)[0]: amd.encode(bytes(96), os.urandom)}
-    result = tree.rebuild(plan, shares, 96)
+    result = recursive.rebuild(plan, shares, 96)
     assert (result.secret, result.ambiguous, result.false) == (None, True, ())
-    assert result.disputed == (tree.Dispute(("s",), (middle(1), middle(2))),)
+    assert result.disputed == (recursive.Dispute(("s",), (middle(1), middle(2))),)
 
 
 def test_the_level_above_decides_between_two_payloads():
@@ -176,7 +177,7 @@ def test_the_level_above_decides_between_two_payloads():
     shares = arrived(plan)
     forged = shamir.split(amd.encode(os.urandom(128), os.urandom), 4, 2, os.urandom)
     shares["s", "a", "d", "t"], shares["s", "a", "e", "t"] = forged[:2]
-    result = tree.rebuild(plan, shares, 96)
+    result = recursive.rebuild(plan, shares, 96)
     assert (result.secret, result.disputed) == (KEYS, ())
     assert result.false == (("s", "a", "d", "t"), ("s", "a", "e", "t"))
 
@@ -184,14 +185,14 @@ def test_the_level_above_decides_between_two_payloads():
 def test_the_bound_on_attempts_is_reported():
     plan = fan(8, 4)
     shares = arrived(plan, *middle(1, 2, 3, 4, 5))
-    result = tree.rebuild(plan, shares, 96, search=20 * attempt(4, 128))
+    result = recursive.rebuild(plan, shares, 96, search=20 * attempt(4, 128))
     assert (result.secret, result.exhausted) == (None, True)
-    assert result.disputed == (tree.Dispute(("s",), tuple((r,) for r in middle(*range(1, 9)))),)
+    assert result.disputed == (recursive.Dispute(("s",), tuple((r,) for r in middle(*range(1, 9)))),)
 
 
 def test_within_the_bound_nothing_is_left_untried():
     plan = fan(8, 4)
-    result = tree.rebuild(plan, arrived(plan, *middle(1, 2, 3, 4, 5)), 96, search=70 * attempt(4, 128))
+    result = recursive.rebuild(plan, arrived(plan, *middle(1, 2, 3, 4, 5)), 96, search=70 * attempt(4, 128))
     assert (result.secret, result.exhausted) == (None, False)
 
 
@@ -199,7 +200,7 @@ def test_false_shares_at_the_front_do_not_hide_the_true_ones_behind_the_bound():
     # Five that conspire are more than decoding finds among twenty, any eleven of which are enough.
     plan = fan(20, 11)
     shares = shift(arrived(plan), range(1, 6), lambda x: gf256.power(x, 200))
-    result = tree.rebuild(plan, shares, 96, search=300 * attempt(11, 128))
+    result = recursive.rebuild(plan, shares, 96, search=300 * attempt(11, 128))
     assert (result.secret, result.exhausted) == (KEYS, True)
 
 
@@ -213,5 +214,5 @@ def test_false_shares_in_one_split_do_not_use_up_what_another_needs():
     }
     plan = written(hops, "s", "t")
     false = [("s", "a", f"a{i}", "t") for i in range(5)] + [("s", "b", "b0", "t")]
-    result = tree.rebuild(plan, arrived(plan, *false), 96, search=60 * attempt(4, 128))
+    result = recursive.rebuild(plan, arrived(plan, *false), 96, search=60 * attempt(4, 128))
     assert (result.secret, result.exhausted) == (KEYS, True)

@@ -5,11 +5,11 @@ from itertools import permutations
 import pytest
 
 from qkdrelay.errors import SharingError
-from qkdrelay.sharing import lanes, shamir
+from qkdrelay.sharing import shamir, shamir_numpy
 from support import sharing_slow as slow
 
 SECRET = bytes(range(32))
-LONG = 2 * lanes.BLOCK + 5
+LONG = 2 * shamir_numpy.BLOCK + 5
 
 
 def test_every_ordered_subset_of_enough_shares_rebuilds_the_secret():
@@ -49,7 +49,7 @@ def test_all_255_points_can_be_used():
     assert shamir.combine(dict(enumerate(shares, start=1))) == SECRET
 
 
-@pytest.mark.parametrize("edge", [shamir.LONG, lanes.BLOCK, 2 * lanes.BLOCK])
+@pytest.mark.parametrize("edge", [shamir.LONG, shamir_numpy.BLOCK, 2 * shamir_numpy.BLOCK])
 @pytest.mark.parametrize("more", [-1, 0, 1, 7])
 @pytest.mark.parametrize(("n", "k"), [(2, 2), (3, 2), (5, 3), (9, 5), (40, 2)])
 def test_a_long_secret_is_shared_by_the_definition_and_draws_once(edge, more, n, k):
@@ -59,7 +59,7 @@ def test_a_long_secret_is_shared_by_the_definition_and_draws_once(edge, more, n,
     shares = shamir.split(secret, n, k, lambda size: (asked.append(size), drawn)[1])
     assert asked == [(k - 1) * size]
     assert {len(share) for share in shares} == {size}
-    edges = range(0, size, lanes.BLOCK)
+    edges = range(0, size, shamir_numpy.BLOCK)
     places = sorted({at + i for at in (*edges, size) for i in range(-2, 2)} & {*range(size)} | {*range(0, size, 9001)})
     coefficients = [bytes(drawn[row * size + place] for place in places) for row in range(k - 1)]
     expected = slow.shamir_shares(bytes(secret[place] for place in places), n, coefficients)

@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from qkdrelay.sharing import shamir, tree
+from qkdrelay.schemes import recursive
+from qkdrelay.sharing import shamir
 from qkdrelay.sharing.work import attempt
 from support.plans import at_target, carry, eight, fan, written
 
@@ -39,37 +40,37 @@ def test_the_reference_network_takes_17_share_messages():
 
 def test_all_shares_rebuild_the_secret_and_nothing_is_reported():
     plan = eight()
-    result = tree.rebuild(plan, at_target(plan, carry(plan, KEYS, os.urandom)), 96)
-    assert result == tree.Rebuilt(KEYS, (), ())
+    result = recursive.rebuild(plan, at_target(plan, carry(plan, KEYS, os.urandom)), 96)
+    assert result == recursive.Rebuilt(KEYS, (), ())
 
 
 def test_the_order_in_which_shares_come_does_not_matter():
     plan = eight()
     shares = list(at_target(plan, carry(plan, KEYS, os.urandom)).items())
     random.Random(1).shuffle(shares)
-    assert tree.rebuild(plan, dict(shares), 96).secret == KEYS
+    assert recursive.rebuild(plan, dict(shares), 96).secret == KEYS
 
 
 def test_a_failed_link_costs_one_share_and_its_split():
     plan = eight()
     shares = at_target(plan, carry(plan, KEYS, os.urandom))
     lost = {r: share for r, share in shares.items() if r[-2:] != ("kme-7", "kme-8")}
-    result = tree.rebuild(plan, lost, 96)
+    result = recursive.rebuild(plan, lost, 96)
     assert result.secret == KEYS
     assert result.missing == (route(1, 3, 7, 8), route(1, 4, 7, 8))
-    assert result.splits == (tree.SplitStatus(route(1, 4), present=1, needed=2),)
+    assert result.splits == (recursive.SplitStatus(route(1, 4), present=1, needed=2),)
 
 
 def test_too_few_shares_name_every_split_that_fell_short():
     plan = eight()
     shares = at_target(plan, carry(plan, KEYS, os.urandom))
     few = {r: shares[r] for r in (route(1, 2, 5, 8), route(1, 3, 5, 8), route(1, 3, 6, 8))}
-    result = tree.rebuild(plan, few, 96)
+    result = recursive.rebuild(plan, few, 96)
     assert result.secret is None
     assert result.splits == (
-        tree.SplitStatus(route(1), present=1, needed=2),
-        tree.SplitStatus(route(1, 2), present=1, needed=2),
-        tree.SplitStatus(route(1, 4), present=0, needed=2),
+        recursive.SplitStatus(route(1), present=1, needed=2),
+        recursive.SplitStatus(route(1, 2), present=1, needed=2),
+        recursive.SplitStatus(route(1, 4), present=0, needed=2),
     )
     assert set(result.missing) == set(shares) - set(few)
 
@@ -78,13 +79,13 @@ def test_nothing_is_interpolated_while_too_few_shares_are_there(interpolations):
     plan = eight()
     shares = at_target(plan, carry(plan, KEYS, os.urandom))
     few = {r: share for r, share in shares.items() if r[1] == "kme-3"}
-    assert tree.rebuild(plan, few, 96).secret is None
+    assert recursive.rebuild(plan, few, 96).secret is None
     assert interpolations == {"interpolated": 0, "evaluated": 0}
 
 
 def test_an_honest_split_costs_one_interpolation_and_an_evaluation_for_each_further_share(interpolations):
     plan = fan(20, 11)
-    result = tree.rebuild(plan, at_target(plan, carry(plan, KEYS, os.urandom)), 96)
+    result = recursive.rebuild(plan, at_target(plan, carry(plan, KEYS, os.urandom)), 96)
     assert (result.secret, result.exhausted) == (KEYS, False)
     assert interpolations == {"interpolated": 1, "evaluated": 9}
 
@@ -94,7 +95,7 @@ def test_all_splits_together_stay_within_the_bound_but_for_one_first_try_each(in
     hops = {"s": (["a", "b"], 2), "a": (leaves[:8], 4), "b": (leaves[8:], 4)}
     plan = written({**hops, **{kme: (["t"], 1) for kme in leaves}}, "s", "t")
     shares = at_target(plan, carry(plan, KEYS, os.urandom))
-    result = tree.rebuild(
+    result = recursive.rebuild(
         plan, {r: os.urandom(len(share)) for r, share in shares.items()}, 96, search=60 * attempt(4, 128)
     )
     assert (result.secret, result.exhausted) == (None, True)
@@ -105,7 +106,7 @@ def test_all_splits_together_stay_within_the_bound_but_for_one_first_try_each(in
 def test_a_share_of_the_wrong_length_counts_as_missing(size):
     plan = fan(2, 2)
     shares = at_target(plan, carry(plan, KEYS, os.urandom))
-    result = tree.rebuild(plan, {**shares, ("s", "m1", "t"): bytes(size)}, 96)
+    result = recursive.rebuild(plan, {**shares, ("s", "m1", "t"): bytes(size)}, 96)
     assert (result.secret, result.missing) == (None, (("s", "m1", "t"),))
 
 
@@ -113,30 +114,30 @@ def test_a_share_of_the_wrong_length_counts_as_missing(size):
 def test_what_is_on_no_route_of_the_plan_is_ignored(stray):
     plan = fan(3, 2)
     shares = at_target(plan, carry(plan, KEYS, os.urandom))
-    assert tree.rebuild(plan, {**shares, stray: bytes(128)}, 96) == tree.Rebuilt(KEYS, (), ())
+    assert recursive.rebuild(plan, {**shares, stray: bytes(128)}, 96) == recursive.Rebuilt(KEYS, (), ())
 
 
 def test_a_source_with_one_successor_encodes_and_does_not_split():
     plan = written(FORWARDS, "a", "d")
     held = carry(plan, KEYS, os.urandom)
     assert held["a", "b"] == held["a", "b", "c", "d"] != KEYS
-    assert tree.rebuild(plan, at_target(plan, held), 96).secret == KEYS
+    assert recursive.rebuild(plan, at_target(plan, held), 96).secret == KEYS
 
 
 def test_a_changed_payload_on_a_single_route_is_disputed():
     plan = written(FORWARDS, "a", "d")
-    result = tree.rebuild(plan, {("a", "b", "c", "d"): os.urandom(128)}, 96)
+    result = recursive.rebuild(plan, {("a", "b", "c", "d"): os.urandom(128)}, 96)
     assert result.secret is None
-    assert result.disputed == (tree.Dispute(("a",), ((("a", "b", "c", "d"),),)),)
+    assert result.disputed == (recursive.Dispute(("a",), ((("a", "b", "c", "d"),),)),)
 
 
 def test_a_kme_with_one_successor_forwards_unchanged():
     plan = written(FORWARDS, "a", "d")
-    assert tree.hand_on(plan.below("b"), b"payload", os.urandom) == [("c", b"payload")]
+    assert recursive.hand_on(plan.below("b"), b"payload", os.urandom) == [("c", b"payload")]
 
 
 def test_the_target_hands_nothing_on():
-    assert tree.hand_on(eight().below("kme-8"), b"payload", os.urandom) == []
+    assert recursive.hand_on(eight().below("kme-8"), b"payload", os.urandom) == []
 
 
 def test_a_route_of_a_thousand_kmes_is_rebuilt():
@@ -152,11 +153,11 @@ def test_a_route_of_a_thousand_kmes_is_rebuilt():
         def share_length(self, route, payload_length):
             return payload_length + 32
 
-    [(_, codeword)] = tree.start(Line(), KEYS, os.urandom)
-    assert tree.rebuild(Line(), {tuple(map(str, range(1001))): codeword}, 96).secret == KEYS
+    [(_, codeword)] = recursive.start(Line(), KEYS, os.urandom)
+    assert recursive.rebuild(Line(), {tuple(map(str, range(1001))): codeword}, 96).secret == KEYS
 
 
 def test_the_result_shows_no_secret():
     plan = fan(2, 2)
-    result = tree.rebuild(plan, at_target(plan, carry(plan, KEYS, os.urandom)), 96)
+    result = recursive.rebuild(plan, at_target(plan, carry(plan, KEYS, os.urandom)), 96)
     assert repr(KEYS)[2:12] not in repr(result)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from qkdrelay.sharing import amd, shamir, tree
+from qkdrelay.schemes import recursive
+from qkdrelay.sharing import amd, shamir
 from support import sharing_slow as slow
 from support.plans import at_target, written
 
@@ -47,7 +48,7 @@ def test_every_payload_on_the_way(vector):
     plan = written(vector["hops"], source, target)
     for name, payload in vector["payloads"].items():
         route = tuple(name.split("/"))
-        step = tree.start if len(route) == 1 else tree.hand_on
+        step = recursive.start if len(route) == 1 else recursive.hand_on
         for successor, share in step(plan.below(route[-1]), bytes.fromhex(payload), slow.stream(route)):
             assert share.hex() == vector["payloads"][f"{name}/{successor}"]
 
@@ -59,7 +60,7 @@ def test_what_arrives_rebuilds_the_payload(vector):
     plan = written(vector["hops"], vector["source"], vector["target"])
     payloads = {tuple(name.split("/")): bytes.fromhex(p) for name, p in vector["payloads"].items()}
     payload = payloads.pop((plan.source,))
-    assert tree.rebuild(plan, at_target(plan, payloads), len(payload)).secret == payload
+    assert recursive.rebuild(plan, at_target(plan, payloads), len(payload)).secret == payload
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from qkdrelay.broker.names import (
-    CLI_EXCHANGE,
-    CLIENT_QUEUE_PREFIX,
-    EVENTS_EXCHANGE,
-    REPLIES_EXCHANGE,
-    REQUESTS_KEY,
-)
+from qkdrelay.broker.names import CLI_EXCHANGE, CLIENT_QUEUE_PREFIX, EVENTS_EXCHANGE, REPLIES_EXCHANGE, REQUESTS_KEY
 from qkdrelay.broker.port import Publication, check_size
 from qkdrelay.errors import BrokerUnreachableError
 

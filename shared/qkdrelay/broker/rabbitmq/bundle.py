@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from qkdrelay import codec
 from qkdrelay.broker.port import Publication
-from qkdrelay.messages import BUNDLE_MAX
+from qkdrelay.messages import codec
+from qkdrelay.messages.link import BUNDLE_MAX
 
 CONTENT_TYPE = "application/vnd.qkdrelay.bundle"
 BUNDLE_BYTES_MAX = codec.MESSAGE_BYTES_MAX - 1024

@@ -16,13 +16,7 @@ from pika.exceptions import ChannelClosedByBroker, ConnectionClosed
 from pika.frame import Method
 from pika.spec import Basic, BasicProperties
 
-from qkdrelay.broker.names import (
-    CLI_EXCHANGE,
-    CLIENT_QUEUE_PREFIX,
-    EVENTS_EXCHANGE,
-    REPLIES_EXCHANGE,
-    REQUESTS_KEY,
-)
+from qkdrelay.broker.names import CLI_EXCHANGE, CLIENT_QUEUE_PREFIX, EVENTS_EXCHANGE, REPLIES_EXCHANGE, REQUESTS_KEY
 from qkdrelay.broker.port import Publication, check_size
 from qkdrelay.broker.rabbitmq.bundle import unpacked
 from qkdrelay.broker.rabbitmq.explain import HINT_PROVISION, blocked, describe, explain

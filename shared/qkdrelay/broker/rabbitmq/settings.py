@@ -12,7 +12,7 @@ import pika
 from qkdrelay.broker.names import VHOST
 from qkdrelay.broker.rabbitmq.tls import client_context
 from qkdrelay.errors import SettingsError
-from qkdrelay.messages import BUNDLE_MAX
+from qkdrelay.messages.link import BUNDLE_MAX
 
 DEFAULT_PORT, DEFAULT_TLS_PORT = 5672, 5671
 _PORT = re.compile(r"[0-9]{1,5}")

@@ -1,0 +1,112 @@
+"""Dead letters: listed, shown, put back where they came from, deleted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+from coordinator.metrics import BROKER
+from coordinator.store import CoordinatorStore, Letter
+from qkdrelay.broker.names import (
+    COORD_EXCHANGE,
+    COORDINATOR,
+    REQUESTS_QUEUE,
+    control_queue,
+    kme_queues,
+    parse_link_queue,
+    results_queue,
+)
+from qkdrelay.errors import RequestRefusedError, TopologyError
+from qkdrelay.messages.answers import Acknowledged, DeadLetterSummary, DeadLettersView, DeadLetterView, ReplyBody
+from qkdrelay.messages.requests import DeadLetterRequest, DeadLettersRequest, DropRequest, RequeueRequest
+from qkdrelay.network.topology import Topology
+
+
+class Letters:
+    """What can be done with dead letters; each request inside the batch's transaction."""
+
+    def __init__(self, topology: Topology, store: CoordinatorStore, note: Callable[..., None]) -> None:
+        """``note`` logs after the commit."""
+        self._store, self._note = store, note
+        self._readers = {queue: kme for kme in topology.kmes for queue in kme_queues(kme, topology.links)}
+        self._senders = {REQUESTS_QUEUE: "the command line"}
+        self._senders |= {control_queue(kme): COORDINATOR for kme in topology.kmes}
+        self._senders |= {results_queue(kme): kme for kme in topology.kmes}
+
+    def answer(
+        self, body: DeadLettersRequest | DeadLetterRequest | RequeueRequest | DropRequest, now: float
+    ) -> ReplyBody:
+        """Return the answer; RequestRefusedError for what cannot be done, and then nothing is."""
+        match body:
+            case DeadLettersRequest(limit=limit):
+                letters = tuple(self._summary(letter, now) for letter in self._store.dead_letters(limit))
+                return DeadLettersView(letters=letters, total=self._store.dead_letter_count())
+            case DeadLetterRequest(letter=number):
+                letter = self._find(number)
+                return DeadLetterView(letter=self._summary(letter, now), body=letter.body)
+            case RequeueRequest(letters=numbers):
+                return self._requeue(tuple(dict.fromkeys(numbers)))
+            case DropRequest(letters=chosen):
+                return self._drop(chosen)
+
+    def _find(self, number: int) -> Letter:
+        letter = self._store.dead_letter(number)
+        if letter is None:
+            raise RequestRefusedError(
+                f"there is no dead letter {number}", hint="`coordinator dead-letters list` lists them"
+            )
+        return letter
+
+    def _requeue(self, numbers: tuple[int, ...]) -> Acknowledged:
+        letters = [self._find(number) for number in numbers]
+        for letter in letters:
+            self._check_requeueable(letter)
+        for letter in letters:
+            # Through the broker like any other: who reads it checks it anew, and knows what it has handled before.
+            self._store.enqueue(COORD_EXCHANGE, letter.queue, letter.body)
+            self._note("dead_letter.requeued", "info", letter=letter.id, queue=letter.queue)
+        self._store.drop_dead_letters(numbers)
+        back = ", ".join(f"{letter.id} to {letter.queue}" for letter in letters)
+        return Acknowledged(text=f"requeued: {back}"[:500])
+
+    def _check_requeueable(self, letter: Letter) -> None:
+        reader, cannot = self._readers.get(letter.queue), f"dead letter {letter.id} cannot be requeued"
+        if reader is None:
+            raise RequestRefusedError(
+                f"{cannot}: {letter.queue} is no queue that a KME of this network reads",
+                hint="reports are told again by themselves, and who asked something has given up",
+            )
+        if letter.kme not in ("", reader):
+            raise RequestRefusedError(
+                f"{cannot}: {letter.kme} gave it up, and does not read {letter.queue}",
+                hint=f"look at {letter.kme}: it says what cannot be",
+            )
+        if not letter.whole:
+            raise RequestRefusedError(
+                f"{cannot}: it was longer than {len(letter.body)} bytes, and was cut",
+                hint="relay again, fewer keys at once",
+            )
+
+    def _drop(self, numbers: tuple[int, ...] | None) -> Acknowledged:
+        count = self._store.dead_letter_count() if numbers is None else len({self._find(n).id for n in numbers})
+        self._store.drop_dead_letters(numbers)
+        self._note("dead_letter.dropped", "info", letters=count)
+        return Acknowledged(text=f"dropped {count} dead letter{'' if count == 1 else 's'}")
+
+    def _summary(self, letter: Letter, now: float) -> DeadLetterSummary:
+        return DeadLetterSummary(
+            letter=letter.id,
+            at=letter.at,
+            age_s=max(0.0, now - letter.at),
+            queue=letter.queue[:200],
+            sender=self._sender(letter.queue),
+            given_up_by=letter.kme or BROKER,
+            size=len(letter.body),
+            whole=letter.whole,
+            reason=letter.reason[:500],
+        )
+
+    def _sender(self, queue: str) -> str:
+        with suppress(TopologyError):
+            return parse_link_queue(queue)[0]
+        return self._senders.get(queue, "")

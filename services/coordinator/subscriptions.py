@@ -1,0 +1,168 @@
+"""Those at a command line who wait for an answer: they are told what changes, and forgotten in time."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from coordinator.lifecycle import Relay
+from coordinator.store import CoordinatorStore
+from coordinator.views import summary, view
+from qkdrelay.broker.names import REPLIES_EXCHANGE
+from qkdrelay.errors import MalformedMessageError
+from qkdrelay.messages.answers import Acknowledged, Refusal, RelayView, ReplyBody
+from qkdrelay.messages.dialogue import Answerer
+from qkdrelay.messages.fields import TERMINAL
+from qkdrelay.messages.reports import Done
+from qkdrelay.messages.requests import Request
+
+COMMAND_WAIT_S = 5.0
+"""How long a KME may take to carry out a command before the caller is told that it did not."""
+FOLLOWERS_MAX = 10_000
+FOLLOW_MAX_S = 60.0
+"""Who hears nothing asks again long before; who does not is gone."""
+_SHOW_EVERY_S = 0.1
+
+
+@dataclass
+class _Caller:
+    """Waits for KMEs to carry a command out."""
+
+    request: Request
+    text: str
+    asked_at: float
+    kmes: dict[UUID, str]
+    errors: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Follower:
+    """Wants to see a relay change."""
+
+    request: Request
+    relay_id: UUID
+    asked_at: float
+    until_decided: bool
+    """Is told once, how it ended."""
+    shown_at: float = 0.0
+
+
+class Audience:
+    """Everybody who waits. It is kept in memory only: after a restart, people ask again."""
+
+    def __init__(self, store: CoordinatorStore, answerer: Answerer) -> None:
+        """``store`` is where relays are read from and answers are published through; ``answerer`` signs them."""
+        self._store, self._answerer = store, answerer
+        self._callers: list[_Caller] = []
+        self._awaited: dict[UUID, _Caller] = {}
+        """Who waits for a command, by its id."""
+        self._followers: dict[UUID, _Follower] = {}
+        """By request, those who asked last at the end."""
+        self._following: defaultdict[UUID, set[UUID]] = defaultdict(set)
+        """The requests of those who follow a relay."""
+        self._changed: set[UUID] = set()
+
+    def reply(self, request: Request, body: ReplyBody) -> None:
+        """Answer a request, at most once: its asker may be gone."""
+        try:
+            signed = self._answerer.answer(request, body)
+        except MalformedMessageError:
+            refusal = Refusal(text="the answer is too long to be sent", hint="ask for less at once", unanswered=False)
+            signed = self._answerer.answer(request, refusal)
+        self._store.observe(REPLIES_EXCHANGE, request.reply_to, signed)
+
+    def await_done(self, request: Request, text: str, commands: dict[UUID, str], now: float) -> None:
+        """Answer ``request`` with ``text`` once the KMEs have carried out ``commands`` (id -> KME)."""
+        caller = _Caller(request, text, now, commands)
+        self._callers.append(caller)
+        self._awaited |= dict.fromkeys(commands, caller)
+
+    def done(self, kme: str, report: Done) -> None:
+        """Take note that a KME has carried out a command, or why not."""
+        command_id = report.command.command_id
+        caller = self._awaited.get(command_id)
+        if caller is not None and caller.kmes[command_id] == kme:
+            del self._awaited[command_id], caller.kmes[command_id]
+            if report.error:
+                caller.errors.append(report.error)
+
+    def follow(self, request: Request, relay_id: UUID, now: float, *, until_decided: bool = False) -> None:
+        """Show the relay to the asker now and whenever it changes, until it is final; once, however often it asks.
+
+        With ``until_decided`` only say how it ended.
+        """
+        self._unfollow(request.request_id)
+        if len(self._followers) >= FOLLOWERS_MAX:
+            self._unfollow(next(iter(self._followers)))
+        self._followers[request.request_id] = _Follower(request, relay_id, now, until_decided)
+        self._following[relay_id].add(request.request_id)
+        self._changed.add(relay_id)
+
+    def _unfollow(self, request_id: UUID) -> None:
+        follower = self._followers.pop(request_id, None)
+        if follower is not None:
+            others = self._following[follower.relay_id]
+            others.discard(request_id)
+            if not others:
+                del self._following[follower.relay_id]
+
+    def changed(self, relay_id: UUID) -> None:
+        """Take note that a relay changed."""
+        if relay_id in self._following:
+            self._changed.add(relay_id)
+
+    def tick(self, now: float) -> None:
+        """Answer those who can be answered."""
+        # Distances, not differences: the clock may be stepped back.
+        waiting = []
+        for caller in self._callers:
+            if not caller.kmes:
+                failed = "; ".join(caller.errors)
+                refusal = Refusal(text=failed, hint=None, unanswered=False)
+                self.reply(caller.request, refusal if failed else Acknowledged(text=caller.text))
+            elif abs(now - caller.asked_at) >= COMMAND_WAIT_S:
+                late = " and ".join(sorted(caller.kmes.values()))
+                text = f"{late} did not answer within {COMMAND_WAIT_S:.0f} s"
+                hint = "it will carry the command out when it is back"
+                self.reply(caller.request, Refusal(text=text, hint=hint, unanswered=True))
+                for command_id in caller.kmes:
+                    del self._awaited[command_id]
+            else:
+                waiting.append(caller)
+        self._callers = waiting
+        self._show(now)
+
+    def _show(self, now: float) -> None:
+        """Show followers what changed, each not too often; a relay that ended at once."""
+        later: set[UUID] = set()
+        for relay_id in self._changed & self._following.keys():
+            relay = self._store.relay(relay_id)
+            if relay is None:
+                continue
+            due = []
+            for follower in map(self._followers.__getitem__, self._following[relay_id]):
+                rested = abs(now - follower.shown_at) >= _SHOW_EVERY_S
+                if relay.state in TERMINAL or (not follower.until_decided and rested):
+                    due.append(follower)
+                elif not follower.until_decided:
+                    later.add(relay_id)
+            self._show_to(due, relay, now)
+        self._changed = later
+        for follower in list(self._followers.values()):
+            if abs(now - follower.asked_at) < FOLLOW_MAX_S:
+                break  # those after it asked later
+            self._unfollow(follower.request.request_id)
+
+    def _show_to(self, followers: list[_Follower], relay: Relay, now: float) -> None:
+        shown: RelayView | None = None
+        for follower in followers:
+            follower.shown_at = now
+            if follower.until_decided:
+                self.reply(follower.request, summary(relay, now))
+                self._unfollow(follower.request.request_id)
+                continue
+            shown = shown or view(relay, self._store.flow(relay.relay_id), now)
+            self.reply(follower.request, shown)
+            if shown.final:
+                self._unfollow(follower.request.request_id)

@@ -1,0 +1,202 @@
+"""A KME's decisions on shares: one share in, effects out. No input or output, no clock of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from operator import xor
+from typing import Protocol
+from uuid import UUID
+
+from kme.effects import Effect, EndRelay, KeepRelay, KeepShare, LeakShare, Note, SendShare, Settle, Tell
+from qkdrelay.errors import QkdRelayError
+from qkdrelay.link.confirmation import OVERHEAD
+from qkdrelay.messages.fields import TIMEOUT_S_MAX, LabMode
+from qkdrelay.messages.keys import KEY_BYTES_MAX
+from qkdrelay.messages.link import ShareHeader
+from qkdrelay.messages.plans import decode_plan
+from qkdrelay.messages.reports import Collected, Forwarded, Split
+from qkdrelay.network.plan import KMES_MAX, Plan, Route
+from qkdrelay.schemes.recursive import hand_on
+from qkdrelay.sharing import amd
+
+LATE_S = 60.0
+"""How long after its deadline a share is still looked at."""
+EARLY_SHARES_MAX, EARLY_BYTES_MAX = 2_000, 64 << 20
+"""Shares kept at a target for relays it does not expect (yet)."""
+
+
+_TAMPERED_BYTES = 16
+
+
+class RejectedShareError(QkdRelayError):
+    """A share that came over its link with a valid seal, and yet does not fit; the message says why."""
+
+
+@dataclass(frozen=True)
+class NodeSettings:
+    """What a KME knows of itself, whatever the coordinator says."""
+
+    name: str
+    links: frozenset[str]
+    """The KMEs it shares a QKD link with."""
+    withstand_compromised: int = 1
+    """A plan must keep the secret from every coalition of this many KMEs."""
+    lab: bool = False
+    pending_max: int = 10_000
+    key_bytes_max: int = 1 << 28
+
+
+class Memory(Protocol):
+    """What a node may ask its store."""
+
+    @property
+    def lab_mode(self) -> LabMode | None:
+        """How a compromised KME behaves."""
+        ...
+
+    def relay(self, relay_id: UUID) -> EndRelay | None:
+        """Return a relay that starts or ends here."""
+        ...
+
+    def shares(self, relay_id: UUID) -> Mapping[Route, bytes]:
+        """Return the shares collected for a relay that ends here."""
+        ...
+
+    def share_count(self, relay_id: UUID) -> int:
+        """Return how many shares are collected for a relay that ends here."""
+        ...
+
+    def share(self, relay_id: UUID, route: Route) -> bytes | None:
+        """Return one collected share."""
+        ...
+
+    def early_shares(self) -> tuple[int, int]:
+        """Return how many shares of relays that are not expected are kept, and their bytes."""
+        ...
+
+    def pending(self) -> int:
+        """Return how many relays at this end are undecided."""
+        ...
+
+    def key_bytes(self) -> int:
+        """Return how many bytes of keys are kept."""
+        ...
+
+    def ids_refused_until(self) -> float:
+        """Return the time at or before which no relay id that may be new was made, in seconds since the epoch."""
+        ...
+
+
+class Node:
+    """The decisions of one KME on shares it receives (protocol, sections 2 and 6)."""
+
+    def __init__(self, settings: NodeSettings, random: Callable[[int], bytes]) -> None:
+        """``random`` returns that many uniform bytes: the operating system's, except where a test replays them."""
+        self._me, self._random = settings, random
+
+    def on_share(self, sender: str, header: ShareHeader, payload: bytes, memory: Memory, now: float) -> list[Effect]:
+        """Decide on a share that came over the link from ``sender``; raise RejectedShareError if it does not fit."""
+        part = self._check(sender, header, now)
+        if len(payload) > amd.encoded_length(KEY_BYTES_MAX + OVERHEAD, times=len(header.route) - 1):
+            raise RejectedShareError(f"the share has {len(payload)} bytes, more than any relay's can have")
+        effects: list[Effect] = []
+        mode = memory.lab_mode if self._me.lab else None
+        if mode == "leak":
+            effects.append(LeakShare(header.relay_id, header.route, payload))
+        if part.target == self._me.name:
+            return effects + self._collect(header, payload, memory, now)
+        if mode == "withhold":
+            return [Note("lab.withheld", "warning", {"relay_id": header.relay_id, "route": header.route})]
+        if mode == "tamper":
+            # At random: one and the same change on several routes could cancel out where they meet.
+            changed = bytes(map(xor, payload, self._random(_TAMPERED_BYTES)))
+            payload = changed + payload[len(changed) :]
+            effects.append(Note("lab.tampered", "warning", {"relay_id": header.relay_id, "route": header.route}))
+        route = header.route
+        done = split_report(part, header.relay_id, route) if part.is_split(self._me.name) else None
+        effects.append(Tell(done or Forwarded(relay_id=header.relay_id, route=route)))
+        children = hand_on(part, payload, self._random)
+        return effects + sends(part, header.relay_id, header.route, header.deadline, children)
+
+    def _check(self, sender: str, header: ShareHeader, now: float) -> Plan:
+        me, route = self._me.name, header.route
+        if len(route) < 2 or route[-2:] != (sender, me):
+            raise RejectedShareError(f"the route does not end in {sender} and {me}, the link it came over")
+        if len(set(route)) != len(route):
+            raise RejectedShareError("the route passes a KME twice")
+        if header.deadline > now + TIMEOUT_S_MAX + LATE_S:
+            raise RejectedShareError(f"the deadline is more than {TIMEOUT_S_MAX:.0f} s away")
+        if now > header.deadline + LATE_S:
+            raise RejectedShareError("the deadline has passed")
+        try:
+            part = decode_plan(header.plan)
+        except QkdRelayError as error:
+            raise RejectedShareError(f"the part of the plan is not valid: {error}") from None
+        if part.source != me:
+            raise RejectedShareError(f"the part of the plan begins at {part.source}, not here")
+        if len(route) + len(part.order) - 1 > KMES_MAX:
+            raise RejectedShareError(f"route and plan together pass more than {KMES_MAX} KMEs")
+        if met := set(route[:-1]).intersection(part.order):
+            raise RejectedShareError(f"the part of the plan leads back to {min(met)}")
+        if strangers := set(part.successors(me)) - self._me.links:
+            raise RejectedShareError(f"{me} has no QKD link to {min(strangers)}, which the plan names")
+        return part
+
+    def _collect(self, header: ShareHeader, payload: bytes, memory: Memory, now: float) -> list[Effect]:
+        relay = memory.relay(header.relay_id)
+        fields: dict[str, object] = {"relay_id": header.relay_id, "route": header.route}
+        if relay is None:
+            kept_early, kept_bytes = memory.early_shares()
+            if kept_early >= EARLY_SHARES_MAX or kept_bytes + len(payload) > EARLY_BYTES_MAX:
+                raise RejectedShareError("the relay is not expected here, and too many such shares are kept")
+            # For a minute, then: who sends it must not say how long it takes up room here.
+            return [
+                KeepShare(header.relay_id, header.route, payload, min(header.deadline, now)),
+                Note("share.early", "info", fields),
+            ]
+        if relay.role != "target":
+            raise RejectedShareError("the relay does not end here")
+        # The relay's own deadline, not the header's: what is collected must be there for as long as more is, or
+        # whoever sends false shares could have them forgotten before the last findings.
+        if relay.state in ("failed", "forgotten") or now > relay.deadline + LATE_S:
+            return [Note("share.late", "info", fields)]
+        check_final_share(relay, header.route, payload)
+        kept = memory.share(header.relay_id, header.route)
+        if kept is None:
+            return [
+                KeepShare(header.relay_id, header.route, payload, relay.deadline),
+                Tell(Collected(relay_id=header.relay_id, route=header.route)),
+                Settle(header.relay_id),
+            ]
+        if kept != payload and header.route not in relay.equivocating and len(relay.equivocating) < 1_000:
+            return [
+                KeepRelay(replace(relay, equivocating=(*relay.equivocating, header.route))),
+                Note("share.equivocating", "error", fields),
+                Settle(header.relay_id),
+            ]
+        return [Note("share.duplicate", "info", fields)]
+
+
+def check_final_share(relay: EndRelay, route: Route, payload: bytes) -> None:
+    """Raise RejectedShareError unless the target's own plan has this route and the length fits."""
+    if route[-1] != relay.plan.target or not relay.plan.is_route(route):
+        raise RejectedShareError("the route is not one of the relay's plan")
+    length = relay.plan.share_length(route, relay.payload_length)
+    if len(payload) != length:
+        raise RejectedShareError(f"the share has {len(payload)} bytes; on this route it must have {length}")
+
+
+def split_report(plan: Plan, relay_id: UUID, route: Route) -> Split:
+    """Return the report that the holder at ``plan.source`` split what it received on ``route``."""
+    kme = plan.source
+    return Split(relay_id=relay_id, route=route, shares=len(plan.successors(kme)), threshold=plan.threshold(kme))
+
+
+def sends(plan: Plan, relay_id: UUID, route: Route, deadline: float, children: list[tuple[str, bytes]]) -> list[Effect]:
+    """Return the shares that the holder at ``plan.source`` passes on, having received ``route``."""
+    threshold = plan.threshold(plan.source)
+    return [
+        SendShare(relay_id, (*route, kme), plan.below(kme), deadline, payload, index, threshold)
+        for index, (kme, payload) in enumerate(children, 1)
+    ]

@@ -1,0 +1,1 @@
+"""The commands of `coordinator`, one module a group."""

@@ -1,0 +1,121 @@
+"""`coordinator lab`: KMEs compromised on purpose, and an adversary who uses what they leak."""
+
+# ruff: noqa: PLC0415 - imports stand where they are needed, so that `--help` is quick
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from qkdrelay.terminal import Action, app_with, print_json, say
+from qkdrelay.terminal.wording import JsonOption, counted
+from qkdrelay_cli import completion
+
+if TYPE_CHECKING:
+    from qkdrelay.messages.answers import AttackView
+
+ATTACK_S = 30.0
+"""Rebuilding from many false shares takes a while."""
+
+app = app_with("Compromise KMEs on purpose, and attack (with the lab on).")
+
+KmeArgument = Annotated[
+    str, typer.Argument(metavar="KME", help="Its name, such as kme-4.", autocompletion=completion.KME)
+]
+
+
+@app.command(cls=Action)
+def compromise(
+    kme: KmeArgument,
+    *,
+    mode: Annotated[
+        Literal["leak", "tamper", "withhold"],
+        typer.Option(help="Hand shares to the adversary, alter them, or keep them back."),
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Let a KME behave as if compromised, from the next share on.
+
+    Exit status 3 if the KME does not answer; it will obey when it is back.
+
+    Example: coordinator lab compromise kme-4 --mode leak
+    """
+    _set(kme, mode, as_json=as_json)
+
+
+@app.command(cls=Action)
+def restore(kme: KmeArgument, *, as_json: JsonOption = False) -> None:
+    """Let a KME be honest again.
+
+    Exit status 3 if the KME does not answer; it will obey when it is back.
+
+    Example: coordinator lab restore kme-4
+    """
+    _set(kme, None, as_json=as_json)
+
+
+@app.command()
+def attack(
+    relay: Annotated[str, typer.Argument(metavar="RELAY", help="The relay's id, or the beginning of it.")],
+    *,
+    kme: Annotated[
+        list[str] | None,
+        typer.Option(metavar="A,B", help="Use only what these KMEs leaked.", autocompletion=completion.KMES),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Try to rebuild a relay's secret from what KMEs leaked.
+
+    The adversary pools all that compromised KMEs have seen, and uses the very code of the
+    target. It tells whether that worked; the exit status is 0 in both cases.
+
+    Example: coordinator lab attack 3f2a --kme kme-4,kme-6
+    """
+    from qkdrelay.messages.answers import AttackView
+    from qkdrelay.messages.requests import AttackRequest
+    from qkdrelay_cli import session
+
+    kmes = tuple(session.check_name(name) for name in kme or ())
+    view = session.ask(AttackRequest(relay=session.check_name(relay), kmes=kmes), AttackView, ATTACK_S)
+    if as_json:
+        print_json(as_data(view))
+    else:
+        say(*in_words(view))
+
+
+def _set(kme: str, mode: Literal["leak", "tamper", "withhold"] | None, *, as_json: bool) -> None:
+    from qkdrelay.messages.answers import Acknowledged
+    from qkdrelay.messages.requests import LabRequest
+    from qkdrelay_cli import session
+
+    request = LabRequest(kme=session.check_name(kme), mode=mode)
+    done = session.ask(request, Acknowledged, session.COMMAND_S)
+    if as_json:
+        print_json({"kme": kme, "mode": mode})
+    else:
+        say(done.text)
+
+
+def as_data(view: AttackView) -> dict[str, Any]:
+    """Return what an attack came to, for programs."""
+    return {
+        "relay_id": str(view.relay_id),
+        "kmes": list(view.kmes),
+        "shares_held": view.shares_held,
+        "learned": view.learned,
+        "short_splits": [{"split": list(s.split), "present": s.present, "needed": s.needed} for s in view.short_splits],
+    }
+
+
+def in_words(view: AttackView) -> list[str]:
+    """Return what an attack came to, line by line, for people."""
+    from qkdrelay_cli.render.outcome import short_split
+
+    if not view.kmes:
+        return [f"learned nothing: no KME has leaked a share of relay {view.relay_id}"]
+    by = f"from {counted(view.shares_held, 'share')} leaked by {' and '.join(view.kmes)}"
+    if view.learned:
+        return [f"LEARNED the secret of relay {view.relay_id}, {by}"]
+    short = [f"  {short_split(s.split, s.present, s.needed)}" for s in view.short_splits]
+    return [f"learned nothing of relay {view.relay_id}, {by}", *short]

@@ -1,0 +1,125 @@
+"""`coordinator watch`: what the KMEs report, as they report it."""
+
+# ruff: noqa: PLC0415 - imports stand where they are needed, so that `--help` is quick
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from functools import partial
+from time import monotonic, time
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from qkdrelay.terminal import Screen, console, lost_output, note, print_json
+from qkdrelay.terminal.wording import JsonOption
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from qkdrelay.messages.reports import Report
+    from qkdrelay_cli.render.report_order import Seen
+
+_LOOK_AGAIN_S = 1.0
+VALUE_MAX = 500
+"""Characters of one value in a line for people; --json has all."""
+
+
+def watch(*, as_json: JsonOption = False) -> None:
+    """Print what the KMEs report, live, until Ctrl-C. It comes from the broker, and is not verified.
+
+    Only the coordinator can tell whether a report is true, and acts on no other: `coordinator show`, `trace` and
+    `network` have what it found. What becomes of a relay is shown a moment later, causes above their effects. Hellos
+    are left out: `coordinator network` sums them up. With --json each line is one JSON object.
+
+    Example: coordinator watch
+    """
+    from qkdrelay.errors import QkdRelayError
+    from qkdrelay_cli import session
+    from qkdrelay_cli.render.report_order import Ordered
+
+    ordered = Ordered()
+    show = partial(_show, None if as_json else console())
+    try:
+        with session.connect(watch=["results.#"]) as client:
+            note("watching what the broker says the KMEs report, unverified; Ctrl-C stops")
+            while lost_output() is None:
+                message = client.receive(ordered.wait_s(monotonic(), _LOOK_AGAIN_S))
+                if message is not None:
+                    try:
+                        for kme, report in reported(message[0], message[2]):
+                            show(ordered.add(kme, report, time(), monotonic()))
+                    except QkdRelayError as error:
+                        note(f"a message that is no report: {error}")
+                show(ordered.due(monotonic()))
+    except KeyboardInterrupt:
+        show(ordered.due(math.inf))
+        raise typer.Exit(0) from None
+
+
+def _show(screen: Screen | None, reports: Iterable[Seen]) -> None:
+    """Print reports for people, or without a screen for programs."""
+    for seen in reports:
+        if screen is None:
+            print_json(as_data(seen.kme, seen.report, seen.at), indent=None)
+        else:
+            screen.print(line(seen.kme, seen.report, seen.at), soft_wrap=True)
+
+
+def reported(exchange: str, body: bytes) -> Iterator[tuple[str, Report]]:
+    """Yield (KME, report) from one delivery; QkdRelayError if it is none.
+
+    The signature is not verified: the command line does not have the keys. Only the coordinator decides on
+    reports, and it does verify them; that each KME writes its own exchange only is the broker's word here.
+    """
+    from qkdrelay.broker.names import parse_kme_exchange
+    from qkdrelay.messages import codec
+    from qkdrelay.messages.control import SignedMessage
+    from qkdrelay.messages.reports import Hello, Reports
+
+    kme = parse_kme_exchange(exchange)
+    signed = codec.decode(body, SignedMessage)
+    for report in codec.decode(signed.body, Reports).items:
+        if not isinstance(report, Hello):
+            yield kme, report
+
+
+def as_data(kme: str, report: Report, at: float) -> dict[str, Any]:
+    """Return a report for programs; ``at`` is when it was seen, in seconds since the epoch."""
+    import msgspec
+
+    from qkdrelay.service.events import event_of, fields_of
+
+    fields: dict[str, Any] = msgspec.to_builtins(fields_of(report))
+    return {"at": round(at, 3), "kme": kme, "event": event_of(report), **fields}
+
+
+def line(kme: str, report: Report, at: float) -> Text:
+    """Return a report for people: time, event, KME, the relay's first digits, and what else there is."""
+    from rich.text import Text
+
+    from qkdrelay.escaping import escaped
+    from qkdrelay.service.events import event_of, fields_of, level_of
+    from qkdrelay.terminal.wording import moment
+
+    style = {"warning": "yellow", "error": "bold red"}.get(level_of(report), "")
+    fields = fields_of(report)
+    relay = str(fields.pop("relay_id", None) or "")[:8]
+    route = fields.pop("route", None)
+    if route:
+        fields.pop("link", None)  # the last two of the route
+    rest = [">".join(route)] if isinstance(route, tuple) else []
+    rest += [f"{name}={escaped(_short(value), VALUE_MAX)}" for name, value in fields.items() if value not in ("", ())]
+    return Text.assemble(
+        (f"{moment(at)}  ", "dim"),
+        (escaped(event_of(report)).ljust(16), style),
+        f"  {kme.ljust(8)}  {relay.ljust(8)}  ",
+        "  ".join(rest),
+    )
+
+
+def _short(value: object) -> str:
+    if isinstance(value, tuple) and all(isinstance(route, tuple) for route in value):
+        return ",".join(">".join(map(str, route)) for route in value)
+    return str(value)

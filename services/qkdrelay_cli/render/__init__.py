@@ -1,0 +1,1 @@
+"""What the commands show: relays, flows, analyses and pairs, in words and as data."""

@@ -1,0 +1,184 @@
+"""How a relay is told: to people and to programs."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.text import Text
+
+from qkdrelay.escaping import escaped
+from qkdrelay.messages.answers import RelaySummary, RelayView
+from qkdrelay.messages.fields import TERMINAL
+from qkdrelay.messages.keys import key_id
+from qkdrelay.messages.reports import Dispute
+from qkdrelay.network.plan import Route
+from qkdrelay.service.logs import link_name, route_name
+from qkdrelay.terminal import PIPE_WIDTH
+from qkdrelay.terminal.wording import counted, duration
+from qkdrelay_cli.render.flow import Flow, Load
+
+KEYS_SHOWN = 3
+ROUTES_SHOWN = 12
+_INDENT = 12
+STYLES = {"confirmed": "bold green", "failed": "bold red"}
+
+
+def as_data(view: RelayView) -> dict[str, Any]:
+    """Return a relay for programs; routes are lists of KMEs, links are written a>b."""
+    flow = Flow(view)
+    return {
+        "relay_id": str(view.relay_id),
+        "source": view.source,
+        "target": view.target,
+        "state": view.state,
+        "reason": view.reason,
+        "policy": view.policy,
+        "withstand": msgspec.to_builtins(view.withstand),
+        "protected": view.protected,
+        "relies_on": list(view.relies_on),
+        "key_count": view.key_count,
+        "key_size_bits": view.key_size_bits,
+        "key_ids": [str(key_id(view.relay_id, i)) for i in range(view.key_count)] if view.state == "confirmed" else [],
+        "created_at": view.created_at,
+        "elapsed_s": round(view.elapsed_s, 6),
+        "shares": {link_name(*load.link): load.carried for load in flow.loads()},
+        "planned_shares": {link_name(*load.link): load.planned for load in flow.loads()},
+        "share_messages": flow.share_messages,
+        "planned_share_messages": view.planned_share_messages,
+        "missing": [list(route) for route in view.missing],
+        "stuck": [{"route": list(s.route), "reason": s.reason} for s in view.stuck],
+        "short_splits": [{"split": list(s.split), "present": s.present, "needed": s.needed} for s in view.short_splits],
+        "false_shares": [list(route) for route in view.false_shares],
+        "disputed": [
+            {"split": list(d.split), "sets": [[list(route) for route in group] for group in d.sets]}
+            for d in view.disputed
+        ],
+        "equivocating": [list(route) for route in view.equivocating],
+        "released_at": list(view.released_at),
+        "final": view.final,
+    }
+
+
+def summary_as_data(relay: RelaySummary) -> dict[str, Any]:
+    """Return a line of the list of relays for programs."""
+    return {
+        "relay_id": str(relay.relay_id),
+        "source": relay.source,
+        "target": relay.target,
+        "state": relay.state,
+        "reason": relay.reason,
+        "key_count": relay.key_count,
+        "key_size_bits": relay.key_size_bits,
+        "created_at": relay.created_at,
+        "elapsed_s": round(relay.elapsed_s, 6),
+    }
+
+
+def print_outcome(view: RelayView, console: Console) -> None:
+    """Print a relay for people; ids are never wrapped in a pipe."""
+    for line in outcome(view, console.width if console.width < PIPE_WIDTH else None):
+        console.print(line)
+
+
+def outcome(view: RelayView, width: int | None) -> Iterator[Text]:
+    """Yield a relay line by line, for a terminal of ``width`` columns; None: nothing may be wrapped."""
+    flow = Flow(view)
+    keys = f"{counted(view.key_count, 'key')} of {view.key_size_bits} bits"
+    took = f"in {duration(view.elapsed_s)}" if view.state in TERMINAL else f"for {duration(view.elapsed_s)} now"
+    yield Text.assemble(
+        (view.state, STYLES.get(view.state, "bold yellow")), f"  {view.source} to {view.target}, {keys}, {took}"
+    )
+    if view.reason:
+        reason = escaped(view.reason)
+        lines = [reason] if width is None else textwrap.wrap(reason, max(20, width - _INDENT), break_long_words=False)
+        yield from _block("reason", map(Text, lines))
+    yield from _block("relay", [Text(str(view.relay_id), "bold")])
+    if view.state == "confirmed":
+        yield from _block("key ids", _keys(view))
+    if view.relies_on:
+        yield from _block("relies on", [Text(f"the honesty of {', '.join(view.relies_on)}", "yellow")])
+    elif not view.protected:
+        yield from _block("protection", [Text("none: one compromised KME on the way could learn the keys", "red")])
+    yield from _block("shares", _shares(flow, (width or 80) - _INDENT))
+    if view.missing:
+        yield from _block("missing", _missing(flow))
+    if view.state == "failed" and view.short_splits:
+        yield from _block("too few", [Text(short_split(s.split, s.present, s.needed)) for s in view.short_splits])
+    if view.false_shares:
+        head = Text("a KME on the route, the splitter included, altered the share", "red")
+        yield from _block("false", [head, *_routes(view.false_shares)])
+    if view.disputed:
+        yield from _block("disputed", [line for dispute in view.disputed for line in _dispute(dispute)])
+    if view.equivocating:
+        head = Text("different shares came on one route", "red")
+        yield from _block("equivocal", [head, *_routes(view.equivocating)])
+
+
+def short_split(split: Route, present: int, needed: int) -> str:
+    """Return in words that a split has too few shares."""
+    return f"the split on {route_name(split)} has {present} of the {needed} shares it needs"
+
+
+def _block(label: str, lines: Iterable[Text]) -> Iterator[Text]:
+    """Yield lines with a label before the first."""
+    for n, line in enumerate(lines):
+        yield Text.assemble((("" if n else label).ljust(_INDENT), "dim"), line)
+
+
+def _keys(view: RelayView) -> Iterator[Text]:
+    shown = view.key_count if view.key_count == KEYS_SHOWN + 1 else min(view.key_count, KEYS_SHOWN)
+    for index in range(shown):
+        yield Text(str(key_id(view.relay_id, index)))
+    if view.key_count > shown:
+        yield Text(f"... and {view.key_count - shown} more (--json has all)", "dim")
+
+
+def _shares(flow: Flow, width: int) -> Iterator[Text]:
+    """Yield how many shares crossed, then each link, in columns; what is short stands out."""
+    arrived = f"{len(flow.collected)} of {flow.plan.final_shares} reached {flow.plan.target}"
+    yield Text(f"{flow.share_messages} of {flow.view.planned_share_messages} crossed their links; {arrived}")
+    cells = [_load(load) for load in flow.loads()]
+    column = max(cell.cell_len for cell in cells) + 3
+    rows = -(-len(cells) // max(1, (width + 3) // column))
+    for row in range(rows):
+        line = Text()
+        for cell in cells[row::rows]:
+            cell.align("left", column)
+            line.append_text(cell)
+        line.rstrip()
+        yield line
+
+
+def _load(load: Load) -> Text:
+    style = "" if load.carried == load.planned else "yellow"
+    return Text.assemble((f"{link_name(*load.link)} {load.carried}/{load.planned}", style))
+
+
+def _missing(flow: Flow) -> Iterator[Text]:
+    halts: dict[str, list[Route]] = {}
+    for route in flow.view.missing[:ROUTES_SHOWN]:
+        halts.setdefault(str(flow.halt(route)), []).append(route)
+    for halt, routes in halts.items():
+        yield Text(escaped(halt), "yellow")
+        yield from (Text(f"  {route_name(route)}") for route in routes)
+    yield from _rest(len(flow.view.missing))
+
+
+def _routes(routes: tuple[Route, ...]) -> Iterator[Text]:
+    yield from (Text(route_name(route), "red") for route in routes[:ROUTES_SHOWN])
+    yield from _rest(len(routes))
+
+
+def _rest(count: int) -> Iterator[Text]:
+    if count > ROUTES_SHOWN:
+        yield Text(f"... and {count - ROUTES_SHOWN} more (--json has all)", "dim")
+
+
+def _dispute(dispute: Dispute) -> Iterator[Text]:
+    yield Text(f"the shares of the split on {route_name(dispute.split)} do not fit together:")
+    for group in dispute.sets:
+        yield Text("  " + " with ".join(route_name(route) for route in group), "yellow")

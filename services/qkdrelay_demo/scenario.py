@@ -1,0 +1,112 @@
+"""The reference scenario, played on a whole network in this process."""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+
+from qkdrelay.messages.answers import AttackView, NetworkView, RelayView
+from qkdrelay.messages.reports import Collected, Decided, Forwarded, Rebuilt, Split, Verified
+from qkdrelay.messages.requests import AttackRequest, LabRequest, LinkRequest, NetworkRequest
+from qkdrelay.network.topology import Topology, reference_topology
+from qkdrelay_demo.network import EmbeddedNetwork
+from qkdrelay_demo.observation import Attack, Observation
+from qkdrelay_demo.observer import Observer
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What is done; what is expected of it is always the reference scenario."""
+
+    source: str = "kme-1"
+    target: str = "kme-8"
+    policy: str = "recursive"
+    key_count: int = 3
+    key_size_bits: int = 256
+    cut_links: tuple[tuple[str, str], ...] = (("kme-7", "kme-8"),)
+    compromised: tuple[str, ...] = ("kme-4", "kme-6")
+    """They leak all they receive; each attacks alone, then all together."""
+    counter_example: tuple[str, ...] = ("kme-5", "kme-6")
+    """KMEs that together do learn a second relay's keys: the attack is a real one."""
+
+
+REFERENCE = Scenario()
+
+
+def play(scenario: Scenario = REFERENCE) -> Observation:
+    """Play the scenario on the eight-KME reference network and return what was seen.
+
+    Raises QkdRelayError if the coordinator refuses a part of it.
+    """
+    topology = reference_topology()
+    network = EmbeddedNetwork(topology, lab=True)
+    observer = Observer(network.hub, topology.kmes)
+    for a, b in scenario.cut_links:
+        network.ask(LinkRequest(a=a, b=b, up=False))
+    for kme in scenario.compromised:
+        network.ask(LabRequest(kme=kme, mode="leak"))
+    before = network.ask(NetworkRequest())
+    assert isinstance(before, NetworkView)  # noqa: S101 - the answer to this request
+    relay = _relay(network, scenario)
+    attacks = [_attack(network, relay, (kme,)) for kme in scenario.compromised]
+    if len(scenario.compromised) > 1:
+        attacks.append(_attack(network, relay, scenario.compromised))
+    observer.look()
+    relay_id = relay.relay_id
+    return Observation(
+        relay=relay,
+        cut_links=_cut_links(topology, before),
+        compromised=tuple(kme.name for kme in before.kmes if kme.lab_mode == "leak"),
+        carried=observer.carried(relay_id),
+        received=(
+            *(report.route for _, report in observer.reports(relay_id, Split) if report.route != (relay.source,)),
+            *(report.route for _, report in observer.reports(relay_id, Forwarded)),
+            *(report.route for _, report in observer.reports(relay_id, Collected)),
+        ),
+        rebuilt_by=tuple(kme for kme, _ in observer.reports(relay_id, Rebuilt)),
+        verified_by=tuple(sorted(kme for kme, report in observer.reports(relay_id, Verified) if report.valid)),
+        released_by=tuple(sorted(kme for kme, report in observer.reports(relay_id, Decided) if report.confirmed)),
+        keys_equal=_keys_are_equal(network, relay),
+        attacks=tuple(attacks),
+        counter_example=_counter_example(network, scenario),
+    )
+
+
+def _relay(network: EmbeddedNetwork, scenario: Scenario) -> RelayView:
+    return network.relay(
+        scenario.source,
+        scenario.target,
+        key_count=scenario.key_count,
+        key_size_bits=scenario.key_size_bits,
+        policy=scenario.policy,
+    )
+
+
+def _attack(network: EmbeddedNetwork, relay: RelayView, kmes: tuple[str, ...]) -> Attack:
+    """Let the adversary, who has what all compromised KMEs leaked, use what ``kmes`` did."""
+    view = network.ask(AttackRequest(relay=str(relay.relay_id), kmes=kmes))
+    assert isinstance(view, AttackView)  # noqa: S101 - the answer to this request
+    return Attack(view.relay_id, kmes, view.kmes, view.shares_held, view.learned, view.short_splits)
+
+
+def _counter_example(network: EmbeddedNetwork, scenario: Scenario) -> Attack:
+    """Compromise the KMEs that are too many, relay other keys, and attack in the same way."""
+    for kme in scenario.compromised:
+        network.ask(LabRequest(kme=kme, mode=None))
+    for kme in scenario.counter_example:
+        network.ask(LabRequest(kme=kme, mode="leak"))
+    return _attack(network, _relay(network, scenario), scenario.counter_example)
+
+
+def _cut_links(topology: Topology, view: NetworkView) -> tuple[tuple[str, str], ...]:
+    down = {(kme.name, link.peer) for kme in view.kmes for link in kme.links if not link.up}
+    return tuple((a, b) for a, b in topology.links if {(a, b), (b, a)} <= down)
+
+
+def _keys_are_equal(network: EmbeddedNetwork, relay: RelayView) -> bool:
+    """Compare what the two ends have released, here in the process: keys go nowhere else."""
+    at_source, at_target = (network.keys(kme, relay.relay_id) for kme in (relay.source, relay.target))
+    size = relay.key_count * relay.key_size_bits // 8
+    if at_source is None or at_target is None or len(at_source) != size:
+        return False
+    return hmac.compare_digest(at_source, at_target)

@@ -1,0 +1,247 @@
+"""The compose file of a network: which service gets what, and no secret but by its variable's name."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Final
+
+from qkdrelay.broker import names
+from qkdrelay.escaping import NAME_MAX, escaped
+from qkdrelay.network.topology import Topology
+from qkdrelay_deployment.rabbitmq_conf import TLS_DIRECTORY
+
+BROKER_SERVICE: Final = "rabbitmq"
+CLUSTER_SERVICES: Final = (BROKER_SERVICE, "rabbitmq-2", "rabbitmq-3")
+"""Those of infra/cluster/docker-compose.yml."""
+CLI_KEY: Final = "QKDRELAY_CLI_KEY"
+WITHSTAND_DEFAULT: Final = "1"
+CLUSTER_NODES: Final = ("rabbit@node-1", "rabbit@node-2", "rabbit@node-3")
+
+# Kept to what `docker compose` v2 and docker-compose 1.29 both take: no `name:`, no inline configs,
+# no `start_interval`, no `depends_on.required`.
+_HEAD = """\
+# Written by `coordinator provision` for the network {network}; a test keeps it so. Run it with `make up`,
+# which also makes .env (the secrets named here) and deploy/ (the broker's configuration).
+
+x-hardened: &hardened
+  restart: unless-stopped
+  read_only: true
+  cap_drop: [ALL]
+  security_opt: ["no-new-privileges:true"]
+  logging:
+    driver: json-file
+    options: {{max-size: 10m, max-file: "3"}}
+
+x-service: &service
+  <<: *hardened
+  image: ${{QKDRELAY_IMAGE:-qkdrelay:local}}
+  build:
+    context: .
+    dockerfile: infra/image/Dockerfile
+    args:
+      PYTHON_IMAGE: ${{PYTHON_IMAGE:-python:3.11-slim}}
+  user: "10001:10001"
+  tmpfs: ["/tmp:size=16m"]
+  # Messages taken in and not handled yet may be 64 of 1 MiB for each link.
+  mem_limit: 512m
+  pids_limit: 64
+  stop_grace_period: 20s
+  depends_on:
+    rabbitmq: {{condition: service_healthy}}
+  healthcheck:
+    # Ready, or the reason why not; by bash, because starting Python every few seconds costs more than relaying.
+    test:
+      - CMD
+      - bash
+      - -c
+      - >-
+        exec 3<>/dev/tcp/127.0.0.1/9464 && printf 'GET /readyz HTTP/1.0\\r\\n\\r\\n' >&3 &&
+        read -r _ status _ <&3 && tail -n 1 <&3 && [ $$status = 200 ]
+    interval: 10s
+    timeout: 5s
+    retries: 3
+    start_period: 30s
+
+x-environment: &environment
+  QKDRELAY_BROKER: ${{BROKER_ADDRESSES:-rabbitmq:5672}}
+  QKDRELAY_BROKER_VHOST: {vhost}
+  QKDRELAY_LAB: ${{QKDRELAY_LAB:-false}}
+  QKDRELAY_LOG_FORMAT: ${{QKDRELAY_LOG_FORMAT:-json}}
+  QKDRELAY_LOG_LEVEL: ${{QKDRELAY_LOG_LEVEL:-info}}
+  # Health and metrics, for the other containers only: no port is published.
+  QKDRELAY_HTTP: 0.0.0.0:9464
+
+services:
+  rabbitmq:
+    <<: *hardened
+    image: ${{RABBITMQ_IMAGE:-rabbitmq:4.2-management}}
+    # The node is named after localhost, and only localhost reaches its clustering ports: with the
+    # cookie they would give a compromised KME the whole broker.
+    hostname: rabbitmq
+    # User rabbitmq of the official images and of ours; the official Alpine ones number it otherwise.
+    user: "999:999"
+    environment:
+      RABBITMQ_NODENAME: rabbit@localhost
+      ERL_EPMD_ADDRESS: 127.0.0.1
+      # Busy waiting would take the cores from the KMEs.
+      RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS: >-
+        +sbwt none +sbwtdcpu none +sbwtdio none -kernel inet_dist_use_interface {{127,0,0,1}}
+      # Changes with the definitions, so that the broker is started anew to load them.
+      QKDRELAY_DEPLOYMENT: ${{QKDRELAY_DEPLOYMENT:?run make up}}
+    ports:
+      - "127.0.0.1:${{QKDRELAY_AMQP_PORT:-5672}}:${{BROKER_PORT:-5672}}"
+      - "127.0.0.1:${{QKDRELAY_MANAGEMENT_PORT:-15672}}:15672"
+    volumes:
+      - rabbitmq:/var/lib/rabbitmq
+      - ./deploy/rabbitmq.conf:/etc/rabbitmq/conf.d/90-qkdrelay.conf:ro
+      - ./deploy/definitions.json:/etc/qkdrelay/definitions.json:ro
+    tmpfs: ["/tmp:size=16m", "/var/log/rabbitmq:size=16m,mode=1777"]
+    mem_limit: 1g
+    pids_limit: 512
+    stop_grace_period: 30s
+    healthcheck:
+      test: [CMD, bash, -c, "</dev/tcp/127.0.0.1/${{BROKER_PORT:-5672}}"]
+      interval: 5s
+      timeout: 5s
+      retries: 12
+      start_period: 60s
+"""
+
+_COORDINATOR = """\
+  coordinator:
+    <<: *service
+    command: [coordinator, serve]
+    environment:
+      <<: *environment
+      QKDRELAY_BROKER_USER: {user}
+      QKDRELAY_BROKER_PASSWORD: {password}
+      QKDRELAY_CLI_PASSWORD: {cli_password}
+      QKDRELAY_CLI_KEY: {cli_key}
+      QKDRELAY_STORE: /var/lib/qkdrelay/coordinator.sqlite
+      QKDRELAY_TOPOLOGY: /etc/qkdrelay/topology.toml
+      QKDRELAY_DEPLOYMENT: ${{QKDRELAY_DEPLOYMENT:?run make up}}
+      QKDRELAY_CONTROL_KEYS: >-
+        {control_keys}
+    volumes:
+      - coordinator:/var/lib/qkdrelay
+      - ./deploy/topology.toml:/etc/qkdrelay/topology.toml:ro
+"""
+
+_KME = """\
+  {kme}:
+    <<: *service
+    command: [kme, run]
+    environment:
+      <<: *environment
+      QKDRELAY_KME: {kme}
+      QKDRELAY_BROKER_USER: {kme}
+      QKDRELAY_BROKER_PASSWORD: {password}
+      QKDRELAY_STORE: /var/lib/qkdrelay/kme.sqlite
+      QKDRELAY_CONTROL_KEY: {control_key}
+      QKDRELAY_WITHSTAND_COMPROMISED: {withstand}
+      QKDRELAY_LINKS: >-
+        {links}
+    volumes:
+      - {volume}:/var/lib/qkdrelay
+"""
+
+
+def compose_file(topology: Topology) -> str:
+    """Return the compose file of ``topology``: the broker, the coordinator, and a service for each KME."""
+    network = json.dumps(escaped(topology.name, NAME_MAX), ensure_ascii=False)
+    services = [_HEAD.format(network=network, vhost=names.VHOST), _coordinator(topology)]
+    services += [_kme(topology, kme) for kme in topology.kmes]
+    volumes = "".join(f"  {_plain(name)}:\n" for name in (BROKER_SERVICE, names.COORDINATOR, *topology.kmes))
+    return "\n".join((*services, f"volumes:\n{volumes}"))
+
+
+def tls_overlay(topology: Topology, brokers: Iterable[str]) -> str:
+    """Return what is laid over the compose file for TLS: each service's certificates, and where they are."""
+    services = [f"  {name}:\n    volumes: [{_certificates(BROKER_SERVICE)}]\n" for name in brokers]
+    for name in (names.COORDINATOR, *topology.kmes):
+        services += [
+            f"  {_plain(name)}:\n",
+            f"    environment: {{QKDRELAY_BROKER_TLS: {TLS_DIRECTORY}}}\n",
+            f"    volumes: [{_certificates(name)}]\n",
+        ]
+    head = "# Written by `coordinator provision`: TLS, laid over docker-compose.yml."
+    return f"{head}\n\nservices:\n{''.join(services)}"
+
+
+def _certificates(name: str) -> str:
+    return f'"./deploy/tls/{name}:{TLS_DIRECTORY}:ro"'
+
+
+def password_variable(user: str) -> str:
+    """Name the variable with the password of one of the broker's users."""
+    return f"QKDRELAY_{user.upper()}_PASSWORD" if user in names.SERVICE_USERS else f"PASSWORD_{_upper(user)}"
+
+
+def control_key_variable(kme: str) -> str:
+    """Name the variable with the key that the coordinator shares with ``kme``."""
+    return f"CONTROL_KEY_{_upper(kme)}"
+
+
+def withstand_variable(kme: str) -> str:
+    """Name the variable with how many compromised KMEs a plan must withstand for ``kme`` to be an end of it."""
+    return f"WITHSTAND_COMPROMISED_{_upper(kme)}"
+
+
+def link_secret_variable(a: str, b: str) -> str:
+    """Name the variable with the secret of the simulated QKD link between two KMEs, in either order."""
+    first, second = sorted((a, b))
+    return f"LINK_SECRET_{_upper(first)}__{_upper(second)}"
+
+
+def link_settings(topology: Topology, a: str, b: str) -> dict[str, str | int]:
+    """Return what the topology says of a link, as both its KMEs are told it; what it leaves open is not there."""
+    return {name: value for name, value in asdict(topology.note(a, b)).items() if value is not None}
+
+
+def _coordinator(topology: Topology) -> str:
+    keys = {kme: _secret(control_key_variable(kme)) for kme in topology.kmes}
+    return _COORDINATOR.format(
+        user=names.COORDINATOR,
+        password=_secret(password_variable(names.COORDINATOR)),
+        cli_password=_secret(password_variable(names.CLI)),
+        cli_key=_secret(CLI_KEY),
+        control_keys=_folded(keys),
+    )
+
+
+def _kme(topology: Topology, kme: str) -> str:
+    links = {
+        near: {"secret": _secret(link_secret_variable(kme, near)), **link_settings(topology, kme, near)}
+        for near in topology.neighbours[kme]
+    }
+    return _KME.format(
+        kme=_plain(kme),
+        password=_secret(password_variable(kme)),
+        control_key=_secret(control_key_variable(kme)),
+        withstand=f"${{{withstand_variable(kme)}:-{WITHSTAND_DEFAULT}}}",
+        links=_folded(links),
+        volume=kme,
+    )
+
+
+def _plain(name: str) -> str:
+    """Quote a name that YAML might take for a number, a date or a truth value."""
+    plain = re.fullmatch(r"[a-z]{3,}[a-z0-9-]*", name) and name not in ("yes", "off", "true", "false", "null")
+    return name if plain else f'"{name}"'
+
+
+def _upper(name: str) -> str:
+    return name.upper().replace("-", "_")
+
+
+def _secret(variable: str) -> str:
+    return f"${{{variable}:?run make up}}"
+
+
+def _folded(members: Mapping[str, object]) -> str:
+    """Return a JSON object with a member a line, to stand under ``>-``, which joins the lines again."""
+    lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in members.items()]
+    return ("{" + ",\n".join(lines) + "}").replace("\n", "\n" + 8 * " ")

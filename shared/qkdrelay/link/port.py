@@ -1,0 +1,35 @@
+"""The port to the key of a QKD link."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+SLOT_BYTES = 32
+
+
+class LinkKey(Protocol):
+    """The key of one direction of a QKD link; both ends get the same bytes for the same address."""
+
+    def slot(self, epoch: bytes, number: int) -> bytes:
+        """Return the 32 bytes of slot ``number``."""
+        ...
+
+    def pad(self, epoch: bytes, offset: int, length: int) -> bytes:
+        """Return ``length`` bytes of the pad from ``offset``."""
+        ...
+
+    def mark(self) -> bytes:
+        """Return what tells this key from another, and says nothing else of it."""
+        ...
+
+    def available(self) -> int:
+        """Return how many bytes the sending end can draw now."""
+        ...
+
+    def capacity(self) -> int:
+        """Return how many bytes can ever be available at once: what needs more can never be sealed."""
+        ...
+
+    def draw(self, length: int) -> None:
+        """Take ``length`` bytes off what is available; the addresses are the caller's, and durable."""
+        ...

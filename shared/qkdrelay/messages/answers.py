@@ -1,0 +1,218 @@
+"""Answers of the coordinator to the command line."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from msgspec import Meta
+
+from qkdrelay.messages.control import Demand
+from qkdrelay.messages.fields import (
+    LabMode,
+    Message,
+    Name,
+    Number,
+    PlanBytes,
+    RelayState,
+    Routes,
+    Seconds,
+    Text,
+    WireRoute,
+)
+from qkdrelay.messages.reports import Dispute, LinkReport
+from qkdrelay.network.topology import Trust
+
+
+class ShortSplit(Message, frozen=True):
+    """A split that has fewer shares than it needs."""
+
+    split: WireRoute
+    present: Number
+    needed: Number
+
+
+class Stuck(Message, frozen=True):
+    """A share that has not come over the last link of ``route``."""
+
+    route: WireRoute
+    reason: Text
+    """Why it waits (``link.down`` and the like), or ``dropped: `` and ``refused: `` with what was wrong."""
+
+
+class RelayView(Message, frozen=True, tag="relay", tag_field="type"):
+    """A relay as the coordinator knows it."""
+
+    relay_id: UUID
+    source: Name
+    target: Name
+    state: RelayState
+    reason: str
+    policy: Text
+    withstand: Demand
+    """What the terms demand of the plan, and both ends check."""
+    protected: bool
+    relies_on: tuple[Name, ...]
+    plan: PlanBytes
+    key_count: Number
+    key_size_bits: Number
+    created_at: Seconds
+    deadline: Seconds
+    elapsed_s: Seconds
+    """From the request to the decision, or to now."""
+    planned_share_messages: Number
+    split: Routes
+    """Shares, by the route to their holder, that were split there."""
+    forwarded: Routes
+    collected: Routes
+    """Shares that reached the target."""
+    missing: Routes
+    """Planned routes whose share has not reached the target."""
+    stuck: tuple[Stuck, ...]
+    short_splits: tuple[ShortSplit, ...]
+    false_shares: Routes
+    disputed: tuple[Dispute, ...]
+    equivocating: Routes
+    released_at: tuple[Name, ...]
+    """The ends that have carried the decision out."""
+    final: bool
+    """Nothing about this relay is expected to change any more."""
+
+
+class RelaySummary(Message, frozen=True, tag="summary", tag_field="type"):
+    """One line of a list of relays, or how one ended."""
+
+    relay_id: UUID
+    source: Name
+    target: Name
+    state: RelayState
+    key_count: Number
+    key_size_bits: Number
+    created_at: Seconds
+    elapsed_s: Seconds
+    reason: str
+
+
+class RelaysView(Message, frozen=True, tag="relays", tag_field="type"):
+    """The latest relays, newest first."""
+
+    relays: tuple[RelaySummary, ...]
+    total: Number
+
+
+class KmeView(Message, frozen=True):
+    """A KME as its last `Hello` described it."""
+
+    name: Name
+    trust: Trust | None
+    """What the topology notes of it."""
+    heard_s_ago: Seconds | None
+    lab: bool
+    lab_mode: LabMode | None
+    pending: Number
+    links: tuple[LinkReport, ...]
+
+
+class NotedLink(Message, frozen=True):
+    """What the topology says of the link between ``a`` and ``b`` (see `qkdrelay.network.topology.LinkNote`)."""
+
+    a: Name
+    b: Name
+    suite: Text | None
+    rate_bps: Number | None
+    buffer_bytes: Number | None
+
+
+class NetworkView(Message, frozen=True, tag="network", tag_field="type"):
+    """The network as the coordinator knows it."""
+
+    name: Text
+    lab: bool
+    kmes: tuple[KmeView, ...]
+    links: tuple[tuple[Name, Name], ...]
+    noted: tuple[NotedLink, ...]
+    down: tuple[tuple[Name, Name], ...]
+
+
+class AttackView(Message, frozen=True, tag="attack", tag_field="type"):
+    """What the pooled knowledge of all compromised KMEs came to; never the secret itself."""
+
+    relay_id: UUID
+    kmes: tuple[Name, ...]
+    """The KMEs whose leaks were used."""
+    shares_held: Number
+    learned: bool
+    short_splits: tuple[ShortSplit, ...]
+
+
+class DeadLetterSummary(Message, frozen=True):
+    """One line of a list of dead letters."""
+
+    letter: Number
+    at: Seconds
+    age_s: Seconds
+    queue: Annotated[str, Meta(max_length=200)]
+    """Where it came from, as far as who gave it up tells."""
+    sender: Text
+    """Who may write that queue; empty if the queue does not tell."""
+    given_up_by: Text
+    size: Number
+    whole: bool
+    """False: it was longer, and was cut."""
+    reason: Text
+
+
+class DeadLettersView(Message, frozen=True, tag="dead-letters", tag_field="type"):
+    """The latest dead letters, newest first."""
+
+    letters: tuple[DeadLetterSummary, ...]
+    total: Number
+
+
+class DeadLetterView(Message, frozen=True, tag="dead-letter", tag_field="type"):
+    """One dead letter; its bytes are sealed, signed, or anything at all."""
+
+    letter: DeadLetterSummary
+    body: bytes
+
+
+class Acknowledged(Message, frozen=True, tag="acknowledged", tag_field="type"):
+    """The request was carried out."""
+
+    text: Text
+
+
+class Refusal(Message, frozen=True, tag="refusal", tag_field="type"):
+    """The request cannot be carried out: one line, and what would be right."""
+
+    text: str
+    hint: str | None
+    unanswered: bool
+    """It was passed on, and a KME has not answered; not refused by anybody."""
+
+
+class Late(Message, frozen=True, tag="late", tag_field="type"):
+    """The request is older, or newer, than the coordinator takes: send it again, by its clock."""
+
+    clock: Seconds
+
+
+ReplyBody = (
+    RelayView
+    | RelaySummary
+    | RelaysView
+    | NetworkView
+    | AttackView
+    | DeadLettersView
+    | DeadLetterView
+    | Acknowledged
+    | Refusal
+    | Late
+)
+
+
+class Reply(Message, frozen=True):
+    """The body of a `SignedMessage` from the coordinator: an answer to one request; some have more than one."""
+
+    request_id: UUID
+    body: ReplyBody

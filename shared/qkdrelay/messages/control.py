@@ -1,0 +1,105 @@
+"""Signed messages, the terms of a relay, and the coordinator's commands (protocol, section 6)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from msgspec import Meta
+
+from qkdrelay.messages.fields import Epoch, KmeCount, LabMode, Mac, Message, Name, Number, PlanBytes, Seconds, Tag
+from qkdrelay.messages.keys import KEY_COUNT_MAX, KEY_SIZE_BITS_MAX, KEY_SIZE_BITS_MIN
+
+COMMANDS_MAX = 32
+"""Commands in one message: it is taken in as a whole, and the answer to the first waits for the last."""
+
+
+class SignedMessage(Message, frozen=True):
+    """A list of commands or reports, a request or an answer, under HMAC-SHA-256, with a number against replay."""
+
+    sender: Name
+    recipient: Name
+    epoch: Epoch
+    number: Number
+    body: bytes
+    mac: Mac
+
+
+class Demand(Message, frozen=True):
+    """How many KMEs a relay's plan must withstand at the same time: that read along, that are down, that tamper."""
+
+    compromised: KmeCount
+    failed: KmeCount
+    tampering: KmeCount
+
+    @property
+    def readers(self) -> int:
+        """How many KMEs together must not learn the keys: a tampering one reads along, too."""
+        return max(self.compromised, self.tampering)
+
+    @property
+    def lost(self) -> int:
+        """How many KMEs must not be needed: what a tampering one sends is of no use."""
+        return self.failed + self.tampering
+
+
+class Terms(Message, frozen=True):
+    """What both ends of a relay must agree on; the confirmation tags cover it, but for the deadline."""
+
+    relay_id: UUID
+    plan: PlanBytes
+    key_count: Annotated[int, Meta(ge=1, le=KEY_COUNT_MAX)]
+    key_size_bits: Annotated[int, Meta(ge=KEY_SIZE_BITS_MIN, le=KEY_SIZE_BITS_MAX, multiple_of=8)]
+    withstand: Demand
+    """What the plan was asked to withstand; neither end takes a plan that does not."""
+    deadline: Seconds
+
+
+class Expect(Message, frozen=True, tag="expect", tag_field="type"):
+    """To the target: store this relay's terms and say so."""
+
+    terms: Terms
+
+
+class Start(Message, frozen=True, tag="start", tag_field="type"):
+    """To the source: draw keys and send the first shares."""
+
+    terms: Terms
+
+
+class Prove(Message, frozen=True, tag="prove", tag_field="type"):
+    """To either end: the other end's confirmation tag; verify it and say so."""
+
+    relay_id: UUID
+    peer_proof: Tag
+
+
+class Decide(Message, frozen=True, tag="decide", tag_field="type"):
+    """To either end: release the keys, or destroy them."""
+
+    relay_id: UUID
+    confirmed: bool
+
+
+class SetLink(Message, frozen=True, tag="set-link", tag_field="type"):
+    """The QKD link to ``peer`` stops or resumes carrying."""
+
+    command_id: UUID
+    peer: Name
+    up: bool
+
+
+class SetLab(Message, frozen=True, tag="set-lab", tag_field="type"):
+    """Behave as a compromised KME, or honestly again; obeyed only by a KME whose own lab is on."""
+
+    command_id: UUID
+    mode: LabMode | None
+
+
+Command = Expect | Start | Prove | Decide | SetLink | SetLab
+
+
+class Commands(Message, frozen=True):
+    """The body of a `SignedMessage` from the coordinator."""
+
+    items: Annotated[tuple[Command, ...], Meta(max_length=COMMANDS_MAX)]

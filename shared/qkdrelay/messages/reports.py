@@ -1,0 +1,191 @@
+"""Reports of a KME to the coordinator, and the messages it gives up (protocol, section 6)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from uuid import UUID
+
+from msgspec import Meta
+
+from qkdrelay.messages.control import SetLab, SetLink
+from qkdrelay.messages.fields import ROUTES_MAX, LabMode, Message, Name, Number, Routes, Seconds, Tag, Text, WireRoute
+from qkdrelay.network.plan import KMES_MAX
+
+REPORTS_MAX = 2_000
+"""Reports in one message: it is taken in as a whole, and the answer to the first waits for the last."""
+
+
+class LinkReport(Message, frozen=True):
+    """One outgoing direction of a QKD link as its KME sees it."""
+
+    peer: Name
+    up: bool
+    available_bytes: Number
+    buffer_bytes: Annotated[int, Meta(ge=1, le=1 << 34)]
+    waiting: Number
+
+
+class Hello(Message, frozen=True, tag="hello", tag_field="type"):
+    """Sent on connecting to the broker and every few seconds."""
+
+    clock: Seconds
+    lab: bool
+    lab_mode: LabMode | None
+    links: Annotated[tuple[LinkReport, ...], Meta(max_length=KMES_MAX - 1)]
+    pending: Number
+    """Relays whose keys are here and wait for a decision."""
+
+
+class Expected(Message, frozen=True, tag="expected", tag_field="type"):
+    """The target has stored the terms."""
+
+    relay_id: UUID
+
+
+class Started(Message, frozen=True, tag="started", tag_field="type"):
+    """The source has stored keys and first shares; with its confirmation tag."""
+
+    relay_id: UUID
+    proof: Tag
+
+
+class Refused(Message, frozen=True, tag="refused", tag_field="type"):
+    """An end does not take part in this relay."""
+
+    relay_id: UUID
+    reason: Text
+
+
+class Split(Message, frozen=True, tag="split", tag_field="type"):
+    """A KME split the share on ``route`` into so many; ``threshold`` of them rebuild it."""
+
+    relay_id: UUID
+    route: WireRoute
+    shares: Annotated[int, Meta(ge=1, le=255)]
+    threshold: Annotated[int, Meta(ge=1, le=255)]
+
+
+class Forwarded(Message, frozen=True, tag="forwarded", tag_field="type"):
+    """A KME forwarded the share on ``route``."""
+
+    relay_id: UUID
+    route: WireRoute
+
+
+class Waiting(Message, frozen=True, tag="waiting", tag_field="type"):
+    """The share for ``route`` waits at its sender: the link is down or has no key. Without a reason: not any more."""
+
+    relay_id: UUID
+    route: WireRoute
+    reason: Text
+
+
+class Collected(Message, frozen=True, tag="collected", tag_field="type"):
+    """The share on ``route`` has reached the target."""
+
+    relay_id: UUID
+    route: WireRoute
+
+
+class Rejected(Message, frozen=True, tag="rejected", tag_field="type"):
+    """A KME did not accept a message that came over ``link``."""
+
+    relay_id: UUID | None
+    route: WireRoute | None
+    """Both as the message had them, if its seal was good."""
+    link: tuple[Name, Name]
+    reason: Text
+
+
+class Rebuilt(Message, frozen=True, tag="rebuilt", tag_field="type"):
+    """The target has rebuilt the secret; with its confirmation tag."""
+
+    relay_id: UUID
+    proof: Tag
+
+
+class Dispute(Message, frozen=True):
+    """Shares of the split at the end of ``split`` that do not fit together; each set agrees within itself."""
+
+    split: WireRoute
+    sets: Annotated[tuple[Routes, ...], Meta(max_length=ROUTES_MAX)]
+
+
+class Findings(Message, frozen=True, tag="findings", tag_field="type"):
+    """What the target's shares say about those on the way; the latest one counts."""
+
+    relay_id: UUID
+    false: Routes
+    disputed: Annotated[tuple[Dispute, ...], Meta(max_length=ROUTES_MAX)]
+    equivocating: Routes
+    unclear: Literal["", "ambiguous", "exhausted", "cut"]
+    """Several secrets decode; there may be more to find; there is more, and it did not fit."""
+
+
+class Verified(Message, frozen=True, tag="verified", tag_field="type"):
+    """Whether the other end's confirmation tag is valid for the keys here."""
+
+    relay_id: UUID
+    valid: bool
+
+
+class Decided(Message, frozen=True, tag="decided", tag_field="type"):
+    """The decision is carried out."""
+
+    relay_id: UUID
+    confirmed: bool
+
+
+class Done(Message, frozen=True, tag="done", tag_field="type"):
+    """The outcome of a command; ``error`` is empty when it was carried out."""
+
+    command: SetLink | SetLab
+    error: Text
+
+
+class Alarm(Message, frozen=True, tag="alarm", tag_field="type"):
+    """Something an operator should look at."""
+
+    event: Text
+    text: Text
+
+
+Report = (
+    Hello
+    | Expected
+    | Started
+    | Refused
+    | Split
+    | Forwarded
+    | Waiting
+    | Collected
+    | Rejected
+    | Rebuilt
+    | Findings
+    | Verified
+    | Decided
+    | Done
+    | Alarm
+)
+HURRIED = Expected | Started | Refused | Rebuilt | Verified | Done
+"""The reports that something waits for; the others tell what became of shares."""
+
+
+class Reports(Message, frozen=True):
+    """The body of a `SignedMessage` from a KME."""
+
+    items: Annotated[tuple[Report, ...], Meta(max_length=REPORTS_MAX)]
+
+
+class DeadLetter(Message, frozen=True):
+    """A message its receiver did not accept, and why; ``body`` is still sealed or signed."""
+
+    kme: Name
+    queue: Annotated[str, Meta(max_length=200)]
+    reason: Text
+    at: Seconds
+    body: bytes
+    """As it came; cut to `DEAD_LETTER_BODY_MAX`."""
+
+
+DEAD_LETTER_BODY_MAX = 65_536

@@ -1,0 +1,149 @@
+"""Requests of the command line to the coordinator."""
+
+from __future__ import annotations
+
+from typing import Annotated
+from uuid import UUID
+
+from msgspec import Meta
+
+from qkdrelay.messages.control import Demand
+from qkdrelay.messages.fields import KmeCount, LabMode, Message, Number, Seconds, Text
+
+
+class Wish(Message, frozen=True):
+    """How many KMEs may be compromised, fail and tamper at the same time; see `network.candidates.Withstand`."""
+
+    compromised: KmeCount
+    failed: KmeCount | None
+    """None: one if the network allows it."""
+    tampering: KmeCount
+
+
+class RelayRequest(Message, frozen=True, tag="relay", tag_field="type"):
+    """Start a relay, or follow it if it is known; its id is the asker's choice."""
+
+    relay_id: UUID
+    source: Text
+    target: Text
+    key_count: int
+    key_size_bits: int
+    timeout_s: float
+    policy: Text | None
+    """None: the coordinator's default."""
+    withstand: Wish | None
+    """None: one compromised KME, and one failed one if the network allows it."""
+    allow_unprotected: bool
+    follow: bool
+    """Show the relay now and whenever it changes; otherwise say once, in a line, how it ended."""
+
+
+class RelaysRequest(Message, frozen=True, tag="relays", tag_field="type"):
+    """List the latest relays."""
+
+    limit: Annotated[int, Meta(ge=1, le=1_000)]
+
+
+class ShowRequest(Message, frozen=True, tag="show", tag_field="type"):
+    """Show one relay, named by its id or by the beginning of it."""
+
+    relay: Text
+    follow: bool
+    """Send the relay again whenever it changes, until it is complete."""
+
+
+class NetworkRequest(Message, frozen=True, tag="network", tag_field="type"):
+    """Show the network as it is now."""
+
+
+class LinkRequest(Message, frozen=True, tag="link", tag_field="type"):
+    """Make the QKD link between ``a`` and ``b`` stop or resume carrying."""
+
+    a: Text
+    b: Text
+    up: bool
+
+
+class LabRequest(Message, frozen=True, tag="lab", tag_field="type"):
+    """Compromise a KME, or restore it."""
+
+    kme: Text
+    mode: LabMode | None
+
+
+class AttackRequest(Message, frozen=True, tag="attack", tag_field="type"):
+    """Let the adversary try to rebuild a relay's secret from all it has seen."""
+
+    relay: Text
+    kmes: Annotated[tuple[Text, ...], Meta(max_length=512)]
+    """Use only what these KMEs leaked; empty for all."""
+
+
+class DeadLettersRequest(Message, frozen=True, tag="dead-letters", tag_field="type"):
+    """List the latest messages that nobody accepted."""
+
+    limit: Annotated[int, Meta(ge=1, le=1_000)]
+
+
+class DeadLetterRequest(Message, frozen=True, tag="dead-letter", tag_field="type"):
+    """Show one of them."""
+
+    letter: Number
+
+
+class RequeueRequest(Message, frozen=True, tag="requeue", tag_field="type"):
+    """Put dead letters back into the queues they came from: all of these or none."""
+
+    letters: Annotated[tuple[Number, ...], Meta(min_length=1, max_length=100)]
+
+
+class DropRequest(Message, frozen=True, tag="drop", tag_field="type"):
+    """Delete dead letters: all of these or none; None: whatever there is."""
+
+    letters: Annotated[tuple[Number, ...], Meta(min_length=1, max_length=1_000)] | None
+
+
+RequestBody = (
+    RelayRequest
+    | RelaysRequest
+    | ShowRequest
+    | NetworkRequest
+    | LinkRequest
+    | LabRequest
+    | AttackRequest
+    | DeadLettersRequest
+    | DeadLetterRequest
+    | RequeueRequest
+    | DropRequest
+)
+
+
+class Request(Message, frozen=True):
+    """The body of a `SignedMessage` from the command line: one request; the answer goes to its queue."""
+
+    request_id: UUID
+    """Random: what is answered, also where a request is sent once more."""
+    reply_to: Annotated[str, Meta(pattern=r"^cli\.q\.[0-9a-f-]{1,64}\Z")]
+    at: Seconds
+    """When it was sent, in seconds since the epoch."""
+    body: RequestBody
+
+
+def unlike(
+    wanted: RelayRequest, *, ends: tuple[str, str], key_count: int, key_size_bits: int, withstand: Demand
+) -> str | None:
+    """Return in what a relay (from ``ends[0]`` to ``ends[1]``) is not the one that is asked for, or None."""
+    wish = wanted.withstand or Wish(compromised=1, failed=None, tampering=0)
+    pairs: list[tuple[str, object, object]] = [
+        ("from", ends[0], wanted.source),
+        ("to", ends[1], wanted.target),
+        ("keys", key_count, wanted.key_count),
+        ("bits a key", key_size_bits, wanted.key_size_bits),
+    ]
+    if not wanted.allow_unprotected:  # the best there is, then
+        pairs += [
+            ("compromised", withstand.compromised, wish.compromised),
+            ("failed", withstand.failed, withstand.failed if wish.failed is None else wish.failed),
+            ("tampering", withstand.tampering, wish.tampering),
+        ]
+    return next((f"{what} {has}, not {asked}" for what, has, asked in pairs if has != asked), None)

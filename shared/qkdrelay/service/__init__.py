@@ -1,0 +1,1 @@
+"""What every service is made of: the loop, its durable journal, settings, logs, metrics, health."""

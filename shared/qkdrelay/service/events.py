@@ -1,0 +1,93 @@
+"""How a KME's reports read, in its log and to those who watch: one constant event each."""
+
+from __future__ import annotations
+
+import msgspec
+
+from qkdrelay.messages.control import SetLab, SetLink
+from qkdrelay.messages.reports import (
+    Alarm,
+    Collected,
+    Decided,
+    Done,
+    Expected,
+    Findings,
+    Forwarded,
+    Hello,
+    Rebuilt,
+    Refused,
+    Rejected,
+    Report,
+    Split,
+    Started,
+    Verified,
+    Waiting,
+)
+from qkdrelay.service.logs import LogLevel, link_name
+
+_EVENTS: dict[type, str] = {
+    Collected: "share.collected",
+    Done: "command.done",
+    Expected: "relay.expected",
+    Findings: "relay.findings",
+    Forwarded: "share.forwarded",
+    Hello: "kme.hello",
+    Rebuilt: "relay.rebuilt",
+    Refused: "relay.refused",
+    Rejected: "share.rejected",
+    Split: "share.split",
+    Started: "relay.started",
+    Verified: "relay.verified",
+    Waiting: "share.waiting",
+}
+_WARNINGS = (Refused, Rejected, Waiting, Findings)
+
+
+def event_of(report: Report) -> str:
+    """Return the report's log event."""
+    if isinstance(report, Alarm):
+        return report.event
+    if isinstance(report, Decided):
+        return "relay.confirmed" if report.confirmed else "relay.failed"
+    if isinstance(report, Waiting) and not report.reason:
+        return "share.resumed"
+    return _EVENTS[type(report)]
+
+
+def level_of(report: Report) -> LogLevel:
+    """Return how loud the log line is."""
+    if isinstance(report, Alarm) or (isinstance(report, Verified) and not report.valid):
+        return "error"
+    if isinstance(report, Hello):
+        return "debug"
+    if isinstance(report, Waiting) and not report.reason:
+        return "info"
+    refused = isinstance(report, Done) and report.error
+    return "warning" if refused or isinstance(report, _WARNINGS) else "info"
+
+
+def fields_of(report: Report) -> dict[str, object]:
+    """Return the log line's fields: ids, routes and reasons; a share's route also gives its link."""
+    fields: dict[str, object]
+    if isinstance(report, Done):
+        outcome = "refused" if report.error else "done"
+        fields = {**_named(report.command), "outcome": outcome, "error": report.error}
+        return {**fields, "command_id": report.command.command_id}
+    fields = {k: v for k, v in msgspec.structs.asdict(report).items() if k not in ("proof", "event", "confirmed")}
+    route = fields.get("route")
+    if isinstance(route, tuple) and len(route) > 1:
+        fields["link"] = link_name(*route[-2:])
+    elif isinstance(report, Rejected):
+        fields["link"] = link_name(*report.link)
+    if isinstance(report, Waiting) and not report.reason:
+        del fields["reason"]
+    if isinstance(report, Findings):
+        fields["disputed"] = len(report.disputed)
+    return fields
+
+
+def _named(command: SetLink | SetLab) -> dict[str, object]:
+    """Name a command as the command line does."""
+    if isinstance(command, SetLink):
+        return {"command": f"link {'up' if command.up else 'down'}", "peer": command.peer}
+    return {"command": "lab compromise", "mode": command.mode} if command.mode else {"command": "lab restore"}
