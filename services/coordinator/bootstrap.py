@@ -17,7 +17,7 @@ def serve() -> None:
     from qkdrelay.broker.rabbitmq import RabbitMqBroker
     from qkdrelay.errors import SettingsError
     from qkdrelay.network.topology import load_topology
-    from qkdrelay.service.http import served
+    from qkdrelay.service.http import serving
     from qkdrelay.service.logs import set_up_logging
     from qkdrelay.service.loop import BATCH_S, Loop
     from qkdrelay.service.process import prepare_process
@@ -37,5 +37,5 @@ def serve() -> None:
     service = CoordinatorService(topology, store, keys, cli_key, lab=settings.lab)
     broker = RabbitMqBroker(settings.rabbitmq(COORDINATOR, coordinator_queues(topology.kmes, lab=settings.lab)))
     loop = Loop(service, broker, batch_s=BATCH_S)
-    with served(settings.http, service.metrics.registry, loop.health):
+    with serving(settings.http, service.metrics.registry, loop.health):
         loop.run(stop)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from coordinator.metrics import BROKER
-from coordinator.store import CoordinatorStore, Letter
+from coordinator.store import CoordinatorStore, StoredDeadLetter
 from qkdrelay.broker.names import (
     COORD_EXCHANGE,
     COORDINATOR,
@@ -22,7 +22,7 @@ from qkdrelay.messages.requests import DeadLetterRequest, DeadLettersRequest, Dr
 from qkdrelay.network.topology import Topology
 
 
-class Letters:
+class DeadLetters:
     """What can be done with dead letters; each request inside the batch's transaction."""
 
     def __init__(self, topology: Topology, store: CoordinatorStore, note: Callable[..., None]) -> None:
@@ -49,7 +49,7 @@ class Letters:
             case DropRequest(letters=chosen):
                 return self._drop(chosen)
 
-    def _find(self, number: int) -> Letter:
+    def _find(self, number: int) -> StoredDeadLetter:
         letter = self._store.dead_letter(number)
         if letter is None:
             raise RequestRefusedError(
@@ -69,7 +69,7 @@ class Letters:
         back = ", ".join(f"{letter.id} to {letter.queue}" for letter in letters)
         return Acknowledged(text=f"requeued: {back}"[:500])
 
-    def _check_requeueable(self, letter: Letter) -> None:
+    def _check_requeueable(self, letter: StoredDeadLetter) -> None:
         reader, cannot = self._readers.get(letter.queue), f"dead letter {letter.id} cannot be requeued"
         if reader is None:
             raise RequestRefusedError(
@@ -93,7 +93,7 @@ class Letters:
         self._note("dead_letter.dropped", "info", letters=count)
         return Acknowledged(text=f"dropped {count} dead letter{'' if count == 1 else 's'}")
 
-    def _summary(self, letter: Letter, now: float) -> DeadLetterSummary:
+    def _summary(self, letter: StoredDeadLetter, now: float) -> DeadLetterSummary:
         return DeadLetterSummary(
             letter=letter.id,
             at=letter.at,

@@ -121,34 +121,34 @@ def advance(relay: Relay, sender: str, report: Report, now: float) -> Relay:
             # Who has rebuilt has stored the terms, whether or not it was heard of.
             return replace(relay, expected=True, target_proof=proof, state="reconstructed")
         case Verified(valid=False) if sender in (source, target):
-            return end(relay, "failed", f"the two ends do not have the same keys, {sender} finds", now)
+            return decide(relay, "failed", f"the two ends do not have the same keys, {sender} finds", now)
         case Verified() if sender == source:
             return _confirm_if_proven(replace(relay, source_verified=True), now)
         case Verified() if sender == target:
             return _confirm_if_proven(replace(relay, target_verified=True), now)
         case Refused(reason=reason) if sender in (source, target):
             # Whoever it says refused: it was the sender.
-            return end(relay, "failed", f"refused by {sender}: {reason.removeprefix(f'{sender}: ')}", now)
+            return decide(relay, "failed", f"refused by {sender}: {reason.removeprefix(f'{sender}: ')}", now)
     return relay
 
 
 def _confirm_if_proven(relay: Relay, now: float) -> Relay:
     proven = relay.source_verified and relay.target_verified and relay.source_proof and relay.target_proof
-    return end(relay, "confirmed", "", now) if proven else relay
+    return decide(relay, "confirmed", "", now) if proven else relay
 
 
-def end(relay: Relay, state: RelayState, reason: str, now: float) -> Relay:
+def decide(relay: Relay, state: RelayState, reason: str, now: float) -> Relay:
     """Return the decided relay: a decision is taken once and never changed."""
     if relay.state in TERMINAL:
         return relay
     return replace(relay, state=state, reason=reason[:REASON_LENGTH_MAX], ended_at=now)
 
 
-def expire(relay: Relay, shares: Whereabouts, now: float) -> Relay:
+def fail_if_overdue(relay: Relay, shares: Whereabouts, now: float) -> Relay:
     """Return the relay failed, with what was missing, if its deadline has passed."""
     if relay.state in TERMINAL or now < relay.terms.deadline:
         return relay
-    return end(relay, "failed", _what_was_missing(relay, shares), now)
+    return decide(relay, "failed", _what_was_missing(relay, shares), now)
 
 
 def _what_was_missing(relay: Relay, shares: Whereabouts) -> str:

@@ -8,10 +8,10 @@ from typing import Protocol, cast
 from uuid import uuid4
 
 from coordinator.adversary import Adversary
-from coordinator.dead_letters import Letters
+from coordinator.dead_letters import DeadLetters
 from coordinator.lifecycle import Relay
 from coordinator.store import CoordinatorStore
-from coordinator.subscriptions import Audience
+from coordinator.subscriptions import Subscriptions
 from coordinator.views import summary, view
 from qkdrelay.errors import QkdRelayError, RequestRefusedError
 from qkdrelay.messages.answers import KmeView, NetworkView, NotedLink, Refusal, RelaysView, ReplyBody
@@ -64,7 +64,7 @@ class Orders(Protocol):
         ...
 
 
-class Desk:
+class RequestHandler:
     """Takes one request at a time; what it cannot do it refuses with a reason and a hint."""
 
     def __init__(
@@ -72,7 +72,7 @@ class Desk:
         topology: Topology,
         orders: Orders,
         store: CoordinatorStore,
-        audience: Audience,
+        audience: Subscriptions,
         *,
         adversary: Adversary,
         heard: Mapping[str, tuple[float, Hello]],
@@ -81,7 +81,7 @@ class Desk:
         """``heard`` has the time and text of each KME's last hello."""
         self._topology, self._orders, self._store, self._audience = topology, orders, store, audience
         self._adversary, self._heard, self._lab = adversary, heard, lab
-        self._letters = Letters(topology, store, orders.note)
+        self._letters = DeadLetters(topology, store, orders.note)
         # What is asked again and again is planned once: the network does not change while it is served.
         self._choose = lru_cache(maxsize=PLANS_KEPT)(partial(choose, topology))
 

@@ -14,11 +14,11 @@ from uuid import UUID, uuid4
 from msgspec import structs
 
 from coordinator.adversary import Adversary
-from coordinator.lifecycle import Relay, advance, expire, outstanding, reminders
+from coordinator.lifecycle import Relay, advance, fail_if_overdue, outstanding, reminders
 from coordinator.metrics import BROKER, CoordinatorMetrics
-from coordinator.requests import Desk
+from coordinator.requests import RequestHandler
 from coordinator.store import RELAYS_CACHED, CoordinatorStore
-from coordinator.subscriptions import Audience
+from coordinator.subscriptions import Subscriptions
 from qkdrelay.broker.names import (
     CLI_EXCHANGE,
     COORD_EXCHANGE,
@@ -53,7 +53,7 @@ from qkdrelay.network.topology import Topology
 from qkdrelay.network.whereabouts import REFUSED
 from qkdrelay.service.journal import Journal
 from qkdrelay.service.logs import LogLevel, link_name, log_all
-from qkdrelay.service.lru import Recent
+from qkdrelay.service.lru import LruCache
 from qkdrelay.service.metrics import refusal
 from qkdrelay.service.moderation import Moderator
 
@@ -108,11 +108,13 @@ class CoordinatorService:
         """Of this batch, each once, however often something in it asks for it."""
         self._ordered: dict[tuple[str, str, bool], float] = {}
         """When a KME was ordered again to turn its link to another up, or down."""
-        self._found: Recent[tuple[UUID, str], tuple[bytes, int]] = Recent(RELAYS_CACHED)
+        self._found: LruCache[tuple[UUID, str], tuple[bytes, int]] = LruCache(RELAYS_CACHED)
         """Epoch and number of the message that said last what was found, by relay and who found it."""
         self._answerer = Answerer(cli_key, lambda: store.epoch, store.requests_until)
-        self._audience = Audience(store, self._answerer)
-        self._desk = Desk(topology, self, store, self._audience, adversary=self._adversary, heard=self._heard, lab=lab)
+        self._audience = Subscriptions(store, self._answerer)
+        self._desk = RequestHandler(
+            topology, self, store, self._audience, adversary=self._adversary, heard=self._heard, lab=lab
+        )
         self._notes: list[tuple[LogLevel, str, dict[str, object]]] = []
         self._refused: list[str] = []
         self._moderator, self._now = Moderator(_OF_OTHERS), 0.0
@@ -303,7 +305,7 @@ class CoordinatorService:
 
     def _expired(self, relay: Relay, now: float) -> Relay:
         """Return the relay failed with what was missing; what was not heard of may be the coordinator's own fault."""
-        failed = expire(relay, self._store.whereabouts(relay), now)
+        failed = fail_if_overdue(relay, self._store.whereabouts(relay), now)
         if self._hears_since <= relay.created_at:
             return failed
         return replace(failed, reason=f"{failed.reason}; the coordinator was without the broker meanwhile")

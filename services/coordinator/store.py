@@ -16,7 +16,7 @@ from qkdrelay.messages.reports import DEAD_LETTER_BODY_MAX, Findings
 from qkdrelay.network.plan import Route
 from qkdrelay.network.whereabouts import Whereabouts
 from qkdrelay.service.journal import Journal
-from qkdrelay.service.lru import Recent
+from qkdrelay.service.lru import LruCache
 
 RELAYS_MAX = 100_000
 """Ended relays beyond this many are forgotten, oldest first."""
@@ -65,7 +65,7 @@ _TELL_AGAIN_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Flow:
+class ShareFlow:
     """What is known of a relay's shares, each by the route to its holder."""
 
     split: tuple[Route, ...] = ()
@@ -75,7 +75,7 @@ class Flow:
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class StoredDeadLetter:
     """A message that nobody accepted."""
 
     id: int
@@ -100,7 +100,7 @@ class CoordinatorStore(Journal):
     def __init__(self, path: Path | None) -> None:
         """Open or create the store (see `Journal`)."""
         super().__init__(path, "coordinator", _SCHEMA)
-        self._relays: Recent[UUID, Relay] = Recent(RELAYS_CACHED)
+        self._relays: LruCache[UUID, Relay] = LruCache(RELAYS_CACHED)
         self._kept: dict[UUID, tuple[object, ...]] = {}
         self._steps: dict[tuple[bytes, str, Step], None] = {}
         self._stuck: dict[tuple[bytes, str], str] = {}
@@ -268,7 +268,7 @@ class CoordinatorStore(Journal):
         """Remember why the share for ``route`` is not there; of one that is there already, nothing. Empty: it left."""
         self._stuck[relay_id.bytes, _HOP.join(route)] = reason
 
-    def flow(self, relay_id: UUID) -> Flow:
+    def flow(self, relay_id: UUID) -> ShareFlow:
         """Return everything known of a relay's shares."""
         self._write()
         steps: dict[str, list[Route]] = {"split": [], "forwarded": [], "collected": []}
@@ -277,7 +277,7 @@ class CoordinatorStore(Journal):
             steps[step].append(self.made(_route, route))
         query = "SELECT route, reason FROM stuck WHERE relay_id = ? ORDER BY route"
         stuck = [(self.made(_route, route), why) for route, why in self._db.execute(query, (relay_id.bytes,))]
-        return Flow(tuple(steps["split"]), tuple(steps["forwarded"]), tuple(steps["collected"]), tuple(stuck))
+        return ShareFlow(tuple(steps["split"]), tuple(steps["forwarded"]), tuple(steps["collected"]), tuple(stuck))
 
     def whereabouts(self, relay: Relay) -> Whereabouts:
         """Return where a relay's shares are."""
@@ -323,14 +323,14 @@ class CoordinatorStore(Journal):
         """Return how many dead letters are kept."""
         return int(self._db.execute("SELECT count(*) FROM dead_letters").fetchone()[0])
 
-    def dead_letters(self, limit: int = DEAD_LETTERS_MAX) -> list[Letter]:
+    def dead_letters(self, limit: int = DEAD_LETTERS_MAX) -> list[StoredDeadLetter]:
         """Return the latest, newest first."""
-        return [Letter(*row) for row in self._db.execute(f"{_LETTER} ORDER BY id DESC LIMIT ?", (limit,))]
+        return [StoredDeadLetter(*row) for row in self._db.execute(f"{_LETTER} ORDER BY id DESC LIMIT ?", (limit,))]
 
-    def dead_letter(self, letter_id: int) -> Letter | None:
+    def dead_letter(self, letter_id: int) -> StoredDeadLetter | None:
         """Return one dead letter."""
         row = self._db.execute(f"{_LETTER} WHERE id = ?", (letter_id,)).fetchone()
-        return None if row is None else Letter(*row)
+        return None if row is None else StoredDeadLetter(*row)
 
     def drop_dead_letters(self, ids: Iterable[int] | None) -> None:
         """Delete these dead letters; None: all."""

@@ -48,7 +48,7 @@ class _Follower:
     shown_at: float = 0.0
 
 
-class Audience:
+class Subscriptions:
     """Everybody who waits. It is kept in memory only: after a restart, people ask again."""
 
     def __init__(self, store: CoordinatorStore, answerer: Answerer) -> None:

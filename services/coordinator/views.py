@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coordinator.lifecycle import Relay
-from coordinator.store import Flow
+from coordinator.store import ShareFlow
 from qkdrelay.messages.answers import RelaySummary, RelayView, ShortSplit, Stuck
 from qkdrelay.messages.fields import TERMINAL
 from qkdrelay.network.analysis import shortfall
@@ -25,7 +25,7 @@ def summary(relay: Relay, now: float) -> RelaySummary:
     )
 
 
-def view(relay: Relay, flow: Flow, now: float) -> RelayView:
+def view(relay: Relay, flow: ShareFlow, now: float) -> RelayView:
     """Return a relay with the flow of its shares."""
     plan = relay.plan
     collected = set(flow.collected)

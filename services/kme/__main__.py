@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from qkdrelay.terminal import Action, app_with, console, note, print_json, run_app, say
+from qkdrelay.terminal import ActionCommand, app_with, console, note, print_json, run_app, say
 
 app = app_with("A Key Management Entity: one node of a QKD network that relays keys.")
 
@@ -30,7 +30,7 @@ def run() -> None:
     from qkdrelay.broker.names import kme_queues
     from qkdrelay.broker.rabbitmq import RabbitMqBroker
     from qkdrelay.link.simulated import SimulatedLinkKey
-    from qkdrelay.service.http import served
+    from qkdrelay.service.http import serving
     from qkdrelay.service.logs import set_up_logging
     from qkdrelay.service.loop import BATCH_S, GATHER_S, Loop
     from qkdrelay.service.process import prepare_process
@@ -62,7 +62,7 @@ def run() -> None:
     queues = kme_queues(name, [(name, peer) for peer in links])
     broker = RabbitMqBroker(settings.rabbitmq(name, queues))
     loop = Loop(service, broker, batch_s=BATCH_S, gather_s=GATHER_S)
-    with served(settings.http, service.metrics.registry, loop.health):
+    with serving(settings.http, service.metrics.registry, loop.health):
         loop.run(stop)
 
 
@@ -100,7 +100,7 @@ def keys(
     console().print(table if found else "no keys yet")
 
 
-@app.command(cls=Action)
+@app.command(cls=ActionCommand)
 def forget(
     relay: Annotated[str, typer.Argument(metavar="RELAY", help="The relay's id, or its first 4 digits or more.")],
 ) -> None:
@@ -110,7 +110,7 @@ def forget(
 
     Example: infra/docker/compose.sh exec kme-8 kme forget 5fa9423f
     """
-    from kme.forgetting import forget as forget_keys
+    from kme.forgetting import forget_relay as forget_keys
     from kme.settings import StoreSettings
     from qkdrelay.service.settings import load
 

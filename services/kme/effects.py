@@ -15,17 +15,17 @@ from qkdrelay.network.plan import Plan, Route
 from qkdrelay.service.logs import LogLevel
 
 Role = Literal["source", "target"]
-EndState = Literal["expecting", "pending", "delivered", "failed", "forgotten"]
+EndpointState = Literal["expecting", "pending", "delivered", "failed", "forgotten"]
 """Forgotten: delivered, and its keys deleted since; the id is kept for as long as it could be taken for a new one."""
 
 
 @dataclass(frozen=True, slots=True)
-class EndRelay:
+class EndpointRelay:
     """A relay at one of its two ends, as that end keeps it."""
 
     relay_id: UUID
     role: Role
-    state: EndState
+    state: EndpointState
     plan: Plan
     key_count: int
     key_size_bits: int
@@ -102,25 +102,25 @@ class DropShares:
 class KeepRelay:
     """Keep this end's relay as it is now."""
 
-    relay: EndRelay
+    relay: EndpointRelay
 
 
 @dataclass(frozen=True, slots=True)
-class Settle:
+class TryRebuild:
     """At the end of the batch: see what the collected shares give."""
 
     relay_id: UUID
 
 
 @dataclass(frozen=True, slots=True)
-class Tell:
+class SendReport:
     """Report to the coordinator, and log the same."""
 
     report: Report
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class LogEvent:
     """Log only."""
 
     event: str
@@ -138,7 +138,7 @@ class LeakShare:
 
 
 @dataclass(frozen=True, slots=True)
-class TurnLink:
+class SwitchLink:
     """The QKD link to ``peer`` stops or resumes carrying."""
 
     peer: str
@@ -146,10 +146,21 @@ class TurnLink:
 
 
 @dataclass(frozen=True, slots=True)
-class TurnLab:
+class SetLabMode:
     """Behave as a compromised KME from now on, or honestly again."""
 
     mode: LabMode | None
 
 
-Effect = SendShare | KeepShare | DropShares | KeepRelay | Settle | Tell | Note | LeakShare | TurnLink | TurnLab
+Effect = (
+    SendShare
+    | KeepShare
+    | DropShares
+    | KeepRelay
+    | TryRebuild
+    | SendReport
+    | LogEvent
+    | LeakShare
+    | SwitchLink
+    | SetLabMode
+)

@@ -11,7 +11,19 @@ from uuid import UUID
 
 import msgspec
 
-from kme.effects import DropShares, Effect, EndRelay, KeepRelay, KeepShare, Note, Role, Settle, Tell, TurnLab, TurnLink
+from kme.effects import (
+    DropShares,
+    Effect,
+    EndpointRelay,
+    KeepRelay,
+    KeepShare,
+    LogEvent,
+    Role,
+    SendReport,
+    SetLabMode,
+    SwitchLink,
+    TryRebuild,
+)
 from kme.forwarding import LATE_S, Memory, NodeSettings, RejectedShareError, check_final_share, sends, split_report
 from kme.rebuilding import Rebuilds
 from qkdrelay.errors import InvalidPlanError, QkdRelayError, RequestRefusedError
@@ -38,8 +50,7 @@ from qkdrelay.messages.reports import (
 from qkdrelay.network.analysis import does_without, least_shares, withstands
 from qkdrelay.network.exhaustive import STEPS_MAX
 from qkdrelay.network.plan import PLANS_KEPT, Plan, Route
-from qkdrelay.schemes.recursive import Rebuilt as Rebuild
-from qkdrelay.schemes.recursive import start
+from qkdrelay.schemes.recursive import RebuildResult, deal
 from qkdrelay.sharing.work import Budget
 
 KMES_REPORTED_MAX = 24_000
@@ -50,7 +61,7 @@ _RELEASED = ("delivered", "forgotten")
 T = TypeVar("T")
 
 
-class Ends:
+class Endpoint:
     """The decisions of one KME on the coordinator's commands."""
 
     def __init__(self, settings: NodeSettings, random: Callable[[int], bytes]) -> None:
@@ -83,18 +94,18 @@ class Ends:
         try:
             return handle(terms, memory, now)
         except QkdRelayError as error:
-            return [Tell(Refused(relay_id=terms.relay_id, reason=f"{self._me.name}: {error}"[:500]))]
+            return [SendReport(Refused(relay_id=terms.relay_id, reason=f"{self._me.name}: {error}"[:500]))]
 
     # --- the target --------------------------------------------------------------------------------
 
     def _expect(self, terms: Terms, memory: Memory, now: float) -> list[Effect]:
         relay = self._known(terms, "target", memory)
         if relay is not None:
-            return [Tell(Expected(relay_id=terms.relay_id))]
+            return [SendReport(Expected(relay_id=terms.relay_id))]
         relay = self._checked(terms, "target", memory, now)
         if strangers := {k for k, s in relay.plan.links if s == self._me.name} - self._me.links:
             raise RequestRefusedError(f"no QKD link to {min(strangers)}, which the plan names")
-        effects: list[Effect] = [KeepRelay(relay), Tell(Expected(relay_id=terms.relay_id))]
+        effects: list[Effect] = [KeepRelay(relay), SendReport(Expected(relay_id=terms.relay_id))]
         # Shares that came before their terms were kept unchecked: look at them now.
         early = memory.shares(terms.relay_id)
         good = []
@@ -102,19 +113,19 @@ class Ends:
             try:
                 check_final_share(relay, route, payload)
                 effects.append(KeepShare(terms.relay_id, route, payload, relay.deadline))
-                good.append(Tell(Collected(relay_id=terms.relay_id, route=route)))
+                good.append(SendReport(Collected(relay_id=terms.relay_id, route=route)))
             except RejectedShareError as error:
                 fields: dict[str, object] = {"relay_id": terms.relay_id, "route": route, "reason": str(error)}
-                effects.append(Note("share.rejected", "warning", fields))
-        return [*effects, *good, Settle(terms.relay_id)] if good else effects
+                effects.append(LogEvent("share.rejected", "warning", fields))
+        return [*effects, *good, TryRebuild(terms.relay_id)] if good else effects
 
-    def recall(self, relays: Iterable[EndRelay]) -> list[Effect]:
+    def recall(self, relays: Iterable[EndpointRelay]) -> list[Effect]:
         """Report once more, at a start, how far the undecided relays are.
 
         The coordinator has heard that, unless this store is an old copy: then it may have told its decision
         already, and tells it again.
         """
-        return [Tell(_progress(relay)) for relay in relays]
+        return [SendReport(_progress(relay)) for relay in relays]
 
     def settle(
         self, relay_id: UUID, memory: Memory, turn: Budget | None = None, *, keep: bool = False
@@ -146,12 +157,12 @@ class Ends:
             relay = replace(relay, state="pending", payload=payload)
             effects += [
                 *_rebuilt_splits(relay, fitting(), result),
-                Tell(_progress(relay)),
+                SendReport(_progress(relay)),
             ]
         findings = _findings(relay, result)
         if findings != (relay.findings or _findings_none(relay_id)):
             relay = replace(relay, findings=findings)
-            effects.append(Tell(findings))
+            effects.append(SendReport(findings))
         if relay is not before:
             effects.insert(0, KeepRelay(relay))
         return effects
@@ -177,7 +188,7 @@ class Ends:
         if relay is not None:
             if relay.payload is None or relay.state != "pending":
                 return []  # decided already: the coordinator knows
-            return [Tell(_progress(relay))]
+            return [SendReport(_progress(relay))]
         relay = self._checked(terms, "source", memory, now)
         if strangers := set(relay.plan.successors(self._me.name)) - self._me.links:
             raise RequestRefusedError(f"no QKD link to {min(strangers)}, which the plan names")
@@ -187,17 +198,17 @@ class Ends:
             self._random(CONFIRMATION_KEY_BYTES),
         )
         relay = replace(relay, state="pending", payload=payload)
-        children = start(relay.plan, payload.to_bytes(), self._random)
+        children = deal(relay.plan, payload.to_bytes(), self._random)
         return [
             KeepRelay(relay),
-            Tell(_progress(relay)),
-            Tell(split_report(relay.plan, terms.relay_id, (self._me.name,))),
+            SendReport(_progress(relay)),
+            SendReport(split_report(relay.plan, terms.relay_id, (self._me.name,))),
             *sends(relay.plan, terms.relay_id, (self._me.name,), terms.deadline, children),
         ]
 
     # --- either end --------------------------------------------------------------------------------
 
-    def _known(self, terms: Terms, role: Role, memory: Memory) -> EndRelay | None:
+    def _known(self, terms: Terms, role: Role, memory: Memory) -> EndpointRelay | None:
         """Return the relay if these very terms were accepted before; refuse a used id."""
         relay = memory.relay(terms.relay_id)
         if relay is None:
@@ -213,7 +224,7 @@ class Ends:
             raise RequestRefusedError("this relay id was used before")
         return relay
 
-    def _checked(self, terms: Terms, role: Role, memory: Memory, now: float) -> EndRelay:
+    def _checked(self, terms: Terms, role: Role, memory: Memory, now: float) -> EndpointRelay:
         """Return a new relay, or raise with what an end does not accept, whoever asks (protocol, section 6.2)."""
         plan: Plan = decode_plan(terms.plan)
         if (plan.source if role == "source" else plan.target) != self._me.name or not plan.hops:
@@ -230,7 +241,7 @@ class Ends:
             raise RequestRefusedError(f"{self._me.pending_max} relays are undecided here, the most it keeps")
         if memory.key_bytes() + terms.key_count * terms.key_size_bits // 8 > self._me.key_bytes_max:
             raise RequestRefusedError(f"the key store is full ({self._me.key_bytes_max} bytes)")
-        return EndRelay(
+        return EndpointRelay(
             terms.relay_id,
             role,
             "expecting",
@@ -261,53 +272,55 @@ class Ends:
     def _prove(self, command: Prove, memory: Memory) -> list[Effect]:
         relay = memory.relay(command.relay_id)
         if relay is not None and relay.state in _RELEASED:
-            return [Tell(Verified(relay_id=command.relay_id, valid=True))]
+            return [SendReport(Verified(relay_id=command.relay_id, valid=True))]
         if relay is None or relay.payload is None:
             return [
-                Tell(Refused(relay_id=command.relay_id, reason=f"{self._me.name}: there are no keys of this relay"))
+                SendReport(
+                    Refused(relay_id=command.relay_id, reason=f"{self._me.name}: there are no keys of this relay")
+                )
             ]
         check = Payload.target_proof_is_valid if relay.role == "source" else Payload.source_proof_is_valid
         valid = check(relay.payload, relay.context, command.peer_proof)
         return [
             KeepRelay(replace(relay, peer_valid=valid)),
-            Tell(Verified(relay_id=command.relay_id, valid=valid)),
+            SendReport(Verified(relay_id=command.relay_id, valid=valid)),
         ]
 
     def _decide(self, command: Decide, memory: Memory) -> list[Effect]:
         relay = memory.relay(command.relay_id)
-        decided = Tell(Decided(relay_id=command.relay_id, confirmed=command.confirmed))
+        decided = SendReport(Decided(relay_id=command.relay_id, confirmed=command.confirmed))
         if relay is None:
             return [] if command.confirmed else [decided]
         if relay.state in (*_RELEASED, "failed"):
             if (relay.state in _RELEASED) != command.confirmed:
                 text = f"relay {command.relay_id} was decided before, as {relay.state}; that stays"
-                return [Tell(Alarm(event="decision.contradicted", text=text))]
+                return [SendReport(Alarm(event="decision.contradicted", text=text))]
             return [decided]
         if not command.confirmed:
             gone = replace(relay, state="failed", payload=None, findings=None)
             return [KeepRelay(gone), DropShares(command.relay_id), decided]
         if relay.peer_valid is not True:
             text = f"relay {command.relay_id} was to be released without a valid tag of {relay.peer}; it was not"
-            return [Tell(Alarm(event="decision.unproven", text=text))]
+            return [SendReport(Alarm(event="decision.unproven", text=text))]
         return [KeepRelay(replace(relay, state="delivered")), decided]
 
     def _set_link(self, command: SetLink) -> list[Effect]:
         if command.peer not in self._me.links:
-            return [Tell(Done(command=command, error=f"{self._me.name} has no link to {command.peer}"))]
-        return [TurnLink(command.peer, command.up), Tell(Done(command=command, error=""))]
+            return [SendReport(Done(command=command, error=f"{self._me.name} has no link to {command.peer}"))]
+        return [SwitchLink(command.peer, command.up), SendReport(Done(command=command, error=""))]
 
     def _set_lab(self, command: SetLab) -> list[Effect]:
         if not self._me.lab:
             error = f"the lab is off at {self._me.name}"
-            return [Tell(Done(command=command, error=error))]
-        return [TurnLab(command.mode), Tell(Done(command=command, error=""))]
+            return [SendReport(Done(command=command, error=error))]
+        return [SetLabMode(command.mode), SendReport(Done(command=command, error=""))]
 
 
 def _kmes(number: int, kind: str = "") -> str:
     return f"{number} {kind}KME{'' if number == 1 else 's'}"
 
 
-def _progress(relay: EndRelay) -> Report:
+def _progress(relay: EndpointRelay) -> Report:
     """Return what this end has last reported of an undecided relay."""
     if relay.payload is None:
         return Expected(relay_id=relay.relay_id)
@@ -316,7 +329,7 @@ def _progress(relay: EndRelay) -> Report:
     return Rebuilt(relay_id=relay.relay_id, proof=relay.payload.target_proof(relay.context))
 
 
-def _rebuilt_splits(relay: EndRelay, shares: Collection[Route], result: Rebuild) -> Iterator[Note]:
+def _rebuilt_splits(relay: EndpointRelay, shares: Collection[Route], result: RebuildResult) -> Iterator[LogEvent]:
     """Log each split that was rebuilt, innermost first."""
     unsound = {status.route for status in result.splits} | {dispute.route for dispute in result.disputed}
     holders = {route[:n] for route in shares for n in range(1, len(route))}
@@ -327,14 +340,14 @@ def _rebuilt_splits(relay: EndRelay, shares: Collection[Route], result: Rebuild)
                 "route": route,
                 "threshold": relay.plan.threshold(route[-1]),
             }
-            yield Note("split.rebuilt", "info", fields)
+            yield LogEvent("split.rebuilt", "info", fields)
 
 
 def _findings_none(relay_id: UUID) -> Findings:
     return Findings(relay_id=relay_id, false=(), disputed=(), equivocating=(), unclear="")
 
 
-def _findings(relay: EndRelay, result: Rebuild) -> Findings:
+def _findings(relay: EndpointRelay, result: RebuildResult) -> Findings:
     """Return what to report; cut to what fits a message, and then said to be incomplete."""
     false, left = _fitting(result.false, KMES_REPORTED_MAX, len)
     disputed, left = _fitting(result.disputed, left, lambda d: sum(len(route) for part in d.sets for route in part))

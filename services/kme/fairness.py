@@ -21,7 +21,7 @@ def origin(share: SendShare) -> str:
     return share.route[-3] if len(share.route) > 2 else share.route[-2]
 
 
-class Room:
+class WaitingQuota:
     """What waits, counted."""
 
     def __init__(self, rows: Iterable[tuple[str, str, int, int]]) -> None:
@@ -60,7 +60,7 @@ class Room:
         return self._shares[whose] >= free or self._bytes[whose] + size > free_bytes
 
 
-class Turns:
+class FairQueue:
     """Whose share is next on one link: that of the origin that has had the least key while shares waited.
 
     Start-time fair queueing (Goyal, Vin, Cheng, SIGCOMM 1996), by bytes of key: of n origins with shares waiting each

@@ -25,7 +25,7 @@ _SERVICE_LOOKS_EVERY_S, _LOOK_EVERY_S = 0.5, 0.05
 _HINT = "`kme keys` lists them"
 
 
-class Wishes:
+class ForgetRequests:
     """The wishes beside the store at ``path``, its `Journal.path`; None is in memory, and nobody else knows of it."""
 
     def __init__(self, path: Path | None) -> None:
@@ -76,7 +76,7 @@ class Wishes:
         self._being_granted.clear()
 
 
-def forget(path: Path, kme: str, name: str) -> tuple[UUID, bool]:
+def forget_relay(path: Path, kme: str, name: str) -> tuple[UUID, bool]:
     """Delete the delivered keys of the relay whose id begins with ``name``.
 
     Return its id, and whether the store's log holds no copy of them any more. Raises RequestRefusedError if there is
@@ -108,7 +108,7 @@ def _find(path: Path, kme: str, name: str) -> UUID:
 
 def _wish(path: Path, kme: str, relay_id: UUID) -> bool:
     """Have the running service forget a relay; return whether its log holds no copy any more."""
-    wishes, until = Wishes(resolved(path)), time.monotonic() + GRANTED_WITHIN_S
+    wishes, until = ForgetRequests(resolved(path)), time.monotonic() + GRANTED_WITHIN_S
     wishes.add(relay_id)
     while wishes.has(relay_id):
         if time.monotonic() >= until:

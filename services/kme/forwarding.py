@@ -8,7 +8,17 @@ from operator import xor
 from typing import Protocol
 from uuid import UUID
 
-from kme.effects import Effect, EndRelay, KeepRelay, KeepShare, LeakShare, Note, SendShare, Settle, Tell
+from kme.effects import (
+    Effect,
+    EndpointRelay,
+    KeepRelay,
+    KeepShare,
+    LeakShare,
+    LogEvent,
+    SendReport,
+    SendShare,
+    TryRebuild,
+)
 from qkdrelay.errors import QkdRelayError
 from qkdrelay.link.confirmation import OVERHEAD
 from qkdrelay.messages.fields import TIMEOUT_S_MAX, LabMode
@@ -17,7 +27,7 @@ from qkdrelay.messages.link import ShareHeader
 from qkdrelay.messages.plans import decode_plan
 from qkdrelay.messages.reports import Collected, Forwarded, Split
 from qkdrelay.network.plan import KMES_MAX, Plan, Route
-from qkdrelay.schemes.recursive import hand_on
+from qkdrelay.schemes.recursive import reshare
 from qkdrelay.sharing import amd
 
 LATE_S = 60.0
@@ -55,7 +65,7 @@ class Memory(Protocol):
         """How a compromised KME behaves."""
         ...
 
-    def relay(self, relay_id: UUID) -> EndRelay | None:
+    def relay(self, relay_id: UUID) -> EndpointRelay | None:
         """Return a relay that starts or ends here."""
         ...
 
@@ -88,7 +98,7 @@ class Memory(Protocol):
         ...
 
 
-class Node:
+class Forwarding:
     """The decisions of one KME on shares it receives (protocol, sections 2 and 6)."""
 
     def __init__(self, settings: NodeSettings, random: Callable[[int], bytes]) -> None:
@@ -107,16 +117,16 @@ class Node:
         if part.target == self._me.name:
             return effects + self._collect(header, payload, memory, now)
         if mode == "withhold":
-            return [Note("lab.withheld", "warning", {"relay_id": header.relay_id, "route": header.route})]
+            return [LogEvent("lab.withheld", "warning", {"relay_id": header.relay_id, "route": header.route})]
         if mode == "tamper":
             # At random: one and the same change on several routes could cancel out where they meet.
             changed = bytes(map(xor, payload, self._random(_TAMPERED_BYTES)))
             payload = changed + payload[len(changed) :]
-            effects.append(Note("lab.tampered", "warning", {"relay_id": header.relay_id, "route": header.route}))
+            effects.append(LogEvent("lab.tampered", "warning", {"relay_id": header.relay_id, "route": header.route}))
         route = header.route
         done = split_report(part, header.relay_id, route) if part.is_split(self._me.name) else None
-        effects.append(Tell(done or Forwarded(relay_id=header.relay_id, route=route)))
-        children = hand_on(part, payload, self._random)
+        effects.append(SendReport(done or Forwarded(relay_id=header.relay_id, route=route)))
+        children = reshare(part, payload, self._random)
         return effects + sends(part, header.relay_id, header.route, header.deadline, children)
 
     def _check(self, sender: str, header: ShareHeader, now: float) -> Plan:
@@ -153,32 +163,32 @@ class Node:
             # For a minute, then: who sends it must not say how long it takes up room here.
             return [
                 KeepShare(header.relay_id, header.route, payload, min(header.deadline, now)),
-                Note("share.early", "info", fields),
+                LogEvent("share.early", "info", fields),
             ]
         if relay.role != "target":
             raise RejectedShareError("the relay does not end here")
         # The relay's own deadline, not the header's: what is collected must be there for as long as more is, or
         # whoever sends false shares could have them forgotten before the last findings.
         if relay.state in ("failed", "forgotten") or now > relay.deadline + LATE_S:
-            return [Note("share.late", "info", fields)]
+            return [LogEvent("share.late", "info", fields)]
         check_final_share(relay, header.route, payload)
         kept = memory.share(header.relay_id, header.route)
         if kept is None:
             return [
                 KeepShare(header.relay_id, header.route, payload, relay.deadline),
-                Tell(Collected(relay_id=header.relay_id, route=header.route)),
-                Settle(header.relay_id),
+                SendReport(Collected(relay_id=header.relay_id, route=header.route)),
+                TryRebuild(header.relay_id),
             ]
         if kept != payload and header.route not in relay.equivocating and len(relay.equivocating) < 1_000:
             return [
                 KeepRelay(replace(relay, equivocating=(*relay.equivocating, header.route))),
-                Note("share.equivocating", "error", fields),
-                Settle(header.relay_id),
+                LogEvent("share.equivocating", "error", fields),
+                TryRebuild(header.relay_id),
             ]
-        return [Note("share.duplicate", "info", fields)]
+        return [LogEvent("share.duplicate", "info", fields)]
 
 
-def check_final_share(relay: EndRelay, route: Route, payload: bytes) -> None:
+def check_final_share(relay: EndpointRelay, route: Route, payload: bytes) -> None:
     """Raise RejectedShareError unless the target's own plan has this route and the length fits."""
     if route[-1] != relay.plan.target or not relay.plan.is_route(route):
         raise RejectedShareError("the route is not one of the relay's plan")

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from kme.effects import EndRelay
+from kme.effects import EndpointRelay
 from kme.store import KmeStore
 from qkdrelay.messages.keys import key_id
 
@@ -28,7 +28,7 @@ def listed(store: KmeStore, *, reveal: bool, limit: int) -> list[dict[str, Any]]
     return keys
 
 
-def _key(relay: EndRelay, index: int, *, reveal: bool) -> dict[str, Any]:
+def _key(relay: EndpointRelay, index: int, *, reveal: bool) -> dict[str, Any]:
     key: dict[str, Any] = {
         "key_id": str(key_id(relay.relay_id, index)),
         "size_bits": relay.key_size_bits,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from kme.effects import SendShare
-from kme.fairness import Room, Turns, origin
+from kme.fairness import FairQueue, WaitingQuota, origin
 from kme.forwarding import LATE_S
 from kme.store import KmeStore, WaitingShare
 from qkdrelay.broker.names import kme_exchange, link_queue
@@ -59,8 +59,8 @@ class Links:
         """``links`` maps each peer to the link with it."""
         self._me, self._links, self._store = name, links, store
         self._down: frozenset[str] | None = None
-        self._room: Room | None = None
-        self._turns: defaultdict[str, Turns] = defaultdict(Turns)
+        self._room: WaitingQuota | None = None
+        self._turns: defaultdict[str, FairQueue] = defaultdict(FairQueue)
         self._drawn: Counter[str] = Counter()
         """Bytes of key taken in this transaction: the link has given them only once it is committed."""
         self._sealed: Counter[str] = Counter()
@@ -116,9 +116,9 @@ class Links:
         self._seal(share)
         return True
 
-    def _read_room(self) -> Room:
+    def _read_room(self) -> WaitingQuota:
         if self._room is None:
-            self._room = Room(self._store.waiting_room())
+            self._room = WaitingQuota(self._store.waiting_room())
         return self._room
 
     def _obstacle(self, peer: str, share: SendShare) -> str | None:

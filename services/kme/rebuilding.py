@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from uuid import UUID
 
-from kme.effects import EndRelay
+from kme.effects import EndpointRelay
 from qkdrelay.network.plan import Route
-from qkdrelay.schemes.recursive import RELAY_SEARCH_MAX, Rebuilt, rebuilding
-from qkdrelay.service.lru import Recent
-from qkdrelay.sharing.work import Budget, Steps, advance
+from qkdrelay.schemes.recursive import RELAY_SEARCH_MAX, RebuildResult, rebuilding
+from qkdrelay.service.lru import LruCache
+from qkdrelay.sharing.work import Budget, Steps, run_within
 
 _SEARCHES_KEPT, _ROUTES_KEPT = 10_000, 512
 """Relays whose searches are remembered, and routes in what is remembered of one."""
@@ -25,11 +25,11 @@ class _Search:
 
     budget: Budget
     shares: int = 0
-    result: Rebuilt | None = None
+    result: RebuildResult | None = None
     rebuilt: bool = False
     """Whether there was a secret; it is not kept here."""
 
-    def note(self, shares: int, result: Rebuilt) -> None:
+    def note(self, shares: int, result: RebuildResult) -> None:
         """Keep what came of so many shares, unless it is long."""
         self.shares, self.rebuilt = shares, result.secret is not None
         routes = sum(len(agreeing) for dispute in result.disputed for agreeing in dispute.sets)
@@ -40,7 +40,7 @@ class _Search:
 class _Begun:
     relay_id: UUID
     shares: int
-    steps: Steps[Rebuilt] = field(repr=False)
+    steps: Steps[RebuildResult] = field(repr=False)
 
 
 class Rebuilds:
@@ -48,18 +48,18 @@ class Rebuilds:
 
     def __init__(self) -> None:
         self._begun: _Begun | None = None
-        self._searches: Recent[UUID, _Search] = Recent(_SEARCHES_KEPT)
+        self._searches: LruCache[UUID, _Search] = LruCache(_SEARCHES_KEPT)
 
     def rebuild(
         self,
-        relay: EndRelay,
+        relay: EndpointRelay,
         shares: int,
         held: Callable[[], Mapping[Route, bytes]],
         may_name: Callable[[str], bool],
         turn: Budget,
         *,
         keep: bool,
-    ) -> Rebuilt | None:
+    ) -> RebuildResult | None:
         """Return what so many ``shares``, those ``held``, amount to; None if it takes more than is left of ``turn``.
 
         ``keep``: then it goes on at the next call with the same shares. One is kept, the last; it holds the shares.
@@ -71,7 +71,7 @@ class Rebuilds:
         if begun is None or (begun.relay_id, begun.shares) != (relay.relay_id, shares):
             steps = rebuilding(relay.plan, held(), relay.payload_length, budget=search.budget, may_name=may_name)
             begun = _Begun(relay.relay_id, shares, steps)
-        done = advance(begun.steps, turn)
+        done = run_within(begun.steps, turn)
         if done:
             self.drop(relay.relay_id)
             search.note(shares, done[0])

@@ -13,16 +13,16 @@ from kme.effects import (
     KeepRelay,
     KeepShare,
     LeakShare,
-    Note,
+    LogEvent,
+    SendReport,
     SendShare,
-    Settle,
-    Tell,
-    TurnLab,
-    TurnLink,
+    SetLabMode,
+    SwitchLink,
+    TryRebuild,
 )
-from kme.endpoint import Ends
-from kme.forgetting import Wishes
-from kme.forwarding import LATE_S, Node, NodeSettings, RejectedShareError
+from kme.endpoint import Endpoint
+from kme.forgetting import ForgetRequests
+from kme.forwarding import LATE_S, Forwarding, NodeSettings, RejectedShareError
 from kme.links import Link, Links
 from kme.metrics import KmeMetrics
 from kme.settling import Settling
@@ -55,7 +55,7 @@ from qkdrelay.messages.reports import (
     Waiting,
 )
 from qkdrelay.randomness import random_bytes
-from qkdrelay.service.events import event_of, fields_of, level_of
+from qkdrelay.service.events import event_name, log_fields, log_level
 from qkdrelay.service.journal import Journal
 from qkdrelay.service.logs import LogLevel, link_name, log_all
 from qkdrelay.service.metrics import refusal
@@ -93,13 +93,13 @@ class KmeService:
         store.verified_under("control", signing.mark(control_key))
         for peer, link in links.items():
             store.verified_under(f"link {peer}", link.incoming.mark())
-        self._node, self._ends = Node(settings, random), Ends(settings, random)
+        self._node, self._ends = Forwarding(settings, random), Endpoint(settings, random)
         self.metrics = KmeMetrics(settings.name, links)
         if not settings.lab:
             # There is no queue for what was leaked while the lab was on.
             store.drop_outgoing(LEAKS_KEY)
         self._reports: list[Report] = []
-        self._notes: list[Note] = []
+        self._notes: list[LogEvent] = []
         self._moderator, self._now = Moderator(_OF_OTHERS), 0.0
         self._refused: list[str] = []
         self._alarmed: dict[str, float] = {}
@@ -112,7 +112,7 @@ class KmeService:
         self._hello_at = self._housekeeping_at = 0.0
         self._stirred = False
         """Shares began to wait since the last hello."""
-        self._wishes = Wishes(store.path)
+        self._wishes = ForgetRequests(store.path)
         self._recalled = False
         """Whether it was told, at this start, how far the undecided relays are."""
 
@@ -206,9 +206,9 @@ class KmeService:
             match effect:
                 case SendShare():
                     self._send(effect)
-                case Tell(report=report):
+                case SendReport(report=report):
                     self._tell(report)
-                case Note():
+                case LogEvent():
                     self._notes.append(effect)
                 case KeepShare():
                     self._store.keep_share(effect)
@@ -218,15 +218,15 @@ class KmeService:
                 case DropShares(relay_id=relay_id):
                     self._store.drop_shares(relay_id)
                     self._destroyed = True
-                case Settle(relay_id=relay_id):
+                case TryRebuild(relay_id=relay_id):
                     self._settling.ask(relay_id)
                 case LeakShare():
                     self._leak(effect, now)
-                case TurnLink(peer=peer, up=up):
+                case SwitchLink(peer=peer, up=up):
                     self._store.turn_link(peer, up=up)
                     self._hello_at = 0.0
                     self._note("link.up" if up else "link.down", "warning", link=link_name(self._me.name, peer))
-                case TurnLab(mode=mode):
+                case SetLabMode(mode=mode):
                     self._store.set_lab_mode(mode)
                     self._hello_at = 0.0
                     self._note("lab.mode", "warning", mode=mode or "honest")
@@ -271,10 +271,10 @@ class KmeService:
 
     def _tell(self, report: Report) -> None:
         self._reports.append(report)
-        self._notes.append(Note(event_of(report), level_of(report), fields_of(report)))
+        self._notes.append(LogEvent(event_name(report), log_level(report), log_fields(report)))
 
     def _note(self, event: str, level: LogLevel, **fields: object) -> None:
-        self._notes.append(Note(event, level, fields))
+        self._notes.append(LogEvent(event, level, fields))
 
     # --- the batch as a whole ----------------------------------------------------------------------
 
@@ -320,7 +320,7 @@ class KmeService:
             links=self._links.report(),
             pending=self._store.pending(),
         )
-        self._notes.append(Note(event_of(hello), level_of(hello), fields_of(hello)))
+        self._notes.append(LogEvent(event_name(hello), log_level(hello), log_fields(hello)))
         number = self._store.next_number("reports")
         signed = signing.sign(
             self._key, me, signing.COORDINATOR, epoch=self._store.epoch, number=number, body=Reports(items=(hello,))

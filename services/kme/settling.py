@@ -7,7 +7,7 @@ from itertools import islice
 from uuid import UUID
 
 from kme.effects import Effect
-from kme.endpoint import Ends
+from kme.endpoint import Endpoint
 from kme.store import KmeStore
 from qkdrelay.service.loop import BATCH_MAX
 from qkdrelay.sharing.work import Budget
@@ -23,7 +23,7 @@ _LATER_S, _LATER_MAX, _LATER_AT_ONCE = 0.5, 1_000, BATCH_MAX
 class Settling:
     """The relays to settle. What a batch asked for is forgotten with it; what is due stays so until it is committed."""
 
-    def __init__(self, ends: Ends, store: KmeStore) -> None:
+    def __init__(self, ends: Endpoint, store: KmeStore) -> None:
         self._ends, self._store = ends, store
         self._asked: dict[UUID, None] = {}
         self._due: dict[UUID, None] = {}

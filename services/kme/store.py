@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 from uuid import UUID
 
-from kme.effects import EndRelay, EndState, KeepShare, Role, SendShare
+from kme.effects import EndpointRelay, EndpointState, KeepShare, Role, SendShare
 from kme.forwarding import LATE_S
 from qkdrelay.link.confirmation import Payload
 from qkdrelay.messages import codec
@@ -19,7 +19,7 @@ from qkdrelay.messages.relay_ids import CLOCKS_DIFFER_S, VALID_S, made_at
 from qkdrelay.messages.reports import Findings
 from qkdrelay.network.plan import Route
 from qkdrelay.service.journal import Journal
-from qkdrelay.service.lru import Recent
+from qkdrelay.service.lru import LruCache
 from qkdrelay.storage.database import Access
 
 UNDECIDED_S = 3_600.0
@@ -81,12 +81,12 @@ class KmeStore(Journal):
     def __init__(self, path: Path | None, name: str, *, access: Access = "own") -> None:
         """Open or create the store of the KME called ``name`` (see `Journal`)."""
         super().__init__(path, f"kme {name}", _SCHEMA, access=access)
-        self._relays: Recent[UUID, EndRelay] = Recent(RELAYS_CACHED, CACHED_BYTES_MAX)
-        self._kept: dict[UUID, EndRelay] = {}
+        self._relays: LruCache[UUID, EndpointRelay] = LruCache(RELAYS_CACHED, CACHED_BYTES_MAX)
+        self._kept: dict[UUID, EndpointRelay] = {}
         self._keys: dict[UUID, bytes | None] = {}
         self._collected: dict[tuple[bytes, str], tuple[float, bytes]] = {}
         """What this transaction has yet to write: relays, their keys (None: destroyed), shares (deadline, payload)."""
-        self._shares: Recent[UUID, dict[Route, bytes]] = Recent(RELAYS_CACHED, CACHED_BYTES_MAX)
+        self._shares: LruCache[UUID, dict[Route, bytes]] = LruCache(RELAYS_CACHED, CACHED_BYTES_MAX)
         self._totals: tuple[int, int] | None = None
         self._early: tuple[int, int] | None = None
         """What `early_shares` says, if it was counted: whoever sends such a share must not have all counted anew."""
@@ -122,7 +122,7 @@ class KmeStore(Journal):
         mode = self.get_meta("lab_mode")
         return None if mode is None else cast(LabMode, mode.decode())
 
-    def relay(self, relay_id: UUID) -> EndRelay | None:
+    def relay(self, relay_id: UUID) -> EndpointRelay | None:
         """Return a relay that starts or ends here."""
         relay = self._kept.get(relay_id) or self._relays.get(relay_id)
         if relay is None:
@@ -131,7 +131,7 @@ class KmeStore(Journal):
                 self._cache(relay := self.made(_relay, row))
         return relay
 
-    def _cache(self, relay: EndRelay) -> None:
+    def _cache(self, relay: EndpointRelay) -> None:
         """Keep a relay in memory, too, but not what was found, which may be a megabyte."""
         if relay.findings is None and not relay.equivocating:
             context = relay.context
@@ -139,7 +139,7 @@ class KmeStore(Journal):
         else:
             self._relays.drop(relay.relay_id)
 
-    def relays(self) -> Iterator[EndRelay]:
+    def relays(self) -> Iterator[EndpointRelay]:
         """Yield every relay that starts or ends here, the latest deadline first; reads them one by one."""
         ids = self._db.execute("SELECT relay_id FROM relays ORDER BY deadline DESC, relay_id").fetchall()
         for relay_id in ids:
@@ -154,7 +154,7 @@ class KmeStore(Journal):
         query = "SELECT relay_id FROM relays WHERE relay_id BETWEEN ? AND ? ORDER BY relay_id LIMIT ?"
         return [self.made(_id, row[0]) for row in self._db.execute(query, (first, last, limit))]
 
-    def undecided(self) -> list[EndRelay]:
+    def undecided(self) -> list[EndpointRelay]:
         """Return the relays that start or end here and were not decided."""
         return [self.made(_relay, row) for row in self._db.execute(f"{_RELAY} WHERE state IN ('expecting', 'pending')")]
 
@@ -224,7 +224,7 @@ class KmeStore(Journal):
 
     # --- carrying decisions out --------------------------------------------------------------------
 
-    def keep_relay(self, relay: EndRelay) -> None:
+    def keep_relay(self, relay: EndpointRelay) -> None:
         """Keep this end's relay as it is now."""
         before = self.relay(relay.relay_id)
         undecided, size = self._read_totals()
@@ -278,7 +278,7 @@ class KmeStore(Journal):
         relay = self.relay(relay_id)
         if relay is None or not self.may_forget(relay_id, now):
             return False
-        state: EndState = "forgotten" if relay.state == "delivered" else "failed"
+        state: EndpointState = "forgotten" if relay.state == "delivered" else "failed"
         self.keep_relay(replace(relay, state=state, payload=None, findings=None, equivocating=()))
         self.drop_shares(relay_id)
         return True
@@ -388,19 +388,19 @@ def _route(stored: str) -> Route:
     return tuple(stored.split(_HOP))
 
 
-def _undecided(relay: EndRelay) -> bool:
+def _undecided(relay: EndpointRelay) -> bool:
     return relay.state in ("expecting", "pending")
 
 
-def _key_bytes(relay: EndRelay) -> int:
+def _key_bytes(relay: EndpointRelay) -> int:
     return relay.key_count * relay.key_size_bits // 8 if relay.state in ("pending", "delivered") else 0
 
 
-def _keys(relay: EndRelay) -> bytes | None:
+def _keys(relay: EndpointRelay) -> bytes | None:
     return relay.payload.keys if relay.payload else None
 
 
-def _row(relay: EndRelay) -> tuple[object, ...]:
+def _row(relay: EndpointRelay) -> tuple[object, ...]:
     payload = relay.payload
     return (
         relay.relay_id.bytes,
@@ -420,7 +420,7 @@ def _row(relay: EndRelay) -> tuple[object, ...]:
     )
 
 
-def _relay(row: tuple[object, ...]) -> EndRelay:
+def _relay(row: tuple[object, ...]) -> EndpointRelay:
     (
         relay_id,
         role,
@@ -438,10 +438,10 @@ def _relay(row: tuple[object, ...]) -> EndRelay:
         findings,
         equivocating,
     ) = row
-    return EndRelay(
+    return EndpointRelay(
         UUID(bytes=cast(bytes, relay_id)),
         cast(Role, role),
-        cast(EndState, state),
+        cast(EndpointState, state),
         decode_plan(cast(bytes, plan)),
         cast(int, count),
         cast(int, size),

@@ -6,24 +6,24 @@ Modules import what they need within their commands, so that `--help` is quick.
 from __future__ import annotations
 
 from coordinator.bootstrap import serve
-from qkdrelay.terminal import Action, Stream, app_with
+from qkdrelay.terminal import ActionCommand, StreamCommand, app_with
 from qkdrelay_cli.commands import analyse, dead_letters, lab, network, plan, relay, relays, watch
 from qkdrelay_cli.commands.demo import demo
 from qkdrelay_cli.commands.provision import certs, provision
 
 app = app_with("Relay keys through a QKD network, and watch how.")
-app.command(cls=Action)(relay.relay)
+app.command(cls=ActionCommand)(relay.relay)
 app.command()(relays.relays)
 app.command()(relays.show)
 app.command()(relays.trace)
-app.command(cls=Stream)(watch.watch)
+app.command(cls=StreamCommand)(watch.watch)
 app.command()(plan.plan)
 app.command()(analyse.analyse)
 app.command()(network.network)
 app.add_typer(network.link_app, name="link")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(lab.app, name="lab")
-app.command(cls=Action)(provision)
-app.command(cls=Action)(certs)
+app.command(cls=ActionCommand)(provision)
+app.command(cls=ActionCommand)(certs)
 app.command()(serve)
-app.command(cls=Action)(demo)
+app.command(cls=ActionCommand)(demo)

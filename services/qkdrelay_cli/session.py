@@ -44,7 +44,7 @@ LOOK = "look whether the coordinator is running, with this QKDRELAY_CLI_KEY (els
 R = TypeVar("R", bound=ReplyBody)
 
 
-def connect(watch: Sequence[str] = ()) -> Client:
+def connected_client(watch: Sequence[str] = ()) -> Client:
     """Return a client of the broker that the environment or ``.env`` names; SettingsError, BrokerUnreachableError."""
     return _connected(_settings(), watch)
 

@@ -17,7 +17,7 @@ from qkdrelay_demo.picture import picture
 _CELL_CHARACTERS_MAX = 20
 
 
-def tell(seen: Observation, console: Console) -> None:
+def tell_story(seen: Observation, console: Console) -> None:
     """Print the run step by step, then what was claimed of it and what was seen."""
     relay = seen.relay
     title = f"Keys go from {relay.source} to {relay.target}; no KME between them has to be trusted alone."

@@ -40,7 +40,7 @@ from qkdrelay_deployment.compose import (
 )
 from qkdrelay_deployment.rabbitmq_conf import PORT, TLS_PORT, rabbitmq_conf
 
-__all__ = ["compose_file", "provision"]
+__all__ = ["compose_file", "write_deployment"]
 
 SECRET_BYTES: Final = 32
 
@@ -67,7 +67,7 @@ _PORT = re.compile(r"[0-9]{1,5}")
 _SUBSTITUTED = re.compile(r"\$\{([A-Z0-9_]+)")
 
 
-def provision(
+def write_deployment(
     topology: Topology,
     directory: Path,
     *,
@@ -124,7 +124,7 @@ def provision_certificates(topology: Topology, directory: Path) -> list[Path]:
     """Write the certificates of a deployment in ``directory``, those that last kept; return the files.
 
     Nobody but their owner comes to the keys, and each service, by what is mounted into it, to its own. Raises
-    SettingsError as `provision` does.
+    SettingsError as `write_deployment` does.
     """
     folder = directory / "deploy" / "tls"
     clients = (names.COORDINATOR, names.CLI, *topology.kmes)

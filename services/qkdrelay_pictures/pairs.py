@@ -75,7 +75,7 @@ def check_drawable(topology: Topology) -> None:
         )
 
 
-def draw(topology: Topology, found: Mapping[Pair, Candidate | str], title: str, summary: str) -> str:
+def draw_pairs(topology: Topology, found: Mapping[Pair, Candidate | str], title: str, summary: str) -> str:
     """Return the SVG of a network and of what each (source, target) withstands, under a title and a summary."""
     return _Drawing(topology, found, title, summary).svg()
 

@@ -46,7 +46,7 @@ _FILLS = {
 }
 
 
-def draw(
+def draw_plan(
     topology: Topology,
     candidate: Candidate,
     compromised: Collection[str] = (),

@@ -20,7 +20,7 @@ from qkdrelay.errors import QkdRelayError
 from qkdrelay.messages.link import ShareHeader
 from qkdrelay.messages.plans import decode_plan
 from qkdrelay.network.plan import Hop, Plan, Route
-from qkdrelay.schemes.recursive import hand_on
+from qkdrelay.schemes.recursive import reshare
 from qkdrelay.sharing import amd, gf256, shamir
 
 ALONE = ("honest", "drop", "flip", "noise", "swap", "foreign", "length", "late", "flood", "equivocate", "uneven")
@@ -109,7 +109,7 @@ class Coalition:
                 rng.shuffle(both)
                 return both
             case "uneven":
-                children = hand_on(part, payload, rng.randbytes)
+                children = reshare(part, payload, rng.randbytes)
                 return self._sends(
                     one, part, [(to, self._flipped(s) if rng.random() < 0.5 else s) for to, s in children]
                 )
@@ -125,7 +125,7 @@ class Coalition:
 
     def _on(self, one: Held, payload: bytes) -> list[SendShare]:
         part = decode_plan(one.header.plan)
-        return self._sends(one, part, hand_on(part, payload, self.rng.randbytes))
+        return self._sends(one, part, reshare(part, payload, self.rng.randbytes))
 
     def _sends(self, one: Held, part: Plan, children: list[tuple[str, bytes]]) -> list[SendShare]:
         header = one.header

@@ -15,9 +15,9 @@ from attack.coalition import Coalition
 from attack.coordinator import Dishonest
 from attack.outcome import Outcome
 from coordinator import lifecycle
-from kme.effects import Effect, SendShare, Settle, Tell
-from kme.endpoint import Ends
-from kme.forwarding import LATE_S, Node, NodeSettings, RejectedShareError
+from kme.effects import Effect, SendReport, SendShare, TryRebuild
+from kme.endpoint import Endpoint
+from kme.forwarding import LATE_S, Forwarding, NodeSettings, RejectedShareError
 from qkdrelay.messages.control import Command, Terms
 from qkdrelay.messages.link import ShareHeader
 from qkdrelay.messages.plans import encode_plan
@@ -34,8 +34,8 @@ TIMEOUT_S = 30.0
 class Kme:
     """An honest KME."""
 
-    node: Node
-    ends: Ends
+    node: Forwarding
+    ends: Endpoint
     memory: Memory = field(default_factory=Memory)
 
 
@@ -48,7 +48,7 @@ class Direct:
         self.kmes = {}
         for kme in case.kmes:
             me = NodeSettings(kme, frozenset(case.neighbours[kme]), case.demanded)
-            self.kmes[kme] = Kme(Node(me, rng.randbytes), Ends(me, rng.randbytes))
+            self.kmes[kme] = Kme(Forwarding(me, rng.randbytes), Endpoint(me, rng.randbytes))
         terms = Terms(
             relay_id=new_relay_id(NOW),
             plan=encode_plan(case.plan),
@@ -76,7 +76,7 @@ class Direct:
             self.now += step_s
             if self.dishonest is None:
                 self.advance(
-                    lifecycle.expire(self.relay, Whereabouts(self.case.plan, collected=self.arrived), self.now)
+                    lifecycle.fail_if_overdue(self.relay, Whereabouts(self.case.plan, collected=self.arrived), self.now)
                 )
             for member, effects in self.coalition.later():
                 self.carry_out(member, effects)
@@ -104,7 +104,7 @@ class Direct:
         kme = self.kmes[receiver]
         before = set(kme.memory.collected)
         try:
-            effects = kme.forwarding.on_share(sender, header, payload, kme.memory, self.now)
+            effects = kme.node.on_share(sender, header, payload, kme.memory, self.now)
         except RejectedShareError:
             self.outcome.rejected += 1
             return
@@ -124,9 +124,9 @@ class Direct:
                     if honest:
                         self.sent.setdefault(route, effect.payload)
                     self.shares.append((kme, self.header(kme, effect), effect.payload))
-                case Tell(report=report):
+                case SendReport(report=report):
                     self.report(kme, report)
-                case Settle():
+                case TryRebuild():
                     self.unsettled = True
         if honest:
             self.watch(kme)
@@ -147,7 +147,7 @@ class Direct:
         self.unsettled = False
         target = self.case.plan.target
         kme = self.kmes[target]
-        self.carry_out(target, kme.endpoint.settle(self.relay.relay_id, kme.memory))
+        self.carry_out(target, kme.ends.settle(self.relay.relay_id, kme.memory))
 
     def watch(self, kme: str) -> None:
         """Take note of the keys at an end as they are now."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from attack import oracle
 from attack.case import Case
-from kme.effects import EndRelay
+from kme.effects import EndpointRelay
 from qkdrelay.messages.reports import Findings
 from qkdrelay.network.plan import Route
 
@@ -33,7 +33,7 @@ class Outcome:
     reused: int = 0
     """One-time numbers under which two messages were sealed, or pad bytes drawn twice."""
 
-    def note(self, kme: str, relay: EndRelay | None) -> None:
+    def note(self, kme: str, relay: EndpointRelay | None) -> None:
         """Look at an end's keys."""
         if relay is None or relay.payload is None:
             return

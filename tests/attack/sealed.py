@@ -28,7 +28,7 @@ TIMEOUT_S = 30.0
 
 
 class Compromised:
-    """In place of a member's `kme.forwarding.Node`; the member's store, seals and numbers are the real ones."""
+    """In place of a member's `kme.forwarding.Forwarding`; the member's store, seals and numbers are the real ones."""
 
     def __init__(self, coalition: Coalition, member: str) -> None:
         self._coalition, self._member = coalition, member

@@ -18,7 +18,7 @@ import pytest
 
 from qkdrelay.broker.names import SERVICE_USERS, VHOST
 from qkdrelay_deployment.compose import CLUSTER_NODES, CLUSTER_SERVICES, password_variable
-from qkdrelay_deployment.provision import AMQP_PORTS, provision
+from qkdrelay_deployment.provision import AMQP_PORTS, write_deployment
 from support import processes, rabbitmq, stack
 from support.network import DIAMOND
 from support.waiting import eventually
@@ -98,7 +98,7 @@ def settings(folder: Path) -> dict[str, str]:
     project = f"qkdrelay-test-{secrets.token_hex(4)}"
     environment = {"COMPOSE_PROJECT_NAME": project, "RABBITMQ_IMAGE": rabbitmq.IMAGE, **ports}
     shutil.copytree(stack.ROOT / "infra", folder / "infra")
-    provision(DIAMOND, folder, tls=True, cluster=True, environment=environment)
+    write_deployment(DIAMOND, folder, tls=True, cluster=True, environment=environment)
     lines = (folder / ".env").read_text().splitlines()
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 

@@ -5,9 +5,9 @@ from uuid import uuid4
 
 import pytest
 
-from coordinator.requests import Desk
-from kme.endpoint import Ends
-from kme.forwarding import Node
+from coordinator.requests import RequestHandler
+from kme.endpoint import Endpoint
+from kme.forwarding import Forwarding
 from qkdrelay.errors import StoreError
 from qkdrelay.messages.requests import NetworkRequest
 from qkdrelay.service.loop import BATCH_MAX
@@ -200,14 +200,14 @@ def test_a_decision_that_got_lost_is_told_again_while_the_other_end_is_deaf():
 def test_one_message_that_a_kme_fails_on_does_not_take_the_others_with_it(monkeypatch):
     network = Network()
     bad, good = ask(network, "kme-1", "kme-8"), ask(network, "kme-1", "kme-8")
-    on_share = Node.on_share
+    on_share = Forwarding.on_share
 
     def failing(self, sender, header, *rest):
         if header.relay_id == bad and header.route[-1] == "kme-5":
             raise ZeroDivisionError
         return on_share(self, sender, header, *rest)
 
-    monkeypatch.setattr(Node, "on_share", failing)
+    monkeypatch.setattr(Forwarding, "on_share", failing)
     network.settle()
     assert network.show(good).missing == ()
     view = network.show(bad)
@@ -219,14 +219,14 @@ def test_one_message_that_a_kme_fails_on_does_not_take_the_others_with_it(monkey
 def test_one_relay_whose_rebuild_fails_does_not_take_the_others_with_it(monkeypatch):
     network = Network()
     bad, good = ask(network, "kme-1", "kme-8"), ask(network, "kme-1", "kme-8")
-    settle = Ends.settle
+    settle = Endpoint.settle
 
     def failing(self, relay_id, memory, *turn, keep):
         if relay_id == bad:
             raise ZeroDivisionError
         return settle(self, relay_id, memory, *turn, keep=keep)
 
-    monkeypatch.setattr(Ends, "settle", failing)
+    monkeypatch.setattr(Endpoint, "settle", failing)
     network.settle()
     assert network.show(good).state == "confirmed"
     assert network.wait(bad).state == "failed"
@@ -235,7 +235,7 @@ def test_one_relay_whose_rebuild_fails_does_not_take_the_others_with_it(monkeypa
 def test_one_relay_whose_late_shares_cannot_be_looked_at_does_not_stop_the_kme(monkeypatch):
     network = Network()
     network.stop("kme-2", "kme-5")
-    settle, failed = Ends.settle, []
+    settle, failed = Endpoint.settle, []
 
     def failing(self, relay_id, memory, *turn, keep):
         if relay_id == bad and memory.relay(relay_id).state != "expecting":
@@ -243,7 +243,7 @@ def test_one_relay_whose_late_shares_cannot_be_looked_at_does_not_stop_the_kme(m
             raise ZeroDivisionError
         return settle(self, relay_id, memory, *turn, keep=keep)
 
-    monkeypatch.setattr(Ends, "settle", failing)
+    monkeypatch.setattr(Endpoint, "settle", failing)
     bad, good = ask(network, "kme-1", "kme-8"), ask(network, "kme-1", "kme-8")
     network.settle()
     assert failed == []
@@ -261,7 +261,7 @@ def test_late_shares_are_looked_at_once_the_disk_takes_something_again(monkeypat
     network.stop("kme-2", "kme-5")
     relay_id = ask(network, "kme-1", "kme-8")
     network.settle()
-    settle = Ends.settle
+    settle = Endpoint.settle
 
     def failing(self, relay_id, memory, *turn, keep):
         if full:
@@ -269,7 +269,7 @@ def test_late_shares_are_looked_at_once_the_disk_takes_something_again(monkeypat
         settled.append(relay_id)
         return settle(self, relay_id, memory, *turn, keep=keep)
 
-    monkeypatch.setattr(Ends, "settle", failing)
+    monkeypatch.setattr(Endpoint, "settle", failing)
     with pytest.raises(StoreError, match=full):
         network.resume("kme-5")
     full = ""
@@ -280,7 +280,7 @@ def test_late_shares_are_looked_at_once_the_disk_takes_something_again(monkeypat
 def test_what_is_settled_later_is_settled_in_parts(monkeypatch):
     network, settled = Network(), []
     network.settle()
-    monkeypatch.setattr(Ends, "settle", lambda _self, relay_id, *_, keep: settled.append(relay_id) or [])
+    monkeypatch.setattr(Endpoint, "settle", lambda _self, relay_id, *_, keep: settled.append(relay_id) or [])
     many = [uuid4() for _ in range(3 * BATCH_MAX)]
     network.service("kme-8")._settling.later.update(dict.fromkeys(many))
     network.loops["kme-8"].step(0.0)
@@ -296,7 +296,7 @@ def test_one_request_that_the_coordinator_fails_on_does_not_take_the_others_with
     def failing(self, now):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Desk, "_network", failing)
+    monkeypatch.setattr(RequestHandler, "_network", failing)
     network.as_cli(network.asker().request(NetworkRequest())[1])
     relay_id = ask(network, "kme-1", "kme-8")
     network.settle()

@@ -31,7 +31,7 @@ from pathlib import Path
 from qkdrelay_demo.network import EmbeddedNetwork
 from qkdrelay.network.topology import reference_topology
 from qkdrelay.service.logs import lines_lost, set_up_logging
-from qkdrelay.service import prepare_process
+from qkdrelay.service.process import prepare_process
 
 prepare_process()
 set_up_logging("json", "debug")

@@ -10,7 +10,7 @@ import pytest
 import coordinator.service
 import kme.links
 from kme.store import KmeStore
-from qkdrelay.broker import names
+from qkdrelay.broker import definitions, names
 from qkdrelay.errors import StoreError
 from qkdrelay.link.envelope import seal
 from qkdrelay.link.simulated import SimulatedLinkKey
@@ -21,7 +21,7 @@ from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.reports import Rejected, Reports
 from qkdrelay.network.analysis import withstands
 from qkdrelay.network.plan import Hop, Plan
-from qkdrelay.schemes.recursive import hand_on, rebuild, start
+from qkdrelay.schemes.recursive import deal, rebuild, reshare
 from qkdrelay.service.moderation import LINES_MAX
 from qkdrelay.sharing import amd, shamir
 from qkdrelay_demo.network import relay_request
@@ -61,7 +61,7 @@ def away(network, name):
 
 
 def test_a_kme_that_is_away_stops_neither_its_neighbours_nor_the_relays_around_it(monkeypatch):
-    monkeypatch.setattr(names, "LINK_BYTES_MAX", 16 * 1024)
+    monkeypatch.setattr(definitions, "LINK_BYTES_MAX", 16 * 1024)
     monkeypatch.setattr(kme.links, "BACKLOG_MAX", 5)
     network = Network()
     away(network, "kme-5")
@@ -75,7 +75,7 @@ def test_a_kme_that_is_away_stops_neither_its_neighbours_nor_the_relays_around_i
 
 
 def test_a_target_that_is_away_does_not_stop_the_coordinator(monkeypatch):
-    monkeypatch.setattr(names, "CONTROL_BYTES_MAX", 8 * 1024)
+    monkeypatch.setattr(definitions, "CONTROL_BYTES_MAX", 8 * 1024)
     monkeypatch.setattr(coordinator.service, "COMMANDS_WAITING_MAX", 5)
     network = Network()
     away(network, "kme-7")
@@ -200,8 +200,8 @@ def test_one_kme_that_learns_what_an_inner_split_held_cannot_frame_an_honest_rou
     plan = Plan.checked("s", "t", hops)
     assert withstands(plan, 1)
     secret = os.urandom(96)
-    outer = dict(start(plan, secret, os.urandom))
-    inner = dict(hand_on(plan.below("v"), outer["v"], os.urandom))
+    outer = dict(deal(plan, secret, os.urandom))
+    inner = dict(reshare(plan.below("v"), outer["v"], os.urandom))
     learned = amd.decode(shamir.combine({1: inner["x"], 2: inner["y"]}))
     forged = shamir.split(amd.encode(learned, os.urandom), 3, 2, os.urandom)
     held = {

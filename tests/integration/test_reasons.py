@@ -7,7 +7,7 @@ import pytest
 from kme import forwarding
 from kme.forwarding import RejectedShareError
 from qkdrelay.messages.reports import Waiting
-from qkdrelay.service.events import event_of, fields_of, level_of
+from qkdrelay.service.events import event_name, log_fields, log_level
 from support.kme import RELAY
 from support.network import Network, carried, of
 from support.plans import written
@@ -149,5 +149,5 @@ def test_what_was_altered_is_named_by_where_it_does_not_fit(plan, tampering, wha
 
 def test_that_a_share_was_sent_is_logged_and_told_without_a_reason():
     sent = Waiting(relay_id=RELAY, route=("kme-1", "kme-2"), reason="")
-    assert (event_of(sent), level_of(sent)) == ("share.resumed", "info")
-    assert fields_of(sent) == {"relay_id": RELAY, "route": ("kme-1", "kme-2"), "link": "kme-1>kme-2"}
+    assert (event_name(sent), log_level(sent)) == ("share.resumed", "info")
+    assert log_fields(sent) == {"relay_id": RELAY, "route": ("kme-1", "kme-2"), "link": "kme-1>kme-2"}

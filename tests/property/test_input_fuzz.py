@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from coordinator.settings import CoordinatorSettings
-from kme.effects import EndRelay
+from kme.effects import EndpointRelay
 from kme.keys import listed
 from kme.settings import KmeSettings, StoreSettings
 from kme.store import KmeStore
@@ -231,7 +231,7 @@ def test_a_row_of_any_content_is_an_error_or_a_relay(column, value):
     try:
         with store.transaction():
             store.keep_relay(
-                EndRelay(RELAY, "target", "delivered", eight(), 1, 64, DEMAND, 1, 1.0, Payload(bytes(8), b"", b""))
+                EndpointRelay(RELAY, "target", "delivered", eight(), 1, 64, DEMAND, 1, 1.0, Payload(bytes(8), b"", b""))
             )
         with contextlib.suppress(Exception), store.transaction():  # what SQLite itself does not take
             store._db.execute(f"UPDATE relays SET {column} = ?", (value,))

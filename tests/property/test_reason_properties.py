@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from attack.oracle import arrivals, prefixes, suffices
-from coordinator.lifecycle import Relay, expire
+from coordinator.lifecycle import Relay, fail_if_overdue
 from qkdrelay.messages.control import Terms
 from qkdrelay.messages.plans import encode_plan
 from qkdrelay.messages.reports import (
@@ -190,7 +190,7 @@ def reported(draw):
 @given(reported())
 def test_enough_shares_are_said_to_have_come_only_where_they_have(case):
     plan, arrived, false, relay = case
-    reason = expire(relay, Whereabouts(plan, collected=arrived), NOW).reason
+    reason = fail_if_overdue(relay, Whereabouts(plan, collected=arrived), NOW).reason
     found = relay.findings is not None and bool(relay.findings.false or relay.findings.disputed)
     if not found:
         assert (ENOUGH in reason) == suffices(plan, arrived)

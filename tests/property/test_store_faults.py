@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from coordinator.lifecycle import Relay
 from coordinator.store import CoordinatorStore
-from kme.effects import EndRelay, KeepShare, SendShare
+from kme.effects import EndpointRelay, KeepShare, SendShare
 from kme.store import KmeStore
 from qkdrelay.errors import ForgedMessageError, StoreError
 from qkdrelay.link.confirmation import Payload
@@ -36,7 +36,7 @@ def kme(path, access="own"):
 def fill_kme(store):
     for number, relay_id in enumerate(IDS):
         findings = Findings(relay_id=relay_id, false=(ROUTE,), disputed=(), equivocating=(), unclear="")
-        relay = EndRelay(
+        relay = EndpointRelay(
             relay_id, "target", STATES[number % 4], PLAN, 2, 256, DEMAND, 1, NOW + number, findings=findings
         )
         store.keep_relay(replace(relay, payload=Payload(*map(os.urandom, (64, 32, 32))), equivocating=(ROUTE,)))

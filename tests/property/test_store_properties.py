@@ -10,11 +10,11 @@ from uuid import UUID
 import pytest
 
 from kme import store as module
-from kme.effects import EndRelay, KeepShare
+from kme.effects import EndpointRelay, KeepShare
 from kme.store import KmeStore
 from qkdrelay.errors import NumberReusedError
 from qkdrelay.link.confirmation import Payload
-from qkdrelay.service.lru import Recent
+from qkdrelay.service.lru import LruCache
 from support import plans
 from support.kme import DEMAND
 
@@ -51,7 +51,7 @@ def a_relay(random, relay_id):
     state = random.choice(["expecting", "pending", "delivered", "failed"])
     keys = {"pending": Payload(*map(os.urandom, (64, 32, 32))), "delivered": Payload(os.urandom(64), b"", b"")}
     equivocating = tuple(random.sample(ROUTES, random.choice([0, 0, 2])))
-    return EndRelay(
+    return EndpointRelay(
         relay_id,
         "target",
         state,
@@ -137,7 +137,7 @@ def in_the_file(db):
 
 def opened(path):
     store = KmeStore(path, "kme-8")
-    store._relays, store._shares = Recent(3, 10_000), Recent(2, 200)
+    store._relays, store._shares = LruCache(3, 10_000), LruCache(2, 200)
     return store
 
 

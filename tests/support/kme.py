@@ -3,9 +3,9 @@
 import os
 from uuid import UUID
 
-from kme.effects import DropShares, KeepRelay, KeepShare, Tell, TurnLab
-from kme.endpoint import Ends
-from kme.forwarding import Node, NodeSettings
+from kme.effects import DropShares, KeepRelay, KeepShare, SendReport, SetLabMode
+from kme.endpoint import Endpoint
+from kme.forwarding import Forwarding, NodeSettings
 from qkdrelay.messages.control import Demand, Terms
 from qkdrelay.messages.link import ShareHeader
 from qkdrelay.messages.plans import encode_plan
@@ -59,7 +59,7 @@ class Memory:
                     self.collected.setdefault((effect.relay_id, effect.route), effect)
                 case DropShares(relay_id=relay_id):
                     self.collected = {key: kept for key, kept in self.collected.items() if key[0] != relay_id}
-                case TurnLab(mode=mode):
+                case SetLabMode(mode=mode):
                     self.lab_mode = mode
         return effects
 
@@ -71,7 +71,7 @@ class Kme:
         self.plan = plan or plans.eight()
         near = {b if a == name else a for a, b in self.plan.links if name in (a, b)}
         me = NodeSettings(name, frozenset(near if links is None else links), **settings)
-        self.node, self.ends, self.memory = Node(me, os.urandom), Ends(me, os.urandom), Memory()
+        self.node, self.ends, self.memory = Forwarding(me, os.urandom), Endpoint(me, os.urandom), Memory()
         self.name = name
 
     def share(self, route, payload, *, sender=None, now=NOW, **changed):
@@ -118,7 +118,7 @@ def header(whole, route, /, **changed):
 
 def told(effects):
     """The reports among ``effects``."""
-    return [effect.report for effect in effects if isinstance(effect, Tell)]
+    return [effect.report for effect in effects if isinstance(effect, SendReport)]
 
 
 def only(effects, kind):

@@ -116,7 +116,7 @@ def carry(plan, payload, random, tamper=lambda route, payload: payload):
     while waiting:
         route, payload = waiting.pop()
         held[route] = payload = tamper(route, payload)
-        step = recursive.start if len(route) == 1 else recursive.hand_on
+        step = recursive.deal if len(route) == 1 else recursive.reshare
         for successor, share in step(plan.below(route[-1]), payload, random):
             waiting.append(((*route, successor), share))
     return held

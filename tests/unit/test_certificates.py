@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
 from qkdrelay.broker.rabbitmq.tls import client_context
 from qkdrelay.errors import SettingsError
 from qkdrelay_deployment.certificates import AUTHORITY_KEY, RENEW_BEFORE, Authority, valid_until
-from qkdrelay_deployment.provision import provision, provision_certificates
+from qkdrelay_deployment.provision import provision_certificates, write_deployment
 from support.network import DIAMOND
 
 SERVICES = {"rabbitmq", "coordinator", "cli", *DIAMOND.kmes}
@@ -78,7 +78,7 @@ def test_keys_are_behind_a_folder_for_their_owner_alone_and_that_of_the_authorit
     assert mode(folder / AUTHORITY_KEY) == 0o600
     # A service runs as a user of its own, and must be able to read what is mounted into it.
     assert {mode(folder / name / "key.pem") for name in SERVICES} == {0o644}
-    provision(DIAMOND, folder.parents[1], tls=True, environment={})
+    write_deployment(DIAMOND, folder.parents[1], tls=True, environment={})
     overlay = (folder.parent / "tls.yml").read_text()
     assert AUTHORITY_KEY not in overlay
     assert {name for name in SERVICES if f'"./deploy/tls/{name}:/etc/qkdrelay/tls:ro"' in overlay} == SERVICES - {"cli"}

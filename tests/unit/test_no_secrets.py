@@ -18,9 +18,9 @@ from pydantic import ValidationError
 from attack.case import Case
 from attack.coalition import TRICKS
 from attack.sealed import Sealed
-from kme.effects import EndRelay, KeepShare, LeakShare, SendShare
-from kme.endpoint import Ends
-from kme.forwarding import Node
+from kme.effects import EndpointRelay, KeepShare, LeakShare, SendShare
+from kme.endpoint import Endpoint
+from kme.forwarding import Forwarding
 from kme.links import Links, Opened
 from kme.settings import KmeSettings
 from qkdrelay.broker.names import LEAKS_KEY
@@ -66,10 +66,12 @@ class Recorder:
     def __init__(self, monkeypatch):
         self.secrets = set()
         slot, pad = SimulatedLinkKey.slot, SimulatedLinkKey.pad
-        on_share, send, to_bytes = Node.on_share, Links.send, Payload.to_bytes
+        on_share, send, to_bytes = Forwarding.on_share, Links.send, Payload.to_bytes
         monkeypatch.setattr(SimulatedLinkKey, "slot", lambda *a: self.note(slot(*a)))
         monkeypatch.setattr(SimulatedLinkKey, "pad", lambda *a: self.note(pad(*a)))
-        monkeypatch.setattr(Node, "on_share", lambda s, k, h, payload, *a: on_share(s, k, h, self.note(payload), *a))
+        monkeypatch.setattr(
+            Forwarding, "on_share", lambda s, k, h, payload, *a: on_share(s, k, h, self.note(payload), *a)
+        )
         monkeypatch.setattr(Links, "send", lambda s, share: send(s, self.note_share(share)))
         monkeypatch.setattr(Payload, "to_bytes", lambda s: self.note(to_bytes(s)))
 
@@ -110,7 +112,7 @@ def scenario(network, monkeypatch):
     network.as_coordinator("kme-3", b"noise")
     network.as_kme("kme-3", b"noise")
     network.settle()
-    on_share, settle = Node.on_share, Ends.settle
+    on_share, settle = Forwarding.on_share, Endpoint.settle
 
     def failing_on_share(self, sender, head, payload, *rest):
         held = payload + payload  # a local variable that a traceback might print
@@ -125,9 +127,9 @@ def scenario(network, monkeypatch):
         return settle(self, relay_id, memory, *turn, keep=keep)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Node, "on_share", failing_on_share)
+        patch.setattr(Forwarding, "on_share", failing_on_share)
         network.relay("kme-1", "kme-8")
-        patch.setattr(Ends, "settle", failing_settle)
+        patch.setattr(Endpoint, "settle", failing_settle)
         network.relay("kme-1", "kme-8")
 
 
@@ -221,7 +223,7 @@ def none_of(secrets, data):
 
 
 PAYLOAD = Payload(SECRET, SECRET[:32], SECRET[32:])
-END = EndRelay(RELAY, "target", "pending", PLAN, 2, 256, DEMAND, 1, NOW, PAYLOAD)
+END = EndpointRelay(RELAY, "target", "pending", PLAN, 2, 256, DEMAND, 1, NOW, PAYLOAD)
 ROUTE = ("kme-1", "kme-3", "kme-5", "kme-8")
 HOLDERS = [
     PAYLOAD,

@@ -28,7 +28,7 @@ from qkdrelay_deployment.compose import (
     password_variable,
     withstand_variable,
 )
-from qkdrelay_deployment.provision import AMQP_PORTS, CLUSTER_OVERLAY, provision
+from qkdrelay_deployment.provision import AMQP_PORTS, CLUSTER_OVERLAY, write_deployment
 
 ROOT = Path(__file__).parents[2]
 NO_ENVIRONMENT: dict[str, str] = {}
@@ -40,7 +40,7 @@ def topology() -> Topology:
 
 
 def deployed(topology: Topology, directory: Path, *, lab: bool = False, **environment: str) -> dict[str, str]:
-    provision(topology, directory, lab=lab, environment=environment)
+    write_deployment(topology, directory, lab=lab, environment=environment)
     return dotenv(directory)
 
 
@@ -128,7 +128,7 @@ def test_both_kmes_of_a_link_are_told_what_the_topology_notes_of_it() -> None:
 
 def test_the_topology_file_keeps_all_notes(tmp_path: Path) -> None:
     noted = parse_topology(NOTED, "noted")
-    provision(noted, tmp_path, lab=False, environment=NO_ENVIRONMENT)
+    write_deployment(noted, tmp_path, lab=False, environment=NO_ENVIRONMENT)
     kept = parse_topology((tmp_path / "deploy/topology.toml").read_text(encoding="utf-8"), "it")
     assert kept == noted
     assert kept.trust == {"kme-3": "never", "kme-1": "trusted"}
@@ -159,7 +159,7 @@ def test_dotenv_is_readable_by_its_owner_alone_even_if_it_was_not(topology: Topo
 def test_what_is_mounted_is_readable_by_the_services_whatever_the_umask(topology: Topology, tmp_path: Path) -> None:
     before = os.umask(0o077)
     try:
-        provision(topology, tmp_path, lab=False, environment=NO_ENVIRONMENT)
+        write_deployment(topology, tmp_path, lab=False, environment=NO_ENVIRONMENT)
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "deploy").stat().st_mode) == 0o755
@@ -168,7 +168,7 @@ def test_what_is_mounted_is_readable_by_the_services_whatever_the_umask(topology
 
 
 def test_no_secret_is_in_any_file_but_dotenv(topology: Topology, tmp_path: Path) -> None:
-    written = provision(topology, tmp_path, lab=True, environment=NO_ENVIRONMENT)
+    written = write_deployment(topology, tmp_path, lab=True, environment=NO_ENVIRONMENT)
     values = dotenv(tmp_path)
     assert written[0] == tmp_path / ".env"
     for path in written[1:]:
@@ -261,7 +261,7 @@ def test_the_broker_is_given_the_password_that_compose_gives_the_kme(
     (tmp_path / ".env").write_text(f"PASSWORD_KME_1={written}\n")
     for _ in range(2):
         assert dotenv(tmp_path)["PASSWORD_KME_1"] == written
-        provision(topology, tmp_path, environment=NO_ENVIRONMENT)
+        write_deployment(topology, tmp_path, environment=NO_ENVIRONMENT)
     (user,) = (
         u for u in json.loads((tmp_path / "deploy/definitions.json").read_text())["users"] if u["name"] == "kme-1"
     )
@@ -274,7 +274,7 @@ def test_what_compose_versions_read_differently_is_refused_and_nothing_is_writte
 ) -> None:
     (tmp_path / ".env").write_text("# mine\nPASSWORD_KME_1=a #b\n")
     with pytest.raises(SettingsError, match=r"\.env line 2: PASSWORD_KME_1: a # without quotes"):
-        provision(topology, tmp_path, environment=NO_ENVIRONMENT)
+        write_deployment(topology, tmp_path, environment=NO_ENVIRONMENT)
     assert [path.name for path in tmp_path.iterdir()] == [".env"]
 
 
@@ -355,7 +355,7 @@ def test_images_and_ports_are_taken_from_the_environment_and_remembered(topology
 @pytest.mark.parametrize("port", ["five", "0", "65536", "99999", "-1", "5672 ", "127.0.0.1:5672", "5672-5674"])
 def test_what_is_no_port_is_refused_by_name(topology: Topology, tmp_path: Path, name: str, port: str) -> None:
     with pytest.raises(SettingsError, match=f"{name} is no port"):
-        provision(topology, tmp_path, environment={**NO_ENVIRONMENT, name: port})
+        write_deployment(topology, tmp_path, environment={**NO_ENVIRONMENT, name: port})
     assert not (tmp_path / ".env").exists()
 
 
@@ -363,14 +363,14 @@ def test_a_damaged_secret_is_refused_and_nothing_is_overwritten(topology: Topolo
     damaged = "LINK_SECRET_KME_1__KME_2=00ff\n"
     (tmp_path / ".env").write_text(damaged)
     with pytest.raises(SettingsError, match="LINK_SECRET_KME_1__KME_2") as refused:
-        provision(topology, tmp_path, lab=False, environment=NO_ENVIRONMENT)
+        write_deployment(topology, tmp_path, lab=False, environment=NO_ENVIRONMENT)
     assert "00ff" not in str(refused.value)
     assert (tmp_path / ".env").read_text() == damaged
 
 
 def test_the_topology_file_reads_back_as_the_same_network(tmp_path: Path) -> None:
     odd = Topology('réseau "A"\n', ("a-1", "b-1"), (("a-1", "b-1"),))
-    provision(odd, tmp_path, lab=False, environment=NO_ENVIRONMENT)
+    write_deployment(odd, tmp_path, lab=False, environment=NO_ENVIRONMENT)
     assert parse_topology((tmp_path / "deploy/topology.toml").read_text(encoding="utf-8"), "it") == odd
 
 
@@ -383,24 +383,24 @@ def test_a_name_that_yaml_would_misread_is_quoted(name: str) -> None:
 
 def test_a_kme_named_as_the_brokers_service_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TopologyError, match="rabbitmq"):
-        provision(Topology("odd", ("rabbitmq", "b"), (("rabbitmq", "b"),)), tmp_path, lab=False)
+        write_deployment(Topology("odd", ("rabbitmq", "b"), (("rabbitmq", "b"),)), tmp_path, lab=False)
 
 
 def test_links_whose_secrets_would_share_a_name_are_refused(tmp_path: Path) -> None:
     kmes, links = ("a--b", "c", "a", "b--c"), (("a--b", "c"), ("a", "b--c"))
     with pytest.raises(TopologyError, match="share one secret"):
-        provision(Topology("odd", kmes, links), tmp_path, lab=False)
+        write_deployment(Topology("odd", kmes, links), tmp_path, lab=False)
 
 
 def test_a_directory_that_cannot_be_written_is_a_settings_error(topology: Topology, tmp_path: Path) -> None:
     (tmp_path / "deploy").write_text("in the way")
     with pytest.raises(SettingsError, match="deploy"):
-        provision(topology, tmp_path, lab=False, environment=NO_ENVIRONMENT)
+        write_deployment(topology, tmp_path, lab=False, environment=NO_ENVIRONMENT)
 
 
 def test_tls_and_the_cluster_are_switched_on_and_off_by_the_arguments(topology: Topology, tmp_path: Path) -> None:
     plain = deployed(topology, tmp_path)
-    provision(topology, tmp_path, tls=True, cluster=True, environment=NO_ENVIRONMENT)
+    write_deployment(topology, tmp_path, tls=True, cluster=True, environment=NO_ENVIRONMENT)
     both = dotenv(tmp_path)
     assert both["QKDRELAY_BROKER_TLS"] == "deploy/tls/cli"
     assert both["BROKER_ADDRESSES"] == "rabbitmq:5671,rabbitmq-2:5671,rabbitmq-3:5671"
@@ -424,7 +424,7 @@ def test_the_broker_is_started_anew_when_and_only_when_its_certificate_changes(
     topology: Topology, tmp_path: Path
 ) -> None:
     def digest() -> str:
-        provision(topology, tmp_path, tls=True, environment=NO_ENVIRONMENT)
+        write_deployment(topology, tmp_path, tls=True, environment=NO_ENVIRONMENT)
         return dotenv(tmp_path)["QKDRELAY_DEPLOYMENT"]
 
     first = digest()
@@ -443,4 +443,4 @@ def test_the_cluster_is_made_of_the_services_and_nodes_that_its_overlay_has() ->
 
 def test_a_kme_named_as_a_node_of_the_cluster_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TopologyError, match="rabbitmq-2"):
-        provision(Topology("odd", ("rabbitmq-2", "b"), (("rabbitmq-2", "b"),)), tmp_path, cluster=True)
+        write_deployment(Topology("odd", ("rabbitmq-2", "b"), (("rabbitmq-2", "b"),)), tmp_path, cluster=True)

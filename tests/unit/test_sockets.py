@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pika.exceptions import InvalidFrameError
 
-from qkdrelay.broker.rabbitmq.sockets import Stream
+from qkdrelay.broker.rabbitmq.sockets import SocketTransport
 
 
 class Turns:
@@ -95,7 +95,7 @@ class Link:
         self.ours = ours
         self.turns, self.protocol = Turns(), Protocol()
         self.done: list[Any] = []
-        self.stream = Stream(self.turns, ours, lambda: self.protocol, self.done.append)  # type: ignore[arg-type]
+        self.stream = SocketTransport(self.turns, ours, lambda: self.protocol, self.done.append)  # type: ignore[arg-type]
 
     def linked(self) -> Link:
         self.turns.turn()
@@ -165,7 +165,7 @@ def test_what_is_written_in_one_turn_leaves_with_one_call() -> None:
     with left, right:
         left.setblocking(False)
         turns, protocol = Turns(), Protocol()
-        stream = Stream(turns, left, lambda: protocol, lambda _: None)  # type: ignore[arg-type]
+        stream = SocketTransport(turns, left, lambda: protocol, lambda _: None)  # type: ignore[arg-type]
         turns.turn()
         for part in (b"method", b"header", b"body"):
             stream.write(part)
@@ -233,7 +233,7 @@ def test_a_protocol_may_end_the_connection_when_it_is_told_of_it() -> None:
             stream.abort()
 
     with far:
-        Stream(turns, ours, Leaving, done.append)  # type: ignore[arg-type]
+        SocketTransport(turns, ours, Leaving, done.append)  # type: ignore[arg-type]
         turns.turn()
         turns.turn()
         assert (len(done), ours.fileno(), turns.reader, turns.writer) == (1, -1, None, None)
@@ -274,7 +274,7 @@ def test_a_connection_that_is_reset_is_told_as_lost_once(writing: bool) -> None:
         far, _ = server.accept()
         ours.setblocking(False)
         turns, protocol = Turns(), Protocol()
-        stream = Stream(turns, ours, lambda: protocol, lambda _: None)  # type: ignore[arg-type]
+        stream = SocketTransport(turns, ours, lambda: protocol, lambda _: None)  # type: ignore[arg-type]
         turns.turn()
         far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         far.close()
@@ -312,7 +312,7 @@ def test_a_protocol_that_fails_at_once_is_told_to_who_connects(when: str) -> Non
             raise error
 
     with far:
-        Stream(turns, ours, Failing, done.append)  # type: ignore[arg-type]
+        SocketTransport(turns, ours, Failing, done.append)  # type: ignore[arg-type]
         turns.turn()
         turns.turn()
         assert (done, ours.fileno(), turns.reader, turns.writer) == ([error], -1, None, None)

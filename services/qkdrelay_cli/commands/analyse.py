@@ -89,7 +89,7 @@ def analyse(
             raise RequestRefusedError("--all-pairs takes no pair and no case", hint="leave out one or the other")
         from qkdrelay_cli.render import pairs
 
-        pairs.tell(network, policy or "best", wish, pictures, as_json=as_json)
+        pairs.print_pairs(network, policy or "best", wish, pictures, as_json=as_json)
         return
     if source is None or target is None:
         raise RequestRefusedError("source and target are missing", hint="name two KMEs, or take --all-pairs")
@@ -98,9 +98,9 @@ def analyse(
     situation = Situation(named_kmes(compromised, network), named_kmes(failed, network), named_links(cut, network))
     chosen = choose(network, source, target, wish, policy, allow_unprotected=True)
     if pictures:
-        from qkdrelay_pictures.plan import draw
+        from qkdrelay_pictures.plan import draw_plan
 
-        pictures.write(draw(network, chosen, situation.compromised, situation.failed, situation.cut))
+        pictures.write(draw_plan(network, chosen, situation.compromised, situation.failed, situation.cut))
     found = look_at(
         chosen.plan,
         situation,
@@ -108,12 +108,14 @@ def analyse(
         limit or (None if as_json else SHOWN),
     )
     if as_json:
-        print_json({"source": source, "target": target, "policy": chosen.policy, **as_data(found)})
+        print_json({"source": source, "target": target, "policy": chosen.policy, **analysis_as_data(found)})
         return
-    from qkdrelay_cli.render.findings import in_words
+    from qkdrelay_cli.render.findings import analysis_in_words
 
     screen = console()
-    for line in in_words(found, f"{source} to {target} in {escaped(network.name, NAME_MAX)}, policy {chosen.policy}"):
+    for line in analysis_in_words(
+        found, f"{source} to {target} in {escaped(network.name, NAME_MAX)}, policy {chosen.policy}"
+    ):
         screen.print(line, soft_wrap=True)
 
 
@@ -168,7 +170,7 @@ def look_at(plan: Plan, situation: Situation, chances: Chances, limit: int | Non
     )
 
 
-def as_data(found: Analysis) -> dict[str, Any]:
+def analysis_as_data(found: Analysis) -> dict[str, Any]:
     """Return an analysis for programs; links are pairs, the order of a pair being that of the plan."""
     kinds: dict[str, MinimalSets[Any]] = {
         "minimal_learning_coalitions": found.learning,

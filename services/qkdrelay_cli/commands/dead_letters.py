@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qkdrelay.errors import RequestRefusedError
-from qkdrelay.terminal import Action, app_with, console, note, print_json, say
+from qkdrelay.terminal import ActionCommand, app_with, console, note, print_json, say
 from qkdrelay.terminal.wording import JsonOption
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ def list_letters(
 
     view = session.ask(DeadLettersRequest(limit=limit), DeadLettersView)
     if as_json:
-        print_json({"total": view.total, "dead_letters": [summary_as_data(letter) for letter in view.letters]})
+        print_json(
+            {"total": view.total, "dead_letters": [dead_letter_summary_as_data(letter) for letter in view.letters]}
+        )
         return
     if not view.letters:
         note("no dead letters")
@@ -84,12 +86,12 @@ def show(
     if raw is not None:
         write_bytes(raw, view.body)
     if as_json:
-        print_json(as_data(view))
+        print_json(dead_letter_as_data(view))
     else:
-        say(*in_words(view))
+        say(*dead_letter_in_words(view))
 
 
-@app.command(cls=Action)
+@app.command(cls=ActionCommand)
 def requeue(letters: LettersArgument = None, *, as_json: JsonOption = False) -> None:
     """Put dead letters back into the queues they came from.
 
@@ -112,7 +114,7 @@ def requeue(letters: LettersArgument = None, *, as_json: JsonOption = False) -> 
         say(done.text)
 
 
-@app.command(cls=Action)
+@app.command(cls=ActionCommand)
 def drop(
     letters: LettersArgument = None,
     *,
@@ -162,26 +164,30 @@ def size(letter: DeadLetterSummary) -> str:
     return f"{letter.size:,}" if letter.whole else f">={letter.size:,}"
 
 
-def summary_as_data(letter: DeadLetterSummary) -> dict[str, Any]:
+def dead_letter_summary_as_data(letter: DeadLetterSummary) -> dict[str, Any]:
     """Return one line of the list for programs."""
     import msgspec
 
     return msgspec.structs.asdict(letter)
 
 
-def as_data(view: DeadLetterView) -> dict[str, Any]:
+def dead_letter_as_data(view: DeadLetterView) -> dict[str, Any]:
     """Return a dead letter for programs; of its bytes only a digest."""
     import hashlib
 
     digest = hashlib.sha256(view.body).hexdigest()
-    return {**summary_as_data(view.letter), "sha256": digest, "message": clear_part(view.letter.queue, view.body)}
+    return {
+        **dead_letter_summary_as_data(view.letter),
+        "sha256": digest,
+        "message": clear_part(view.letter.queue, view.body),
+    }
 
 
-def in_words(view: DeadLetterView) -> list[str]:
+def dead_letter_in_words(view: DeadLetterView) -> list[str]:
     """Return a dead letter, line by line, for people."""
     from qkdrelay.terminal.wording import duration, moment
 
-    letter, data = view.letter, as_data(view)
+    letter, data = view.letter, dead_letter_as_data(view)
     lines = [
         ("dead letter", str(letter.letter)),
         ("reason", letter.reason),

@@ -24,7 +24,7 @@ def demo(
     """
     # Imported only here: the other commands, and `--help`, should not wait for the KMEs' code.
     from qkdrelay_demo.scenario import REFERENCE, play  # noqa: PLC0415
-    from qkdrelay_demo.story import tell  # noqa: PLC0415
+    from qkdrelay_demo.story import tell_story  # noqa: PLC0415
 
     _log_to_stderr(logs)
     try:
@@ -35,7 +35,7 @@ def demo(
     if as_json:
         print_json(seen.to_json())
     else:
-        tell(seen, console())
+        tell_story(seen, console())
     for claim in seen.claims:
         if not claim.held:
             note(f"not observed: {claim.text}: {claim.expected}; but: {claim.observed}")

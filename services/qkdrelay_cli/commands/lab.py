@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from qkdrelay.terminal import Action, app_with, print_json, say
+from qkdrelay.terminal import ActionCommand, app_with, print_json, say
 from qkdrelay.terminal.wording import JsonOption, counted
 from qkdrelay_cli import completion
 
@@ -25,7 +25,7 @@ KmeArgument = Annotated[
 ]
 
 
-@app.command(cls=Action)
+@app.command(cls=ActionCommand)
 def compromise(
     kme: KmeArgument,
     *,
@@ -44,7 +44,7 @@ def compromise(
     _set(kme, mode, as_json=as_json)
 
 
-@app.command(cls=Action)
+@app.command(cls=ActionCommand)
 def restore(kme: KmeArgument, *, as_json: JsonOption = False) -> None:
     """Let a KME be honest again.
 
@@ -79,9 +79,9 @@ def attack(
     kmes = tuple(session.check_name(name) for name in kme or ())
     view = session.ask(AttackRequest(relay=session.check_name(relay), kmes=kmes), AttackView, ATTACK_S)
     if as_json:
-        print_json(as_data(view))
+        print_json(attack_as_data(view))
     else:
-        say(*in_words(view))
+        say(*attack_in_words(view))
 
 
 def _set(kme: str, mode: Literal["leak", "tamper", "withhold"] | None, *, as_json: bool) -> None:
@@ -97,7 +97,7 @@ def _set(kme: str, mode: Literal["leak", "tamper", "withhold"] | None, *, as_jso
         say(done.text)
 
 
-def as_data(view: AttackView) -> dict[str, Any]:
+def attack_as_data(view: AttackView) -> dict[str, Any]:
     """Return what an attack came to, for programs."""
     return {
         "relay_id": str(view.relay_id),
@@ -108,7 +108,7 @@ def as_data(view: AttackView) -> dict[str, Any]:
     }
 
 
-def in_words(view: AttackView) -> list[str]:
+def attack_in_words(view: AttackView) -> list[str]:
     """Return what an attack came to, line by line, for people."""
     from qkdrelay_cli.render.outcome import short_split
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qkdrelay.escaping import NAME_MAX, escaped
-from qkdrelay.terminal import Action, app_with, console, print_json, say
+from qkdrelay.terminal import ActionCommand, app_with, console, print_json, say
 from qkdrelay.terminal.wording import JsonOption
 from qkdrelay_cli import completion
 
@@ -43,12 +43,12 @@ def network(*, as_json: JsonOption = False) -> None:
 
     view = session.ask(NetworkRequest(), NetworkView)
     if as_json:
-        print_json(as_data(view))
+        print_json(network_as_data(view))
     else:
         console().print(as_tables(view))
 
 
-@link_app.command(cls=Action)
+@link_app.command(cls=ActionCommand)
 def down(a: A, b: B, *, as_json: JsonOption = False) -> None:
     """Stop the QKD link between two KMEs: shares wait for it.
 
@@ -59,7 +59,7 @@ def down(a: A, b: B, *, as_json: JsonOption = False) -> None:
     _turn(a, b, up=False, as_json=as_json)
 
 
-@link_app.command(cls=Action)
+@link_app.command(cls=ActionCommand)
 def up(a: A, b: B, *, as_json: JsonOption = False) -> None:
     """Let the QKD link between two KMEs carry again.
 
@@ -83,7 +83,7 @@ def _turn(a: str, b: str, *, up: bool, as_json: bool) -> None:
         say(done.text)
 
 
-def as_data(view: NetworkView) -> dict[str, Any]:
+def network_as_data(view: NetworkView) -> dict[str, Any]:
     """Return the network for programs; what no KME has told is null."""
     reports = _reports(view)
     return {

@@ -103,11 +103,13 @@ def plan(
             refusal = error
     chosen = next((candidate for candidate in found if candidate.chosen), None)
     if pictures and chosen is not None:
-        from qkdrelay_pictures.plan import draw
+        from qkdrelay_pictures.plan import draw_plan
 
-        pictures.write(draw(network, chosen, readers, cut=broken))
+        pictures.write(draw_plan(network, chosen, readers, cut=broken))
     if as_json:
-        print_json({"source": source, "target": target, "plans": [as_data(candidate) for candidate in found]})
+        print_json(
+            {"source": source, "target": target, "plans": [candidates_as_data(candidate) for candidate in found]}
+        )
     elif found:
         more = ", and failed=1 if the network allows it" if wish.failed is None else ""
         _show(found, f"{source} to {target} in {escaped(network.name, NAME_MAX)}", f"to withstand {wish}{more}")
@@ -115,7 +117,7 @@ def plan(
         raise refusal
 
 
-def as_data(candidate: Candidate) -> dict[str, Any]:
+def candidates_as_data(candidate: Candidate) -> dict[str, Any]:
     """Return a candidate for programs; links are written a>b, link key is in bytes."""
     from qkdrelay.service.logs import link_name
 
@@ -154,7 +156,7 @@ def _show(found: Sequence[Candidate], title: str, wish: str) -> None:
     if shown is None:
         return
     screen.print()
-    for line in in_words(shown.plan):
+    for line in candidates_in_words(shown.plan):
         screen.print(line, soft_wrap=True)
     if shown.relies_on:
         screen.print(Text(f"It relies on the honesty of {', '.join(shown.relies_on)}.", "yellow"), soft_wrap=True)
@@ -177,7 +179,7 @@ def _table(found: Sequence[Candidate]) -> Table:
     return table
 
 
-def in_words(plan: Plan, width: int = _WIDTH) -> Iterator[str]:
+def candidates_in_words(plan: Plan, width: int = _WIDTH) -> Iterator[str]:
     """Yield what each KME of a plan does with what it receives; KMEs that forward share a line."""
     column = max(map(len, plan.order)) + 2
     for kme in plan.order:

@@ -42,7 +42,7 @@ def provision(
     from qkdrelay.network.topology import load_topology
     from qkdrelay_deployment import provision as deployment
 
-    for path in deployment.provision(load_topology(topology), to, lab=lab, tls=tls, cluster=cluster):
+    for path in deployment.write_deployment(load_topology(topology), to, lab=lab, tls=tls, cluster=cluster):
         say(path)
 
 

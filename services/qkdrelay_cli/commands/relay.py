@@ -108,10 +108,10 @@ def _less(request: RelayRequest, view: RelayView) -> str | None:
 
 
 def _tell(view: RelayView, *, as_json: bool, no_wait: bool) -> None:
-    from qkdrelay_cli.render.outcome import as_data, print_outcome
+    from qkdrelay_cli.render.outcome import print_outcome, relay_as_data
 
     if as_json:
-        print_json(as_data(view))
+        print_json(relay_as_data(view))
     elif no_wait:
         say(view.relay_id)
     else:

@@ -65,11 +65,11 @@ def show(relay: RelayArgument, *, as_json: JsonOption = False) -> None:
 
     Example: coordinator show 3f2a
     """
-    from qkdrelay_cli.render.outcome import as_data, print_outcome
+    from qkdrelay_cli.render.outcome import print_outcome, relay_as_data
 
     view = _ask(relay)
     if as_json:
-        print_json(as_data(view))
+        print_json(relay_as_data(view))
     else:
         print_outcome(view, console())
 

@@ -42,7 +42,7 @@ def watch(*, as_json: JsonOption = False) -> None:
     ordered = Ordered()
     show = partial(_show, None if as_json else console())
     try:
-        with session.connect(watch=["results.#"]) as client:
+        with session.connected_client(watch=["results.#"]) as client:
             note("watching what the broker says the KMEs report, unverified; Ctrl-C stops")
             while lost_output() is None:
                 message = client.receive(ordered.wait_s(monotonic(), _LOOK_AGAIN_S))
@@ -62,7 +62,7 @@ def _show(screen: Screen | None, reports: Iterable[Seen]) -> None:
     """Print reports for people, or without a screen for programs."""
     for seen in reports:
         if screen is None:
-            print_json(as_data(seen.kme, seen.report, seen.at), indent=None)
+            print_json(report_as_data(seen.kme, seen.report, seen.at), indent=None)
         else:
             screen.print(line(seen.kme, seen.report, seen.at), soft_wrap=True)
 
@@ -85,14 +85,14 @@ def reported(exchange: str, body: bytes) -> Iterator[tuple[str, Report]]:
             yield kme, report
 
 
-def as_data(kme: str, report: Report, at: float) -> dict[str, Any]:
+def report_as_data(kme: str, report: Report, at: float) -> dict[str, Any]:
     """Return a report for programs; ``at`` is when it was seen, in seconds since the epoch."""
     import msgspec
 
-    from qkdrelay.service.events import event_of, fields_of
+    from qkdrelay.service.events import event_name, log_fields
 
-    fields: dict[str, Any] = msgspec.to_builtins(fields_of(report))
-    return {"at": round(at, 3), "kme": kme, "event": event_of(report), **fields}
+    fields: dict[str, Any] = msgspec.to_builtins(log_fields(report))
+    return {"at": round(at, 3), "kme": kme, "event": event_name(report), **fields}
 
 
 def line(kme: str, report: Report, at: float) -> Text:
@@ -100,11 +100,11 @@ def line(kme: str, report: Report, at: float) -> Text:
     from rich.text import Text
 
     from qkdrelay.escaping import escaped
-    from qkdrelay.service.events import event_of, fields_of, level_of
+    from qkdrelay.service.events import event_name, log_fields, log_level
     from qkdrelay.terminal.wording import moment
 
-    style = {"warning": "yellow", "error": "bold red"}.get(level_of(report), "")
-    fields = fields_of(report)
+    style = {"warning": "yellow", "error": "bold red"}.get(log_level(report), "")
+    fields = log_fields(report)
     relay = str(fields.pop("relay_id", None) or "")[:8]
     route = fields.pop("route", None)
     if route:
@@ -113,7 +113,7 @@ def line(kme: str, report: Report, at: float) -> Text:
     rest += [f"{name}={escaped(_short(value), VALUE_MAX)}" for name, value in fields.items() if value not in ("", ())]
     return Text.assemble(
         (f"{moment(at)}  ", "dim"),
-        (escaped(event_of(report)).ljust(16), style),
+        (escaped(event_name(report)).ljust(16), style),
         f"  {kme.ljust(8)}  {relay.ljust(8)}  ",
         "  ".join(rest),
     )

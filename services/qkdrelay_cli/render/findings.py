@@ -18,7 +18,7 @@ _WIDTH = 80
 _INDENT = 12
 
 
-def in_words(found: Analysis, title: str) -> Iterator[Text]:
+def analysis_in_words(found: Analysis, title: str) -> Iterator[Text]:
     """Yield an analysis line by line."""
     yield Text(f"{title}: {counted(found.plan.share_messages, 'share message')}", "bold")
     yield from _case(found)

@@ -27,7 +27,7 @@ _INDENT = 12
 STYLES = {"confirmed": "bold green", "failed": "bold red"}
 
 
-def as_data(view: RelayView) -> dict[str, Any]:
+def relay_as_data(view: RelayView) -> dict[str, Any]:
     """Return a relay for programs; routes are lists of KMEs, links are written a>b."""
     flow = Flow(view)
     return {

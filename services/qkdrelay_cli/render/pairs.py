@@ -25,10 +25,10 @@ _CELL = 4
 Pair = tuple[str, str]
 
 
-def tell(network: Topology, policy: Policy, wish: Withstand, pictures: PictureFiles, *, as_json: bool) -> None:
+def print_pairs(network: Topology, policy: Policy, wish: Withstand, pictures: PictureFiles, *, as_json: bool) -> None:
     """Print the table of all pairs (source, target), and draw it if there are files for that."""
     if pictures:
-        from qkdrelay_pictures.pairs import check_drawable, draw
+        from qkdrelay_pictures.pairs import check_drawable, draw_pairs
 
         check_drawable(network)
     found = all_pairs(network, policy, wish)
@@ -37,7 +37,7 @@ def tell(network: Topology, policy: Policy, wish: Withstand, pictures: PictureFi
     name = escaped(network.name, NAME_MAX)
     title = f"{name}, policy {policy}: {len(between)} pairs (source, target) that are not neighbours"
     if pictures:
-        pictures.write(draw(network, found, title, exposed.in_words()))
+        pictures.write(draw_pairs(network, found, title, exposed.in_words()))
     if as_json:
         pairs = [_as_data(*item) for item in found.items()]
         print_json({"network": network.name, "policy": policy, **asdict(exposed), "pairs": pairs})

@@ -120,7 +120,7 @@ class Diagram:
                 number = high
         return tuple(chosen)
 
-    def minimal_sets(self) -> MinimalSets:
+    def minimal_sets(self) -> SetFamily:
         """Return all minimal sets that make the output true, or raise TooLargeError."""
         nodes = self._store.nodes
         families = _Store(len(self.elements), self._nodes_max)
@@ -131,7 +131,7 @@ class Diagram:
             # With this element: what needs it, that is, does not do without.
             needing = without(minimal[high], low)
             minimal[number] = families.node(level, minimal[low], needing) if needing else minimal[low]
-        return MinimalSets(families.nodes, minimal[self._root])
+        return SetFamily(families.nodes, minimal[self._root])
 
     def _below_root(self) -> list[int]:
         seen, todo = {0, 1}, [self._root]
@@ -181,7 +181,7 @@ class _Without:
         return results[0]
 
 
-class MinimalSets:
+class SetFamily:
     """A family of sets of elements' indices, as a zero-suppressed diagram."""
 
     def __init__(self, nodes: list[_Node], root: int) -> None:

@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from qkdrelay.schemes.share_tree import Graph, Route, Split, Tree, unfold
+from qkdrelay.schemes.share_tree import Graph, Route, SplitNode, Tree, unfold
 from qkdrelay.sharing import amd, shamir
 from qkdrelay.sharing.agreement import Agreement, agreements
 from qkdrelay.sharing.shamir import Random
@@ -32,15 +32,15 @@ from qkdrelay.sharing.work import CALL, Budget, Steps, finished
 __all__ = [
     "RELAY_SEARCH_MAX",
     "SEARCH_MAX",
-    "Dispute",
+    "DisputedSplit",
     "Graph",
-    "Rebuilt",
+    "RebuildResult",
     "Route",
     "SplitStatus",
-    "hand_on",
+    "deal",
     "rebuild",
     "rebuilding",
-    "start",
+    "reshare",
 ]
 
 SEARCH_MAX = 1 << 30
@@ -59,7 +59,7 @@ class SplitStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class Dispute:
+class DisputedSplit:
     """A split whose shares contradict each other, and the routes of those that agree with one another.
 
     ``sets`` holds each agreeing set, then one set of its own for each share that is in none; if no subset
@@ -71,7 +71,7 @@ class Dispute:
 
 
 @dataclass(frozen=True, slots=True)
-class Rebuilt:
+class RebuildResult:
     """What a set of shares amounts to; all routes in the plan's order.
 
     ``secret`` is there if exactly one decodes; ``ambiguous`` says that several do, which takes KMEs that can
@@ -87,10 +87,10 @@ class Rebuilt:
     ambiguous: bool = False
     exhausted: bool = False
     false: tuple[Route, ...] = ()
-    disputed: tuple[Dispute, ...] = ()
+    disputed: tuple[DisputedSplit, ...] = ()
 
 
-def start(graph: Graph, payload: bytes, random: Random) -> list[tuple[str, bytes]]:
+def deal(graph: Graph, payload: bytes, random: Random) -> list[tuple[str, bytes]]:
     """Return what the relay's source sends: (successor, share) for each, encoded even if there is only one.
 
     Draws the code's randomness first (``amd.encode``), then the split's (``shamir.split``).
@@ -101,16 +101,16 @@ def start(graph: Graph, payload: bytes, random: Random) -> list[tuple[str, bytes
     return list(zip(successors, shares, strict=True))
 
 
-def hand_on(graph: Graph, payload: bytes, random: Random) -> list[tuple[str, bytes]]:
+def reshare(graph: Graph, payload: bytes, random: Random) -> list[tuple[str, bytes]]:
     """Return what a KME on the way, ``graph.source``, sends on of the payload it received.
 
     ``graph`` is the part of the plan below it. With one successor the payload goes on unchanged; with more
-    it is encoded and split as in :func:`start`; at the target nothing is left to send.
+    it is encoded and split as in :func:`deal`; at the target nothing is left to send.
     """
     successors = graph.successors(graph.source)
     if len(successors) < 2:
         return [(successor, payload) for successor in successors]
-    return start(graph, payload, random)
+    return deal(graph, payload, random)
 
 
 def rebuild(
@@ -120,7 +120,7 @@ def rebuild(
     *,
     search: int = SEARCH_MAX,
     may_name: Callable[[str], bool] = lambda _kme: True,
-) -> Rebuilt:
+) -> RebuildResult:
     """Return what the payloads in ``held`` amount to, as `rebuilding` does, in one go."""
     return finished(rebuilding(graph, held, payload_length, budget=Budget(search), may_name=may_name))
 
@@ -132,7 +132,7 @@ def rebuilding(
     *,
     budget: Budget,
     may_name: Callable[[str], bool] = lambda _kme: True,
-) -> Steps[Rebuilt]:
+) -> Steps[RebuildResult]:
     """Find in steps what the payloads in ``held`` (route -> payload) amount to; see the module's docstring.
 
     At the target all routes end there; routes that end inside the plan count just as well, which is how an
@@ -149,13 +149,13 @@ def rebuilding(
     root = (graph.source,)
     reach = tree.within_reach()
     if root not in reach:
-        return Rebuilt(None, _short(tree, reach), tree.missing)
+        return RebuildResult(None, _short(tree, reach), tree.missing)
     payloads, found, exhausted = yield from _inwards(tree, root, reach, budget)
     secrets = payloads.get(root, ())
     secret = secrets[0] if len(secrets) == 1 else None
     false, disputed = _outwards(tree, root, secret, payloads, found, may_name=may_name)
     short = _short(tree, payloads)
-    return Rebuilt(secret, short, tree.missing, len(secrets) > 1, exhausted, false, disputed)
+    return RebuildResult(secret, short, tree.missing, len(secrets) > 1, exhausted, false, disputed)
 
 
 def _short(tree: Tree, there: Collection[Route]) -> tuple[SplitStatus, ...]:
@@ -199,10 +199,10 @@ def _outwards(
     found: _Found,
     *,
     may_name: Callable[[str], bool],
-) -> tuple[tuple[Route, ...], tuple[Dispute, ...]]:
+) -> tuple[tuple[Route, ...], tuple[DisputedSplit, ...]]:
     """Say, from the source outwards, which shares are false and which splits are disputed."""
     false: list[Route] = []
-    disputed: list[Dispute] = []
+    disputed: list[DisputedSplit] = []
     stack: list[tuple[Route, bytes | None]] = [(root, secret)]
     while stack:
         route, confirmed = stack.pop()
@@ -237,7 +237,7 @@ def _trusted(found: Sequence[Agreement], confirmed: bytes | None, threshold: int
     return strong[0] if len(strong) == 1 else None
 
 
-def _dispute(split: Split, payloads: _Payloads, found: Sequence[Agreement]) -> list[Dispute]:
+def _dispute(split: SplitNode, payloads: _Payloads, found: Sequence[Agreement]) -> list[DisputedSplit]:
     """Return the dispute in this split: none if all its shares are in one agreeing set."""
     there = {x: child for x, child in split.children.items() if child in payloads}
     if len(found) == 1 and len(found[0].places) == len(there):
@@ -245,4 +245,4 @@ def _dispute(split: Split, payloads: _Payloads, found: Sequence[Agreement]) -> l
     agreeing = {tuple(there[x] for x in sorted(agreement.places)): None for agreement in found}
     grouped = {child for routes in agreeing for child in routes}
     alone = [(child,) for child in there.values() if child not in grouped]
-    return [Dispute(split.route, (*agreeing, *alone))]
+    return [DisputedSplit(split.route, (*agreeing, *alone))]

@@ -32,7 +32,7 @@ class Graph(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class SplitNode:
     """One split: ``children`` maps x to the share's route, extended for as long as KMEs only forward."""
 
     route: Route
@@ -48,7 +48,7 @@ class Split:
 class Tree:
     """The splits by route, each before those below it; what is held and fits; the routes without anything."""
 
-    splits: Mapping[Route, Split]
+    splits: Mapping[Route, SplitNode]
     held: Mapping[Route, bytes] = field(repr=False)
     missing: tuple[Route, ...]
 
@@ -75,7 +75,7 @@ def unfold(graph: Graph, held: Mapping[Route, bytes], payload_length: int) -> Tr
 
     Takes time in proportion to the share messages of the plan, whatever is in ``held``.
     """
-    splits: dict[Route, Split] = {}
+    splits: dict[Route, SplitNode] = {}
     usable: dict[Route, bytes] = {}
     missing: list[Route] = []
 
@@ -102,6 +102,6 @@ def unfold(graph: Graph, held: Mapping[Route, bytes], payload_length: int) -> Tr
             continue
         # The source comes here with a single successor too: encoded, and then a split 1 of 1.
         children = {x: end_of_forwards((*route, kme)) for x, kme in enumerate(successors, start=1)}
-        splits[route] = Split(route, graph.threshold(route[-1]), children)
+        splits[route] = SplitNode(route, graph.threshold(route[-1]), children)
         stack.extend(reversed(children.values()))
     return Tree(splits, usable, tuple(missing))

@@ -43,7 +43,7 @@ _EVENTS: dict[type, str] = {
 _WARNINGS = (Refused, Rejected, Waiting, Findings)
 
 
-def event_of(report: Report) -> str:
+def event_name(report: Report) -> str:
     """Return the report's log event."""
     if isinstance(report, Alarm):
         return report.event
@@ -54,7 +54,7 @@ def event_of(report: Report) -> str:
     return _EVENTS[type(report)]
 
 
-def level_of(report: Report) -> LogLevel:
+def log_level(report: Report) -> LogLevel:
     """Return how loud the log line is."""
     if isinstance(report, Alarm) or (isinstance(report, Verified) and not report.valid):
         return "error"
@@ -66,7 +66,7 @@ def level_of(report: Report) -> LogLevel:
     return "warning" if refused or isinstance(report, _WARNINGS) else "info"
 
 
-def fields_of(report: Report) -> dict[str, object]:
+def log_fields(report: Report) -> dict[str, object]:
     """Return the log line's fields: ids, routes and reasons; a share's route also gives its link."""
     fields: dict[str, object]
     if isinstance(report, Done):

@@ -57,7 +57,7 @@ class Health:
 
 
 @contextmanager
-def served(address: tuple[str, int] | None, registry: CollectorRegistry, health: Health) -> Iterator[int]:
+def serving(address: tuple[str, int] | None, registry: CollectorRegistry, health: Health) -> Iterator[int]:
     """Serve at ``address`` while in the ``with``; yield the port. None serves nothing.
 
     Raises SettingsError if the address cannot be bound.

@@ -9,7 +9,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class Recent(Generic[K, V]):
+class LruCache(Generic[K, V]):
     """At most ``most`` values by key, of at most ``most_size`` together; the one not used for longest goes first.
 
     A value that is larger alone is not kept.

@@ -46,7 +46,7 @@ def finished(steps: Steps[T]) -> T:
             return end.value  # type: ignore[no-any-return]
 
 
-def advance(steps: Steps[T], budget: Budget) -> tuple[T] | None:
+def run_within(steps: Steps[T], budget: Budget) -> tuple[T] | None:
     """Go on until it is finished or the budget is used up; return what came of it, in a tuple, or None."""
     while budget.left > 0:
         try:

@@ -31,13 +31,13 @@ class Command(TyperCommand):
         return super().invoke(ctx)
 
 
-class Action(Command):
+class ActionCommand(Command):
     """A command that does something: what became of it decides the exit status, whether that can be written or not."""
 
     on_loss = "tell"
 
 
-class Stream(Command):
+class StreamCommand(Command):
     """A command that prints until somebody ends it: whoever reads, for instance."""
 
     on_loss = "end"

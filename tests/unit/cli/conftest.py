@@ -111,7 +111,7 @@ class Here:
 
     @contextmanager
     def opened(self) -> Iterator[session.Session]:
-        with session.connect() as client:
+        with session.connected_client() as client:
             yield session.Session(client, self.cli_key, self.clock)
 
     def stop(self, *services: str) -> None:
@@ -170,7 +170,7 @@ def place(monkeypatch: pytest.MonkeyPatch, run: Callable[..., Result], no_logs: 
     def place(*, lab: bool = False, topology: Topology | None = None, withstand_compromised: int = 1) -> Here:
         here = Here(lab, topology, withstand_compromised)
         here.run = run
-        monkeypatch.setattr(session, "connect", lambda watch=(): FakeClient(here, watch))
+        monkeypatch.setattr(session, "connected_client", lambda watch=(): FakeClient(here, watch))
         monkeypatch.setattr(session, "opened", here.opened)
         monkeypatch.setattr(session, "monotonic", here.clock)
         monkeypatch.setattr(relay, "monotonic", here.clock)

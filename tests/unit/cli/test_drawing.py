@@ -11,7 +11,7 @@ import pytest
 from qkdrelay.network.selection import plans
 from qkdrelay.network.topology import Topology, load_topology
 from qkdrelay_pictures.layered import layered
-from qkdrelay_pictures.plan import BOX_HEIGHT, KMES_DRAWN_MAX, draw
+from qkdrelay_pictures.plan import BOX_HEIGHT, KMES_DRAWN_MAX, draw_plan
 from support.svg import SVG, boxes, overlap, page, texts, within
 
 TOPOLOGIES = sorted((Path(__file__).parents[3] / "infra" / "topologies").glob("*.toml"))
@@ -29,7 +29,7 @@ def pictures():
 @pytest.mark.parametrize(("topology", "candidate"), list(pictures()))
 def test_no_label_lies_on_another_or_beside_its_box_or_page(topology, candidate):
     compromised = topology.kmes[2:4]
-    root = ET.fromstring(draw(topology, candidate, compromised, cut=topology.links[:2]))
+    root = ET.fromstring(draw_plan(topology, candidate, compromised, cut=topology.links[:2]))
     labels = texts(root)
     assert {kme for kme, *_ in labels} >= set(topology.kmes)
     for one, other in combinations(labels, 2):
@@ -78,7 +78,7 @@ def test_analyse_draws_the_same_and_kmes_that_are_down(run, tmp_path):
 
 def test_a_name_is_no_markup():
     topology = Topology('<b> & "c"', ("a", "b", "c"), (("a", "b"), ("b", "c")))
-    picture = draw(topology, plans(topology, "a", "c")[0])
+    picture = draw_plan(topology, plans(topology, "a", "c")[0])
     assert 'a to c in <b> & "c"' in ET.fromstring(picture).find(f"{SVG}title").text
 
 
@@ -87,7 +87,7 @@ def test_of_a_large_network_only_the_plan_is_drawn():
     ring = Topology("ring", kmes, tuple(zip(kmes, (*kmes[1:], kmes[0]), strict=True)))
     chord = Topology("chord", kmes, (*ring.links, ("k0", "k3")))
     [candidate] = plans(chord, "k0", "k4", policy="recursive")
-    assert len(boxes(ET.fromstring(draw(chord, candidate)))) == 3
+    assert len(boxes(ET.fromstring(draw_plan(chord, candidate)))) == 3
 
 
 def test_columns_go_from_source_to_target():

@@ -27,8 +27,8 @@ from qkdrelay_demo.network import EmbeddedNetwork
 from qkdrelay_demo.observation import Claim
 from qkdrelay_demo.story import _table
 from qkdrelay_pictures.files import as_png
-from qkdrelay_pictures.pairs import draw as draw_pairs
-from qkdrelay_pictures.plan import draw as draw_plan
+from qkdrelay_pictures.pairs import draw_pairs
+from qkdrelay_pictures.plan import draw_plan
 from support.fuzzing import fuzzed
 from support.hostile import ANY_TEXT, TEXT, steering
 from support.svg import SVG

@@ -17,7 +17,7 @@ import pytest
 from qkdrelay.network.selection import Withstand
 from qkdrelay.network.topology import Topology, load_topology
 from qkdrelay_cli.render.pairs import all_pairs
-from qkdrelay_pictures.pairs import KMES_MAX, draw
+from qkdrelay_pictures.pairs import KMES_MAX, draw_pairs
 from support.svg import SVG, boxes, overlap, page, texts, within
 
 TOPOLOGIES = Path(__file__).parents[3] / "infra" / "topologies"
@@ -50,7 +50,7 @@ NETWORKS = [
 
 @cache
 def picture(topology, policy="recursive"):
-    return ET.fromstring(draw(topology, all_pairs(topology, policy, Withstand()), "title", "summary"))
+    return ET.fromstring(draw_pairs(topology, all_pairs(topology, policy, Withstand()), "title", "summary"))
 
 
 def circles(root):

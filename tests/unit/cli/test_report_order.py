@@ -26,7 +26,7 @@ from qkdrelay.messages.reports import (
     Verified,
     Waiting,
 )
-from qkdrelay_cli.commands.watch import as_data, line, reported
+from qkdrelay_cli.commands.watch import line, report_as_data, reported
 from qkdrelay_cli.render.report_order import HELD_MAX, HOLD_S, RELAY_HELD_MAX, Ordered
 from support.fuzzing import fuzzed
 from support.messages import values
@@ -189,7 +189,7 @@ COMMAND = UUID(int=5)
     ],
 )
 def test_a_command_that_was_carried_out_is_named(done, data, words):
-    told = as_data("kme-7", done, 0.0)
+    told = report_as_data("kme-7", done, 0.0)
     common = {"at": 0.0, "kme": "kme-7", "event": "command.done", "command_id": str(COMMAND)}
     assert told == {**common, **data}
     assert words in line("kme-7", done, 0.0).plain

@@ -225,13 +225,13 @@ def test_a_coordinator_that_does_not_answer_exits_3(here, arguments):
 
 def test_a_connection_lost_during_a_relay_exits_3_and_says_how_to_go_on(here, monkeypatch):
     relay_id = str(uuid4())
-    client = session.connect()
+    client = session.connected_client()
 
     def lost(timeout_s):
         raise BrokerUnreachableError("the connection to the broker was lost", hint="try again")
 
     monkeypatch.setattr(client, "receive", lost)
-    monkeypatch.setattr(session, "connect", lambda watch=(): client)
+    monkeypatch.setattr(session, "connected_client", lambda watch=(): client)
     error, hint = refused(here.run(*REFERENCE_RELAY, "--id", relay_id), code=3)
     assert error == "the connection to the broker was lost"
     assert hint == f"try again; then `coordinator show {relay_id}` tells whether the relay went on"
@@ -239,7 +239,7 @@ def test_a_connection_lost_during_a_relay_exits_3_and_says_how_to_go_on(here, mo
 
 def answered_by(here, monkeypatch, *bodies):
     """Have the command line get these answers, and no others."""
-    client, left = session.connect(), list(bodies)
+    client, left = session.connected_client(), list(bodies)
 
     def receive(timeout_s):
         if left:
@@ -248,7 +248,7 @@ def answered_by(here, monkeypatch, *bodies):
         return None
 
     monkeypatch.setattr(client, "receive", receive)
-    monkeypatch.setattr(session, "connect", lambda watch=(): client)
+    monkeypatch.setattr(session, "connected_client", lambda watch=(): client)
 
 
 def test_an_answer_of_another_version_exits_3(here, monkeypatch):
@@ -277,14 +277,14 @@ def test_answers_that_the_coordinator_did_not_sign_are_none_and_the_setting_is_n
 
 
 def test_whoever_floods_the_command_line_with_forged_answers_does_not_hold_it_up(here, monkeypatch):
-    client = session.connect()
+    client = session.connected_client()
 
     def receive(timeout_s):
         here.clock.now += 0.01
         return "replies", client.address, b"noise"
 
     monkeypatch.setattr(client, "receive", receive)
-    monkeypatch.setattr(session, "connect", lambda watch=(): client)
+    monkeypatch.setattr(session, "connected_client", lambda watch=(): client)
     assert "not signed" in refused(here.run("network"), code=3)[0]
 
 
@@ -292,7 +292,7 @@ def test_ctrl_c_is_quiet(here, monkeypatch):
     def interrupted(watch=()):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(session, "connect", interrupted)
+    monkeypatch.setattr(session, "connected_client", interrupted)
     result = here.run(*REFERENCE_RELAY)
     assert (result.code, result.out, result.err) == (130, "", "")
 

@@ -9,7 +9,7 @@ from coordinator import store as module
 from coordinator.lifecycle import Relay
 from coordinator.store import CoordinatorStore
 from qkdrelay.messages.reports import Dispute, Findings
-from qkdrelay.service.lru import Recent
+from qkdrelay.service.lru import LruCache
 from support import plans
 from support.kme import NOW, terms
 
@@ -65,7 +65,7 @@ def test_a_relay_comes_back_as_it_was(store, changed):
 
 
 def test_a_relay_is_as_it_was_kept_however_many_others_are_looked_at_before_the_commit(store, monkeypatch):
-    monkeypatch.setattr(store, "_relays", Recent(3))
+    monkeypatch.setattr(store, "_relays", LruCache(3))
     decided, *others = [relay() for _ in range(5)]
     keep(store, decided, *others)
     with store.transaction():

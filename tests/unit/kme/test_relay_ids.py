@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kme.effects import KeepRelay
-from kme.endpoint import Ends
+from kme.endpoint import Endpoint
 from kme.forwarding import LATE_S, NodeSettings
 from kme.store import KmeStore
 from qkdrelay.errors import RequestRefusedError
@@ -23,7 +23,7 @@ class Target:
 
     def __init__(self):
         self.store, self.now = KmeStore(None, "kme-8"), NOW
-        self.ends = Ends(NodeSettings("kme-8", frozenset(f"kme-{n}" for n in range(1, 8))), bytes)
+        self.ends = Endpoint(NodeSettings("kme-8", frozenset(f"kme-{n}" for n in range(1, 8))), bytes)
 
     def command(self, command):
         with self.store.transaction():

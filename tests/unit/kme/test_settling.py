@@ -164,7 +164,7 @@ def test_shares_that_come_twice_and_differ_buy_none_at_all(begun):
 
 def test_good_shares_that_come_after_a_budget_is_used_up_are_decoded_all_the_same(begun):
     kme, payload = target(), os.urandom(128)
-    shares = dict(recursive.start(PLAN, payload, os.urandom))
+    shares = dict(recursive.deal(PLAN, payload, os.urandom))
     bad = WAYS[:4]
     for route in (*bad, *WAYS[4:]):
         kme.share(route, os.urandom(160) if route in bad else shares[route[1]])

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from kme.effects import EndRelay, KeepShare, SendShare
+from kme.effects import EndpointRelay, KeepShare, SendShare
 from kme.forwarding import LATE_S
 from kme.store import CACHED_BYTES_MAX, TOMBSTONE_S, UNDECIDED_S, KmeStore
 from qkdrelay.link.confirmation import Payload
@@ -25,7 +25,7 @@ FINDINGS = Findings(
     equivocating=(),
     unclear="",
 )
-EXPECTING = EndRelay(RELAY, "target", "expecting", PLAN, 2, 256, DEMAND, 1, NOW)
+EXPECTING = EndpointRelay(RELAY, "target", "expecting", PLAN, 2, 256, DEMAND, 1, NOW)
 PENDING = replace(EXPECTING, state="pending", payload=PAYLOAD)
 SHARE = SendShare(RELAY, ("kme-1", "kme-2"), PLAN.below("kme-2"), NOW + 30.0, os.urandom(160), 2, 3)
 

@@ -106,7 +106,7 @@ def test_a_tamperer_who_learns_leaves_the_target_with_two_answers():
 def test_two_of_five_who_plant_valid_shares_of_one_another_secret_change_nothing(coalition):
     plan, keys = fan(5, 3), bytes(48)
     assert minimal_sets.withstood(plan, others=5).tampering == 2
-    planted = dict(recursive.start(plan, b"another secret".ljust(48), os.urandom))
+    planted = dict(recursive.deal(plan, b"another secret".ljust(48), os.urandom))
 
     def tamper(route, payload):
         return planted[route[-1]] if route[-1] in coalition else payload

@@ -107,7 +107,7 @@ def test_a_false_share_that_a_fold_hides_is_found_by_another():
 def test_two_camps_are_both_found():
     plan, shares, _ = hub(40, 5)
     other = os.urandom(96)
-    planted = dict(recursive.start(plan, other, os.urandom))
+    planted = dict(recursive.deal(plan, other, os.urandom))
     xs = random.sample(range(1, 41), 14)
     result, _, found = counted(plan, falsified(shares, xs, lambda _share, x: planted[f"m{x}"]), 96, search=0)
     assert (result.secret, result.ambiguous, result.exhausted) == (None, True, True)

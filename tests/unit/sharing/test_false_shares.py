@@ -72,7 +72,7 @@ def test_a_split_in_which_nothing_decodes_is_disputed_and_the_others_deliver():
     plan = eight()
     result = recursive.rebuild(plan, arrived(plan, route(1, 2, 5, 8)), 96)
     assert (result.secret, result.false) == (KEYS, ())
-    assert result.disputed == (recursive.Dispute(route(1, 2), ((route(1, 2, 5, 8),), (route(1, 2, 6, 8),))),)
+    assert result.disputed == (recursive.DisputedSplit(route(1, 2), ((route(1, 2, 5, 8),), (route(1, 2, 6, 8),))),)
 
 
 def test_a_split_without_a_payload_counts_as_missing_above():
@@ -88,7 +88,7 @@ def test_below_a_split_that_is_not_confirmed_nobody_is_named():
     false = (route(1, 2, 5, 8), route(1, 3, 5, 8), route(1, 4, 6, 8))
     result = recursive.rebuild(plan, arrived(plan, *false), 96)
     assert (result.secret, result.false) == (None, ())
-    assert result.disputed[1] == recursive.Dispute(
+    assert result.disputed[1] == recursive.DisputedSplit(
         route(1, 3), ((route(1, 3, 6, 8), route(1, 3, 7, 8)), (route(1, 3, 5, 8),))
     )
 
@@ -103,7 +103,7 @@ def test_a_share_is_only_disputed_if_fewer_than_2k_minus_2_others_agree():
     plan = fan(4, 3)
     result = recursive.rebuild(plan, arrived(plan, *middle(2)), 96)
     assert (result.secret, result.false) == (KEYS, ())
-    assert result.disputed == (recursive.Dispute(("s",), (middle(1, 3, 4), middle(2))),)
+    assert result.disputed == (recursive.DisputedSplit(("s",), (middle(1, 3, 4), middle(2))),)
 
 
 def test_false_shares_that_cancel_at_0_cannot_frame_an_honest_one():
@@ -112,7 +112,7 @@ def test_false_shares_that_cancel_at_0_cannot_frame_an_honest_one():
     shares = shift(arrived(plan), (1, 2), through_zero_and(3))
     result = recursive.rebuild(plan, shares, 96)
     assert (result.secret, result.false) == (KEYS, ())
-    assert result.disputed == (recursive.Dispute(("s",), (middle(1, 2, 3), middle(4))),)
+    assert result.disputed == (recursive.DisputedSplit(("s",), (middle(1, 2, 3), middle(4))),)
 
 
 def test_false_shares_that_cancel_at_0_are_named_once_enough_honest_ones_disagree():
@@ -138,7 +138,7 @@ def test_two_polynomials_with_enough_agreement_are_a_dispute():
     mixed = {**shares, middle(3)[0]: other[2], middle(4)[0]: other[3]}
     result = recursive.rebuild(plan, mixed, 96)
     assert (result.secret, result.false) == (KEYS, ())
-    assert result.disputed == (recursive.Dispute(("s",), (middle(1, 2), middle(3, 4))),)
+    assert result.disputed == (recursive.DisputedSplit(("s",), (middle(1, 2), middle(3, 4))),)
 
 
 def test_children_that_cancel_are_not_confirmed_so_nobody_below_them_is_named():
@@ -167,7 +167,7 @@ def test_more_than_one_secret_that_decodes_is_ambiguous():
     shares = {**arrived(plan), middle(2)[0]: amd.encode(bytes(96), os.urandom)}
     result = recursive.rebuild(plan, shares, 96)
     assert (result.secret, result.ambiguous, result.false) == (None, True, ())
-    assert result.disputed == (recursive.Dispute(("s",), (middle(1), middle(2))),)
+    assert result.disputed == (recursive.DisputedSplit(("s",), (middle(1), middle(2))),)
 
 
 def test_the_level_above_decides_between_two_payloads():
@@ -187,7 +187,7 @@ def test_the_bound_on_attempts_is_reported():
     shares = arrived(plan, *middle(1, 2, 3, 4, 5))
     result = recursive.rebuild(plan, shares, 96, search=20 * attempt(4, 128))
     assert (result.secret, result.exhausted) == (None, True)
-    assert result.disputed == (recursive.Dispute(("s",), tuple((r,) for r in middle(*range(1, 9)))),)
+    assert result.disputed == (recursive.DisputedSplit(("s",), tuple((r,) for r in middle(*range(1, 9)))),)
 
 
 def test_within_the_bound_nothing_is_left_untried():

@@ -48,7 +48,7 @@ def test_every_payload_on_the_way(vector):
     plan = written(vector["hops"], source, target)
     for name, payload in vector["payloads"].items():
         route = tuple(name.split("/"))
-        step = recursive.start if len(route) == 1 else recursive.hand_on
+        step = recursive.deal if len(route) == 1 else recursive.reshare
         for successor, share in step(plan.below(route[-1]), bytes.fromhex(payload), slow.stream(route)):
             assert share.hex() == vector["payloads"][f"{name}/{successor}"]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from qkdrelay.broker.intake import Intake
-from qkdrelay.broker.memory.queue import Message
+from qkdrelay.broker.memory.queue import QueuedMessage
 from qkdrelay.broker.memory.routing import no_route
 from qkdrelay.broker.port import Delivery, Publication, Received, check_size
 
@@ -35,7 +35,7 @@ class MemoryBroker:
         self._prefetch = prefetch
         self._changed = threading.Condition(hub.lock)
         self._inbox = Intake()
-        self._unacknowledged: dict[int, tuple[str, Message]] = {}
+        self._unacknowledged: dict[int, tuple[str, QueuedMessage]] = {}
         self._load = dict.fromkeys(queues, 0)
         self._confirmed: list[int] = []
         self._held: list[Publication] = []
@@ -160,7 +160,7 @@ class MemoryBroker:
         """Say whether the prefetch allows one more of ``queue``."""
         return self._load[queue] < self._prefetch
 
-    def deliver(self, queue: str, message: Message) -> None:
+    def deliver(self, queue: str, message: QueuedMessage) -> None:
         """Take one message of ``queue`` into the inbox."""
         self._tag += 1
         self._load[queue] += 1

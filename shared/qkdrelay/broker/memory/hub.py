@@ -11,7 +11,7 @@ from typing import Any
 
 from qkdrelay.broker.memory.broker import MemoryBroker
 from qkdrelay.broker.memory.client import MemoryClient
-from qkdrelay.broker.memory.queue import Message, Queue
+from qkdrelay.broker.memory.queue import Queue, QueuedMessage
 from qkdrelay.broker.memory.routing import matches, no_route
 from qkdrelay.broker.names import CLI
 from qkdrelay.broker.port import Publication
@@ -157,7 +157,7 @@ class MemoryHub:
     def _enqueue(self, queue: Queue, exchange: str, routing_key: str, body: bytes) -> bool:
         if queue.full_with(body) and queue.policy.get("overflow") == "reject-publish":
             return False
-        queue.add(Message(next(self._numbers), exchange, routing_key, body))
+        queue.add(QueuedMessage(next(self._numbers), exchange, routing_key, body))
         while queue.full_with(b"") and queue.ready:
             queue.take()
         self.dispatch(queue)
@@ -175,7 +175,7 @@ class MemoryHub:
                 queue.consumers.remove(consumer)
                 queue.consumers.append(consumer)
 
-    def give_back(self, unacknowledged: Iterable[tuple[str, Message]]) -> None:
+    def give_back(self, unacknowledged: Iterable[tuple[str, QueuedMessage]]) -> None:
         """Put messages back where they were, or dead-letter what has come back too often."""
         touched: dict[str, Queue] = {}
         for name, message in unacknowledged:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Message:
+class QueuedMessage:
     """One message in a queue."""
 
     number: int
@@ -31,16 +31,16 @@ class Queue:
     name: str
     single_active_consumer: bool
     policy: Mapping[str, Any]
-    ready: deque[Message] = field(default_factory=deque)
+    ready: deque[QueuedMessage] = field(default_factory=deque)
     ready_bytes: int = 0
     consumers: list[MemoryBroker] = field(default_factory=list)
 
-    def add(self, message: Message) -> None:
+    def add(self, message: QueuedMessage) -> None:
         """Append a message."""
         self.ready.append(message)
         self.ready_bytes += len(message.body)
 
-    def take(self) -> Message:
+    def take(self) -> QueuedMessage:
         """Remove the oldest message and return it."""
         message = self.ready.popleft()
         self.ready_bytes -= len(message.body)

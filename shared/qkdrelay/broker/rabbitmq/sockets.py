@@ -45,14 +45,14 @@ class Sockets(SelectorIOServicesAdapter):  # type: ignore[misc] # pika has no ty
     ) -> Any:
         """See pika; ``on_done`` gets the stream and its protocol, or what went wrong."""
         if ssl_context is None:
-            return Stream(self, sock, protocol_factory, on_done)
+            return SocketTransport(self, sock, protocol_factory, on_done)
         try:
             return super().create_streaming_connection(protocol_factory, sock, on_done, ssl_context, server_hostname)
         except ValueError:
             return self.call_later(0, partial(on_done, ConnectionResetError(RESET_ON_CONNECTING)))
 
 
-class Stream(AbstractStreamTransport, AbstractIOReference):  # type: ignore[misc]
+class SocketTransport(AbstractStreamTransport, AbstractIOReference):  # type: ignore[misc]
     """A TCP connection of a protocol of pika's; also the reference to its being set up.
 
     What is written in one turn of the loop leaves with one call of the system, not with three for each message; what

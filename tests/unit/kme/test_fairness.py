@@ -6,7 +6,7 @@ import pytest
 
 from kme import fairness
 from kme.effects import SendShare
-from kme.fairness import Room, Turns, origin
+from kme.fairness import FairQueue, WaitingQuota, origin
 from support import plans
 from support.kme import NOW, RELAY
 
@@ -23,7 +23,7 @@ def test_a_share_comes_from_the_kme_before_this_one_or_from_here():
 
 @pytest.mark.parametrize("honest", [1, 10, 100])
 def test_key_goes_to_all_who_wait_in_equal_parts_whatever_they_ask_for(honest):
-    turns, drawn = Turns(), Counter()
+    turns, drawn = FairQueue(), Counter()
     sizes = {"flooder": 5000, "kme-2": honest, "kme-3": honest}
     for _ in range(20_000):
         whose = turns.next(sizes)
@@ -33,7 +33,7 @@ def test_key_goes_to_all_who_wait_in_equal_parts_whatever_they_ask_for(honest):
 
 
 def test_who_had_nothing_to_send_has_saved_nothing_up():
-    turns = Turns()
+    turns = FairQueue()
     for _ in range(100):
         turns.served(turns.next(["a"]), 100)
     served = Counter()
@@ -45,7 +45,7 @@ def test_who_had_nothing_to_send_has_saved_nothing_up():
 
 
 def test_who_comes_and_goes_does_not_get_more_than_who_stays():
-    turns, drawn = Turns(), Counter()
+    turns, drawn = FairQueue(), Counter()
     for step in range(3_000):
         whose = turns.next(["a", "b", "c"] if step % 3 == 0 else ["b", "c"])
         turns.served(whose, 500 if whose == "a" else 50)
@@ -55,7 +55,7 @@ def test_who_comes_and_goes_does_not_get_more_than_who_stays():
 
 def test_one_origin_takes_half_the_room_at_most_and_leaves_the_others_theirs(monkeypatch):
     monkeypatch.setattr(fairness, "WAITING_MAX", 100)
-    room, admitted = Room([]), Counter()
+    room, admitted = WaitingQuota([]), Counter()
     for who in ("flooder", "another", "kme-2", "kme-3"):
         for _ in range(1000):
             if not room.is_full_for(share(who)):
@@ -68,7 +68,7 @@ def test_one_origin_takes_half_the_room_at_most_and_leaves_the_others_theirs(mon
 
 def test_room_is_counted_in_bytes_too_and_over_all_links(monkeypatch):
     monkeypatch.setattr(fairness, "WAITING_BYTES_MAX", 10_000)
-    room = Room([("kme-8", "flooder", 1, 3_000), ("kme-6", "flooder", 1, 1_500)])
+    room = WaitingQuota([("kme-8", "flooder", 1, 3_000), ("kme-6", "flooder", 1, 1_500)])
     assert set(room.peers()) == {"kme-6", "kme-8"}
     assert not room.is_full_for(share("flooder", 1_000))
     assert room.is_full_for(share("flooder", 1_001))

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter
 from qkdrelay.broker.port import Received
 from qkdrelay.errors import SettingsError, StoreError
 from qkdrelay.service import http, loop
-from qkdrelay.service.http import Health, served
+from qkdrelay.service.http import Health, serving
 from qkdrelay.service.journal import Journal
 from qkdrelay.service.loop import Loop
 from qkdrelay.service.metrics import Metrics
@@ -46,7 +46,7 @@ def health():
 def port(health):
     registry = CollectorRegistry()
     Counter("something", "It happens.", registry=registry).inc()
-    with served(("127.0.0.1", 0), registry, health) as port:
+    with serving(("127.0.0.1", 0), registry, health) as port:
         yield port
 
 
@@ -196,19 +196,19 @@ def test_the_name_of_this_machine_is_not_asked_for(monkeypatch):
 
     for name in ("getfqdn", "gethostbyaddr", "gethostname"):
         monkeypatch.setattr(socket, name, asked)
-    with served(("127.0.0.1", 0), CollectorRegistry(), Health()) as port:
+    with serving(("127.0.0.1", 0), CollectorRegistry(), Health()) as port:
         assert get(port, "/healthz") == (200, "ok\n")
 
 
 def test_an_address_in_use_is_refused_by_name(port):
     refused = pytest.raises(SettingsError, match=rf"QKDRELAY_HTTP: 127\.0\.0\.1:{port} cannot be served: ")
-    with refused, served(("127.0.0.1", port), CollectorRegistry(), Health()):
+    with refused, serving(("127.0.0.1", port), CollectorRegistry(), Health()):
         pass
 
 
 def test_without_an_address_nothing_is_served():
     before = threading.active_count()
-    with served(None, CollectorRegistry(), Health()):
+    with serving(None, CollectorRegistry(), Health()):
         assert threading.active_count() == before
 
 
@@ -263,7 +263,7 @@ def running(tmp_path):
     thread = threading.Thread(target=run)
     thread.start()
     loop = eventually(lambda: made and made[0])
-    with served(("127.0.0.1", 0), loop._service.metrics.registry, loop.health) as port:
+    with serving(("127.0.0.1", 0), loop._service.metrics.registry, loop.health) as port:
         yield loop, broker, lambda path="/readyz": get(port, path)
         broker.go_on.set()
         stop.set()

@@ -1,10 +1,10 @@
 """What is kept in memory beside a store is bounded, and the least used goes first."""
 
-from qkdrelay.service.lru import Recent
+from qkdrelay.service.lru import LruCache
 
 
 def test_what_was_not_used_for_longest_goes_first():
-    recent = Recent(2)
+    recent = LruCache(2)
     recent.keep("a", 1)
     recent.keep("b", 2)
     assert recent.get("a") == 1
@@ -17,7 +17,7 @@ def test_what_was_not_used_for_longest_goes_first():
 
 
 def test_the_sizes_together_are_bounded_too():
-    recent = Recent(10, 100)
+    recent = LruCache(10, 100)
     recent.keep("a", 1, 40)
     recent.keep("b", 2, 60)
     assert recent.get("a") == 1

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from kme import endpoint, rebuilding
-from kme.effects import DropShares, KeepRelay, Note, SendShare, Settle, TurnLab, TurnLink
+from kme.effects import DropShares, KeepRelay, LogEvent, SendShare, SetLabMode, SwitchLink, TryRebuild
 from kme.forwarding import LATE_S
 from qkdrelay.messages.codec import MESSAGE_BYTES_MAX
 from qkdrelay.messages.control import Decide, Demand, Expect, Prove, SetLab, SetLink, Start
@@ -60,7 +60,7 @@ def delivered_shares(effects):
         route, payload = waiting.pop()
         held[route] = payload
         waiting += [
-            ((*route, kme), share) for kme, share in recursive.hand_on(PLAN.below(route[-1]), payload, os.urandom)
+            ((*route, kme), share) for kme, share in recursive.reshare(PLAN.below(route[-1]), payload, os.urandom)
         ]
     return plans.at_target(PLAN, held)
 
@@ -273,8 +273,8 @@ def test_early_shares_count_once_their_terms_come_and_those_that_do_not_fit_do_n
     effects = kme.command(Expect(terms=terms()))
     collected = [report.route for report in told(effects) if isinstance(report, Collected)]
     assert set(collected) == set(shares) - {short}
-    assert Settle(RELAY) in effects
-    rejected = only(effects, Note)
+    assert TryRebuild(RELAY) in effects
+    rejected = only(effects, LogEvent)
     assert {note.event for note in rejected} == {"share.rejected"}
     assert {note.fields["route"] for note in rejected} == {("kme-9", "kme-5", "kme-8"), short}
     assert isinstance(told(kme.settle())[0], Rebuilt)
@@ -325,7 +325,7 @@ def test_however_many_splits_may_be_named_the_work_is_that_of_one_check_of_a_pla
     def ask_for_each_route(plan, held, length, *, budget, may_name):
         asked.extend(may_name(kme) for kme in [*plan.hops] * 3)
         yield 1
-        return recursive.Rebuilt(None, (), ())
+        return recursive.RebuildResult(None, (), ())
 
     monkeypatch.setattr(rebuilding, "rebuilding", ask_for_each_route)
     monkeypatch.setattr(endpoint, "least_shares", lambda _plan: 0)
@@ -341,13 +341,13 @@ def test_however_many_splits_may_be_named_the_work_is_that_of_one_check_of_a_pla
 @pytest.mark.parametrize("kind", ["false", "disputed", "equivocating"])
 def test_findings_fit_a_message_however_long_the_routes_are(monkeypatch, kind):
     routes = tuple(tuple(f"{i}-{n}".ljust(32, "x") for n in range(250)) for i in range(200))
-    result = recursive.Rebuilt(None, (), ())
+    result = recursive.RebuildResult(None, (), ())
     target = Kme("kme-8")
     target.command(Expect(terms=terms()))
     if kind == "false":
         result = replace(result, false=routes)
     elif kind == "disputed":
-        result = replace(result, disputed=tuple(recursive.Dispute(route[:1], ((route,),)) for route in routes))
+        result = replace(result, disputed=tuple(recursive.DisputedSplit(route[:1], ((route,),)) for route in routes))
     else:
         target.memory.relays[RELAY] = replace(target.relay, equivocating=routes)
 
@@ -487,7 +487,7 @@ def test_settling_what_is_not_a_targets_does_nothing():
 
 def test_a_link_is_turned_and_the_command_answered():
     command = SetLink(command_id=UUID(int=5), peer="kme-2", up=False)
-    assert Kme("kme-1").command(command)[0] == TurnLink("kme-2", up=False)
+    assert Kme("kme-1").command(command)[0] == SwitchLink("kme-2", up=False)
     (done,) = told(Kme("kme-1").command(command))
     assert done == Done(command=command, error="")
 
@@ -496,12 +496,12 @@ def test_a_link_that_is_not_there_is_named():
     command = SetLink(command_id=UUID(int=5), peer="kme-8", up=False)
     effects = Kme("kme-1").command(command)
     assert told(effects) == [Done(command=command, error="kme-1 has no link to kme-8")]
-    assert only(effects, TurnLink) == []
+    assert only(effects, SwitchLink) == []
 
 
 def test_the_lab_is_obeyed_only_where_the_kmes_own_setting_has_it_on():
     command = SetLab(command_id=UUID(int=5), mode="leak")
-    assert only(Kme("kme-5", lab=True).command(command), TurnLab) == [TurnLab("leak")]
+    assert only(Kme("kme-5", lab=True).command(command), SetLabMode) == [SetLabMode("leak")]
     effects = Kme("kme-5").command(command)
-    assert only(effects, TurnLab) == []
+    assert only(effects, SetLabMode) == []
     assert "lab is off at kme-5" in told(effects)[0].error

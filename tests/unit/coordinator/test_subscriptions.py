@@ -5,7 +5,7 @@ from uuid import uuid4
 import pytest
 
 from coordinator.store import CoordinatorStore
-from coordinator.subscriptions import COMMAND_WAIT_S, FOLLOW_MAX_S, Audience
+from coordinator.subscriptions import COMMAND_WAIT_S, FOLLOW_MAX_S, Subscriptions
 from qkdrelay.messages import codec
 from qkdrelay.messages.answers import Refusal, Reply
 from qkdrelay.messages.control import SignedMessage
@@ -35,7 +35,7 @@ def said(store, audience, now):
 
 
 def waiting(store):
-    return Audience(store, Answerer(bytes(32), lambda: store.epoch))
+    return Subscriptions(store, Answerer(bytes(32), lambda: store.epoch))
 
 
 @pytest.mark.parametrize("later", [COMMAND_WAIT_S, HOURS, -HOURS])

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from coordinator.lifecycle import Relay, advance, end, expire, outstanding
+from coordinator.lifecycle import Relay, advance, decide, fail_if_overdue, outstanding
 from qkdrelay.messages.control import Decide, Expect, Prove, Start
 from qkdrelay.messages.reports import (
     Collected,
@@ -165,7 +165,7 @@ def test_the_first_proof_of_each_end_counts():
 def test_a_target_that_has_rebuilt_has_answered_although_it_was_not_heard_of_before():
     relay = after(PLANNED, ("kme-8", "rebuilt"))
     assert told(relay) == [("kme-1", Start)]
-    assert expire(relay, Whereabouts(PLAN), NOW + 30.0).reason == "the source kme-1 did not answer in time"
+    assert fail_if_overdue(relay, Whereabouts(PLAN), NOW + 30.0).reason == "the source kme-1 did not answer in time"
 
 
 # --- a decision stays ------------------------------------------------------------------------------
@@ -195,8 +195,8 @@ def replace_findings(**changed):
 @pytest.mark.parametrize("state", ENDED)
 def test_an_ended_relay_cannot_be_ended_again(state):
     for other in ENDED:
-        assert end(ENDED[state], other, "another", NOW + 5.0) is ENDED[state]
-    assert expire(ENDED[state], Whereabouts(PLAN), NOW + 1e6) is ENDED[state]
+        assert decide(ENDED[state], other, "another", NOW + 5.0) is ENDED[state]
+    assert fail_if_overdue(ENDED[state], Whereabouts(PLAN), NOW + 1e6) is ENDED[state]
 
 
 # --- the deadline ----------------------------------------------------------------------------------
@@ -204,8 +204,8 @@ def test_an_ended_relay_cannot_be_ended_again(state):
 
 @pytest.mark.parametrize("state", STATES)
 def test_a_relay_fails_at_its_deadline_and_not_before(state):
-    assert expire(STATES[state], Whereabouts(PLAN), NOW + 29.999) is STATES[state]
-    relay = expire(STATES[state], Whereabouts(PLAN), NOW + 30.0)
+    assert fail_if_overdue(STATES[state], Whereabouts(PLAN), NOW + 29.999) is STATES[state]
+    relay = fail_if_overdue(STATES[state], Whereabouts(PLAN), NOW + 30.0)
     assert (relay.state, relay.ended_at) == ("failed", NOW + 30.0)
 
 
@@ -237,4 +237,4 @@ def test_a_relay_fails_at_its_deadline_and_not_before(state):
     ],
 )
 def test_it_says_what_was_missing(relay, collected, reason):
-    assert reason in expire(relay, Whereabouts(PLAN, collected=collected), NOW + 30.0).reason
+    assert reason in fail_if_overdue(relay, Whereabouts(PLAN, collected=collected), NOW + 30.0).reason

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from kme import forwarding as module
-from kme.effects import KeepRelay, KeepShare, LeakShare, Note, SendShare, Settle
+from kme.effects import KeepRelay, KeepShare, LeakShare, LogEvent, SendShare, TryRebuild
 from kme.forwarding import EARLY_BYTES_MAX, EARLY_SHARES_MAX, LATE_S, RejectedShareError
 from qkdrelay.link.confirmation import OVERHEAD
 from qkdrelay.messages.control import Expect
@@ -152,7 +152,7 @@ def test_a_fitting_share_is_kept_until_the_relays_deadline_and_reported(target):
     effects = target.share(TO_8, FINAL, deadline=NOW + 1)
     assert only(effects, KeepShare) == [KeepShare(RELAY, TO_8, FINAL, NOW + 30.0)]
     assert told(effects) == [Collected(relay_id=RELAY, route=TO_8)]
-    assert Settle(RELAY) in effects
+    assert TryRebuild(RELAY) in effects
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_a_leaking_kme_hands_out_what_it_receives_and_goes_on():
 
 def test_a_withholding_kme_sends_nothing_and_reports_nothing():
     effects = compromised("withhold", lab=True).share(TO_5, PAYLOAD)
-    assert [type(effect) for effect in effects] == [Note]
+    assert [type(effect) for effect in effects] == [LogEvent]
 
 
 def test_a_tampering_kme_sends_something_else():

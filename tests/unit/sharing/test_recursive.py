@@ -41,7 +41,7 @@ def test_the_reference_network_takes_17_share_messages():
 def test_all_shares_rebuild_the_secret_and_nothing_is_reported():
     plan = eight()
     result = recursive.rebuild(plan, at_target(plan, carry(plan, KEYS, os.urandom)), 96)
-    assert result == recursive.Rebuilt(KEYS, (), ())
+    assert result == recursive.RebuildResult(KEYS, (), ())
 
 
 def test_the_order_in_which_shares_come_does_not_matter():
@@ -114,7 +114,7 @@ def test_a_share_of_the_wrong_length_counts_as_missing(size):
 def test_what_is_on_no_route_of_the_plan_is_ignored(stray):
     plan = fan(3, 2)
     shares = at_target(plan, carry(plan, KEYS, os.urandom))
-    assert recursive.rebuild(plan, {**shares, stray: bytes(128)}, 96) == recursive.Rebuilt(KEYS, (), ())
+    assert recursive.rebuild(plan, {**shares, stray: bytes(128)}, 96) == recursive.RebuildResult(KEYS, (), ())
 
 
 def test_a_source_with_one_successor_encodes_and_does_not_split():
@@ -128,16 +128,16 @@ def test_a_changed_payload_on_a_single_route_is_disputed():
     plan = written(FORWARDS, "a", "d")
     result = recursive.rebuild(plan, {("a", "b", "c", "d"): os.urandom(128)}, 96)
     assert result.secret is None
-    assert result.disputed == (recursive.Dispute(("a",), ((("a", "b", "c", "d"),),)),)
+    assert result.disputed == (recursive.DisputedSplit(("a",), ((("a", "b", "c", "d"),),)),)
 
 
 def test_a_kme_with_one_successor_forwards_unchanged():
     plan = written(FORWARDS, "a", "d")
-    assert recursive.hand_on(plan.below("b"), b"payload", os.urandom) == [("c", b"payload")]
+    assert recursive.reshare(plan.below("b"), b"payload", os.urandom) == [("c", b"payload")]
 
 
 def test_the_target_hands_nothing_on():
-    assert recursive.hand_on(eight().below("kme-8"), b"payload", os.urandom) == []
+    assert recursive.reshare(eight().below("kme-8"), b"payload", os.urandom) == []
 
 
 def test_a_route_of_a_thousand_kmes_is_rebuilt():
@@ -153,7 +153,7 @@ def test_a_route_of_a_thousand_kmes_is_rebuilt():
         def share_length(self, route, payload_length):
             return payload_length + 32
 
-    [(_, codeword)] = recursive.start(Line(), KEYS, os.urandom)
+    [(_, codeword)] = recursive.deal(Line(), KEYS, os.urandom)
     assert recursive.rebuild(Line(), {tuple(map(str, range(1001))): codeword}, 96).secret == KEYS
 
 
