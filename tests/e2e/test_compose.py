@@ -54,7 +54,7 @@ class Deployment:
         return self.run("infra/docker/compose.sh", *arguments)
 
     def coordinator(self, *arguments: str) -> stack.Answer:
-        """Run the command line as the README says: where .env is, with nothing else set."""
+        """Run the command line as the documents say: where .env is, with nothing else set."""
         return self.run(str(Path(sys.executable).parent / "coordinator"), *arguments)
 
 
@@ -221,7 +221,7 @@ def test_the_logs_of_compose_alone_show_a_share_on_its_whole_way(deployment: Dep
     assert [step for step in seen if step in steps] == steps
 
 
-def test_what_the_readme_shows_works_as_typed(deployment: Deployment) -> None:
+def test_what_the_documents_show_works_as_typed(deployment: Deployment) -> None:
     """In a shell that knows nothing of the engine, with or without a terminal."""
     relay_id = deployment.coordinator(*REFERENCE_RELAY, "--linger", "5", "--json").json()["relay_id"]
     eventually(lambda: _delivered(deployment, "kme-8", relay_id), what="the keys")
@@ -230,8 +230,10 @@ def test_what_the_readme_shows_works_as_typed(deployment: Deployment) -> None:
     engine = shell.run("infra/docker/ensure-engine.sh", "--running")
     if engine.code or os.environ["DOCKER_HOST"] not in engine.out:
         shell = deployment  # an engine of the caller's own choice, which only the variable names
-    typed = re.findall(r"^infra/docker/compose\.sh .*$", (stack.ROOT / "README.md").read_text(), re.MULTILINE)
-    keys, forget, logs = (re.sub(r"\b[0-9a-f]{8}\b", relay_id[:8], line) for line in typed)
+    pages = [(stack.ROOT / "docs" / name).read_text() for name in ("commands.md", "operating.md")]
+    at_a_kme = re.findall(r"^infra/docker/compose\.sh exec kme-8 kme .*$", pages[0], re.MULTILINE)
+    a_share = re.findall(r"^infra/docker/compose\.sh logs .*$", pages[1], re.MULTILINE)
+    keys, forget, logs = (re.sub(r"\b[0-9a-f]{8}\b", relay_id[:8], line) for line in (*at_a_kme, *a_share))
     assert relay_id[:8] in shell.run("bash", "-c", keys).out
     events = [json.loads(line)["event"] for line in shell.run("bash", "-c", logs).out.splitlines()]
     assert events.count("share.sent") == 3

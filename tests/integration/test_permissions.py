@@ -134,7 +134,7 @@ def on_queues(person: Person) -> Iterator[Case]:
         yield "delete", queue, lambda it, q=queue: it.queue_delete(q), configures
         # Through the default exchange any queue could be written.
         yield "publish to", queue, lambda it, q=queue: it.basic_publish("", q, b""), False
-        # Whoever is let in may look: no permission is asked for. The README's trust model says so.
+        # Whoever is let in may look: no permission is asked for. docs/claims.md says so.
         yield "look at", queue, lambda it, q=queue: it.queue_declare(q, passive=True), True
     for queue in ("link.kme-1.kme-10", f"link.{person.user}.kme-2.x", "kme.x.control", "mine"):
         yield "make", queue, lambda it, q=queue: it.queue_declare(q, durable=True), False

@@ -12,9 +12,13 @@ from typing import Any
 import pytest
 import typer
 
+from coordinator.settings import CoordinatorSettings
 from kme.__main__ import app as kme
+from kme.settings import KmeSettings
 from qkdrelay.network.topology import reference_topology
+from qkdrelay.service.settings import PREFIX
 from qkdrelay_cli import app as coordinator
+from qkdrelay_cli.settings import CliSettings
 from qkdrelay_deployment.compose import CLUSTER_SERVICES
 
 ROOT = Path(__file__).parents[2]
@@ -77,7 +81,7 @@ def check_ours(words: list[str]) -> None:
             assert word in subcommands or word == "...", f"no command {word!r}"
             command = subcommands.get(word, command)
     known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
-    assert options <= known | {"--install-completion", "--show-completion"}, options - known
+    assert options <= known | {"--help", "--install-completion", "--show-completion"}, options - known
 
 
 def check(words: list[str], *, engine: bool = False) -> None:
@@ -93,6 +97,8 @@ def check(words: list[str], *, engine: bool = False) -> None:
         assert variables <= {*re.findall(r"^([A-Z_]+) \?=", MAKEFILE, re.MULTILINE), "RABBITMQ_IMAGE"}, variables
     elif first.rpartition("/")[2] in OURS:
         check_ours(words)
+    elif first == ".venv/bin/pytest":
+        assert all((ROOT / word).exists() for word in rest if not word.startswith("-")), rest
     elif first.startswith("infra/"):
         assert os.access(ROOT / first, os.X_OK), first
         if first.endswith("with-engine.sh"):
@@ -121,9 +127,25 @@ def test_every_command_that_a_document_shows_exists(document: Path) -> None:
             pytest.fail(f"{line!r}: {error}")
 
 
+def test_every_command_and_setting_that_exists_is_in_the_reference() -> None:
+    commands, settings = ((ROOT / "docs" / f"{page}.md").read_text() for page in ("commands", "deploying"))
+    for program, command in OURS.items():
+        groups: dict[str, Any] = getattr(command, "commands", {})
+        listed = set(re.findall(rf"^\| `{program} ([a-z-]+)", commands, re.MULTILINE))
+        assert listed == {name for name, group in groups.items() if not group.hidden}
+    fields = {
+        f"{PREFIX}{name.upper()}"
+        for kind in (KmeSettings, CoordinatorSettings, CliSettings)
+        for name in kind.model_fields
+    }
+    assert set(re.findall(r"`(QKDRELAY_[A-Z_]+)`", settings)) == fields
+
+
 def test_commands_are_found_in_the_documents() -> None:
     found = {path.name: len(list(shown(path.read_text()))) for path in DOCUMENTS}
-    assert found["README.md"] > 30
+    assert found["README.md"] > 10
+    assert found["commands.md"] > 30
+    assert found["deploying.md"] > 5
     assert found["operating.md"] > 40
     assert found["broker.md"] > 10
 
