@@ -15,7 +15,7 @@ from typing import Any
 from bench import bare, stack
 from bench.processor import spent
 from qkdrelay.network.planner import recursive_plan
-from qkdrelay.network.topology import load_topology
+from qkdrelay.network.topology_file import load_topology
 from qkdrelay_demo.network import EmbeddedNetwork
 from support import rabbitmq
 

@@ -15,7 +15,8 @@ from typing import Any
 from qkdrelay.errors import QkdRelayError
 from qkdrelay.link.envelope import Suite
 from qkdrelay.network.selection import choose
-from qkdrelay.network.topology import Topology, load_topology
+from qkdrelay.network.topology import Topology
+from qkdrelay.network.topology_file import load_topology
 from qkdrelay_demo import network as embedded
 
 TOPOLOGY = Path(__file__).parents[1] / "infra" / "topologies" / "eight-kmes.toml"

@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from bench import against_broker, stack
-from qkdrelay.network.topology import load_topology
+from qkdrelay.network.topology_file import load_topology
 from support import rabbitmq
 
 PROFILED = ("kme-6", "kme-8", "coordinator")

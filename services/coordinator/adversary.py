@@ -10,7 +10,7 @@ from coordinator.lifecycle import Relay
 from qkdrelay.link.confirmation import Context, Payload
 from qkdrelay.messages.answers import AttackView, ShortSplit
 from qkdrelay.messages.leaks import Leak
-from qkdrelay.network.plan import Route
+from qkdrelay.network.names import Route
 from qkdrelay.schemes.recursive import rebuild
 
 SEARCH_MAX = 1 << 25

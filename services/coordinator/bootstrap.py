@@ -13,10 +13,11 @@ def serve() -> None:
     from coordinator.service import CoordinatorService
     from coordinator.settings import CoordinatorSettings
     from coordinator.store import CoordinatorStore
-    from qkdrelay.broker.names import COORDINATOR, coordinator_queues
+    from qkdrelay.broker.names import coordinator_queues
     from qkdrelay.broker.rabbitmq import RabbitMqBroker
     from qkdrelay.errors import SettingsError
-    from qkdrelay.network.topology import load_topology
+    from qkdrelay.network.names import COORDINATOR
+    from qkdrelay.network.topology_file import load_topology
     from qkdrelay.service.http import serving
     from qkdrelay.service.logs import set_up_logging
     from qkdrelay.service.loop import BATCH_S, Loop

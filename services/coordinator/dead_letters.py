@@ -9,7 +9,6 @@ from coordinator.metrics import BROKER
 from coordinator.store import CoordinatorStore, StoredDeadLetter
 from qkdrelay.broker.names import (
     COORD_EXCHANGE,
-    COORDINATOR,
     REQUESTS_QUEUE,
     control_queue,
     kme_queues,
@@ -19,6 +18,7 @@ from qkdrelay.broker.names import (
 from qkdrelay.errors import RequestRefusedError, TopologyError
 from qkdrelay.messages.answers import Acknowledged, DeadLetterSummary, DeadLettersView, DeadLetterView, ReplyBody
 from qkdrelay.messages.requests import DeadLetterRequest, DeadLettersRequest, DropRequest, RequeueRequest
+from qkdrelay.network.names import COORDINATOR
 from qkdrelay.network.topology import Topology
 
 

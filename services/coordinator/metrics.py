@@ -9,7 +9,7 @@ from prometheus_client import Histogram
 
 from qkdrelay.messages.fields import TERMINAL
 from qkdrelay.messages.reports import Hello
-from qkdrelay.messages.signing import COORDINATOR
+from qkdrelay.network.names import COORDINATOR
 from qkdrelay.service.metrics import Metrics, counters
 
 RELAY_STATES: Final = ("planned", "started", "reconstructed", "confirmed", "failed")

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 
 from qkdrelay.messages.reports import Findings
 from qkdrelay.network.analysis import rebuildable
-from qkdrelay.network.plan import Plan, Route
+from qkdrelay.network.names import Route, route_name
+from qkdrelay.network.plan import Plan
 from qkdrelay.network.whereabouts import Whereabouts
-from qkdrelay.service.logs import route_name
 
 HALTS_NAMED = 3
 HALT_LENGTH_MAX = 120

@@ -36,8 +36,8 @@ from qkdrelay.messages.requests import (
     ShowRequest,
     unlike,
 )
+from qkdrelay.network.names import Link
 from qkdrelay.network.selection import ENDS_ALLOW, Candidate, Policy, Withstand, choose
-from qkdrelay.network.threshold_circuit import Link
 from qkdrelay.network.topology import Topology
 from qkdrelay.service.logs import LogLevel
 

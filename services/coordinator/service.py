@@ -48,11 +48,12 @@ from qkdrelay.messages.reports import (
     Split,
     Waiting,
 )
+from qkdrelay.network.names import COORDINATOR, link_name
 from qkdrelay.network.plan import Plan
 from qkdrelay.network.topology import Topology
 from qkdrelay.network.whereabouts import REFUSED
 from qkdrelay.service.journal import Journal
-from qkdrelay.service.logs import LogLevel, link_name, log_all
+from qkdrelay.service.logs import LogLevel, log_all
 from qkdrelay.service.lru import LruCache
 from qkdrelay.service.metrics import refusal
 from qkdrelay.service.moderation import Moderator
@@ -164,7 +165,7 @@ class CoordinatorService:
     def _handle_reports(self, delivery: Delivery, now: float) -> None:
         sender = self._sender(delivery)
         message = codec.decode(delivery.body, SignedMessage)
-        signing.verify(self._keys[sender], sender, signing.COORDINATOR, message)
+        signing.verify(self._keys[sender], sender, COORDINATOR, message)
         place = (f"reports {sender}", message.epoch, message.number, message.mac)
         if self._store.check_number(*place) == "finished":
             return
@@ -207,7 +208,7 @@ class CoordinatorService:
         reason = str(error) if foreseen else f"could not be handled ({type(error).__name__})"
         # What leaks is secret, also when it is no message: it is not kept.
         body = b"" if delivery.queue == LEAKS_QUEUE else delivery.body
-        self._store.add_dead_letter(now, signing.COORDINATOR, delivery.queue, reason, body)
+        self._store.add_dead_letter(now, COORDINATOR, delivery.queue, reason, body)
         self._refused.append(refusal(error))
         self.note("message.rejected", "warning", queue=delivery.queue, reason=reason)
 
@@ -368,7 +369,7 @@ class CoordinatorService:
                 body = Commands(items=tuple(islice(commands, start, start + COMMANDS_MAX)))
                 for signed in signing.sign_all(
                     self._keys[kme],
-                    signing.COORDINATOR,
+                    COORDINATOR,
                     kme,
                     epoch=self._store.epoch,
                     number=partial(self._store.next_number, f"control {kme}"),
@@ -388,7 +389,7 @@ class CoordinatorService:
     def committed(self) -> None:
         """Log what happened."""
         self._answerer.committed()
-        log_all(self._moderator.passed(self._notes, self._now), service=signing.COORDINATOR)
+        log_all(self._moderator.passed(self._notes, self._now), service=COORDINATOR)
         for _, event, fields in self._notes:
             self.metrics.happened(event, fields)
         self._notes.clear()

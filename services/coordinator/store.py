@@ -13,7 +13,7 @@ from qkdrelay.messages import codec
 from qkdrelay.messages.control import Terms
 from qkdrelay.messages.fields import RelayState
 from qkdrelay.messages.reports import DEAD_LETTER_BODY_MAX, Findings
-from qkdrelay.network.plan import Route
+from qkdrelay.network.names import Route, parse_route, route_name
 from qkdrelay.network.whereabouts import Whereabouts
 from qkdrelay.service.journal import Journal
 from qkdrelay.service.lru import LruCache
@@ -59,7 +59,6 @@ _KEEP = (
 )
 RELAYS_CACHED, CACHED_PLAN_BYTES_MAX = 2_000, 16_384
 """Relays kept in memory beside the store, and the longest plan that one of them may have."""
-_HOP = ">"
 _TELL_AGAIN_S, _TELL_AGAIN_MAX_S = 5.0, 300.0
 _TELL_AGAIN_AT_ONCE = 1_000
 
@@ -262,11 +261,11 @@ class CoordinatorStore(Journal):
 
     def add_step(self, relay_id: UUID, route: Route, step: Step) -> None:
         """Remember what became of the share on ``route``."""
-        self._steps[relay_id.bytes, _HOP.join(route), step] = None
+        self._steps[relay_id.bytes, route_name(route), step] = None
 
     def add_stuck(self, relay_id: UUID, route: Route, reason: str) -> None:
         """Remember why the share for ``route`` is not there; of one that is there already, nothing. Empty: it left."""
-        self._stuck[relay_id.bytes, _HOP.join(route)] = reason
+        self._stuck[relay_id.bytes, route_name(route)] = reason
 
     def flow(self, relay_id: UUID) -> ShareFlow:
         """Return everything known of a relay's shares."""
@@ -274,9 +273,9 @@ class CoordinatorStore(Journal):
         steps: dict[str, list[Route]] = {"split": [], "forwarded": [], "collected": []}
         query = "SELECT route, step FROM flow WHERE relay_id = ? ORDER BY route"
         for route, step in self._db.execute(query, (relay_id.bytes,)):
-            steps[step].append(self.made(_route, route))
+            steps[step].append(self.made(parse_route, route))
         query = "SELECT route, reason FROM stuck WHERE relay_id = ? ORDER BY route"
-        stuck = [(self.made(_route, route), why) for route, why in self._db.execute(query, (relay_id.bytes,))]
+        stuck = [(self.made(parse_route, route), why) for route, why in self._db.execute(query, (relay_id.bytes,))]
         return ShareFlow(tuple(steps["split"]), tuple(steps["forwarded"]), tuple(steps["collected"]), tuple(stuck))
 
     def whereabouts(self, relay: Relay) -> Whereabouts:
@@ -342,10 +341,6 @@ class CoordinatorStore(Journal):
 
 def _id(stored: bytes) -> UUID:
     return UUID(bytes=stored)
-
-
-def _route(stored: str) -> Route:
-    return tuple(stored.split(_HOP))
 
 
 def _relay(row: tuple[object, ...]) -> Relay:

@@ -11,7 +11,8 @@ from qkdrelay.messages.control import Demand
 from qkdrelay.messages.fields import LabMode
 from qkdrelay.messages.plans import encode_plan
 from qkdrelay.messages.reports import Findings, Report
-from qkdrelay.network.plan import Plan, Route
+from qkdrelay.network.names import Route
+from qkdrelay.network.plan import Plan
 from qkdrelay.service.logs import LogLevel
 
 Role = Literal["source", "target"]

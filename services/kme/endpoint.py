@@ -49,7 +49,8 @@ from qkdrelay.messages.reports import (
 )
 from qkdrelay.network.analysis import does_without, least_shares, withstands
 from qkdrelay.network.exhaustive import STEPS_MAX
-from qkdrelay.network.plan import PLANS_KEPT, Plan, Route
+from qkdrelay.network.names import Route
+from qkdrelay.network.plan import PLANS_KEPT, Plan
 from qkdrelay.schemes.recursive import RebuildResult, deal
 from qkdrelay.sharing.work import Budget
 

@@ -26,7 +26,8 @@ from qkdrelay.messages.keys import KEY_BYTES_MAX
 from qkdrelay.messages.link import ShareHeader
 from qkdrelay.messages.plans import decode_plan
 from qkdrelay.messages.reports import Collected, Forwarded, Split
-from qkdrelay.network.plan import KMES_MAX, Plan, Route
+from qkdrelay.network.names import Route
+from qkdrelay.network.plan import KMES_MAX, Plan
 from qkdrelay.schemes.recursive import reshare
 from qkdrelay.sharing import amd
 

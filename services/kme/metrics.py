@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from typing import Final
 
 from qkdrelay.messages.reports import LinkReport
-from qkdrelay.service.logs import link_name
+from qkdrelay.network.names import link_name
 from qkdrelay.service.metrics import Metrics, counters
 
 SHARE_OUTCOMES: Final = (

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from kme.effects import EndpointRelay
-from qkdrelay.network.plan import Route
+from qkdrelay.network.names import Route
 from qkdrelay.schemes.recursive import RELAY_SEARCH_MAX, RebuildResult, rebuilding
 from qkdrelay.service.lru import LruCache
 from qkdrelay.sharing.work import Budget, Steps, run_within

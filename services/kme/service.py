@@ -54,10 +54,11 @@ from qkdrelay.messages.reports import (
     Reports,
     Waiting,
 )
+from qkdrelay.network.names import COORDINATOR, link_name
 from qkdrelay.randomness import random_bytes
 from qkdrelay.service.events import event_name, log_fields, log_level
 from qkdrelay.service.journal import Journal
-from qkdrelay.service.logs import LogLevel, link_name, log_all
+from qkdrelay.service.logs import LogLevel, log_all
 from qkdrelay.service.metrics import refusal
 from qkdrelay.service.moderation import WINDOW_S, Moderator
 
@@ -158,7 +159,7 @@ class KmeService:
     def _handle_control(self, delivery: Delivery, now: float) -> bool:
         try:
             message = codec.decode(delivery.body, SignedMessage)
-            signing.verify(self._key, signing.COORDINATOR, self._me.name, message)
+            signing.verify(self._key, COORDINATOR, self._me.name, message)
             place = ("control", message.epoch, message.number, message.mac)
             if self._store.check_number(*place) == "finished":
                 return True
@@ -323,7 +324,7 @@ class KmeService:
         self._notes.append(LogEvent(event_name(hello), log_level(hello), log_fields(hello)))
         number = self._store.next_number("reports")
         signed = signing.sign(
-            self._key, me, signing.COORDINATOR, epoch=self._store.epoch, number=number, body=Reports(items=(hello,))
+            self._key, me, COORDINATOR, epoch=self._store.epoch, number=number, body=Reports(items=(hello,))
         )
         self._store.observe(kme_exchange(me), results_queue(me), signed)
 
@@ -336,7 +337,7 @@ class KmeService:
             for signed in signing.sign_all(
                 self._key,
                 me,
-                signing.COORDINATOR,
+                COORDINATOR,
                 epoch=self._store.epoch,
                 number=partial(self._store.next_number, "reports"),
                 body=body,

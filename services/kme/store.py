@@ -17,7 +17,7 @@ from qkdrelay.messages.fields import LabMode
 from qkdrelay.messages.plans import decode_plan, encode_plan
 from qkdrelay.messages.relay_ids import CLOCKS_DIFFER_S, VALID_S, made_at
 from qkdrelay.messages.reports import Findings
-from qkdrelay.network.plan import Route
+from qkdrelay.network.names import Route, parse_route, route_name
 from qkdrelay.service.journal import Journal
 from qkdrelay.service.lru import LruCache
 from qkdrelay.storage.database import Access
@@ -61,8 +61,8 @@ RELAYS_CACHED, CACHED_BYTES_MAX = 2_000, 16 << 20
 """Relays kept in memory beside the store, and the bytes of their keys; likewise of the shares for them."""
 _WAITING_COLUMNS = "id, relay_id, route, plan, deadline, payload, share, threshold, told"
 _IDS_UNTIL = "latest id purged"
-# KME names have neither of these characters.
-_HOP, _ROUTE = ">", " "
+# Names of routes have no such character.
+_BETWEEN_ROUTES = " "
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class KmeStore(Journal):
         if shares is None:
             self._write()
             rows = self._db.execute("SELECT route, payload FROM shares WHERE relay_id = ?", (relay_id.bytes,))
-            shares = {self.made(_route, route): payload for route, payload in rows}
+            shares = {self.made(parse_route, route): payload for route, payload in rows}
             self._shares.keep(relay_id, shares, sum(map(len, shares.values())))
         return shares
 
@@ -186,7 +186,7 @@ class KmeStore(Journal):
         """Return one collected share."""
         if (shares := self._shares.get(relay_id)) is not None:
             return shares.get(route)
-        key = (relay_id.bytes, _HOP.join(route))
+        key = (relay_id.bytes, route_name(route))
         # What the store has came first, and stays.
         row = self._db.execute("SELECT payload FROM shares WHERE relay_id = ? AND route = ?", key).fetchone()
         if row is not None:
@@ -248,7 +248,7 @@ class KmeStore(Journal):
         if self._early is not None and self.relay(share.relay_id) is None:
             new = self.share(share.relay_id, share.route) is None
             self._early = self._early[0] + new, self._early[1] + new * len(share.payload)
-        key = (share.relay_id.bytes, _HOP.join(share.route))
+        key = (share.relay_id.bytes, route_name(share.route))
         kept = self._collected.get(key)
         self._collected[key] = share.deadline, share.payload if kept is None else kept[1]
         shares = self._shares.get(share.relay_id)
@@ -336,7 +336,7 @@ class KmeStore(Journal):
                 share.route[-1],
                 origin,
                 share.relay_id.bytes,
-                _HOP.join(share.route),
+                route_name(share.route),
                 encode_plan(share.plan),
                 share.deadline,
                 share.payload,
@@ -377,15 +377,11 @@ class KmeStore(Journal):
     def expire_waiting(self, before: float) -> list[tuple[UUID, Route]]:
         """Delete the shares whose deadline was before ``before``; return the relay and the route of each."""
         rows = self._db.execute("DELETE FROM waiting WHERE deadline < ? RETURNING relay_id, route", (before,))
-        return [(self.made(_id, relay_id), self.made(_route, route)) for relay_id, route in rows.fetchall()]
+        return [(self.made(_id, relay_id), self.made(parse_route, route)) for relay_id, route in rows.fetchall()]
 
 
 def _id(stored: bytes) -> UUID:
     return UUID(bytes=stored)
-
-
-def _route(stored: str) -> Route:
-    return tuple(stored.split(_HOP))
 
 
 def _undecided(relay: EndpointRelay) -> bool:
@@ -416,7 +412,7 @@ def _row(relay: EndpointRelay) -> tuple[object, ...]:
         payload.target_key if payload else b"",
         relay.peer_valid,
         None if relay.findings is None else codec.encode(relay.findings),
-        _ROUTE.join(_HOP.join(route) for route in relay.equivocating),
+        _BETWEEN_ROUTES.join(map(route_name, relay.equivocating)),
     )
 
 
@@ -451,7 +447,7 @@ def _relay(row: tuple[object, ...]) -> EndpointRelay:
         None if keys is None else Payload(cast(bytes, keys), cast(bytes, c_source), cast(bytes, c_target)),
         None if valid is None else bool(valid),
         None if findings is None else codec.decode(cast(bytes, findings), Findings),
-        tuple(tuple(route.split(_HOP)) for route in cast(str, equivocating).split(_ROUTE) if route),
+        tuple(parse_route(route) for route in cast(str, equivocating).split(_BETWEEN_ROUTES) if route),
     )
 
 
@@ -459,7 +455,7 @@ def _waiting(row: tuple[object, ...]) -> WaitingShare:
     number, relay_id, route, plan, deadline, payload, index, threshold, told = row
     share = SendShare(
         UUID(bytes=cast(bytes, relay_id)),
-        tuple(cast(str, route).split(_HOP)),
+        parse_route(cast(str, route)),
         decode_plan(cast(bytes, plan)),
         cast(float, deadline),
         cast(bytes, payload),

@@ -25,7 +25,7 @@ _NUMBERS = range(4)
 
 
 def _network(ctx: typer.Context) -> Topology | None:
-    from qkdrelay.network.topology import load_topology
+    from qkdrelay.network.topology_file import load_topology
 
     which = Path(ctx.params.get("topology") or DEPLOYED)
     try:
@@ -60,7 +60,7 @@ def _wishes(_ctx: typer.Context) -> Iterable[str]:
 
 def _topologies(_ctx: typer.Context) -> Iterable[str]:
     """Return the topologies that come with this package, and the files for one in this directory."""
-    from qkdrelay.network.topology import shipped_names
+    from qkdrelay.network.topology_file import shipped_names
 
     return [*shipped_names(), *sorted(file.name for file in Path().glob("*.toml") if file.name.isprintable())]
 

@@ -14,8 +14,8 @@ from qkdrelay.errors import RequestRefusedError
 from qkdrelay_cli import completion
 
 if TYPE_CHECKING:
+    from qkdrelay.network.names import Link
     from qkdrelay.network.selection import Withstand
-    from qkdrelay.network.threshold_circuit import Link
     from qkdrelay.network.topology import Topology
 
 _SOURCE = typer.Argument(
@@ -84,7 +84,8 @@ def parsed_wish(parts: list[str] | None) -> Withstand:
 
 def network_of(which: Path | None) -> Topology:
     """Return the network of a file or name; without one, the network that the running coordinator knows."""
-    from qkdrelay.network.topology import LinkNote, Topology, load_topology
+    from qkdrelay.network.topology import LinkNote, Topology
+    from qkdrelay.network.topology_file import load_topology
 
     if which is not None:
         return load_topology(which)

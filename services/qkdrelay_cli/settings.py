@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from qkdrelay.broker.names import CLI
+from qkdrelay.network.names import CLI
 from qkdrelay.service.settings import PREFIX, Addresses, BrokerSettings, HexKey
 
 

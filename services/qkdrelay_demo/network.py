@@ -17,7 +17,7 @@ from kme.service import KmeService
 from kme.store import KmeStore
 from qkdrelay.broker.definitions import definitions
 from qkdrelay.broker.memory import MemoryHub
-from qkdrelay.broker.names import COORDINATOR, SERVICE_USERS, coordinator_queues, kme_queues
+from qkdrelay.broker.names import coordinator_queues, kme_queues
 from qkdrelay.errors import RequestRefusedError
 from qkdrelay.link.envelope import Suite
 from qkdrelay.link.simulated import SimulatedLinkKey
@@ -25,6 +25,7 @@ from qkdrelay.messages.answers import Late, Refusal, RelayView, ReplyBody
 from qkdrelay.messages.dialogue import Asker
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.requests import RelayRequest, RequestBody, ShowRequest
+from qkdrelay.network.names import COORDINATOR, SERVICE_USERS
 from qkdrelay.network.topology import Topology
 from qkdrelay.randomness import random_bytes
 from qkdrelay.service.loop import Loop

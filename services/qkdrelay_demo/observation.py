@@ -16,8 +16,8 @@ from uuid import UUID
 from qkdrelay.messages.answers import RelayView, ShortSplit
 from qkdrelay.messages.keys import key_id
 from qkdrelay.messages.plans import decode_plan
-from qkdrelay.network.plan import Plan, Route
-from qkdrelay.service.logs import link_name
+from qkdrelay.network.names import Route, link_name
+from qkdrelay.network.plan import Plan
 
 NOBODY = "none"
 

@@ -13,7 +13,7 @@ from qkdrelay.messages import codec
 from qkdrelay.messages.control import SignedMessage
 from qkdrelay.messages.link import SealedMessage, ShareHeader
 from qkdrelay.messages.reports import Collected, Decided, Forwarded, Rebuilt, Report, Reports, Split, Verified, Waiting
-from qkdrelay.network.plan import Route
+from qkdrelay.network.names import Route
 
 AboutRelay = Split | Forwarded | Waiting | Collected | Rebuilt | Verified | Decided
 _Kind = TypeVar("_Kind", bound=AboutRelay)

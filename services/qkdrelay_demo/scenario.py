@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from qkdrelay.messages.answers import AttackView, NetworkView, RelayView
 from qkdrelay.messages.reports import Collected, Decided, Forwarded, Rebuilt, Split, Verified
 from qkdrelay.messages.requests import AttackRequest, LabRequest, LinkRequest, NetworkRequest
-from qkdrelay.network.topology import Topology, reference_topology
+from qkdrelay.network.topology import Topology
+from qkdrelay.network.topology_file import reference_topology
 from qkdrelay_demo.network import EmbeddedNetwork
 from qkdrelay_demo.observation import Attack, Observation
 from qkdrelay_demo.observer import Observer

@@ -9,8 +9,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from qkdrelay.network.plan import Route
-from qkdrelay.service.logs import route_name
+from qkdrelay.network.names import Route, route_name
 from qkdrelay_demo.observation import Attack, Claim, Gathered, Observation, who
 from qkdrelay_demo.picture import picture
 

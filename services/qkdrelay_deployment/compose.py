@@ -10,6 +10,7 @@ from typing import Final
 
 from qkdrelay.broker import names
 from qkdrelay.escaping import NAME_MAX, escaped
+from qkdrelay.network.names import CLI, COORDINATOR, SERVICE_USERS
 from qkdrelay.network.topology import Topology
 from qkdrelay_deployment.rabbitmq_conf import TLS_DIRECTORY
 
@@ -154,14 +155,14 @@ def compose_file(topology: Topology) -> str:
     network = json.dumps(escaped(topology.name, NAME_MAX), ensure_ascii=False)
     services = [_HEAD.format(network=network, vhost=names.VHOST), _coordinator(topology)]
     services += [_kme(topology, kme) for kme in topology.kmes]
-    volumes = "".join(f"  {_plain(name)}:\n" for name in (BROKER_SERVICE, names.COORDINATOR, *topology.kmes))
+    volumes = "".join(f"  {_plain(name)}:\n" for name in (BROKER_SERVICE, COORDINATOR, *topology.kmes))
     return "\n".join((*services, f"volumes:\n{volumes}"))
 
 
 def tls_overlay(topology: Topology, brokers: Iterable[str]) -> str:
     """Return what is laid over the compose file for TLS: each service's certificates, and where they are."""
     services = [f"  {name}:\n    volumes: [{_certificates(BROKER_SERVICE)}]\n" for name in brokers]
-    for name in (names.COORDINATOR, *topology.kmes):
+    for name in (COORDINATOR, *topology.kmes):
         services += [
             f"  {_plain(name)}:\n",
             f"    environment: {{QKDRELAY_BROKER_TLS: {TLS_DIRECTORY}}}\n",
@@ -177,7 +178,7 @@ def _certificates(name: str) -> str:
 
 def password_variable(user: str) -> str:
     """Name the variable with the password of one of the broker's users."""
-    return f"QKDRELAY_{user.upper()}_PASSWORD" if user in names.SERVICE_USERS else f"PASSWORD_{_upper(user)}"
+    return f"QKDRELAY_{user.upper()}_PASSWORD" if user in SERVICE_USERS else f"PASSWORD_{_upper(user)}"
 
 
 def control_key_variable(kme: str) -> str:
@@ -204,9 +205,9 @@ def link_settings(topology: Topology, a: str, b: str) -> dict[str, str | int]:
 def _coordinator(topology: Topology) -> str:
     keys = {kme: _secret(control_key_variable(kme)) for kme in topology.kmes}
     return _COORDINATOR.format(
-        user=names.COORDINATOR,
-        password=_secret(password_variable(names.COORDINATOR)),
-        cli_password=_secret(password_variable(names.CLI)),
+        user=COORDINATOR,
+        password=_secret(password_variable(COORDINATOR)),
+        cli_password=_secret(password_variable(CLI)),
         cli_key=_secret(CLI_KEY),
         control_keys=_folded(keys),
     )

@@ -16,10 +16,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from qkdrelay.broker import names
 from qkdrelay.broker.definitions import definitions
 from qkdrelay.errors import SettingsError, TopologyError
 from qkdrelay.escaping import escaped
+from qkdrelay.network.names import CLI, COORDINATOR, SERVICE_USERS
 from qkdrelay.network.topology import Topology
 from qkdrelay.service import dotenv_file
 from qkdrelay.service.dotenv_file import assignment
@@ -127,7 +127,7 @@ def provision_certificates(topology: Topology, directory: Path) -> list[Path]:
     SettingsError as `write_deployment` does.
     """
     folder = directory / "deploy" / "tls"
-    clients = (names.COORDINATOR, names.CLI, *topology.kmes)
+    clients = (COORDINATOR, CLI, *topology.kmes)
     try:
         files = certificate_files(folder, topology.name, BROKER_SERVICE, _BROKER_HOSTS, clients)
         _make_folder(folder, mode=0o700)
@@ -162,7 +162,7 @@ def _check_deployable(topology: Topology, brokers: Sequence[str]) -> None:
 
 
 def _users(topology: Topology) -> tuple[str, ...]:
-    return (*topology.kmes, *names.SERVICE_USERS)
+    return (*topology.kmes, *SERVICE_USERS)
 
 
 def _values(
@@ -203,7 +203,7 @@ def _switch_broker(values: dict[str, str], brokers: Sequence[str], *, tls: bool)
     for name in ("QKDRELAY_BROKER_TLS", "COMPOSE_FILE"):
         values.pop(name, None)
     if tls:
-        values["QKDRELAY_BROKER_TLS"] = f"deploy/tls/{names.CLI}"
+        values["QKDRELAY_BROKER_TLS"] = f"deploy/tls/{CLI}"
     if overlays:
         values["COMPOSE_FILE"] = ":".join(["docker-compose.yml", *overlays])
 

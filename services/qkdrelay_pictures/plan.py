@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from qkdrelay.escaping import NAME_MAX, escaped
+from qkdrelay.network.names import Link
 from qkdrelay.network.plan import Plan
 from qkdrelay.network.selection import Candidate
-from qkdrelay.network.threshold_circuit import Link
 from qkdrelay.network.topology import Topology
 from qkdrelay.network.what_if import case
 from qkdrelay.terminal.wording import counted

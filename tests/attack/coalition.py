@@ -19,7 +19,8 @@ from kme.forwarding import sends
 from qkdrelay.errors import QkdRelayError
 from qkdrelay.messages.link import ShareHeader
 from qkdrelay.messages.plans import decode_plan
-from qkdrelay.network.plan import Hop, Plan, Route
+from qkdrelay.network.names import Route
+from qkdrelay.network.plan import Hop, Plan
 from qkdrelay.schemes.recursive import reshare
 from qkdrelay.sharing import amd, gf256, shamir
 

@@ -23,7 +23,7 @@ from qkdrelay.messages.link import ShareHeader
 from qkdrelay.messages.plans import encode_plan
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.reports import Report
-from qkdrelay.network.plan import Route
+from qkdrelay.network.names import Route
 from qkdrelay.network.whereabouts import Whereabouts
 from support.kme import NOW, Memory
 

@@ -9,7 +9,8 @@ from collections.abc import Collection, Iterator
 from itertools import combinations, pairwise
 from typing import NamedTuple
 
-from qkdrelay.network.plan import Plan, Route
+from qkdrelay.network.names import Route
+from qkdrelay.network.plan import Plan
 from support.sharing_slow import threshold_circuit
 
 

@@ -9,7 +9,7 @@ from attack import oracle
 from attack.case import Case
 from kme.effects import EndpointRelay
 from qkdrelay.messages.reports import Findings
-from qkdrelay.network.plan import Route
+from qkdrelay.network.names import Route
 
 
 @dataclass

@@ -13,14 +13,13 @@ from attack.coordinator import Dishonest
 from attack.outcome import Outcome
 from kme.effects import Effect, SendShare
 from kme.service import KmeService
-from qkdrelay.broker.names import COORDINATOR
 from qkdrelay.messages import signing
 from qkdrelay.messages.control import Commands, Terms
 from qkdrelay.messages.link import ShareHeader
 from qkdrelay.messages.plans import decode_plan, encode_plan
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.reports import Rebuilt, Started
-from qkdrelay.network.plan import Route
+from qkdrelay.network.names import COORDINATOR, Route
 from qkdrelay.service.loop import Loop
 from support.network import Network
 

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import pytest
 
 from qkdrelay.broker.names import (
-    COORDINATOR,
     DEAD_LETTERS_QUEUE,
     REPLIES_EXCHANGE,
     REQUESTS_QUEUE,
@@ -22,6 +21,7 @@ from qkdrelay.broker.names import (
 )
 from qkdrelay.broker.port import Broker, Client, Delivery, MessageTooLargeError, Publication, Received
 from qkdrelay.messages.codec import MESSAGE_BYTES_MAX
+from qkdrelay.network.names import COORDINATOR
 from support.waiting import eventually
 
 KMES = ("kme-1", "kme-2", "kme-10")

@@ -10,7 +10,7 @@ import pytest
 from contract.broker_contract import KMES, LINKS, Adjust, BrokerContract, Network, NetworkFactory
 from qkdrelay.broker.definitions import definitions
 from qkdrelay.broker.memory import MemoryBroker, MemoryClient, MemoryHub
-from qkdrelay.broker.names import SERVICE_USERS
+from qkdrelay.network.names import SERVICE_USERS
 
 
 class MemoryNetwork:

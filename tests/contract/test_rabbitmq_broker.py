@@ -23,9 +23,10 @@ from contract.broker_contract import (
     Service,
     numbered,
 )
-from qkdrelay.broker.names import CLI, COORDINATOR, REPLIES_EXCHANGE, control_queue, results_queue
+from qkdrelay.broker.names import REPLIES_EXCHANGE, control_queue, results_queue
 from qkdrelay.broker.port import Publication
 from qkdrelay.broker.rabbitmq import RabbitMqBroker, RabbitMqClient, RabbitMqSettings
+from qkdrelay.network.names import CLI, COORDINATOR
 from support.proxy import resetting_port
 from support.rabbitmq import RabbitMqServer, VirtualHost, free_port
 from support.waiting import eventually

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from qkdrelay.broker.names import SERVICE_USERS, VHOST
+from qkdrelay.broker.names import VHOST
+from qkdrelay.network.names import SERVICE_USERS
 from qkdrelay_deployment.compose import CLUSTER_NODES, CLUSTER_SERVICES, password_variable
 from qkdrelay_deployment.provision import AMQP_PORTS, write_deployment
 from support import processes, rabbitmq, stack

@@ -22,7 +22,8 @@ from qkdrelay.messages.fields import TERMINAL
 from qkdrelay.messages.plans import decode_plan
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.requests import AttackRequest, LabRequest, LinkRequest, ShowRequest
-from qkdrelay.network.plan import Plan, Route
+from qkdrelay.network.names import Route
+from qkdrelay.network.plan import Plan
 from support import rabbitmq, stack
 from support.waiting import eventually
 

@@ -16,6 +16,7 @@ from qkdrelay.messages.control import Commands, SetLink, SignedMessage
 from qkdrelay.messages.link import SealedMessage, ShareHeader
 from qkdrelay.messages.plans import encode_plan
 from qkdrelay.messages.reports import Alarm, Reports
+from qkdrelay.network.names import COORDINATOR
 from qkdrelay.network.plan import Hop, Plan
 from support.network import Network, ask
 
@@ -100,8 +101,8 @@ def test_no_byte_of_a_sealed_message_can_be_changed_and_none_be_left_out(suite):
 
 
 def signed(network, kme, body, number, *, back=False):
-    ends = (kme, signing.COORDINATOR) if back else (signing.COORDINATOR, kme)
-    key = network.service(signing.COORDINATOR)._keys[kme]
+    ends = (kme, COORDINATOR) if back else (COORDINATOR, kme)
+    key = network.service(COORDINATOR)._keys[kme]
     return signing.sign(key, *ends, epoch=bytes(16), number=number, body=body)
 
 

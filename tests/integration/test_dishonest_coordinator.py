@@ -7,9 +7,9 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from qkdrelay.broker.names import COORDINATOR
 from qkdrelay.messages.control import Decide, Demand, Expect, Prove, Start
 from qkdrelay.messages.plans import decode_plan, encode_plan
+from qkdrelay.network.names import COORDINATOR
 from qkdrelay.network.plan import Hop, Plan
 from qkdrelay.network.planner import recursive_plan
 from support import plans

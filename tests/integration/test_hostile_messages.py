@@ -11,6 +11,7 @@ from qkdrelay.messages import codec, signing
 from qkdrelay.messages.control import Commands, Decide, SetLink, SignedMessage
 from qkdrelay.messages.link import SealedMessage, ShareHeader
 from qkdrelay.messages.reports import Alarm, Decided, Expected, Refused, Reports, Split, Waiting
+from qkdrelay.network.names import COORDINATOR
 from support import wire_slow as slow
 from support.network import Network
 from support.slow_msgpack import packed
@@ -132,8 +133,8 @@ def test_a_flood_of_noise_between_honest_messages_costs_none_of_them():
 
 
 def signed(network, kme, body, *, key=None, number=10_000, epoch=bytes(16), back=False):
-    ends = (kme, signing.COORDINATOR) if back else (signing.COORDINATOR, kme)
-    key = network.service(signing.COORDINATOR)._keys[kme] if key is None else key
+    ends = (kme, COORDINATOR) if back else (COORDINATOR, kme)
+    key = network.service(COORDINATOR)._keys[kme] if key is None else key
     return signing.sign(key, *ends, epoch=epoch, number=number, body=body)
 
 

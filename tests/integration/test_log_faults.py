@@ -29,7 +29,7 @@ RELAY = """
 import sys
 from pathlib import Path
 from qkdrelay_demo.network import EmbeddedNetwork
-from qkdrelay.network.topology import reference_topology
+from qkdrelay.network.topology_file import reference_topology
 from qkdrelay.service.logs import lines_lost, set_up_logging
 from qkdrelay.service.process import prepare_process
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from coordinator.service import ORDER_AGAIN_S
-from qkdrelay.broker.names import COORDINATOR, control_queue, results_queue
+from qkdrelay.broker.names import control_queue, results_queue
 from qkdrelay.messages import codec, signing
 from qkdrelay.messages.control import COMMANDS_MAX, Commands, Decide, Expect, Prove, SetLab, SetLink, SignedMessage
 from qkdrelay.messages.reports import (
@@ -37,6 +37,7 @@ from qkdrelay.messages.reports import (
     Waiting,
 )
 from qkdrelay.messages.requests import ShowRequest
+from qkdrelay.network.names import COORDINATOR
 from qkdrelay.service.moderation import LINES_MAX
 from support.kme import terms
 from support.messages import values

@@ -10,10 +10,10 @@ import pytest
 from kme.forwarding import LATE_S
 from kme.links import Link
 from kme.store import UNDECIDED_S
-from qkdrelay.broker.names import COORDINATOR
 from qkdrelay.link.envelope import seal
 from qkdrelay.link.simulated import SimulatedLinkKey
 from qkdrelay.messages.link import ShareHeader
+from qkdrelay.network.names import COORDINATOR
 from qkdrelay.service.journal import EPOCHS_MAX
 from support.network import Network
 

@@ -12,12 +12,13 @@ from dataclasses import replace
 
 import pytest
 
-from qkdrelay.broker.names import CLI, CLI_EXCHANGE, REQUESTS_KEY, REQUESTS_QUEUE, kme_exchange, results_queue
+from qkdrelay.broker.names import CLI_EXCHANGE, REQUESTS_KEY, REQUESTS_QUEUE, kme_exchange, results_queue
 from qkdrelay.broker.port import MessageTooLargeError, Publication
 from qkdrelay.broker.rabbitmq import RabbitMqBroker, RabbitMqClient, RabbitMqSettings
 from qkdrelay.broker.rabbitmq import client as client_module
 from qkdrelay.errors import BrokerUnreachableError
 from qkdrelay.messages.codec import MESSAGE_BYTES_MAX
+from qkdrelay.network.names import CLI
 from support.proxy import Proxy, resetting_port
 from support.rabbitmq import RabbitMqServer, VirtualHost
 from support.waiting import eventually

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from coordinator.service import CoordinatorService
-from qkdrelay.broker.names import CLI, CLI_EXCHANGE, COORDINATOR, REPLIES_EXCHANGE
+from qkdrelay.broker.names import CLI_EXCHANGE, REPLIES_EXCHANGE
 from qkdrelay.errors import BrokerUnreachableError
 from qkdrelay.messages import codec, dialogue
 from qkdrelay.messages.answers import Acknowledged, Refusal, RelayView, Reply
@@ -26,6 +26,7 @@ from qkdrelay.messages.requests import (
     Wish,
 )
 from qkdrelay.network.analysis import learns
+from qkdrelay.network.names import CLI, COORDINATOR
 from qkdrelay_cli.session import Session
 from support.kme import NOW
 from support.network import DIAMOND, Network, relay_request, topology

@@ -14,8 +14,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from contract.broker_contract import LINK, Service
-from qkdrelay.broker.names import CLI
 from qkdrelay.broker.rabbitmq import RabbitMqBroker, RabbitMqSettings
+from qkdrelay.network.names import CLI
 from qkdrelay_deployment.certificates import Authority
 from support import stack
 from support.rabbitmq import RabbitMqServer, VirtualHost

@@ -10,7 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qkdrelay.escaping import TEXT_MAX, escaped, escaped_json
-from qkdrelay.network.topology import Topology, parse_topology
+from qkdrelay.network.topology import Topology
+from qkdrelay.network.topology_file import parse_topology
 from qkdrelay_deployment.provision import _topology_file
 from support.fuzzing import fuzzed
 from support.hostile import ANY_TEXT, TEXT, steering

@@ -21,7 +21,7 @@ from kme.settings import KmeSettings, StoreSettings
 from kme.store import KmeStore
 from qkdrelay.errors import QkdRelayError, SettingsError, StoreError, TopologyError
 from qkdrelay.link.confirmation import Payload
-from qkdrelay.network.topology import load_topology, parse_topology, reference_topology
+from qkdrelay.network.topology_file import load_topology, parse_topology, reference_topology
 from qkdrelay.service.settings import load
 from qkdrelay_cli.settings import CliSettings
 from qkdrelay_demo.network import EmbeddedNetwork

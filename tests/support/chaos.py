@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
-from qkdrelay.broker.names import COORDINATOR
 from qkdrelay.broker.rabbitmq.client import RabbitMqClient
 from qkdrelay.errors import BrokerUnreachableError
 from qkdrelay.messages.answers import Refusal, RelayView, Reply
@@ -29,6 +28,7 @@ from qkdrelay.messages.dialogue import Asker
 from qkdrelay.messages.fields import TERMINAL
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.requests import Request
+from qkdrelay.network.names import COORDINATOR
 from qkdrelay_demo.network import relay_request
 from support import killable, recorder
 from support.killable import Processes

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from qkdrelay.broker.definitions import definitions
-from qkdrelay.broker.names import CLI, COORDINATOR, SERVICE_USERS, VHOST
+from qkdrelay.broker.names import VHOST
 from qkdrelay.broker.rabbitmq.client import RabbitMqClient
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
 from qkdrelay.errors import BrokerUnreachableError
@@ -26,7 +26,9 @@ from qkdrelay.messages.answers import Late, NetworkView, Refusal, RelayView, Rep
 from qkdrelay.messages.dialogue import Asker
 from qkdrelay.messages.requests import NetworkRequest, RequestBody
 from qkdrelay.messages.requests import ShowRequest as Show
-from qkdrelay.network.topology import Topology, load_topology
+from qkdrelay.network.names import CLI, COORDINATOR, SERVICE_USERS
+from qkdrelay.network.topology import Topology
+from qkdrelay.network.topology_file import load_topology
 from support import rabbitmq, recorder, stack
 from support.waiting import eventually
 

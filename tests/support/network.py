@@ -10,10 +10,8 @@ from kme.links import Link
 from kme.service import KmeService
 from kme.store import KmeStore
 from qkdrelay.broker.names import (
-    CLI,
     CLI_EXCHANGE,
     COORD_EXCHANGE,
-    COORDINATOR,
     REQUESTS_KEY,
     control_queue,
     coordinator_queues,
@@ -30,7 +28,9 @@ from qkdrelay.messages.dialogue import Asker
 from qkdrelay.messages.link import SealedMessage, ShareHeader
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.requests import LabRequest, LinkRequest
-from qkdrelay.network.topology import Topology, parse_topology
+from qkdrelay.network.names import CLI, COORDINATOR
+from qkdrelay.network.topology import Topology
+from qkdrelay.network.topology_file import parse_topology
 from qkdrelay.service.loop import Loop
 from qkdrelay_demo import network as demo
 from qkdrelay_demo.network import EmbeddedNetwork

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from qkdrelay.broker.names import CLI, COORDINATOR
 from qkdrelay.broker.rabbitmq import RabbitMqClient, RabbitMqSettings
 from qkdrelay.errors import BrokerUnreachableError, RequestRefusedError
 from qkdrelay.messages.answers import RelaySummary, RelaysView
 from qkdrelay.messages.fields import TERMINAL
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.requests import RelaysRequest
+from qkdrelay.network.names import CLI, COORDINATOR
 from qkdrelay.network.topology import Topology
 from qkdrelay_cli.session import Session
 from support import stack

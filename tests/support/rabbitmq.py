@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from qkdrelay.broker.definitions import definitions
-from qkdrelay.broker.names import SERVICE_USERS
+from qkdrelay.network.names import SERVICE_USERS
 from qkdrelay_deployment.certificates import Authority
 from qkdrelay_deployment.rabbitmq_conf import tls_options
 from support.waiting import eventually

@@ -22,7 +22,7 @@ from qkdrelay.broker.names import kme_exchange
 from qkdrelay.broker.rabbitmq.bundle import unpacked
 from qkdrelay.messages import codec
 from qkdrelay.messages.link import SealedMessage, ShareHeader
-from qkdrelay.network.plan import Route
+from qkdrelay.network.names import Route
 from support.rabbitmq import RabbitMqServer
 from support.waiting import eventually
 

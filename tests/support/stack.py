@@ -20,12 +20,13 @@ from uuid import UUID
 import pika
 
 from qkdrelay.broker.definitions import definitions
-from qkdrelay.broker.names import CLI, SERVICE_USERS
 from qkdrelay.broker.rabbitmq.client import RabbitMqClient
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
 from qkdrelay.messages.answers import ReplyBody
 from qkdrelay.messages.requests import NetworkRequest, RelayRequest, RequestBody
-from qkdrelay.network.topology import Topology, load_topology
+from qkdrelay.network.names import CLI, SERVICE_USERS
+from qkdrelay.network.topology import Topology
+from qkdrelay.network.topology_file import load_topology
 from qkdrelay_cli.__main__ import main
 from qkdrelay_cli.session import Session
 from qkdrelay_demo.network import relay_request

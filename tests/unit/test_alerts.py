@@ -7,7 +7,7 @@ import pytest
 
 from coordinator.metrics import CoordinatorMetrics
 from kme.metrics import KmeMetrics
-from qkdrelay.network.topology import reference_topology
+from qkdrelay.network.topology_file import reference_topology
 
 ROOT = Path(__file__).parents[2]
 ALERTS = (ROOT / "infra" / "prometheus" / "alerts.yml").read_text()

@@ -15,7 +15,7 @@ import typer
 from coordinator.settings import CoordinatorSettings
 from kme.__main__ import app as kme
 from kme.settings import KmeSettings
-from qkdrelay.network.topology import reference_topology
+from qkdrelay.network.topology_file import reference_topology
 from qkdrelay.service.settings import PREFIX
 from qkdrelay_cli import app as coordinator
 from qkdrelay_cli.settings import CliSettings

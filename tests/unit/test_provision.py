@@ -16,7 +16,9 @@ import pytest
 from kme.settings import LinkSettings
 from qkdrelay.broker import names
 from qkdrelay.errors import SettingsError, TopologyError
-from qkdrelay.network.topology import Topology, parse_topology, reference_topology
+from qkdrelay.network.names import SERVICE_USERS
+from qkdrelay.network.topology import Topology
+from qkdrelay.network.topology_file import parse_topology, reference_topology
 from qkdrelay.service import dotenv_file
 from qkdrelay_deployment.compose import (
     CLI_KEY,
@@ -60,7 +62,7 @@ def variables(text: str) -> set[str]:
 
 
 def secret_variables(topology: Topology) -> set[str]:
-    users = (*topology.kmes, *names.SERVICE_USERS)
+    users = (*topology.kmes, *SERVICE_USERS)
     return (
         {password_variable(user) for user in users}
         | {control_key_variable(kme) for kme in topology.kmes}

@@ -7,7 +7,7 @@ import pytest
 from coordinator.settings import CoordinatorSettings
 from kme.settings import KmeSettings, StoreSettings
 from qkdrelay.errors import SettingsError, TopologyError
-from qkdrelay.network.topology import load_topology, parse_topology
+from qkdrelay.network.topology_file import load_topology, parse_topology
 from qkdrelay.service.settings import JSON_MAX, load
 from qkdrelay_cli.settings import CliSettings
 

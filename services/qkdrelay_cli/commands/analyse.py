@@ -31,9 +31,10 @@ from qkdrelay_pictures.files import PictureFiles, PngOption, SvgOption
 
 if TYPE_CHECKING:
     from qkdrelay.network.minimal_sets import MinimalSets
+    from qkdrelay.network.names import Link
     from qkdrelay.network.plan import Plan
     from qkdrelay.network.probability import Probability
-    from qkdrelay.network.threshold_circuit import Element, Link
+    from qkdrelay.network.threshold_circuit import Element
     from qkdrelay.network.what_if import Case
 
 SHOWN = 12

@@ -209,6 +209,7 @@ def clear_part(queue: str, body: bytes) -> dict[str, Any]:
     from qkdrelay.messages.control import SignedMessage
     from qkdrelay.messages.link import SealedMessage, ShareHeader
     from qkdrelay.messages.requests import Request
+    from qkdrelay.network.names import link_name, route_name
 
     try:
         if queue.startswith("link."):
@@ -216,12 +217,12 @@ def clear_part(queue: str, body: bytes) -> dict[str, Any]:
             header = codec.decode(sealed.header, ShareHeader)
             return {
                 "kind": "share",
-                "link": ">".join(header.link),
+                "link": link_name(*header.link),
                 "epoch": header.epoch.hex(),
                 "number": header.number,
                 "pad_offset": header.pad_offset,
                 "relay": str(header.relay_id),
-                "route": ">".join(header.route),
+                "route": route_name(header.route),
                 "deadline": header.deadline,
                 "ciphertext": f"{len(sealed.ciphertext)} bytes",
             }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qkdrelay.escaping import NAME_MAX, escaped
+from qkdrelay.network.names import link_name
 from qkdrelay.terminal import ActionCommand, app_with, console, print_json, say
 from qkdrelay.terminal.wording import JsonOption
 from qkdrelay_cli import completion
@@ -174,7 +175,7 @@ def _links(view: NetworkView) -> Table:
     for a, b in view.links:
         there, back = _cells(reports.get((a, b))), _cells(reports.get((b, a)))
         ordered = Text("down" if (a, b) in view.down else "", "yellow")
-        table.add_row(f"{a}>{b}", *there, Text.assemble("  ", back[0]), *back[1:], ordered)
+        table.add_row(link_name(a, b), *there, Text.assemble("  ", back[0]), *back[1:], ordered)
     return table
 
 

@@ -13,6 +13,7 @@ import typer
 
 from qkdrelay.errors import RequestRefusedError
 from qkdrelay.escaping import NAME_MAX, escaped
+from qkdrelay.network.names import link_name, route_name
 from qkdrelay.terminal import console, print_json
 from qkdrelay.terminal.wording import JsonOption
 from qkdrelay_cli.options import (
@@ -119,8 +120,6 @@ def plan(
 
 def candidates_as_data(candidate: Candidate) -> dict[str, Any]:
     """Return a candidate for programs; links are written a>b, link key is in bytes."""
-    from qkdrelay.service.logs import link_name
-
     hops = candidate.plan.hops
     have = candidate.withstands
     return {
@@ -200,4 +199,4 @@ def _way(plan: Plan, kme: str) -> str:
     way = [kme]
     while len(plan.successors(way[-1])) == 1:
         way.append(plan.successors(way[-1])[0])
-    return ">".join(way)
+    return route_name(tuple(way))

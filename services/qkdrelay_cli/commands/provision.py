@@ -39,7 +39,7 @@ def provision(
 
     Example: coordinator provision nsfnet --out .
     """
-    from qkdrelay.network.topology import load_topology
+    from qkdrelay.network.topology_file import load_topology
     from qkdrelay_deployment import provision as deployment
 
     for path in deployment.write_deployment(load_topology(topology), to, lab=lab, tls=tls, cluster=cluster):
@@ -54,7 +54,7 @@ def certs(topology: TopologyFile, *, to: Folder = Path()) -> None:
 
     Example: coordinator certs eight-kmes --out .
     """
-    from qkdrelay.network.topology import load_topology
+    from qkdrelay.network.topology_file import load_topology
     from qkdrelay_deployment import provision as deployment
     from qkdrelay_deployment.certificates import CERTIFICATE, RENEW_BEFORE, valid_until
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from qkdrelay.network.names import route_name
 from qkdrelay.terminal import Screen, console, lost_output, note, print_json
 from qkdrelay.terminal.wording import JsonOption
 
@@ -109,7 +110,7 @@ def line(kme: str, report: Report, at: float) -> Text:
     route = fields.pop("route", None)
     if route:
         fields.pop("link", None)  # the last two of the route
-    rest = [">".join(route)] if isinstance(route, tuple) else []
+    rest = [route_name(route)] if isinstance(route, tuple) else []
     rest += [f"{name}={escaped(_short(value), VALUE_MAX)}" for name, value in fields.items() if value not in ("", ())]
     return Text.assemble(
         (f"{moment(at)}  ", "dim"),
@@ -121,5 +122,5 @@ def line(kme: str, report: Report, at: float) -> Text:
 
 def _short(value: object) -> str:
     if isinstance(value, tuple) and all(isinstance(route, tuple) for route in value):
-        return ",".join(">".join(map(str, route)) for route in value)
+        return ",".join(map(route_name, value))
     return str(value)

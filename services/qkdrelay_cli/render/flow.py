@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from qkdrelay.messages.answers import RelayView
 from qkdrelay.messages.plans import decode_plan
-from qkdrelay.network.plan import Route
+from qkdrelay.network.names import Route
 from qkdrelay.network.whereabouts import Whereabouts
 
 

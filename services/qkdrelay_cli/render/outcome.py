@@ -15,8 +15,7 @@ from qkdrelay.messages.answers import RelaySummary, RelayView
 from qkdrelay.messages.fields import TERMINAL
 from qkdrelay.messages.keys import key_id
 from qkdrelay.messages.reports import Dispute
-from qkdrelay.network.plan import Route
-from qkdrelay.service.logs import link_name, route_name
+from qkdrelay.network.names import Route, link_name, route_name
 from qkdrelay.terminal import PIPE_WIDTH
 from qkdrelay.terminal.wording import counted, duration
 from qkdrelay_cli.render.flow import Flow, Load

@@ -21,7 +21,7 @@ from qkdrelay.messages.reports import (
     Verified,
     Waiting,
 )
-from qkdrelay.network.plan import Route
+from qkdrelay.network.names import Route
 
 HOLD_S = 0.3
 """How long a report waits for its causes: several times what a KME gathers before it sends."""

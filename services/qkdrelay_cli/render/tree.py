@@ -10,7 +10,7 @@ from rich.tree import Tree
 
 from qkdrelay.escaping import escaped
 from qkdrelay.messages.answers import RelayView
-from qkdrelay.network.plan import Route
+from qkdrelay.network.names import Route
 from qkdrelay_cli.render.flow import Flow
 from qkdrelay_cli.render.outcome import STYLES
 

@@ -9,11 +9,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from qkdrelay.broker.names import (
-    CLI,
     CLI_EXCHANGE,
     CLIENT_QUEUE_PREFIX,
     COORD_EXCHANGE,
-    COORDINATOR,
     DEAD_LETTER_EXCHANGE,
     DEAD_LETTERS_QUEUE,
     EVENT_KEYS,
@@ -21,12 +19,10 @@ from qkdrelay.broker.names import (
     LEAKS_AGE_MS_MAX,
     LEAKS_KEY,
     LEAKS_QUEUE,
-    OPERATOR,
     REPLIES_EXCHANGE,
     REQUESTS_AGE_MS_MAX,
     REQUESTS_KEY,
     REQUESTS_QUEUE,
-    SERVICE_USERS,
     VHOST,
     _directions,
     control_queue,
@@ -37,7 +33,7 @@ from qkdrelay.broker.names import (
     results_queue,
 )
 from qkdrelay.errors import SettingsError, TopologyError
-from qkdrelay.network.plan import KME_NAME
+from qkdrelay.network.names import CLI, COORDINATOR, KME_NAME, OPERATOR, SERVICE_USERS
 
 DELIVERY_LIMIT: Final = 1000
 """Every crash counts against all that was prefetched, so a small limit would throw honest messages away."""

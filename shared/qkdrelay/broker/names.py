@@ -10,14 +10,9 @@ from collections.abc import Iterable
 from typing import Final
 
 from qkdrelay.errors import TopologyError
-from qkdrelay.network.plan import KME_NAME
+from qkdrelay.network.names import KME_NAME
 
 VHOST: Final = "qkdrelay"
-COORDINATOR: Final = "coordinator"
-CLI: Final = "cli"
-OPERATOR: Final = "operator"
-SERVICE_USERS: Final = (COORDINATOR, CLI, OPERATOR)
-"""Users beside the KMEs; no KME may have such a name."""
 COORD_EXCHANGE: Final = "coord"
 CLI_EXCHANGE: Final = "cli"
 REPLIES_EXCHANGE: Final = "replies"

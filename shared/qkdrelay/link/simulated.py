@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 from qkdrelay.errors import SettingsError
 from qkdrelay.link.port import SLOT_BYTES
+from qkdrelay.network.names import link_name
 
 LINK_SECRET_BYTES = 32
 _SLOT_STREAM, _PAD_STREAM = 0, 1
@@ -49,7 +50,7 @@ class SimulatedLinkKey:
         if len(secret) != LINK_SECRET_BYTES:
             raise SettingsError(f"the secret of link {sender}-{receiver} is not {LINK_SECRET_BYTES} bytes long")
         # Names are hashed to a fixed length, so that no two directions can ever share an input.
-        direction = hashlib.sha256(f"{sender}>{receiver}".encode()).digest()
+        direction = hashlib.sha256(link_name(sender, receiver).encode()).digest()
         self._seed = hashlib.shake_256(secret + direction)
         self._rate, self._buffer, self._clock = rate_bps / 8, buffer_bytes, clock
         self._level, self._at = float(buffer_bytes), clock()

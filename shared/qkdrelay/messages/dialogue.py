@@ -26,12 +26,11 @@ from qkdrelay.messages import codec, signing
 from qkdrelay.messages.answers import Late, Reply, ReplyBody
 from qkdrelay.messages.control import SignedMessage
 from qkdrelay.messages.requests import Request, RequestBody
+from qkdrelay.network.names import CLI, COORDINATOR
 
-CLI = "cli"
 REQUEST_AGE_MAX_S = 60.0
 TAKEN_MAX = 100_000
 """Requests that are remembered; beyond that, old ones are late sooner."""
-
 Standing = Literal["new", "repeated", "late"]
 
 
@@ -52,7 +51,7 @@ class Asker:
         at = self._clock() + self._ahead_s
         request = Request(request_id=request_id or uuid4(), reply_to=self._address, at=at, body=body)
         number = next(self._numbers)
-        signed = signing.sign(self._key, CLI, signing.COORDINATOR, epoch=self._epoch, number=number, body=request)
+        signed = signing.sign(self._key, CLI, COORDINATOR, epoch=self._epoch, number=number, body=request)
         return request, signed
 
     def answer(self, data: bytes, asked: Container[UUID]) -> Reply | None:
@@ -65,7 +64,7 @@ class Asker:
             message = codec.decode(data, SignedMessage)
         except MalformedMessageError as error:
             raise ForgedMessageError(f"it is not signed: {error}") from None
-        signing.verify(self._key, signing.COORDINATOR, CLI, message)
+        signing.verify(self._key, COORDINATOR, CLI, message)
         reply = codec.decode(message.body, Reply)
         place = (message.epoch, message.number)
         if reply.request_id not in asked or place <= self._latest:
@@ -99,7 +98,7 @@ class Answerer:
         """Return a request, and whether it is to be carried out; raise what is wrong with one that nobody signed."""
         message = codec.decode(data, SignedMessage)
         try:
-            signing.verify(self._key, CLI, signing.COORDINATOR, message)
+            signing.verify(self._key, CLI, COORDINATOR, message)
         except ForgedMessageError as error:
             raise ForgedMessageError(f"{error}: QKDRELAY_CLI_KEY is another there, or somebody forges") from None
         request = codec.decode(message.body, Request)
@@ -149,7 +148,7 @@ class Answerer:
     def answer(self, request: Request, body: ReplyBody) -> bytes:
         """Return the bytes of an answer; raises MalformedMessageError if it is too long."""
         reply, number = Reply(request_id=request.request_id, body=body), next(self._numbers)
-        return signing.sign(self._key, signing.COORDINATOR, CLI, epoch=self._epoch(), number=number, body=reply)
+        return signing.sign(self._key, COORDINATOR, CLI, epoch=self._epoch(), number=number, body=reply)
 
 
 def _after(at: float) -> float:

@@ -20,7 +20,6 @@ from qkdrelay.messages.control import Commands, SignedMessage
 from qkdrelay.messages.reports import Reports
 from qkdrelay.messages.requests import Request
 
-COORDINATOR = "coordinator"
 _UNSIGNED = bytes(32)
 
 

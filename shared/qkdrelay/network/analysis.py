@@ -6,7 +6,8 @@ from collections.abc import Collection
 from functools import lru_cache
 
 from qkdrelay.network.exhaustive import STEPS_MAX, any_of_size
-from qkdrelay.network.plan import PLANS_KEPT, Plan, Route
+from qkdrelay.network.names import Route
+from qkdrelay.network.plan import PLANS_KEPT, Plan
 from qkdrelay.network.threshold_circuit import blocking, learning
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+from qkdrelay.network.names import Link
 from qkdrelay.network.plan import Plan
-from qkdrelay.network.threshold_circuit import Link
 from qkdrelay.sharing import amd
 
 CONFIRMATION_BYTES = 64

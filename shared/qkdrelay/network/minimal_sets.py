@@ -10,8 +10,9 @@ from typing import Generic, TypeVar, cast
 
 from qkdrelay.network import solver
 from qkdrelay.network.bdd import NODES_MAX, Diagram, TooLargeError
+from qkdrelay.network.names import Link
 from qkdrelay.network.plan import Plan
-from qkdrelay.network.threshold_circuit import Circuit, Element, Link, blocking, learning
+from qkdrelay.network.threshold_circuit import Circuit, Element, blocking, learning
 from qkdrelay.schemes.recursive import RELAY_SEARCH_MAX, SEARCH_MAX
 from qkdrelay.sharing.work import attempt, combining
 

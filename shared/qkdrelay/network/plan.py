@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from itertools import pairwise
 
 from qkdrelay.errors import InvalidPlanError
+from qkdrelay.network.names import KME_NAME, Route
 from qkdrelay.sharing import amd
 
-Route = tuple[str, ...]
-"""The KMEs a share has passed, source first, the present holder last."""
-
-KME_NAME = re.compile(r"[a-z0-9-]{1,32}")
 SUCCESSORS_MAX = 255
 """Shamir over GF(2^8) has 255 evaluation points other than 0."""
 KMES_MAX = 512

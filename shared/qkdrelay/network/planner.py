@@ -17,9 +17,9 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 
 from qkdrelay.errors import InvalidPlanError
+from qkdrelay.network.names import Link
 from qkdrelay.network.paths import Path, disjoint_paths
 from qkdrelay.network.plan import SHARE_MESSAGES_MAX, Hop, Plan, majority
-from qkdrelay.network.threshold_circuit import Link
 from qkdrelay.network.topology import Topology
 
 

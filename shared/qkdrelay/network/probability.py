@@ -9,8 +9,9 @@ from random import Random
 
 from qkdrelay.errors import RequestRefusedError
 from qkdrelay.network.bdd import Diagram, TooLargeError
+from qkdrelay.network.names import Link
 from qkdrelay.network.plan import Plan
-from qkdrelay.network.threshold_circuit import Circuit, Element, Gate, Link, blocking, learning
+from qkdrelay.network.threshold_circuit import Circuit, Element, Gate, blocking, learning
 
 SAMPLES = 1 << 18
 CONFIDENCE = 0.999

@@ -9,9 +9,10 @@ from typing import Literal, get_args
 from qkdrelay.errors import InvalidPlanError, RequestRefusedError
 from qkdrelay.network.key_cost import link_key_bytes, payload_bytes
 from qkdrelay.network.minimal_sets import Withstands, smallest, withstood
+from qkdrelay.network.names import Link
 from qkdrelay.network.plan import SHARE_MESSAGES_MAX, SUCCESSORS_MAX, Plan
 from qkdrelay.network.planner import Routes, no_path, path_plan, recursive_plan, union_plan, without
-from qkdrelay.network.threshold_circuit import Link, learning
+from qkdrelay.network.threshold_circuit import learning
 from qkdrelay.network.topology import Topology
 
 Policy = Literal["best", "disjoint", "recursive", "trusted"]

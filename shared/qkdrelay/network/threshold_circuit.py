@@ -15,9 +15,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from qkdrelay.network.names import Link
 from qkdrelay.network.plan import Plan
 
-Link = tuple[str, str]
 Element = str | Link
 """What a set is made of: a KME's name, or a link (sender, receiver) of the plan."""
 

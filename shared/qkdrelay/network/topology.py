@@ -1,23 +1,15 @@
-"""What is linked to what: a network of KMEs, read from a TOML file."""
+"""A network: its KMEs, its QKD links, and what is noted of them."""
 
 from __future__ import annotations
 
 import difflib
-import re
-import reprlib
-import tomllib
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 from qkdrelay.errors import TopologyError
-from qkdrelay.network.plan import KME_NAME, KMES_MAX
-
-TOPOLOGY_BYTES_MAX = 1 << 20
-REFERENCE = "eight-kmes"
 
 Trust = Literal["never", "avoid", "trusted"]
 """What the file notes of a KME: never relay through it, only if there is no other way, or it may be relied upon."""
@@ -36,7 +28,6 @@ class LinkNote:
 
 
 NOTHING_NOTED = LinkNote()
-_BOUNDS = {"rate_bps": (1, 10**12), "buffer_bytes": (1024, 1 << 34)}
 
 
 @dataclass(frozen=True)
@@ -64,7 +55,7 @@ class Topology:
         """Return ``kme`` if it is in this network; else raise TopologyError with the nearest name as hint."""
         if kme in self.neighbours:
             return kme
-        raise TopologyError(f"there is no KME {kme!r} in network {self.name}", hint=_did_you_mean(kme, self.kmes))
+        raise TopologyError(f"there is no KME {kme!r} in network {self.name}", hint=did_you_mean(kme, self.kmes))
 
     def link(self, a: str, b: str) -> tuple[str, str]:
         """Return the QKD link between ``a`` and ``b`` as the file writes it; raise TopologyError if there is none."""
@@ -97,184 +88,9 @@ class Topology:
         return hops
 
 
-def load_topology(which: Path) -> Topology:
-    """Read a topology: a file, or by its bare name, such as ``nsfnet``, one of those that come with this package.
-
-    Raises TopologyError naming file, line, entry and what would be right.
-    """
-    bare = KME_NAME.fullmatch(str(which)) is not None
-    shipped = _topologies() / f"{which}.toml"
-    path = shipped if bare and shipped.is_file() else which
-    try:
-        if path.stat().st_size > TOPOLOGY_BYTES_MAX:
-            raise TopologyError(f"{path}: larger than {TOPOLOGY_BYTES_MAX} bytes")
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        what = f"there is no topology {str(which)!r}" if bare else f"{path}: there is no such file"
-        raise TopologyError(what, hint=f"known: {', '.join(shipped_names())}; or a file, such as mine.toml") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise TopologyError(f"{path}: cannot be read: {reason}") from None
-    return parse_topology(text, str(path))
-
-
-def parse_topology(text: str, where: str) -> Topology:
-    """Parse a topology's TOML; ``where`` names its origin in errors (TopologyError), with the line.
-
-    ``name``, ``kmes`` and ``links`` must be there. A link is a pair of KMEs; a third entry may say more of it, as in
-    ``["kme-1", "kme-2", { rate_bps = 4000, buffer_bytes = 65536, suite = "aes-256-gcm" }]``. A table ``[trust]``
-    may note KMEs, as in ``kme-5 = "never"``.
-    """
-    try:
-        data = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # also a number too long, lists too deep
-        raise TopologyError(f"{where}: not valid TOML: {error}") from None
-    file = _File(where, text)
-    for key in data:
-        if key not in ("name", "kmes", "links", "trust"):
-            hint = _did_you_mean(key, ("name", "kmes", "links", "trust"))
-            raise TopologyError(f"{file.at(key)}: unknown entry {key!r}", hint=hint)
-    name, kmes, links, trust = data.get("name"), data.get("kmes"), data.get("links"), data.get("trust", {})
-    if not isinstance(name, str) or not name:
-        raise TopologyError(f"{file.at('name')}: 'name' must be a text", hint='name = "my-network"')
-    if not isinstance(kmes, list) or not 2 <= len(kmes) <= KMES_MAX:
-        raise TopologyError(f"{file.at('kmes')}: 'kmes' must be a list of 2 to {KMES_MAX} names", hint=_KMES_EXAMPLE)
-    if not isinstance(links, list):
-        raise TopologyError(f"{file.at('links')}: 'links' must be a list of pairs", hint=_LINKS_EXAMPLE)
-    if not isinstance(trust, dict):
-        hint = '[trust], below it kme-5 = "never"'
-        raise TopologyError(f"{file.at('trust')}: 'trust' must be a table of KMEs", hint=hint)
-    names = _names(kmes, file)
-    noted = _links(links, names, file)
-    said = {link: note for link, note in noted.items() if note != NOTHING_NOTED}
-    return Topology(name, names, tuple(noted), said, _trust(trust, names, file))
-
-
-_KMES_EXAMPLE, _LINKS_EXAMPLE = 'kmes = ["kme-1", "kme-2"]', 'links = [["kme-1", "kme-2"]]'
-_TOKEN = re.compile(r"""#[^\n]*|\"{3}.*?\"{3}|'{3}.*?'{3}|"(?:\\.|[^"\\])*"|'[^']*'|\S""", re.DOTALL)
-"""A comment, a text or a sign: enough to count the elements of lists."""
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    """The text of a file that is valid TOML, to tell where in it something stands: the parser does not say."""
-
-    where: str
-    text: str
-
-    def at(self, entry: str) -> str:
-        """Return where the last entry or table of this name stands."""
-        name = re.escape(entry)
-        written = rf"""^[ \t]*\[[ \t]*["']?{name}["']?[ \t]*\]|^[^#]*?(?<![\w-]){name}["']?[ \t]*[=.]"""
-        lines = [number for number, line in enumerate(self.text.splitlines(), 1) if re.search(written, line)]
-        return f"{self.where}:{lines[-1]}" if lines else self.where
-
-    def elements(self, entry: str, count: int) -> list[str]:
-        """Return where each of the ``count`` elements of a list stands."""
-        opening = re.search(rf"(?m)^[^#\n]*?(?<![\w-]){entry}[\"']?[ \t]*=[ \t]*\[", self.text)
-        places, line, seen, depth, between = [], 1, 0, 1, True
-        for token in _TOKEN.finditer(self.text, opening.end()) if opening else ():
-            text = token[0]
-            if text.startswith("#"):
-                continue
-            if depth == 1 and text in (",", "]"):
-                between = True
-            elif between:
-                line, seen, between = line + self.text.count("\n", seen, token.start()), token.start(), False
-                places.append(f"{self.where}:{line}")
-            depth += (text in ("[", "{")) - (text in ("]", "}"))
-            if depth == 0:
-                break
-        return places if len(places) == count else [self.at(entry)] * count
-
-
-def _names(kmes: list[object], file: _File) -> tuple[str, ...]:
-    names: dict[str, None] = {}
-    for kme, at in zip(kmes, file.elements("kmes", len(kmes)), strict=True):
-        if not isinstance(kme, str) or not KME_NAME.fullmatch(kme):
-            raise TopologyError(f"{at}: {kme!r} is no KME name", hint="1 to 32 of a-z, 0-9 and '-'")
-        if kme in names:
-            raise TopologyError(f"{at}: KME {kme!r} is named twice")
-        if kme in RESERVED_NAMES:
-            raise TopologyError(f"{at}: {kme!r} is reserved for the broker's own users", hint="choose another name")
-        names[kme] = None
-    return tuple(names)
-
-
-RESERVED_NAMES = frozenset({"coordinator", "cli", "operator"})
-
-
-def _links(links: list[object], kmes: tuple[str, ...], file: _File) -> dict[tuple[str, str], LinkNote]:
-    notes: dict[tuple[str, str], LinkNote] = {}
-    for number, (link, at) in enumerate(zip(links, file.elements("links", len(links)), strict=True), 1):
-        if not isinstance(link, list) or len(link) not in (2, 3) or not all(isinstance(end, str) for end in link[:2]):
-            raise TopologyError(
-                f"{at}: link {number} ({reprlib.repr(link)}) is not a pair of KME names", hint=_LINKS_EXAMPLE
-            )
-        a, b = link[:2]
-        for end in (a, b):
-            if end not in kmes:
-                hint = _did_you_mean(end, kmes)
-                raise TopologyError(f"{at}: link {number} ends in {end!r}, which is not in 'kmes'", hint=hint)
-        if a == b:
-            raise TopologyError(f"{at}: link {number} joins {a!r} to itself")
-        if (a, b) in notes or (b, a) in notes:
-            raise TopologyError(f"{at}: the link between {a!r} and {b!r} is named twice (link {number})")
-        notes[a, b] = _note(link[2], f"{at}: link {number} ({a} to {b})") if len(link) == 3 else NOTHING_NOTED
-    return notes
-
-
-def _note(said: object, where: str) -> LinkNote:
-    example = '{ rate_bps = 4000, buffer_bytes = 65536, suite = "otp" }'
-    if not isinstance(said, dict):
-        raise TopologyError(f"{where}: what follows the two KMEs must be a table", hint=example)
-    for key, value in said.items():
-        if key == "suite":
-            if value not in SUITES:
-                raise TopologyError(f"{where}: there is no suite {value!r}", hint=f"known: {', '.join(SUITES)}")
-        elif key in _BOUNDS:
-            least, most = _BOUNDS[key]
-            if type(value) is not int or not least <= value <= most:
-                raise TopologyError(f"{where}: {key} is {value!r}; it must be a whole number from {least} to {most}")
-        else:
-            hint = _did_you_mean(key, ("suite", *_BOUNDS))
-            raise TopologyError(f"{where}: unknown entry {key!r}", hint=hint)
-    return LinkNote(**said)
-
-
-def _trust(trust: dict[str, object], kmes: tuple[str, ...], file: _File) -> dict[str, Trust]:
-    notes: dict[str, Trust] = {}
-    for kme, note in trust.items():
-        if kme not in kmes:
-            raise TopologyError(
-                f"{file.at(kme)}: 'trust' names {kme!r}, which is not in 'kmes'", hint=_did_you_mean(kme, kmes)
-            )
-        known = next((word for word in get_args(Trust) if word == note), None)
-        if known is None:
-            hint = f"known: {', '.join(get_args(Trust))}"
-            raise TopologyError(f"{file.at(kme)}: the trust note of {kme!r} is {note!r}", hint=hint)
-        notes[kme] = known
-    return notes
-
-
-def _did_you_mean(name: str, names: tuple[str, ...] | list[str]) -> str:
+def did_you_mean(name: str, names: tuple[str, ...] | list[str]) -> str:
+    """Return a hint for a name that is none of ``names``: the nearest of them, or what there is."""
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return (
         f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"
     )
-
-
-def reference_topology() -> Topology:
-    """Return the eight-KME reference network."""
-    return load_topology(Path(REFERENCE))
-
-
-def shipped_names() -> list[str]:
-    """Return the names of the topologies that come with this package."""
-    return sorted(file.stem for file in _topologies().glob("*.toml"))
-
-
-def _topologies() -> Path:
-    """Return the folder of topology files: inside the installed package, or infra/ in a source tree."""
-    packaged = Path(__file__).parent / "topologies"
-    return packaged if packaged.is_dir() else Path(__file__).parents[3] / "infra" / "topologies"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from qkdrelay.network.names import Link
 from qkdrelay.network.plan import Plan
-from qkdrelay.network.threshold_circuit import Link
 
 
 @dataclass(frozen=True, slots=True)

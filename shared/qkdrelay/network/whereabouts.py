@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from qkdrelay.network.plan import Plan, Route
+from qkdrelay.network.names import Route
+from qkdrelay.network.plan import Plan
 
 REFUSED = "refused: "
 """How the reason begins for a share that its receiver did not accept."""

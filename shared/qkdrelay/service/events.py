@@ -23,7 +23,8 @@ from qkdrelay.messages.reports import (
     Verified,
     Waiting,
 )
-from qkdrelay.service.logs import LogLevel, link_name
+from qkdrelay.network.names import link_name
+from qkdrelay.service.logs import LogLevel
 
 _EVENTS: dict[type, str] = {
     Collected: "share.collected",

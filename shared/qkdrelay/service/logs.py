@@ -18,6 +18,7 @@ from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, ExcInfo, WrappedLogger
 
 from qkdrelay.escaping import escaped, escaped_json
+from qkdrelay.network.names import route_name
 from qkdrelay.service.log_writer import LogWriter
 
 LogFormat = Literal["auto", "json", "console"]
@@ -26,7 +27,6 @@ LINE_MAX = 1 << 16
 """Characters of a line of JSON, above which what is long in it is cut."""
 _TRACEBACK_LINES_MAX = 100
 """Shown from its beginning, and from its end."""
-
 _writer: LogWriter | None = None
 
 
@@ -206,16 +206,6 @@ def _text(value: object, how: Callable[[object], str] = repr) -> str:
         return value if isinstance(value, str) else how(value)
     except Exception as error:  # what cannot tell what it is must not take the line with it
         return f"<{type(value).__name__}: {type(error).__name__}>"
-
-
-def link_name(sender: str, receiver: str) -> str:
-    """Return how a direction of a QKD link is written in logs and on screen."""
-    return f"{sender}>{receiver}"
-
-
-def route_name(route: tuple[str, ...]) -> str:
-    """Return how a route is written in logs and on screen."""
-    return ">".join(route)
 
 
 def _plain(key: str, value: object) -> object:

@@ -16,7 +16,7 @@ from qkdrelay.broker.names import VHOST
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
 from qkdrelay.errors import SettingsError
 from qkdrelay.messages.link import BUNDLE_MAX
-from qkdrelay.network.plan import KME_NAME
+from qkdrelay.network.names import KME_NAME
 from qkdrelay.service.logs import LogFormat, LogLevel
 
 PREFIX = "QKDRELAY_"

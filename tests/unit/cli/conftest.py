@@ -17,7 +17,8 @@ import structlog
 
 from qkdrelay.messages import relay_ids
 from qkdrelay.messages.relay_ids import new_relay_id
-from qkdrelay.network.topology import Topology, reference_topology
+from qkdrelay.network.topology import Topology
+from qkdrelay.network.topology_file import reference_topology
 from qkdrelay_cli import session
 from qkdrelay_cli.__main__ import main
 from qkdrelay_cli.commands import relay, watch

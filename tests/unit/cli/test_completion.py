@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qkdrelay.network.topology import reference_topology, shipped_names
+from qkdrelay.network.topology_file import reference_topology, shipped_names
 from qkdrelay.terminal.completion import whole_words
 from support.commands import commands
 from support.fuzzing import fuzzed

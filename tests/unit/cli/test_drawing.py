@@ -9,7 +9,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from qkdrelay.network.selection import plans
-from qkdrelay.network.topology import Topology, load_topology
+from qkdrelay.network.topology import Topology
+from qkdrelay.network.topology_file import load_topology
 from qkdrelay_pictures.layered import layered
 from qkdrelay_pictures.plan import BOX_HEIGHT, KMES_DRAWN_MAX, draw_plan
 from support.svg import SVG, boxes, overlap, page, texts, within

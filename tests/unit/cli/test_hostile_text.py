@@ -19,7 +19,8 @@ from qkdrelay.messages.control import SetLink
 from qkdrelay.messages.reports import Alarm, Done, Refused, Rejected, Waiting
 from qkdrelay.messages.requests import NetworkRequest, RelaysRequest, ShowRequest
 from qkdrelay.network.selection import Withstand, choose, plans
-from qkdrelay.network.topology import Topology, reference_topology
+from qkdrelay.network.topology import Topology
+from qkdrelay.network.topology_file import reference_topology
 from qkdrelay.terminal import console
 from qkdrelay_cli import session
 from qkdrelay_cli.commands import watch

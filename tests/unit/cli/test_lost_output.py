@@ -13,7 +13,7 @@ import pytest
 
 from qkdrelay.broker.names import kme_exchange, link_queue
 from qkdrelay.broker.port import Publication
-from qkdrelay.network.topology import reference_topology
+from qkdrelay.network.topology_file import reference_topology
 from qkdrelay.terminal.streams import standard_streams
 from qkdrelay_demo.network import EmbeddedNetwork
 from support.commands import leaves

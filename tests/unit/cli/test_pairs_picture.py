@@ -15,7 +15,8 @@ import networkx as nx
 import pytest
 
 from qkdrelay.network.selection import Withstand
-from qkdrelay.network.topology import Topology, load_topology
+from qkdrelay.network.topology import Topology
+from qkdrelay.network.topology_file import load_topology
 from qkdrelay_cli.render.pairs import all_pairs
 from qkdrelay_pictures.pairs import KMES_MAX, draw_pairs
 from support.svg import SVG, boxes, overlap, page, texts, within

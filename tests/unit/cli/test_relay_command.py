@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from qkdrelay.broker.names import COORDINATOR
 from qkdrelay.errors import BrokerUnreachableError
 from qkdrelay.messages.keys import key_id
 from qkdrelay.messages.relay_ids import new_relay_id
+from qkdrelay.network.names import COORDINATOR
 from qkdrelay.network.topology import Topology
 from support.plans import REFERENCE_RELAY, TOPOLOGIES
 

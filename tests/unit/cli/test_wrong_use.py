@@ -7,9 +7,9 @@ from uuid import uuid4
 
 import pytest
 
-from qkdrelay.broker.names import COORDINATOR
 from qkdrelay.errors import BrokerUnreachableError
 from qkdrelay.messages.keys import check_key_amount
+from qkdrelay.network.names import COORDINATOR
 from qkdrelay.network.topology import Topology
 from qkdrelay_cli import session
 from qkdrelay_cli.commands import watch

@@ -17,7 +17,7 @@ from qkdrelay.messages.reports import (
     Started,
     Verified,
 )
-from qkdrelay.network.plan import Route
+from qkdrelay.network.names import Route
 from qkdrelay.network.whereabouts import Whereabouts
 from support import plans
 from support.kme import NOW, RELAY, terms

@@ -9,7 +9,8 @@ from qkdrelay.broker.names import kme_exchange, results_queue
 from qkdrelay.broker.port import Delivery
 from qkdrelay.messages import signing
 from qkdrelay.messages.reports import Findings, Reports
-from qkdrelay.network.topology import load_topology
+from qkdrelay.network.names import COORDINATOR
+from qkdrelay.network.topology_file import load_topology
 from support.kme import NOW, RELAY, terms
 
 KEYS = {f"kme-{number}": bytes([number]) * 32 for number in range(1, 9)}
@@ -33,9 +34,7 @@ def service(store):
 
 def found(false, epoch, number):
     finding = Findings(relay_id=RELAY, false=(false,), disputed=(), equivocating=(), unclear="")
-    body = signing.sign(
-        KEYS[TARGET], TARGET, signing.COORDINATOR, epoch=epoch, number=number, body=Reports(items=(finding,))
-    )
+    body = signing.sign(KEYS[TARGET], TARGET, COORDINATOR, epoch=epoch, number=number, body=Reports(items=(finding,)))
     return Delivery(results_queue(TARGET), kme_exchange(TARGET), results_queue(TARGET), body, False, (1, 1))
 
 

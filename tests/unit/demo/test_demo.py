@@ -10,7 +10,7 @@ import structlog
 from typer.testing import CliRunner
 
 from kme.keys import listed
-from qkdrelay.network.topology import reference_topology
+from qkdrelay.network.topology_file import reference_topology
 from qkdrelay.terminal import app_with
 from qkdrelay_cli.commands import demo
 from qkdrelay_demo import scenario

@@ -11,7 +11,7 @@ from kme import forgetting
 from kme.__main__ import main
 from qkdrelay.messages.keys import key_id
 from qkdrelay.messages.requests import Wish
-from qkdrelay.network.topology import reference_topology
+from qkdrelay.network.topology_file import reference_topology
 from qkdrelay_demo.network import EmbeddedNetwork
 
 

@@ -28,8 +28,9 @@ from qkdrelay.messages.reports import (
     Started,
     Verified,
 )
-from qkdrelay.messages.signing import COORDINATOR, sign
+from qkdrelay.messages.signing import sign
 from qkdrelay.network.exhaustive import STEPS_MAX
+from qkdrelay.network.names import COORDINATOR
 from qkdrelay.schemes import recursive
 from support import plans
 from support.kme import NOTHING, NOW, RELAY, Kme, only, terms, told

@@ -15,7 +15,8 @@ from qkdrelay.network.key_cost import CONFIRMATION_BYTES, link_key_bytes
 from qkdrelay.network.minimal_sets import Withstands
 from qkdrelay.network.planner import recursive_plan
 from qkdrelay.network.selection import Withstand, choose, plans
-from qkdrelay.network.topology import LinkNote, Topology, load_topology, reference_topology
+from qkdrelay.network.topology import LinkNote, Topology
+from qkdrelay.network.topology_file import load_topology, reference_topology
 
 REFERENCE = reference_topology()
 FILES = sorted((Path(__file__).parents[3] / "infra" / "topologies").glob("*.toml"))

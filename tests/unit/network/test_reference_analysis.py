@@ -12,7 +12,8 @@ from qkdrelay.network.minimal_sets import Withstands
 from qkdrelay.network.planner import path_plan, recursive_plan
 from qkdrelay.network.probability import Probability
 from qkdrelay.network.threshold_circuit import learning
-from qkdrelay.network.topology import Topology, reference_topology
+from qkdrelay.network.topology import Topology
+from qkdrelay.network.topology_file import reference_topology
 from qkdrelay.network.what_if import case
 from qkdrelay.schemes import recursive
 from qkdrelay.sharing import amd

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qkdrelay.errors import TopologyError
-from qkdrelay.network import topology
-from qkdrelay.network.topology import NOTHING_NOTED, LinkNote, load_topology, parse_topology, reference_topology
+from qkdrelay.network import topology_file
+from qkdrelay.network.topology import NOTHING_NOTED, LinkNote
+from qkdrelay.network.topology_file import load_topology, parse_topology, reference_topology
 
 FILES = sorted((Path(__file__).parents[3] / "infra" / "topologies").glob("*.toml"))
 
@@ -102,8 +103,8 @@ def test_lines_are_counted_in_whatever_way_the_file_is_written(text, error):
 def test_a_large_file_is_read_quickly_enough_to_be_refused_for_its_last_line(monkeypatch):
     """Lines are counted once for all links, not anew for each."""
     scans = []
-    elements = topology._File.elements
-    monkeypatch.setattr(topology._File, "elements", lambda *these: scans.append(these) or elements(*these))
+    elements = topology_file._File.elements
+    monkeypatch.setattr(topology_file._File, "elements", lambda *these: scans.append(these) or elements(*these))
     names = [f"k{i}" for i in range(200)]
     links = [[a, b] for a, b in combinations(names, 2)]
     text = f'name = "n"\nkmes = {names}\nlinks = [\n' + "".join(f"{link},\n" for link in [*links, ["k1", "k1"]]) + "]"

@@ -13,8 +13,8 @@ from qkdrelay.broker.memory.broker import MemoryBroker
 from qkdrelay.broker.memory.client import MemoryClient
 from qkdrelay.broker.memory.queue import Queue, QueuedMessage
 from qkdrelay.broker.memory.routing import matches, no_route
-from qkdrelay.broker.names import CLI
 from qkdrelay.broker.port import Publication
+from qkdrelay.network.names import CLI
 
 
 class MemoryHub:
