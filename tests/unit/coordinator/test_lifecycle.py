@@ -110,6 +110,12 @@ def test_nothing_is_confirmed_without_both_proofs(state):
     assert relay.state == STATES[state].state
 
 
+def test_who_verified_before_both_proofs_are_there_is_asked_again():
+    relay = after(STARTED, ("kme-1", "verified"), ("kme-8", "verified"), ("kme-8", "rebuilt"))
+    assert told(relay) == [("kme-1", Prove), ("kme-8", Prove)]
+    assert after(relay, ("kme-1", "verified"), ("kme-8", "verified")).state == "confirmed"
+
+
 # --- who has a say ---------------------------------------------------------------------------------
 
 
