@@ -122,19 +122,17 @@ def advance(relay: Relay, sender: str, report: Report, now: float) -> Relay:
             return replace(relay, expected=True, target_proof=proof, state="reconstructed")
         case Verified(valid=False) if sender in (source, target):
             return decide(relay, "failed", f"the two ends do not have the same keys, {sender} finds", now)
-        case Verified() if relay.source_proof is None or relay.target_proof is None:
-            return relay  # of a proof that is not known here: an end is asked again once both are there
-        case Verified() if sender == source:
-            return _confirm_if_verified(replace(relay, source_verified=True), now)
-        case Verified() if sender == target:
-            return _confirm_if_verified(replace(relay, target_verified=True), now)
+        # Before both proofs are there it is of one that is not known here: the end is asked again once they are.
+        case Verified() if sender in (source, target) and relay.source_proof and relay.target_proof:
+            return _verified(relay, now, by_source=sender == source)
         case Refused(reason=reason) if sender in (source, target):
             # Whoever it says refused: it was the sender.
             return decide(relay, "failed", f"refused by {sender}: {reason.removeprefix(f'{sender}: ')}", now)
     return relay
 
 
-def _confirm_if_verified(relay: Relay, now: float) -> Relay:
+def _verified(relay: Relay, now: float, *, by_source: bool) -> Relay:
+    relay = replace(relay, source_verified=True) if by_source else replace(relay, target_verified=True)
     return decide(relay, "confirmed", "", now) if relay.source_verified and relay.target_verified else relay
 
 

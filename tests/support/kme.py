@@ -67,11 +67,11 @@ class Memory:
 class Kme:
     """One KME of the reference network, deciding."""
 
-    def __init__(self, name, plan=None, *, links=None, **settings):
+    def __init__(self, name, plan=None, *, links=None, random=os.urandom, **settings):
         self.plan = plan or plans.eight()
         near = {b if a == name else a for a, b in self.plan.links if name in (a, b)}
         me = NodeSettings(name, frozenset(near if links is None else links), **settings)
-        self.node, self.ends, self.memory = Forwarding(me, os.urandom), Endpoint(me, os.urandom), Memory()
+        self.node, self.ends, self.memory = Forwarding(me, random), Endpoint(me, random), Memory()
         self.name = name
 
     def share(self, route, payload, *, sender=None, now=NOW, **changed):
