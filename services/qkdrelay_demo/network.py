@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 from uuid import UUID
 
 from coordinator.service import CoordinatorService
@@ -18,13 +19,12 @@ from kme.store import KmeStore
 from qkdrelay.broker.definitions import definitions
 from qkdrelay.broker.memory import MemoryHub
 from qkdrelay.broker.names import coordinator_queues, kme_queues
-from qkdrelay.errors import RequestRefusedError
+from qkdrelay.client import CoordinatorClient
 from qkdrelay.link.envelope import Suite
 from qkdrelay.link.simulated import SimulatedLinkKey
-from qkdrelay.messages.answers import Late, Refusal, RelayView, ReplyBody
-from qkdrelay.messages.dialogue import Asker
+from qkdrelay.messages.answers import RelayView
 from qkdrelay.messages.relay_ids import new_relay_id
-from qkdrelay.messages.requests import RelayRequest, RequestBody, ShowRequest
+from qkdrelay.messages.requests import RelayRequest, ShowRequest
 from qkdrelay.network.names import COORDINATOR, SERVICE_USERS
 from qkdrelay.network.topology import Topology
 from qkdrelay.randomness import random_bytes
@@ -35,7 +35,7 @@ LINK_BUFFER_BYTES = 16 << 20
 
 
 class EmbeddedNetwork:
-    """A running network. Nothing moves unless `settle` or `ask` is called; then everything that can does."""
+    """A running network. Nothing moves but in `settle` and while the `client` asks; then everything that can does."""
 
     def __init__(
         self,
@@ -73,8 +73,8 @@ class EmbeddedNetwork:
         coordinator = CoordinatorService(topology, self.coordinator_store, keys, self.cli_key, lab=lab)
         broker = self.hub.connect(COORDINATOR, coordinator_queues(topology.kmes, lab=lab))
         self.loops[COORDINATOR] = Loop(coordinator, broker, clock=clock)
-        self._client = self.hub.client()
-        self._asker = Asker(self.cli_key, self._client.address, clock)
+        self.client = CoordinatorClient(SettlingConnection(self), self.cli_key, clock, clock)
+        """Asks the coordinator, and lets everything that can move do so before it looks for an answer."""
         self.stopped: frozenset[str] = frozenset()
         """Services that do not work, as if they had crashed."""
         self.settle()
@@ -87,46 +87,57 @@ class EmbeddedNetwork:
             for name, loop in self.loops.items():
                 busy |= name not in self.stopped and loop.step(0.0)
 
-    def ask(self, body: RequestBody) -> ReplyBody:
-        """Send a request as the command line does; return the last answer once nothing moves any more.
-
-        Raises RequestRefusedError with the coordinator's reason.
-        """
-        last = self._asked(body)
-        if isinstance(last, Late):  # by the coordinator's clock, then
-            last = self._asked(body)
-        if isinstance(last, Refusal):
-            raise RequestRefusedError(last.text, hint=last.hint)
-        if last is None:
-            raise RequestRefusedError("the coordinator did not answer")
-        return last
-
-    def _asked(self, body: RequestBody) -> ReplyBody | None:
-        request, signed = self._asker.request(body)
-        self._client.send(signed)
-        self.settle()
-        last: ReplyBody | None = None
-        while (message := self._client.receive(0.0)) is not None:
-            if (reply := self._asker.answer(message[2], {request.request_id})) is not None:
-                last = reply.body
-        return last
-
     def relay(self, source: str, target: str, **wishes: Any) -> RelayView:
         """Start a relay (see `relay_request`) and return it as it is once nothing moves any more."""
         request = relay_request(source, target, **{"relay_id": new_relay_id(self.clock()), **wishes})
-        self.ask(request)
+        self.client.ask(request, RelayView)
         return self.show(request.relay_id)
 
     def show(self, relay_id: UUID) -> RelayView:
         """Return a relay as it is now."""
-        view = self.ask(ShowRequest(relay=str(relay_id), follow=False))
-        assert isinstance(view, RelayView)  # noqa: S101 - the answer to this request
-        return view
+        return self.client.ask(ShowRequest(relay=str(relay_id), follow=False), RelayView)
 
     def keys(self, kme: str, relay_id: UUID) -> bytes | None:
         """Return the keys ``kme`` has released of a relay it is an end of."""
         relay = self.stores[kme].relay(relay_id)
         return relay.payload.keys if relay and relay.payload and relay.state == "delivered" else None
+
+
+class SettlingConnection:
+    """Implements `qkdrelay.broker.port.Client` in a network that works while its client waits."""
+
+    def __init__(self, network: EmbeddedNetwork, watch: Sequence[str] = ()) -> None:
+        self._network, self._client = network, network.hub.client(watch=watch)
+
+    @property
+    def address(self) -> str:
+        """See `Client.address`."""
+        return self._client.address
+
+    def send(self, body: bytes) -> None:
+        """See `Client.send`."""
+        self._client.send(body)
+
+    def check(self) -> None:
+        """See `Client.check`."""
+        self._client.check()
+
+    def receive(self, timeout_s: float) -> tuple[str, str, bytes] | None:  # noqa: ARG002 - nothing moves any more then
+        """See `Client.receive`; it does not wait: once nothing moves, nothing comes."""
+        self._network.settle()
+        return self._client.receive(0.0)
+
+    def close(self) -> None:
+        """See `Client.close`."""
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def relay_request(source: str, target: str, **wishes: Any) -> RelayRequest:

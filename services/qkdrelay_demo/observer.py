@@ -9,10 +9,10 @@ from uuid import UUID
 
 from qkdrelay.broker.memory import MemoryHub
 from qkdrelay.broker.names import kme_exchange
+from qkdrelay.client import REPORTS, reported
 from qkdrelay.messages import codec
-from qkdrelay.messages.control import SignedMessage
 from qkdrelay.messages.link import SealedMessage, ShareHeader
-from qkdrelay.messages.reports import Collected, Decided, Forwarded, Rebuilt, Report, Reports, Split, Verified, Waiting
+from qkdrelay.messages.reports import Collected, Decided, Forwarded, Rebuilt, Report, Split, Verified, Waiting
 from qkdrelay.network.names import Route
 
 AboutRelay = Split | Forwarded | Waiting | Collected | Rebuilt | Verified | Decided
@@ -23,7 +23,7 @@ class Observer:
     """Takes a copy of every message on a QKD link and of every report; call `look` to take in what has come."""
 
     def __init__(self, hub: MemoryHub, kmes: Iterable[str]) -> None:
-        self._client = hub.client(watch=("results.#",))
+        self._client = hub.client(watch=REPORTS)
         for kme in kmes:
             hub.bind(kme_exchange(kme), "link.#", self._client.address)
         self._carried: defaultdict[UUID, dict[bytes, Route]] = defaultdict(dict)
@@ -32,22 +32,21 @@ class Observer:
     def look(self) -> None:
         """Take in everything that has passed since the last look."""
         while (message := self._client.receive(0.0)) is not None:
-            _, routing_key, body = message
+            exchange, routing_key, body = message
             if routing_key.startswith("link."):
                 self._see_share(body)
             else:
-                self._hear(codec.decode(body, SignedMessage))
+                self._hear(*reported(exchange, body))
 
     def _see_share(self, body: bytes) -> None:
         # Published twice, the same bytes are one message.
         header = codec.decode(codec.decode(body, SealedMessage).header, ShareHeader)
         self._carried[header.relay_id][body] = header.route
 
-    def _hear(self, message: SignedMessage) -> None:
-        reports: tuple[Report, ...] = codec.decode(message.body, Reports).items
+    def _hear(self, kme: str, reports: Iterable[Report]) -> None:
         for report in reports:
             if isinstance(report, AboutRelay):
-                self._reports[report.relay_id].append((message.sender, report))
+                self._reports[report.relay_id].append((kme, report))
 
     def carried(self, relay_id: UUID) -> tuple[Route, ...]:
         """Return the route of each share message that went over a QKD link, in the order seen."""

@@ -9,9 +9,10 @@ import pytest
 
 from coordinator.service import CoordinatorService
 from qkdrelay.broker.names import CLI_EXCHANGE, REPLIES_EXCHANGE
-from qkdrelay.errors import BrokerUnreachableError
+from qkdrelay.client import CoordinatorClient
+from qkdrelay.errors import BrokerUnreachableError, RequestRefusedError
 from qkdrelay.messages import codec, dialogue
-from qkdrelay.messages.answers import Acknowledged, Refusal, RelayView, Reply
+from qkdrelay.messages.answers import Acknowledged, RelayView, Reply
 from qkdrelay.messages.control import Demand, SignedMessage
 from qkdrelay.messages.plans import decode_plan
 from qkdrelay.messages.relay_ids import new_relay_id
@@ -27,7 +28,6 @@ from qkdrelay.messages.requests import (
 )
 from qkdrelay.network.analysis import learns
 from qkdrelay.network.names import CLI, COORDINATOR
-from qkdrelay_cli.session import Session
 from support.kme import NOW
 from support.network import DIAMOND, Network, relay_request, topology
 
@@ -64,7 +64,8 @@ def with_body(signed, change):
 
 def silent(network, body):
     """Ask, and have no answer."""
-    assert network._asked(body) is None
+    with pytest.raises(BrokerUnreachableError, match="did not answer"):
+        network.client.ask(body, object)
 
 
 def state(network):
@@ -111,8 +112,9 @@ def test_what_was_asked_to_be_withstood_is_withstood_or_nothing_is_relayed():
         if tried == 3:
             break
         wishes = {"policy": None, "withstand": TWO}
-        asked = network._asked(relay_request(source, target, **wishes))
-        if isinstance(asked, Refusal):
+        try:
+            asked = network.ask(relay_request(source, target, **wishes))
+        except RequestRefusedError:
             continue
         tried += 1
         plan = decode_plan(asked.plan)
@@ -305,7 +307,7 @@ def test_what_the_broker_gives_out_again_is_not_carried_out_again():
 
 
 class Wired:
-    """A client of ``network`` for a `Session`: while it waits, the network works and its clock goes on."""
+    """A client of ``network`` for a `CoordinatorClient`: while it waits, the network works and its clock goes on."""
 
     def __init__(self, network):
         self.network, self._client = network, network.hub.client()
@@ -319,17 +321,12 @@ class Wired:
         return message
 
 
-@pytest.fixture
-def session(monkeypatch):
-    def session(network):
-        monkeypatch.setattr("qkdrelay_cli.session.monotonic", network.time)
-        return Session(Wired(network), network.cli_key, network.clock)
-
-    return session
+def client(network):
+    return CoordinatorClient(Wired(network), network.cli_key, network.clock, network.time)
 
 
-def answer(session, body):
-    return session.receive(session.send(body), session._client.network.time() + 2.0)
+def answer(client, body):
+    return client.receive(client.send(body), client.timer() + 2.0)
 
 
 ANSWERS = {
@@ -349,32 +346,32 @@ ANSWERS = {
 
 @pytest.mark.parametrize("how", ["unsigned", "altered", "for somebody else"])
 @pytest.mark.parametrize("body", [DOWN, RelaysRequest(limit=5)])
-def test_no_answer_can_be_forged(session, how, body):
+def test_no_answer_can_be_forged(how, body):
     network = Network(DIAMOND)
     Broker(network, REPLIES_EXCHANGE, ANSWERS[how])
-    talk = session(network)
+    talk = client(network)
     assert answer(talk, body) is None
-    assert "is not signed by the coordinator" in str(talk.silence(2.0, ""))
+    assert "is not signed by the coordinator" in str(talk.unanswered(2.0))
 
 
-def test_a_relay_that_failed_cannot_be_shown_as_confirmed(session):
+def test_a_relay_that_failed_cannot_be_shown_as_confirmed():
     network = Network(DIAMOND)
     network.stop("kme-4")
     Broker(network, REPLIES_EXCHANGE, ANSWERS["confirmed"])
-    following = session(network).follow(relay_request("kme-1", "kme-4", timeout_s=1.0))
+    following = client(network).follow(relay_request("kme-1", "kme-4", timeout_s=1.0))
     with pytest.raises(BrokerUnreachableError):
-        following.until_ended(lambda view: None)
+        following.until_decided()
 
 
 @pytest.mark.parametrize("reflect", ["request", "answer"])
-def test_neither_a_request_nor_an_answer_passes_for_the_other(session, reflect):
+def test_neither_a_request_nor_an_answer_passes_for_the_other(reflect):
     network = Network(DIAMOND)
-    talk = session(network)
+    talk = client(network)
     there, back = Broker(network), Broker(network, REPLIES_EXCHANGE)
     if reflect == "request":
         back.change = lambda signed: [there.seen[-1]]
         assert answer(talk, DOWN) is None
-        assert "not from coordinator to cli" in str(talk.silence(2.0, ""))
+        assert "not from coordinator to cli" in str(talk.unanswered(2.0))
     else:
         answer(talk, DOWN)
         network.as_cli(back.seen[-1])
@@ -382,10 +379,10 @@ def test_neither_a_request_nor_an_answer_passes_for_the_other(session, reflect):
         assert "not from cli to coordinator" in network.dead_letters()[-1][2]
 
 
-def test_an_earlier_answer_to_the_same_question_is_none(session):
+def test_an_earlier_answer_to_the_same_question_is_none():
     network = Network(DIAMOND)
     view = network.relay("kme-1", "kme-4")
-    talk, broker = session(network), Broker(network, REPLIES_EXCHANGE)
+    talk, broker = client(network), Broker(network, REPLIES_EXCHANGE)
     question = ShowRequest(relay=str(view.relay_id), follow=False)
     assert answer(talk, question).state == "confirmed"
     old = broker.seen[-1]
@@ -393,11 +390,11 @@ def test_an_earlier_answer_to_the_same_question_is_none(session):
     assert answer(talk, question) is None
 
 
-def test_of_answers_in_another_order_the_latest_counts(session):
+def test_of_answers_in_another_order_the_latest_counts():
     network = Network(DIAMOND)
     network.stop("kme-4")
     broker = Broker(network, REPLIES_EXCHANGE, lambda signed: [])
-    talk = session(network)
+    talk = client(network)
     following = talk.follow(relay_request("kme-1", "kme-4", timeout_s=30.0))
     assert following.next(0.1) is None
     network.resume("kme-4")
@@ -405,14 +402,14 @@ def test_of_answers_in_another_order_the_latest_counts(session):
     kept, broker.change = list(broker.seen), lambda signed: [signed]
     assert len(kept) > 1
     for body in reversed(kept):
-        network.inject(COORDINATOR, REPLIES_EXCHANGE, talk._client.address, body)
+        network.inject(COORDINATOR, REPLIES_EXCHANGE, talk.connection.address, body)
     assert following.next(0.1).state == "confirmed"
     assert following.next(0.1) is None
 
 
-def test_an_answer_to_another_command_line_is_none(session):
+def test_an_answer_to_another_command_line_is_none():
     network = Network(DIAMOND)
-    mine, others = session(network), session(network)
+    mine, others = client(network), client(network)
     broker = Broker(network, REPLIES_EXCHANGE)
     assert answer(others, RelaysRequest(limit=1)).total == 0
     stolen = broker.seen[-1]
@@ -420,17 +417,18 @@ def test_an_answer_to_another_command_line_is_none(session):
     assert answer(mine, DOWN) == Acknowledged(text="the QKD link kme-1 - kme-2 is down")
 
 
-def test_a_command_line_goes_on_over_a_restart_and_takes_nothing_from_before_it(session, tmp_path):
+def test_a_command_line_goes_on_over_a_restart_and_takes_nothing_from_before_it(tmp_path):
     network = Network(DIAMOND, folder=tmp_path)
     network.stop("kme-4")
     broker = Broker(network, REPLIES_EXCHANGE)
-    following = session(network).follow(relay_request("kme-1", "kme-4", timeout_s=60.0))
+    talk = client(network)
+    following = talk.follow(relay_request("kme-1", "kme-4", timeout_s=60.0))
     assert following.first().state == "planned"
     before = list(broker.seen)
     network.restart(COORDINATOR)
     network.resume("kme-4")
-    assert following.until_ended(lambda view: None).state == "confirmed"
-    address = following._talk._client.address
+    assert following.until_decided().state == "confirmed"
+    address = talk.connection.address
     for body in before:
         network.inject(COORDINATOR, REPLIES_EXCHANGE, address, body)
     assert following.next(0.1) is None
@@ -452,7 +450,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("what", OTHERS)
-def test_a_coordinator_that_answers_with_another_relay_is_found_out(session, monkeypatch, what):
+def test_a_coordinator_that_answers_with_another_relay_is_found_out(monkeypatch, what):
     network = Network(DIAMOND)
     signed = dialogue.Answerer.answer
 
@@ -462,7 +460,7 @@ def test_a_coordinator_that_answers_with_another_relay_is_found_out(session, mon
         return signed(self, request, body)
 
     monkeypatch.setattr(dialogue.Answerer, "answer", lying)
-    following = session(network).follow(
+    following = client(network).follow(
         relay_request("kme-1", "kme-4", withstand=Wish(compromised=1, failed=0, tampering=0))
     )
     with pytest.raises(BrokerUnreachableError, match=f"a relay that was not asked for: {what} "):
@@ -483,8 +481,9 @@ def test_an_id_stands_for_one_relay(changed, named):
     network = Network(DIAMOND)
     first = network.relay("kme-1", "kme-4", policy=None)
     wishes = {"source": "kme-1", "target": "kme-4", "relay_id": first.relay_id, **changed}
-    refusal = network._asked(relay_request(**wishes))
-    assert refusal.text == f"relay {first.relay_id} was asked for before, as another: {named}"
+    with pytest.raises(RequestRefusedError) as refusal:
+        network.ask(relay_request(**wishes))
+    assert str(refusal.value) == f"relay {first.relay_id} was asked for before, as another: {named}"
     again = network.ask(relay_request("kme-1", "kme-4", relay_id=first.relay_id))
     assert again.relay_id == first.relay_id
     assert network.coordinator_store.relay_count() == 1
@@ -492,11 +491,11 @@ def test_an_id_stands_for_one_relay(changed, named):
 
 def test_reading_is_signed_as_well():
     network = Network(DIAMOND)
-    asked = dialogue.Asker(bytes(32), network._client.address, network.clock)
+    asked = dialogue.Asker(bytes(32), network.client.connection.address, network.clock)
     for body in (RelaysRequest(limit=1), ShowRequest(relay="abcd", follow=True)):
-        network._client.send(asked.request(body)[1])
+        network.client.connection.send(asked.request(body)[1])
     network.settle()
-    assert network._client.receive(0.0) is None
+    assert network.client.connection.receive(0.0) is None
     assert len(network.dead_letters()) == 2
 
 

@@ -27,7 +27,7 @@ from qkdrelay.messages.control import Terms
 from qkdrelay.messages.dialogue import Asker
 from qkdrelay.messages.link import SealedMessage, ShareHeader
 from qkdrelay.messages.relay_ids import new_relay_id
-from qkdrelay.messages.requests import LabRequest, LinkRequest
+from qkdrelay.messages.requests import LabRequest, LinkRequest, RelayRequest
 from qkdrelay.network.names import CLI, COORDINATOR
 from qkdrelay.network.topology import Topology
 from qkdrelay.network.topology_file import parse_topology
@@ -69,6 +69,15 @@ class Network(EmbeddedNetwork):
     def relay(self, source, target, policy="recursive", **wishes):
         """As the embedded network's, but by the reference rule unless told otherwise."""
         return super().relay(source, target, policy=policy, **wishes)
+
+    def ask(self, body):
+        """Return the answer once nothing moves any more: of a relay that is followed, how it is then."""
+        if not isinstance(body, RelayRequest) or not body.follow:
+            return self.client.ask(body, object)
+        followed, last = self.client.follow(body), None
+        while (view := followed.next(0.0)) is not None:
+            last = view
+        return last
 
     def service(self, name):
         return self.loops[name]._service

@@ -15,6 +15,7 @@ from typing import Any
 from uuid import UUID
 
 from qkdrelay.broker.rabbitmq import RabbitMqClient, RabbitMqSettings
+from qkdrelay.client import CoordinatorClient
 from qkdrelay.errors import BrokerUnreachableError, RequestRefusedError
 from qkdrelay.messages.answers import RelaySummary, RelaysView
 from qkdrelay.messages.fields import TERMINAL
@@ -22,7 +23,6 @@ from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.requests import RelaysRequest
 from qkdrelay.network.names import CLI, COORDINATOR
 from qkdrelay.network.topology import Topology
-from qkdrelay_cli.session import Session
 from support import stack
 from support.waiting import eventually
 
@@ -50,15 +50,15 @@ class Load(threading.Thread):
         while not self._stopped.is_set():
             try:
                 with RabbitMqClient(self._settings) as client:
-                    self._ask(Session(client, self._key))
+                    self._ask(CoordinatorClient(client, self._key))
             except (BrokerUnreachableError, RequestRefusedError) as error:
                 self.refused.append(str(error))
                 self._stopped.wait(PAUSE_S)
 
-    def _ask(self, session: Session) -> None:
+    def _ask(self, coordinator: CoordinatorClient) -> None:
         while not self._stopped.wait(PAUSE_S):
             body = stack.asked(new_relay_id(), *self._ends, "best", RELAY_TIMEOUT_S)
-            self.accepted.append(session.follow(body).first().relay_id)
+            self.accepted.append(coordinator.follow(body).first().relay_id)
 
     def stop(self) -> None:
         self._stopped.set()
@@ -128,12 +128,14 @@ class Processes:
         time.sleep(ASK_EVERY_S)
         try:
             self._client = self._client or RabbitMqClient(self.cli)
-            session = Session(self._client, self.cli_key)
-            answer = session.receive(session.send(RelaysRequest(limit=LISTED_MAX)), time.monotonic() + ANSWER_WITHIN_S)
+            coordinator = CoordinatorClient(self._client, self.cli_key)
+            listed = coordinator.ask(RelaysRequest(limit=LISTED_MAX), RelaysView, ANSWER_WITHIN_S)
         except BrokerUnreachableError:
+            if self._client is not None:
+                self._client.close()
             self._client = None
             return {}
-        return {str(relay.relay_id): relay for relay in answer.relays} if isinstance(answer, RelaysView) else {}
+        return {str(relay.relay_id): relay for relay in listed.relays}
 
     @property
     def cli_key(self) -> bytes:

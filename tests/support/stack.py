@@ -22,13 +22,12 @@ import pika
 from qkdrelay.broker.definitions import definitions
 from qkdrelay.broker.rabbitmq.client import RabbitMqClient
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
-from qkdrelay.messages.answers import ReplyBody
+from qkdrelay.client import CoordinatorClient
 from qkdrelay.messages.requests import NetworkRequest, RelayRequest, RequestBody
 from qkdrelay.network.names import CLI, SERVICE_USERS
 from qkdrelay.network.topology import Topology
 from qkdrelay.network.topology_file import load_topology
 from qkdrelay_cli.__main__ import main
-from qkdrelay_cli.session import Session
 from qkdrelay_demo.network import relay_request
 from qkdrelay_deployment.compose import link_settings
 from support import rabbitmq
@@ -87,14 +86,8 @@ class Stack:
         password, addresses = self.passwords[CLI], self.server.addresses
         settings = RabbitMqSettings(addresses=addresses, user=CLI, password=password, vhost=self.vhost)
         with RabbitMqClient(settings) as client:
-            session = Session(client, bytes.fromhex(self.cli_key))
-
-            def ask(body: RequestBody) -> ReplyBody:
-                answer = session.receive(session.send(body), time.monotonic() + ANSWER_WITHIN_S)
-                assert answer is not None, f"no answer to {type(body).__name__} within {ANSWER_WITHIN_S} s"
-                return answer
-
-            yield ask
+            coordinator = CoordinatorClient(client, bytes.fromhex(self.cli_key))
+            yield lambda body: coordinator.ask(body, object, ANSWER_WITHIN_S)
 
     def back(self, kmes: tuple[str, ...], since: float) -> bool:
         """Whether each of ``kmes`` has said hello after the time ``since`` (monotonic, in seconds)."""

@@ -85,12 +85,13 @@ def attack(
 
 
 def _set(kme: str, mode: Literal["leak", "tamper", "withhold"] | None, *, as_json: bool) -> None:
+    from qkdrelay.client import COMMAND_S
     from qkdrelay.messages.answers import Acknowledged
     from qkdrelay.messages.requests import LabRequest
     from qkdrelay_cli import session
 
     request = LabRequest(kme=session.check_name(kme), mode=mode)
-    done = session.ask(request, Acknowledged, session.COMMAND_S)
+    done = session.ask(request, Acknowledged, COMMAND_S)
     if as_json:
         print_json({"kme": kme, "mode": mode})
     else:

@@ -72,12 +72,13 @@ def up(a: A, b: B, *, as_json: JsonOption = False) -> None:
 
 
 def _turn(a: str, b: str, *, up: bool, as_json: bool) -> None:
+    from qkdrelay.client import COMMAND_S
     from qkdrelay.messages.answers import Acknowledged
     from qkdrelay.messages.requests import LinkRequest
     from qkdrelay_cli import session
 
     request = LinkRequest(a=session.check_name(a), b=session.check_name(b), up=up)
-    done = session.ask(request, Acknowledged, session.COMMAND_S)
+    done = session.ask(request, Acknowledged, COMMAND_S)
     if as_json:
         print_json({"link": [a, b], "up": up})
     else:

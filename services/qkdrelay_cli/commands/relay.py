@@ -19,9 +19,9 @@ from qkdrelay.terminal.wording import JsonOption
 from qkdrelay_cli.options import PolicyOption, SourceArgument, TargetArgument, WithstandOption, parsed_wish
 
 if TYPE_CHECKING:
+    from qkdrelay.client import FollowedRelay
     from qkdrelay.messages.answers import RelayView
     from qkdrelay.messages.requests import RelayRequest
-    from qkdrelay_cli.session import Following
 
 LINGER_S_MAX = 3_600.0
 
@@ -83,13 +83,13 @@ def relay(
         allow_unprotected=allow_unprotected,
         follow=True,
     )
-    with session.opened() as talk, _afterwards(request.relay_id):
-        following = talk.follow(request)
+    with session.opened() as coordinator, _afterwards(request.relay_id):
+        following = coordinator.follow(request)
         if no_wait:
             view = following.first()
         else:
             with _progress(following) as show:
-                view = following.until_ended(show)
+                view = following.until_decided(show)
                 view = _linger(following, view, linger, show)
     if view.state != "failed" and (less := _less(request, view)):
         note(f"the plan withstands less than was asked for, as --allow-unprotected lets it: {less}")
@@ -121,7 +121,7 @@ def _tell(view: RelayView, *, as_json: bool, no_wait: bool) -> None:
 
 
 def _linger(
-    following: Following, view: RelayView, linger_s: float, show: Callable[[RelayView | None], None]
+    following: FollowedRelay, view: RelayView, linger_s: float, show: Callable[[RelayView | None], None]
 ) -> RelayView:
     """Return the decided relay after a while, or as soon as nothing more is to come: late shares may name a liar."""
     until = monotonic() + linger_s
@@ -145,7 +145,7 @@ def _afterwards(relay_id: UUID) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(following: Following) -> Iterator[Callable[[RelayView | None], None]]:
+def _progress(following: FollowedRelay) -> Iterator[Callable[[RelayView | None], None]]:
     """Yield what shows a view (None: none has come) as it is now: live on a terminal, else only a long silence."""
     warned = False
 

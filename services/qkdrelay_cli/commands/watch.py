@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import partial
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
@@ -36,21 +36,25 @@ def watch(*, as_json: JsonOption = False) -> None:
 
     Example: coordinator watch
     """
+    from qkdrelay.client import REPORTS, reported
     from qkdrelay.errors import QkdRelayError
+    from qkdrelay.messages.reports import Hello
     from qkdrelay_cli import session
     from qkdrelay_cli.render.report_order import Ordered
 
     ordered = Ordered()
     show = partial(_show, None if as_json else console())
     try:
-        with session.connected_client(watch=["results.#"]) as client:
+        with session.connected_client(watch=REPORTS) as connection:
             note("watching what the broker says the KMEs report, unverified; Ctrl-C stops")
             while lost_output() is None:
-                message = client.receive(ordered.wait_s(monotonic(), _LOOK_AGAIN_S))
+                message = connection.receive(ordered.wait_s(monotonic(), _LOOK_AGAIN_S))
                 if message is not None:
                     try:
-                        for kme, report in reported(message[0], message[2]):
-                            show(ordered.add(kme, report, time(), monotonic()))
+                        kme, reports = reported(message[0], message[2])
+                        for report in reports:
+                            if not isinstance(report, Hello):
+                                show(ordered.add(kme, report, time(), monotonic()))
                     except QkdRelayError as error:
                         note(f"a message that is no report: {error}")
                 show(ordered.due(monotonic()))
@@ -66,24 +70,6 @@ def _show(screen: Screen | None, reports: Iterable[Seen]) -> None:
             print_json(report_as_data(seen.kme, seen.report, seen.at), indent=None)
         else:
             screen.print(line(seen.kme, seen.report, seen.at), soft_wrap=True)
-
-
-def reported(exchange: str, body: bytes) -> Iterator[tuple[str, Report]]:
-    """Yield (KME, report) from one delivery; QkdRelayError if it is none.
-
-    The signature is not verified: the command line does not have the keys. Only the coordinator decides on
-    reports, and it does verify them; that each KME writes its own exchange only is the broker's word here.
-    """
-    from qkdrelay.broker.names import parse_kme_exchange
-    from qkdrelay.messages import codec
-    from qkdrelay.messages.control import SignedMessage
-    from qkdrelay.messages.reports import Hello, Reports
-
-    kme = parse_kme_exchange(exchange)
-    signed = codec.decode(body, SignedMessage)
-    for report in codec.decode(signed.body, Reports).items:
-        if not isinstance(report, Hello):
-            yield kme, report
 
 
 def report_as_data(kme: str, report: Report, at: float) -> dict[str, Any]:

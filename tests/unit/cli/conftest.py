@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pytest
 import structlog
 
+from qkdrelay.client import CoordinatorClient
 from qkdrelay.messages import relay_ids
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.network.topology import Topology
@@ -22,7 +22,7 @@ from qkdrelay.network.topology_file import reference_topology
 from qkdrelay_cli import session
 from qkdrelay_cli.__main__ import main
 from qkdrelay_cli.commands import relay, watch
-from qkdrelay_demo.network import EmbeddedNetwork
+from qkdrelay_demo.network import EmbeddedNetwork, SettlingConnection
 
 STEP_S = 0.05
 
@@ -35,42 +35,26 @@ class Clock:
         return self.now
 
 
-class FakeClient:
-    """A `Client` on the network's hub; while it waits, the network works and time passes."""
+class FakeClient(SettlingConnection):
+    """While it waits, what was planned happens, the network works and time passes."""
 
     def __init__(self, here: Here, watch: Sequence[str]) -> None:
+        super().__init__(here.network, watch)
         self._here = here
-        self._client = here.network.hub.client(watch=watch)
-        self.address = self._client.address
 
     def send(self, body: bytes) -> None:
         self._here.sent += 1
-        self._client.send(body)
+        super().send(body)
 
     def receive(self, timeout_s: float) -> tuple[str, str, bytes] | None:
         here = self._here
         until = here.clock.now + timeout_s
         while True:
             here.let_happen()
-            here.network.settle()
-            message = self._client.receive(0.0)
+            message = super().receive(0.0)
             if message is not None or here.clock.now >= until:
                 return message
             here.clock.now = min(until, here.clock.now + STEP_S)
-
-    def check(self) -> None:
-        self._client.check()
-
-    def close(self) -> None:
-        self._client.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 @dataclass
@@ -111,9 +95,9 @@ class Here:
             action()
 
     @contextmanager
-    def opened(self) -> Iterator[session.Session]:
-        with session.connected_client() as client:
-            yield session.Session(client, self.cli_key, self.clock)
+    def opened(self) -> Iterator[CoordinatorClient]:
+        with session.connected_client() as connection:
+            yield CoordinatorClient(connection, self.cli_key, self.clock, self.clock)
 
     def stop(self, *services: str) -> None:
         self.network.stopped = frozenset(services)
@@ -173,7 +157,6 @@ def place(monkeypatch: pytest.MonkeyPatch, run: Callable[..., Result], no_logs: 
         here.run = run
         monkeypatch.setattr(session, "connected_client", lambda watch=(): FakeClient(here, watch))
         monkeypatch.setattr(session, "opened", here.opened)
-        monkeypatch.setattr(session, "monotonic", here.clock)
         monkeypatch.setattr(relay, "monotonic", here.clock)
         monkeypatch.setattr(watch, "monotonic", here.clock)
         monkeypatch.setattr(relay_ids, "new_relay_id", lambda: new_relay_id(here.clock()))

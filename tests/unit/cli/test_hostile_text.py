@@ -53,7 +53,7 @@ def real():
     network = EmbeddedNetwork(reference_topology())
     relay = network.relay("kme-1", "kme-8", policy="recursive")
     requests = ShowRequest(relay=str(relay.relay_id), follow=False), RelaysRequest(limit=5), NetworkRequest()
-    return [network.ask(request) for request in requests]
+    return [network.client.ask(request, object) for request in requests]
 
 
 def said(text, shown, *, colours=False):

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qkdrelay.client import reported
 from qkdrelay.messages.control import SetLab, SetLink
 from qkdrelay.messages.reports import (
     Alarm,
@@ -19,6 +20,7 @@ from qkdrelay.messages.reports import (
     Done,
     Expected,
     Forwarded,
+    Hello,
     Rebuilt,
     Report,
     Split,
@@ -26,7 +28,7 @@ from qkdrelay.messages.reports import (
     Verified,
     Waiting,
 )
-from qkdrelay_cli.commands.watch import line, report_as_data, reported
+from qkdrelay_cli.commands.watch import line, report_as_data
 from qkdrelay_cli.render.report_order import HELD_MAX, HOLD_S, RELAY_HELD_MAX, Ordered
 from support.fuzzing import fuzzed
 from support.messages import values
@@ -46,9 +48,8 @@ def happened(request):
     network.later(5)
     by_kme = defaultdict(list)
     while (message := client.receive(0.0)) is not None:
-        for kme, report in reported(message[0], message[2]):
-            if not isinstance(report, Done):
-                by_kme[kme].append(report)
+        kme, reports = reported(message[0], message[2])
+        by_kme[kme] += [report for report in reports if not isinstance(report, Done | Hello)]
     assert {type(report) for reports in by_kme.values() for report in reports} >= {Split, Collected, Rebuilt, Decided}
     return by_kme
 

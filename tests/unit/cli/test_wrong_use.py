@@ -12,7 +12,6 @@ from qkdrelay.messages.keys import check_key_amount
 from qkdrelay.network.names import COORDINATOR
 from qkdrelay.network.topology import Topology
 from qkdrelay_cli import session
-from qkdrelay_cli.commands import watch
 from support import wire_slow as slow
 from support.plans import REFERENCE_RELAY
 
@@ -301,7 +300,7 @@ def test_ctrl_c_ends_watching_well(here, monkeypatch):
     def interrupted(exchange, body):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(watch, "reported", interrupted)
+    monkeypatch.setattr("qkdrelay.client.reported", interrupted)
     here.after(0, lambda: here.network.relay("kme-1", "kme-8"))
     assert here.run("watch").code == 0
 
