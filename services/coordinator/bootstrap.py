@@ -18,6 +18,7 @@ def serve() -> None:
     from qkdrelay.errors import SettingsError
     from qkdrelay.network.names import COORDINATOR
     from qkdrelay.network.topology_file import load_topology
+    from qkdrelay.service.health import monitoring
     from qkdrelay.service.http import serving
     from qkdrelay.service.logs import set_up_logging
     from qkdrelay.service.loop import BATCH_S, Loop
@@ -38,5 +39,5 @@ def serve() -> None:
     service = CoordinatorService(topology, store, keys, cli_key, lab=settings.lab)
     broker = RabbitMqBroker(settings.rabbitmq(COORDINATOR, coordinator_queues(topology.kmes, lab=settings.lab)))
     loop = Loop(service, broker, batch_s=BATCH_S)
-    with serving(settings.http, service.metrics.registry, loop.health):
+    with serving(monitoring(service.metrics.registry, loop.health), settings.http, setting="QKDRELAY_HTTP"):
         loop.run(stop)

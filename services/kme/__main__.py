@@ -30,6 +30,7 @@ def run() -> None:
     from qkdrelay.broker.names import kme_queues
     from qkdrelay.broker.rabbitmq import RabbitMqBroker
     from qkdrelay.link.simulated import SimulatedLinkKey
+    from qkdrelay.service.health import monitoring
     from qkdrelay.service.http import serving
     from qkdrelay.service.logs import set_up_logging
     from qkdrelay.service.loop import BATCH_S, GATHER_S, Loop
@@ -62,7 +63,7 @@ def run() -> None:
     queues = kme_queues(name, [(name, peer) for peer in links])
     broker = RabbitMqBroker(settings.rabbitmq(name, queues))
     loop = Loop(service, broker, batch_s=BATCH_S, gather_s=GATHER_S)
-    with serving(settings.http, service.metrics.registry, loop.health):
+    with serving(monitoring(service.metrics.registry, loop.health), settings.http, setting="QKDRELAY_HTTP"):
         loop.run(stop)
 
 

@@ -1,92 +1,67 @@
-"""Health and metrics over HTTP: true answers, and bounded whatever is asked."""
+"""The HTTP server of a service: right answers, and bounded whatever is asked, however slowly."""
 
 import socket
 import threading
-import time
-import urllib.error
-import urllib.request
 from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
-from prometheus_client import CollectorRegistry, Counter
+from structlog.testing import capture_logs
 
-from qkdrelay.broker.port import Received
-from qkdrelay.errors import SettingsError, StoreError
-from qkdrelay.service import http, loop
-from qkdrelay.service.http import Health, serving
-from qkdrelay.service.journal import Journal
-from qkdrelay.service.loop import Loop
-from qkdrelay.service.metrics import Metrics
-from support.clock import Clock
+from qkdrelay.errors import SettingsError
+from qkdrelay.service import http
+from qkdrelay.service.http import HttpLimits, serving
+from qkdrelay.service.moderation import LINES_MAX
+from support.http import get
 from support.waiting import eventually
 
-OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+CONNECTIONS_MAX = HttpLimits().connections
+LARGE = 16 << 20
+"""Bytes that no socket's buffers take."""
 
 
-def get(port, path, host="127.0.0.1"):
-    try:
-        with OPENER.open(f"http://{host}:{port}{path}", timeout=20) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
+def application(environ, start_response):
+    """Says ok or more, or fails; reads no body."""
+    path = environ["PATH_INFO"]
+    if path == "/fails":
+        raise ZeroDivisionError
+    start_response("200 OK" if path in ("/ok", "/large") else "404 Not Found", [("Content-Type", "text/plain")])
+    return [bytes(65_536)] * (LARGE // 65_536) if path == "/large" else [b"ok\n"]
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     monkeypatch.setattr(http, "LOOK_EVERY_S", 0.02)
-    monkeypatch.setattr(loop, "_RETRY_S", 0.05)
 
 
-@pytest.fixture
-def health():
-    return Health(Clock())
-
-
-@pytest.fixture
-def port(health):
-    registry = CollectorRegistry()
-    Counter("something", "It happens.", registry=registry).inc()
-    with serving(("127.0.0.1", 0), registry, health) as port:
+@contextmanager
+def served(**limits):
+    with serving(application, ("127.0.0.1", 0), setting="QKDRELAY_HTTP", limits=HttpLimits(**limits)) as port:
         yield port
 
 
-def test_a_service_that_has_just_started_is_alive_and_not_ready(port):
-    assert get(port, "/healthz") == (200, "ok\n")
-    assert get(port, "/readyz") == (503, "not connected to the broker\n")
+@pytest.fixture
+def port():
+    with served() as port:
+        yield port
 
 
-def test_a_connected_service_whose_store_takes_commits_is_ready(health, port):
-    health.turned(obstacle="")
-    assert get(port, "/readyz") == (200, "ok\n")
-    health.turned(obstacle="the store is full")
-    assert get(port, "/readyz") == (503, "the store is full\n")
-    assert get(port, "/healthz") == (200, "ok\n")
-    health.turned(obstacle="\x1b[2J\nok\ud800")
-    assert get(port, "/readyz") == (503, "\\u001b[2J\\nok\\ud800\n")
-    health.turned(obstacle="", remark="nothing is bound to a key")
-    assert get(port, "/readyz") == (200, "ok, but nothing is bound to a key\n")
-    assert get(port, "/healthz") == (200, "ok\n")
+@pytest.fixture
+def hasty():
+    """The port of a server that gives nobody much time."""
+    with served(request_s=0.3) as port:
+        yield port
 
 
-def test_a_loop_that_is_stuck_is_neither_alive_nor_ready_until_it_turns(health, port):
-    health.turned(obstacle="")
-    health._clock.forward(http.ALIVE_S)
-    assert get(port, "/healthz") == (200, "ok\n")
-    health._clock.forward(1)
-    for path in ("/healthz", "/readyz"):
-        assert get(port, path) == (503, "the loop has not turned for 31 s\n")
-    health.turned(obstacle="")
-    assert get(port, "/healthz") == get(port, "/readyz") == (200, "ok\n")
+@pytest.fixture
+def silent(capfd):
+    """Fails if anything is logged or printed."""
+    with capture_logs() as logged:
+        yield
+    assert not logged
+    assert capfd.readouterr() == ("", "")
 
 
-def test_metrics_are_served_with_those_of_the_process(port):
-    status, text = get(port, "/metrics")
-    assert status == 200
-    assert "something_total 1.0" in text
-    assert "process_resident_memory_bytes" in text
-
-
-@pytest.mark.parametrize("path", ["/", "/metrics/", "/healthz/x", "/../etc/passwd", "/" + "x" * 60_000])
+@pytest.mark.parametrize("path", ["/", "/ok/", "/../etc/passwd", "/" + "x" * 60_000])
 def test_nothing_else_is_there(port, path):
     assert get(port, path)[0] == 404
 
@@ -102,28 +77,60 @@ def connect(port, data=b"", source="127.0.0.1", receive_bytes=None):
     return connection
 
 
-@pytest.mark.parametrize("data", [b"", b"GET /readyz HTTP/1.0\r\n", b"G" * 70_000, b"\x00\xff\r\n\r\n"])
-def test_who_asks_half_a_question_is_cut_off_in_time(monkeypatch, port, data):
-    monkeypatch.setattr(http, "REQUEST_S", 0.3)
-    with connect(port, data) as connection:
-        while connection.recv(65536):
-            pass
-    assert get(port, "/healthz")[0] == 200
+def answer(connection):
+    """All that comes until the connection is cut."""
+    received = bytearray()
+    with suppress(ConnectionResetError):
+        while data := connection.recv(65536):
+            received += data
+    return bytes(received)
 
 
-def test_who_dribbles_is_cut_off_too(monkeypatch, port):
-    monkeypatch.setattr(http, "REQUEST_S", 0.3)
-    with connect(port, b"GET /readyz HTTP/1.0\r\n") as connection:
+def workers(*, busy=False):
+    return [
+        thread for thread in threading.enumerate() if thread.name.startswith("CP Server") and (thread.conn or not busy)
+    ]
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_each_version_of_the_protocol_gets_its_answer_and_an_end(port, silent, version):
+    with connect(port, b"GET /ok HTTP/%b\r\n\r\n" % version) as connection:
+        head, _, body = answer(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert body == (b"ok\n" if version == b"1.0" else b"3\r\nok\n\r\n0\r\n\r\n")
+
+
+HALF = {
+    "nothing": b"",
+    "a line": b"GET /ok HTTP/1.0\r\n",
+    "no line": b"G" * 70_000,
+    "garbage": b"\x00\xff\r\n\r\n",
+    "TLS": bytes.fromhex("16030100c8010000c40303") + bytes(range(192)),
+    "an address that is none": b"GET //[ HTTP/1.1\r\n\r\n",
+    "half a body": b"POST /ok HTTP/1.1\r\nContent-Length: 9\r\n\r\nx",
+    "a length that is none": b"POST /ok HTTP/1.1\r\nContent-Length: x\r\n\r\n",
+    "chunks that are none": b"POST /ok HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+}
+
+
+@pytest.mark.parametrize("data", HALF.values(), ids=HALF)
+def test_who_asks_half_a_question_is_cut_off_in_time(hasty, silent, data):
+    with connect(hasty, data) as connection:
+        answer(connection)
+    assert get(hasty, "/ok")[0] == 200
+
+
+def test_who_dribbles_is_cut_off_too(hasty, silent):
+    with connect(hasty, b"GET /ok HTTP/1.0\r\n") as connection:
 
         def dribble():
             connection.sendall(b"a")
             connection.settimeout(0.01)
             try:
+                # An answer may come first, that it took too long.
                 return connection.recv(1) == b""
             except TimeoutError:
                 return False
-            except OSError:
-                return True
 
         def cut():
             try:
@@ -134,59 +141,106 @@ def test_who_dribbles_is_cut_off_too(monkeypatch, port):
         eventually(cut, what="the connection to be cut")
 
 
+ENDLESS = {
+    "a body": (b"POST /ok HTTP/1.1\r\nContent-Length: 8000000000\r\n\r\n", b"x" * 65_536),
+    "a body in chunks": (
+        b"POST /ok HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"10000\r\n" + b"x" * 65_536 + b"\r\n",
+    ),
+    "a line": (b"GET /", b"x" * 65_536),
+    "headers": (b"GET /ok HTTP/1.1\r\n", b"X: " + b"x" * 1_000 + b"\r\n"),
+    "a header": (b"GET /ok HTTP/1.1\r\nX: ", b"x" * 65_536),
+    "questions": (b"", b"GET /ok HTTP/1.1\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize(("head", "more"), ENDLESS.values(), ids=ENDLESS)
+def test_what_does_not_end_is_cut_off_before_it_is_much(port, silent, head, more):
+    sent = 0
+    with connect(port, head) as connection, suppress(ConnectionError):
+        while sent < LARGE:
+            connection.sendall(more)
+            sent += len(more)
+    assert sent < LARGE
+    assert get(port, "/ok")[0] == 200
+
+
 CROWDS = {
     "idle": b"",
-    "half a question": b"GET /readyz HTTP/1.0\r\n",
-    "many questions at once": b"GET /metrics HTTP/1.1\r\n\r\n" * 100,
-    "long headers": b"GET /readyz HTTP/1.0\r\n" + (b"X: " + b"x" * 60_000 + b"\r\n") * 5,
+    "half a question": b"GET /ok HTTP/1.0\r\n",
+    "many questions at once": b"GET /ok HTTP/1.1\r\n\r\n" * 100,
+    "long headers": b"GET /ok HTTP/1.0\r\n" + (b"X: " + b"x" * 60_000 + b"\r\n") * 5,
+    "no readers": b"GET /large HTTP/1.0\r\n\r\n",
 }
 
 
 @pytest.mark.parametrize("data", CROWDS.values(), ids=CROWDS)
-def test_no_crowd_keeps_who_asks_on_this_machine_from_its_answer(port, data):
+def test_no_crowd_keeps_who_asks_on_this_machine_from_its_answer(port, silent, data):
     with ExitStack() as crowd:
         for _ in range(10):
-            for _ in range(2 * http.CONNECTIONS_MAX):
+            for _ in range(2 * CONNECTIONS_MAX):
                 connection = crowd.enter_context(connect(port, source="127.0.0.2"))
                 with suppress(OSError):  # cut off already
                     connection.sendall(data)
-            assert get(port, "/healthz") == (200, "ok\n")
-        assert get(port, "/metrics", "127.0.0.1")[0] == 200
-    assert get(port, "/healthz") == (200, "ok\n")
+            assert get(port, "/ok") == (200, "ok\n")
+        assert get(port, "/ok", "127.0.0.1")[0] == 200
+    assert get(port, "/ok") == (200, "ok\n")
 
 
-def test_who_does_not_read_the_answer_is_cut_off(monkeypatch, port):
-    monkeypatch.setattr(http, "REQUEST_S", 0.3)
-    registered = threading.active_count()
-    crowd = [connect(port, b"GET /metrics HTTP/1.0\r\n\r\n", receive_bytes=1024) for _ in range(20)]
-    eventually(lambda: threading.active_count() <= registered, what="the threads to end")
-    assert get(port, "/healthz") == (200, "ok\n")
+def test_who_does_not_read_the_answer_is_cut_off(hasty, silent):
+    crowd = [connect(hasty, b"GET /large HTTP/1.0\r\n\r\n", receive_bytes=1024) for _ in range(20)]
+    assert crowd[-1].recv(1) == b"H"
+    eventually(lambda: not workers(busy=True), what="the answers to end")
+    assert get(hasty, "/ok") == (200, "ok\n")
     for connection in crowd:
         connection.close()
 
 
 def test_a_crowd_takes_no_more_threads_than_there_are_and_those_go_that_came_first(port):
-    idle = [connect(port) for _ in range(3 * http.CONNECTIONS_MAX)]
-    for connection in idle[: -http.CONNECTIONS_MAX]:
+    idle = [connect(port) for _ in range(3 * CONNECTIONS_MAX)]
+    for connection in idle[:-CONNECTIONS_MAX]:
         assert connection.recv(1) == b""
-
-    def serving():
-        return len([thread for thread in threading.enumerate() if "process_request_thread" in thread.name])
-
-    eventually(lambda: 1 <= serving() <= http.CONNECTIONS_MAX, what="the threads of those that were cut to end")
-    assert get(port, "/healthz")[0] == 200
+    eventually(lambda: len(workers(busy=True)) == CONNECTIONS_MAX, what="each to have a thread")
+    assert len(workers()) == CONNECTIONS_MAX
+    assert get(port, "/ok")[0] == 200
     for connection in idle:
         connection.close()
 
 
-def test_of_too_many_those_from_elsewhere_go_first(monkeypatch, port):
-    monkeypatch.setattr(http, "CONNECTIONS_MAX", 2)
-    near, far = connect(port), connect(port, source="127.0.0.2")
-    late = connect(port, source="127.0.0.2")
-    assert far.recv(1) == b""
-    near.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
-    assert b"200 OK" in near.recv(100)
-    for connection in (near, far, late):
+def test_of_too_many_those_from_elsewhere_go_first():
+    with served(connections=2) as port:
+        near, far = connect(port), connect(port, source="127.0.0.2")
+        late = connect(port, source="127.0.0.2")
+        assert far.recv(1) == b""
+        near.sendall(b"GET /ok HTTP/1.0\r\n\r\n")
+        assert b"200 OK" in near.recv(100)
+        for connection in (near, far, late):
+            connection.close()
+
+
+def test_of_too_many_those_that_ask_nothing_go_before_those_that_have_asked():
+    with served(connections=2) as port:
+        asking = connect(port, b"GET /large HTTP/1.0\r\n\r\n")
+        assert asking.recv(1) == b"H"
+        idle, late = connect(port), connect(port)
+        assert idle.recv(1) == b""
+        assert len(answer(asking)) > LARGE
+        for connection in (asking, idle, late):
+            connection.close()
+
+
+def test_a_failure_of_the_application_is_an_answer_and_few_lines(port, capfd):
+    with capture_logs() as logged:
+        assert {get(port, "/fails")[0] for _ in range(2 * LINES_MAX)} == {500}
+    assert capfd.readouterr() == ("", "")
+    assert [(line["event"], line["error"]) for line in logged] == [("http.failed", "ZeroDivisionError")] * LINES_MAX
+
+
+def test_a_server_stops_soon_whoever_is_still_there():
+    with served() as port:
+        crowd = [connect(port, data) for data in (*CROWDS.values(), b"GET /large HTTP/1.0\r\n\r\n")]
+    assert not workers()
+    for connection in crowd:
         connection.close()
 
 
@@ -196,168 +250,33 @@ def test_the_name_of_this_machine_is_not_asked_for(monkeypatch):
 
     for name in ("getfqdn", "gethostbyaddr", "gethostname"):
         monkeypatch.setattr(socket, name, asked)
-    with serving(("127.0.0.1", 0), CollectorRegistry(), Health()) as port:
-        assert get(port, "/healthz") == (200, "ok\n")
+    with served() as port:
+        assert get(port, "/ok") == (200, "ok\n")
+
+
+@pytest.mark.parametrize(("address", "host"), [("localhost", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::1", "[::1]")])
+def test_a_name_and_addresses_of_both_families_are_served(address, host):
+    with serving(application, (address, 0), setting="QKDRELAY_HTTP") as port:
+        assert get(port, "/ok", host) == (200, "ok\n")
 
 
 def test_an_address_in_use_is_refused_by_name(port):
-    refused = pytest.raises(SettingsError, match=rf"QKDRELAY_HTTP: 127\.0\.0\.1:{port} cannot be served: ")
-    with refused, serving(("127.0.0.1", port), CollectorRegistry(), Health()):
+    refused = pytest.raises(
+        SettingsError, match=rf"QKDRELAY_HTTP: 127\.0\.0\.1:{port} cannot be served: Address already in use$"
+    )
+    with refused, serving(application, ("127.0.0.1", port), setting="QKDRELAY_HTTP"):
+        pass
+
+
+def test_a_name_that_is_none_is_refused_by_name():
+    with (
+        pytest.raises(SettingsError, match=r"QKDRELAY_HTTP: no\.invalid:1 cannot be served: \w+"),
+        serving(application, ("no.invalid", 1), setting="QKDRELAY_HTTP"),
+    ):
         pass
 
 
 def test_without_an_address_nothing_is_served():
     before = threading.active_count()
-    with serving(None, CollectorRegistry(), Health()):
+    with serving(application, None, setting="QKDRELAY_HTTP"):
         assert threading.active_count() == before
-
-
-# --- the loop --------------------------------------------------------------------------------------
-
-
-class Broker:
-    """A broker that is there, and has nothing, unless a test says so."""
-
-    connected, holds = True, False
-    refused, unrouted, blocked = {}, {}, ""
-
-    def __init__(self):
-        self.go_on = threading.Event()
-
-    def receive(self, limit, timeout_s, resting=()):
-        if self.connected == "hangs":
-            self.holds = True
-            self.go_on.wait(60)
-            self.connected = True
-        time.sleep(0.001)
-        return Received([], [], self.connected, 1, 1, self.refused, self.unrouted, self.blocked)
-
-    def acknowledge(self, deliveries): ...
-    def publish(self, publications): ...
-    def close(self, timeout_s): ...
-
-
-class Idle:
-    """A service that does nothing but say that it does."""
-
-    def __init__(self, path):
-        self.journal, self.metrics = Journal(path, "idle", ""), Metrics()
-
-    def tick(self, now, *, connected, reconnected):
-        self.journal.set_meta("tick", b"")
-
-    def committed(self): ...
-    def rolled_back(self): ...
-    def measure(self): ...
-
-
-@pytest.fixture
-def running(tmp_path):
-    broker, stop, made = Broker(), threading.Event(), []
-
-    def run():
-        # SQLite wants to be used by the thread that opened it.
-        made.append(Loop(Idle(tmp_path / "store.sqlite"), broker))
-        made[0].run(stop)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    loop = eventually(lambda: made and made[0])
-    with serving(("127.0.0.1", 0), loop._service.metrics.registry, loop.health) as port:
-        yield loop, broker, lambda path="/readyz": get(port, path)
-        broker.go_on.set()
-        stop.set()
-        thread.join(20)
-
-
-def test_a_service_that_loses_its_broker_is_not_ready_until_it_is_back(running):
-    _, broker, asked = running
-    eventually(lambda: asked() == (200, "ok\n"))
-    broker.connected = False
-    eventually(lambda: asked() == (503, "not connected to the broker\n"))
-    broker.connected = True
-    eventually(lambda: asked() == (200, "ok\n"))
-
-
-def test_a_service_names_what_the_broker_does_not_let_it_use(running):
-    _, broker, asked = running
-    eventually(lambda: asked() == (200, "ok\n"))
-    broker.refused = {"link.kme-1.kme-2": "404 NOT_FOUND"}
-    eventually(lambda: asked() == (503, "link.kme-1.kme-2 cannot be used: 404 NOT_FOUND\n"))
-    broker.refused = {f"q{number}": "404" for number in range(9)}
-    listed = "; ".join(f"q{number} cannot be used: 404" for number in range(5))
-    eventually(lambda: asked() == (503, f"{listed}; and 4 more\n"))
-    broker.blocked = "low on disk"
-    eventually(lambda: asked() == (503, "the broker takes nothing: low on disk\n"))
-    broker.blocked, broker.refused, broker.unrouted = "", {}, {"link.kme-1.kme-2": "kme.kme-1"}
-    eventually(lambda: asked() == (200, "ok, but nothing is bound to link.kme-1.kme-2 at exchange kme.kme-1\n"))
-    assert asked("/healthz") == (200, "ok\n")
-
-
-def test_what_the_broker_does_not_let_a_service_use_is_measured_for_as_long_as_it_lasts(tmp_path):
-    broker = Broker()
-    loop = Loop(Idle(tmp_path / "store.sqlite"), broker)
-
-    def measured():
-        loop.step(0)
-        loop.measure()
-        names = ("qkdrelay_broker_refused", "qkdrelay_broker_blocked", "qkdrelay_broker_connected")
-        families = loop._service.metrics.registry.collect()
-        samples = [sample for family in families for sample in family.samples if sample.name in names]
-        return {sample.labels.get("name", sample.name[len("qkdrelay_broker_") :]): sample.value for sample in samples}
-
-    assert measured() == {"connected": 1, "blocked": 0}
-    broker.refused, broker.unrouted = {"queue": "404"}, {"key": "exchange"}
-    assert measured() == {"connected": 1, "blocked": 0, "queue": 1, "key": 1}
-    broker.connected, broker.blocked, broker.refused = False, "low on disk", {}
-    assert measured() == {"connected": 0, "blocked": 1, "key": 1}
-
-
-def test_a_loop_that_hangs_is_not_alive(running):
-    loop, broker, asked = running
-    eventually(lambda: asked()[0] == 200)
-    broker.connected = "hangs"
-    eventually(lambda: broker.holds)
-    loop.health._clock = lambda: time.monotonic() + 2 * http.ALIVE_S
-    status, reason = asked("/healthz")
-    assert status == 503
-    assert "the loop has not turned for" in reason
-    broker.go_on.set()
-    eventually(lambda: asked("/healthz")[0] == 200)
-
-
-def test_a_full_disk_makes_a_service_unready_until_a_write_succeeds(running):
-    loop, _, asked = running
-    eventually(lambda: asked()[0] == 200)
-    journal, transaction, full = loop._journal, loop._journal.transaction, threading.Event()
-
-    @contextmanager
-    def on_a_full_disk():
-        before = journal._db.total_changes
-        with transaction():
-            yield
-            if full.is_set() and journal._db.total_changes != before:
-                raise StoreError("the store is full")
-
-    journal.transaction = on_a_full_disk
-    full.set()
-    eventually(lambda: asked() == (503, "the store is full\n"))
-    # With nothing to write a commit succeeds, and proves nothing.
-    loop._service.tick = lambda *arguments, **options: None
-    failures = loop._service.metrics.store_failures._value
-    before = failures.get()
-    eventually(lambda: failures.get() >= before + 3)
-    assert asked() == (503, "the store is full\n")
-    full.clear()
-    eventually(lambda: asked() == (200, "ok\n"))
-
-
-def test_what_fails_again_and_again_is_not_ready_and_says_so(running):
-    loop, _, asked = running
-    eventually(lambda: asked()[0] == 200)
-
-    def failing(*arguments, **options):
-        raise ZeroDivisionError
-
-    loop._service.tick = failing
-    eventually(lambda: asked() == (503, "a batch could not be handled (ZeroDivisionError); the log says more\n"))

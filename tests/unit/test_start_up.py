@@ -1,4 +1,4 @@
-"""What starts is light: no solver in a KME, and no waiting for `--help`."""
+"""What starts is light: no solver in a KME, no waiting for `--help`, no HTTP server where nothing is served."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = ("numpy", "scipy", "networkx")
+HEAVY = ("numpy", "scipy", "networkx", "cheroot")
 
 
 def loaded(code):
@@ -18,15 +18,22 @@ def loaded(code):
 
 
 @pytest.mark.parametrize("module", ["kme.__main__", "kme.service", "qkdrelay_cli.__main__", "coordinator.service"])
-def test_starting_loads_no_solver(module):
+def test_starting_loads_nothing_heavy(module):
     assert loaded(f"import {module}") == []
 
 
-def test_help_loads_no_solver():
+@pytest.mark.parametrize(
+    ("module", "helps"),
+    [
+        ("qkdrelay_cli.__main__", [["--help"], ["plan", "--help"], ["analyse", "--help"]]),
+        ("kme.__main__", [["--help"], ["run", "--help"]]),
+    ],
+)
+def test_help_loads_nothing_heavy(module, helps):
     code = (
-        "import qkdrelay_cli.__main__ as it\n"
-        "for arguments in (['--help'], ['plan', '--help'], ['analyse', '--help']):\n"
-        "    sys.argv = ['coordinator', *arguments]\n"
+        f"import {module} as it\n"
+        f"for arguments in {helps}:\n"
+        "    sys.argv = ['command', *arguments]\n"
         "    try:\n        it.main()\n    except SystemExit as ended:\n        assert ended.code == 0"
     )
     assert loaded(code) == []

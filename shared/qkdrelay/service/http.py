@@ -1,190 +1,205 @@
-"""A service's health and metrics over HTTP: ``/healthz``, ``/readyz``, ``/metrics``."""
+"""The HTTP server of a service: cheroot's, with few connections and none for long, whoever asks."""
 
 from __future__ import annotations
 
+import logging
 import socket
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from socketserver import TCPServer, ThreadingMixIn
-from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
-from wsgiref.types import StartResponse, WSGIEnvironment
+from math import ceil
+from typing import Any, Final
+from wsgiref.types import WSGIApplication
 
-from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
+import structlog
+from cheroot.server import HTTPConnection, HTTPRequest
+from cheroot.wsgi import Server
+from typing_extensions import override
 
 from qkdrelay.errors import SettingsError
-from qkdrelay.escaping import escaped
+from qkdrelay.service.moderation import Moderator
 
-ALIVE_S = 30.0
-"""A loop that has not turned for longer is stuck; its longest batches take a few seconds."""
-CONNECTIONS_MAX = 16
-REQUEST_S = 5.0
-"""How long one request may take, from its connection to its end."""
-LOOK_EVERY_S = 0.5
-"""How often the server looks whether to cut somebody, or to stop."""
+LOOK_EVERY_S: Final = 0.5
+"""How often the server looks whether it is to stop."""
+_BACKLOG: Final = 128
+"""Connections that the operating system takes before the server does."""
+_FAILED: Final = "http.failed"
+log = structlog.get_logger()
 
 
-class Health:
-    """How a service is: its loop writes, whoever asks reads, from another thread."""
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """Limits of what those who ask may take up."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """``clock`` returns seconds and never steps back."""
-        self._clock = clock
-        self._last = (clock(), "not connected to the broker", "")
-
-    def turned(self, *, obstacle: str, remark: str = "") -> None:
-        """Note that the loop has turned.
-
-        ``obstacle`` says why the service is not ready, ``remark`` what else does not work; both empty for nothing.
-        """
-        self._last = (self._clock(), obstacle, remark)
-
-    def ailment(self) -> str:
-        """Return why the service is not alive, or nothing."""
-        since = self._clock() - self._last[0]
-        return f"the loop has not turned for {since:.0f} s" if since > ALIVE_S else ""
-
-    def obstacle(self) -> str:
-        """Return why the service is not ready, or nothing."""
-        return self.ailment() or self._last[1]
-
-    def remark(self) -> str:
-        """Return what does not work although the service is ready, or nothing."""
-        return self._last[2]
+    connections: int = 16
+    """Open at a time; there are as many threads."""
+    request_s: float = 5.0
+    """Seconds that one request may take, from its connection to its end."""
+    header_bytes: int = 64 * 1024
+    body_bytes: int = 64 * 1024
 
 
 @contextmanager
-def serving(address: tuple[str, int] | None, registry: CollectorRegistry, health: Health) -> Iterator[int]:
-    """Serve at ``address`` while in the ``with``; yield the port. None serves nothing.
+def serving(
+    application: WSGIApplication, address: tuple[str, int] | None, *, setting: str, limits: HttpLimits | None = None
+) -> Iterator[int]:
+    """Serve ``application`` at ``address`` while in the ``with``; yield the port. None serves nothing.
 
-    Raises SettingsError if the address cannot be bound.
+    Raises SettingsError, with the name of the ``setting``, if the address cannot be bound.
     """
     if address is None:
         yield 0
         return
     host, port = address
-    server_class = _Server6 if ":" in host else _Server
     try:
-        server = make_server(host, port, _application(registry, health), server_class, _Handler)
-    except OSError as error:
-        raise SettingsError(f"QKDRELAY_HTTP: {host}:{port} cannot be served: {error.strerror or error}") from None
-    ProcessCollector(registry=registry)
-    thread = threading.Thread(target=server.serve_forever, args=[LOOK_EVERY_S], name="http", daemon=True)
+        # The family is chosen here: a name can have addresses of both, and cheroot would take the first.
+        bound = host if ":" in host else socket.gethostbyname(host)
+        server = _Server((bound, port), application, limits or HttpLimits())
+        server.prepare()
+    except (OSError, SettingsError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsError(f"{setting}: {host}:{port} cannot be served: {reason}") from None
+    thread = threading.Thread(target=server.serve, name="http", daemon=True)
     thread.start()
     try:
-        yield server.server_port
+        yield server.bind_addr[1]
     finally:
-        server.shutdown()
+        server.stop()
         thread.join()
-        server.server_close()
 
 
-def _application(registry: CollectorRegistry, health: Health) -> Any:
-    metrics = make_wsgi_app(registry)
+class _TimedSocket:
+    """A socket on which one request waits no longer in all than it may, however slowly bytes come or go."""
 
-    def answer(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
-        path = environ["PATH_INFO"]
-        if path == "/metrics":
-            page: Iterable[bytes] = metrics(environ, start)
-            return page
-        if path not in ("/healthz", "/readyz"):
-            start("404 Not Found", [("Content-Type", "text/plain")])
-            return [b"there are /healthz, /readyz and /metrics\n"]
-        ready = path == "/readyz"
-        wrong = health.obstacle() if ready else health.ailment()
-        right = f"ok, but {health.remark()}" if ready and health.remark() else "ok"
-        start("503 Service Unavailable" if wrong else "200 OK", [("Content-Type", "text/plain; charset=utf-8")])
-        return [f"{escaped(wrong or right)}\n".encode()]
+    def __init__(self, inner: socket.socket, limit_s: float) -> None:
+        self._inner, self._limit_s = inner, limit_s
+        self.restart()
 
-    return answer
+    def restart(self) -> None:
+        """Give the time that a request has."""
+        self.until = time.monotonic() + self._limit_s
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
 
-class _Handler(WSGIRequestHandler):
-    timeout = REQUEST_S
-    server: _Server
+    def recv_into(self, buffer: bytearray) -> int:
+        """Receive; raises TimeoutError."""
+        self._limit()
+        return self._inner.recv_into(buffer)
 
-    def parse_request(self) -> bool:
-        """Note that the whole question is there."""
-        whole = super().parse_request()
-        if whole:
-            self.server.asked(self.request)
-        return whole
+    def send(self, data: bytes) -> int:
+        """Send; raises TimeoutError."""
+        self._limit()
+        return self._inner.send(data)
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the library's name
-        """Say nothing: the log tells what happens to shares and relays."""
+    def _limit(self) -> None:
+        left_s = self.until - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("timed out")  # the words that cheroot knows it by
+        self._inner.settimeout(left_s)
 
 
-@dataclass(slots=True)
-class _Connection:
-    """What decides which of too many is cut: who is on this machine, and then who has asked, stays longest."""
-
-    is_local: bool
-    since: float
-    has_asked: bool = False
-
-    def __lt__(self, other: _Connection) -> bool:
-        """Say whether it is cut sooner."""
-        return (self.is_local, self.has_asked, self.since) < (other.is_local, other.has_asked, other.since)
+class _Request(HTTPRequest):
+    @override
+    def parse_request(self) -> None:
+        try:
+            super().parse_request()
+        except ValueError:  # of an address that is none, such as //[
+            self.simple_response("400 Bad Request")
+        self.conn.has_asked = self.ready
 
 
-class _Server(ThreadingMixIn, WSGIServer):
-    """A thread for each request, few at a time, none for long; who asks nothing makes room for who comes."""
+class _Connection(HTTPConnection):
+    RequestHandlerClass = _Request
 
-    daemon_threads = True
-    block_on_close = False
-    request_queue_size = 128
+    def __init__(self, server: _Server, sock: socket.socket, makefile: Any) -> None:
+        self._timed = _TimedSocket(sock, server.limits.request_s)
+        super().__init__(server, self._timed, makefile)
+        self.is_local = self.has_asked = False
+        with suppress(OSError):  # who asks has gone already
+            self.is_local = sock.getpeername()[0] == sock.getsockname()[0]
+        server.take_in(self)
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        self._open: dict[Any, _Connection] = {}
-        self._lock = threading.Lock()
-        super().__init__(*args, **options)
+    def rank(self) -> tuple[bool, bool, float]:
+        """Return what orders those that are too many: on this machine, and then with its question asked, it stays."""
+        return self.is_local, self.has_asked, self._timed.until
 
-    def server_bind(self) -> None:
-        """Bind, without asking for the name of this machine as `HTTPServer` does: that may take a minute."""
-        TCPServer.server_bind(self)
-        host, self.server_port = self.server_address[:2]
-        self.server_name = str(host)
-        self.setup_environ()
+    @override
+    def communicate(self) -> bool:
+        self._timed.restart()
+        return bool(super().communicate())  # type: ignore[no-untyped-call]
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve one connection; if there are enough, instead of another."""
-        is_local = request.getsockname()[0] == client_address[0]
-        with self._lock:
-            if len(self._open) >= CONNECTIONS_MAX:
-                self._cut(min(self._open, key=self._open.__getitem__))
-            self._open[request] = _Connection(is_local, time.monotonic())
-        super().process_request(request, client_address)
-
-    def asked(self, request: Any) -> None:
-        """Note that a connection has asked its question."""
-        with self._lock:
-            if request in self._open:
-                self._open[request].has_asked = True
-
-    def service_actions(self) -> None:
-        """Cut what takes too long; called every `LOOK_EVERY_S`."""
-        with self._lock:
-            for request, connection in tuple(self._open.items()):
-                if time.monotonic() - connection.since > REQUEST_S:
-                    self._cut(request)
-
-    def _cut(self, request: Any) -> None:
-        del self._open[request]
+    def cut(self) -> None:
+        """Have its thread find it ended, whatever it waits for there."""
         with suppress(OSError):
-            request.shutdown(socket.SHUT_RDWR)  # its thread closes it
+            self._timed.shutdown(socket.SHUT_RDWR)
 
-    def shutdown_request(self, request: Any) -> None:
-        """End a connection."""
+    @override
+    def close(self) -> None:
+        self.server.let_go(self)
+        self.linger = False  # it would be left to the garbage collector
+        with suppress(OSError):  # would end the server
+            super().close()
+
+
+class _Server(Server):
+    ConnectionClass = _Connection
+    keep_alive_conn_limit = 0
+
+    def __init__(self, address: tuple[str, int], application: WSGIApplication, limits: HttpLimits) -> None:
+        super().__init__(
+            address,
+            application,
+            server_name="qkdrelay",
+            # As many threads as connections: while one of these waits, a thread is free or about to be.
+            numthreads=limits.connections,
+            max=limits.connections,
+            # Those that were cut and not yet seen to be; it bounds how far accepting is ahead.
+            accepted_queue_size=limits.connections,
+            accepted_queue_timeout=ceil(limits.request_s),
+            request_queue_size=_BACKLOG,
+            shutdown_timeout=0,
+        )
+        self.max_request_header_size, self.max_request_body_size = limits.header_bytes, limits.body_bytes
+        self.expiration_interval = LOOK_EVERY_S
+        self.limits = limits
+        self._open: set[_Connection] = set()
+        self._moderator = Moderator({_FAILED: "error"})
+        self._lock = threading.Lock()
+
+    @override
+    def bind(self, family: int, type: int, proto: int = 0) -> Any:
+        """Bind; raises SettingsError with the system's own words, which `prepare` would hide among others."""
+        try:
+            return super().bind(family, type, proto)
+        except OSError as error:
+            raise SettingsError(error.strerror or str(error)) from None
+
+    def take_in(self, connection: _Connection) -> None:
+        """Note a new connection; if there are enough, cut another."""
         with self._lock:
-            self._open.pop(request, None)
-        super().shutdown_request(request)
+            if len(self._open) >= self.limits.connections:
+                first = min(self._open, key=_Connection.rank)
+                self._open.remove(first)
+                first.cut()
+            self._open.add(connection)
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: whoever asked has gone."""
+    def let_go(self, connection: _Connection) -> None:
+        """Note that a connection is about to be closed; nobody cuts it any more, when its number may be another's."""
+        with self._lock:
+            self._open.discard(connection)
 
-
-class _Server6(_Server):
-    address_family = socket.AF_INET6
+    @override
+    def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
+        """Log what fails here; what those who ask do wrong is not worth a line."""
+        if level < logging.ERROR:
+            return
+        error = sys.exc_info()[0]
+        fields = {"error": error.__name__ if error else msg, "exc_info": traceback}
+        with self._lock:
+            lines = list(self._moderator.passed([("error", _FAILED, fields)], time.time()))
+        for line_level, event, shown in lines:
+            getattr(log, line_level)(event, **shown)

@@ -16,7 +16,7 @@ import structlog
 
 from qkdrelay.broker.port import Broker, Delivery, Publication, Received
 from qkdrelay.errors import BrokerUnreachableError, StoreError
-from qkdrelay.service.http import Health
+from qkdrelay.service.health import Health
 from qkdrelay.service.journal import Journal
 from qkdrelay.service.logs import lines_lost
 from qkdrelay.service.metrics import Metrics
@@ -272,7 +272,7 @@ class Loop:
             if not failure and time.monotonic() - measured_at >= _MEASURE_EVERY_S:
                 measured_at = time.monotonic()
                 failure = self._guard(self.measure)
-            self.health.turned(obstacle=failure or self._seen.hindrance, remark=self._seen.remark)
+            self.health.turned(problem=failure or self._seen.hindrance, remark=self._seen.remark)
             if failure:
                 # Nothing is acknowledged, nothing is lost; the same again, but not as fast as possible.
                 stop.wait(_RETRY_S)
