@@ -320,6 +320,29 @@ def test_the_log_is_carried_over_once_it_is_long_and_shows_where_a_reader_hinder
     assert store.sizes().log == 0
 
 
+def test_a_log_that_was_long_is_not_carried_over_with_each_commit_from_then_on(path, monkeypatch):
+    monkeypatch.setattr(log_module, "LOG_BYTES", 1 << 20)
+    monkeypatch.setattr("qkdrelay.storage.database.LOG_BYTES_KEPT", (1 << 20) - 1)
+    store = opened(path)
+
+    def versions(times, size):
+        """How often the main file is written: it is, only where the log is carried over."""
+        found = set()
+        for _ in range(times):
+            with store.transaction():
+                store._db.execute("INSERT OR REPLACE INTO things VALUES (?, ?)", (size, os.urandom(size)))
+            with store.transaction():
+                pass
+            found.add(path.stat().st_mtime_ns)
+        return len(found)
+
+    versions(4, 300_000)
+    assert versions(2, 300_000) == 1
+    assert versions(10, 100) == 1
+    assert 4 <= versions(20, 300_000) <= 10
+    store.close()
+
+
 def test_whoever_reads_carries_nothing_over(store, path, tmp_path):
     """Neither beside the owner nor where there is none: two processes never meet at it."""
     copy = killed(path, tmp_path / "killed")

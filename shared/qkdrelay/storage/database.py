@@ -12,7 +12,7 @@ from typing import Literal
 from qkdrelay.errors import StoreError
 from qkdrelay.storage.connection import BUSY_TIMEOUT_S, HINT_DAMAGED, Connection, connect, is_contradiction
 from qkdrelay.storage.files import StoreFiles, check_files, log_of
-from qkdrelay.storage.log import LOG_BYTES, MARK_TABLE, Found, Log, Mark, look
+from qkdrelay.storage.log import LOG_BYTES_KEPT, MARK_TABLE, Found, Log, Mark, look
 
 Access = Literal["own", "read"]
 """As the one service that holds the store, or to look into it."""
@@ -96,7 +96,7 @@ class Database:
             # FULL, not NORMAL: a power cut must not undo a commit, or link key would be used again.
             "synchronous=FULL",
             "secure_delete=ON",
-            f"journal_size_limit={LOG_BYTES}",
+            f"journal_size_limit={LOG_BYTES_KEPT}",
             # This class does it, so as to know when.
             "wal_autocheckpoint=0",
         ):

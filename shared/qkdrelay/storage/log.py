@@ -23,6 +23,8 @@ from qkdrelay.storage.files import StoreFiles
 
 LOG_BYTES = 16 << 20
 """What the log holds before it is carried over into the main file."""
+LOG_BYTES_KEPT = LOG_BYTES - 1
+"""What its file is cut to when it begins anew, to be written over: less, or it would count as long for ever."""
 _HINDERED_REST_S = 1.0
 """How long to wait before the log is tried to be carried over once more, where a reader hindered it."""
 # One row, and so one page, which never moves; the first, so that it is carried over before any other.
@@ -99,8 +101,8 @@ class Log:
 
     def check(self) -> None:
         """Raise StoreError if somebody else has changed the store; carry the log over if it has become long."""
-        size = self._check_files()
-        if size >= LOG_BYTES and time.monotonic() >= self._rests_until and not self.carry_over():
+        size, begins_anew = self._check_files(), self._next.generation != self._last.generation
+        if size >= LOG_BYTES and not begins_anew and time.monotonic() >= self._rests_until and not self.carry_over():
             self._rests_until = time.monotonic() + _HINDERED_REST_S
 
     def _check_files(self) -> int:
