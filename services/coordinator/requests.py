@@ -15,7 +15,7 @@ from coordinator.subscriptions import Subscriptions
 from coordinator.views import summary, view
 from qkdrelay.errors import QkdRelayError, RequestRefusedError
 from qkdrelay.messages.answers import KmeView, NetworkView, NotedLink, Refusal, RelaysView, ReplyBody
-from qkdrelay.messages.control import Command, Demand, SetLab, SetLink, Terms
+from qkdrelay.messages.control import Command, FixedDemand, SetLab, SetLink, Terms
 from qkdrelay.messages.fields import TIMEOUT_S_MAX, TIMEOUT_S_MIN
 from qkdrelay.messages.keys import check_key_amount
 from qkdrelay.messages.plans import PLAN_BYTES_MAX, encode_plan
@@ -36,10 +36,14 @@ from qkdrelay.messages.requests import (
     ShowRequest,
     unlike,
 )
+from qkdrelay.network.candidates import Candidate
+from qkdrelay.network.demand import Policy
 from qkdrelay.network.names import Link
-from qkdrelay.network.selection import ENDS_ALLOW, Candidate, Policy, Withstand, choose
+from qkdrelay.network.refusals import UnprotectedError
+from qkdrelay.network.selection import choose
 from qkdrelay.network.topology import Topology
 from qkdrelay.service.logs import LogLevel
+from qkdrelay.terminal.refusals import hint_for
 
 UNDECIDED_MAX = 10_000
 PLANS_KEPT = 256
@@ -90,7 +94,7 @@ class RequestHandler:
         try:
             return self._answer(request, now)
         except QkdRelayError as error:
-            return Refusal(text=str(error), hint=error.hint, unanswered=False)
+            return Refusal(text=str(error), hint=hint_for(error), unanswered=False)
 
     def _answer(self, request: Request, now: float) -> ReplyBody | None:
         match request.body:
@@ -138,19 +142,16 @@ class RequestHandler:
         return unlike(wanted, ends=known.ends, withstand=terms.withstand, **amount)
 
     def _planned(self, wanted: RelayRequest, now: float) -> Relay:
-        if wrong := check_key_amount(wanted.key_count, wanted.key_size_bits):
-            raise RequestRefusedError(wrong, hint="ask for fewer or other keys (--keys, --key-size)")
+        check_key_amount(wanted.key_count, wanted.key_size_bits)
         if not TIMEOUT_S_MIN <= wanted.timeout_s <= TIMEOUT_S_MAX:
             text = f"timeout {wanted.timeout_s:g} s; it must be from {TIMEOUT_S_MIN:g} to {TIMEOUT_S_MAX:g} s"
             raise RequestRefusedError(text, hint="a relay over idle links takes well under a second (--timeout)")
         candidate = self._chosen(wanted)
         # In a network of two there is nobody to withstand.
-        protected = candidate.withstands.compromised >= min(1, len(self._topology.kmes) - 2)
+        protected = candidate.resilience.compromised >= min(1, len(self._topology.kmes) - 2)
         if not protected and not wanted.allow_unprotected:
-            raise RequestRefusedError(
-                f"one compromised KME could learn keys relayed from {wanted.source} to {wanted.target}",
-                hint=f"--allow-unprotected relays them all the same, {ENDS_ALLOW}",
-            )
+            ends = f"from {wanted.source} to {wanted.target}"
+            raise UnprotectedError(f"one compromised KME could learn keys relayed {ends}")
         if self._store.undecided_count() >= UNDECIDED_MAX:
             raise RequestRefusedError(f"{UNDECIDED_MAX} relays are under way", hint="try again later")
         plan = encode_plan(candidate.plan)
@@ -179,7 +180,7 @@ class RequestHandler:
         return self._choose(
             wanted.source,
             wanted.target,
-            _wish(wanted),
+            wanted.demand,
             cast("Policy | None", wanted.policy),
             load=self._load(),
             allow_unprotected=wanted.allow_unprotected,
@@ -254,20 +255,15 @@ class RequestHandler:
             raise RequestRefusedError("the lab is off", hint=LAB_HINT)
 
 
-def _wish(wanted: RelayRequest) -> Withstand:
-    asked = wanted.withstand
-    return Withstand(asked.compromised, asked.failed, asked.tampering) if asked else Withstand()
-
-
-def _demanded(wanted: RelayRequest, candidate: Candidate) -> Demand:
+def _demanded(wanted: RelayRequest, candidate: Candidate) -> FixedDemand:
     """Return what both ends are to check: what was asked for or, if any plan was to do, as much of it as this one has.
 
     The one failed KME that is withstood if the network allows it is demanded where it does.
     """
-    wish, have = _wish(wanted), candidate.withstands
-    if candidate.meets_wish:
-        failed = int(have.failed > wish.lost) if wish.failed is None else wish.failed
-        return Demand(compromised=wish.compromised, failed=failed, tampering=wish.tampering)
-    tampering = min(wish.tampering, have.tampering, have.compromised, have.failed)
-    failed = min(1 if wish.failed is None else wish.failed, have.failed - tampering)
-    return Demand(compromised=min(wish.compromised, have.compromised), failed=failed, tampering=tampering)
+    demand, have = wanted.demand, candidate.resilience
+    if candidate.meets_demand:
+        failed = int(have.failed > demand.lost) if demand.failed is None else demand.failed
+        return FixedDemand(compromised=demand.compromised, failed=failed, tampering=demand.tampering)
+    tampering = min(demand.tampering, have.tampering, have.compromised, have.failed)
+    failed = min(1 if demand.failed is None else demand.failed, have.failed - tampering)
+    return FixedDemand(compromised=min(demand.compromised, have.compromised), failed=failed, tampering=tampering)

@@ -7,7 +7,7 @@ from typing import Literal
 from uuid import UUID
 
 from qkdrelay.link.confirmation import Context, Payload
-from qkdrelay.messages.control import Demand
+from qkdrelay.messages.control import FixedDemand
 from qkdrelay.messages.fields import LabMode
 from qkdrelay.messages.plans import encode_plan
 from qkdrelay.messages.reports import Findings, Report
@@ -30,7 +30,7 @@ class EndpointRelay:
     plan: Plan
     key_count: int
     key_size_bits: int
-    withstand: Demand
+    withstand: FixedDemand
     """What the terms demand of the plan."""
     withstand_here: int
     """How many compromised KMEs it must withstand by this end's own settings."""
@@ -55,11 +55,11 @@ class EndpointRelay:
         return Context(self.relay_id, encode_plan(self.plan), self.key_count, self.key_size_bits, self.withstand)
 
     @property
-    def checked(self) -> Demand:
+    def checked(self) -> FixedDemand:
         """What the plan was checked here to withstand: what the terms demand and what this end does."""
         demand = self.withstand
-        compromised = max(demand.readers, self.withstand_here)
-        return Demand(compromised=compromised, failed=demand.failed, tampering=demand.tampering)
+        compromised = max(demand.to_demand().readers, self.withstand_here)
+        return FixedDemand(compromised=compromised, failed=demand.failed, tampering=demand.tampering)
 
     @property
     def payload_length(self) -> int:

@@ -28,7 +28,7 @@ from kme.forwarding import LATE_S, Memory, NodeSettings, RejectedShareError, che
 from kme.rebuilding import Rebuilds
 from qkdrelay.errors import InvalidPlanError, QkdRelayError, RequestRefusedError
 from qkdrelay.link.confirmation import CONFIRMATION_KEY_BYTES, Payload
-from qkdrelay.messages.control import Command, Decide, Demand, Expect, Prove, SetLab, SetLink, Start, Terms
+from qkdrelay.messages.control import Command, Decide, Expect, Prove, SetLab, SetLink, Start, Terms
 from qkdrelay.messages.fields import TIMEOUT_S_MAX
 from qkdrelay.messages.keys import check_key_amount
 from qkdrelay.messages.plans import decode_plan, encode_plan
@@ -47,7 +47,8 @@ from qkdrelay.messages.reports import (
     Started,
     Verified,
 )
-from qkdrelay.network.analysis import does_without, least_shares, withstands
+from qkdrelay.network.analysis import least_shares, withstands_compromised, withstands_failed
+from qkdrelay.network.demand import Demand
 from qkdrelay.network.exhaustive import STEPS_MAX
 from qkdrelay.network.names import Route
 from qkdrelay.network.plan import PLANS_KEPT, Plan
@@ -70,8 +71,8 @@ class Endpoint:
         self._me, self._random = settings, random
         self._rebuilds = Rebuilds()
         # The same few plans are checked again and again.
-        self._withstands = lru_cache(maxsize=PLANS_KEPT)(withstands)
-        self._does_without = lru_cache(maxsize=PLANS_KEPT)(does_without)
+        self._withstands_compromised = lru_cache(maxsize=PLANS_KEPT)(withstands_compromised)
+        self._withstands_failed = lru_cache(maxsize=PLANS_KEPT)(withstands_failed)
 
     def on_command(self, command: Command, memory: Memory, now: float) -> list[Effect]:
         """Decide on a command; every command may come again and then has the same outcome."""
@@ -178,7 +179,7 @@ class Endpoint:
     def _keeps(self, part: Plan, steps_max: int) -> bool:
         """Whether as many compromised KMEs as are reckoned with cannot learn what ``part`` splits."""
         try:
-            return self._withstands(part, self._me.withstand_compromised, steps_max)
+            return self._withstands_compromised(part, self._me.withstand_compromised, steps_max)
         except InvalidPlanError:  # too large to tell
             return False
 
@@ -230,14 +231,13 @@ class Endpoint:
         plan: Plan = decode_plan(terms.plan)
         if (plan.source if role == "source" else plan.target) != self._me.name or not plan.hops:
             raise RequestRefusedError(f"the plan does not have this KME as its {role}")
-        if wrong := check_key_amount(terms.key_count, terms.key_size_bits):
-            raise RequestRefusedError(wrong)
+        check_key_amount(terms.key_count, terms.key_size_bits)
         if not now < terms.deadline <= now + TIMEOUT_S_MAX + LATE_S:
             raise RequestRefusedError("the deadline has passed or is too far away; are the clocks right?")
         check_relay_id(terms.relay_id, now)
         if made_at(terms.relay_id) <= memory.ids_refused_until():
             raise RequestRefusedError("this relay id is older than others that were used and forgotten")
-        self._check_withstands(plan, terms.withstand)
+        self._check_withstands(plan, terms.withstand.to_demand())
         if memory.pending() >= self._me.pending_max:
             raise RequestRefusedError(f"{self._me.pending_max} relays are undecided here, the most it keeps")
         if memory.key_bytes() + terms.key_count * terms.key_size_bits // 8 > self._me.key_bytes_max:
@@ -257,17 +257,17 @@ class Endpoint:
     def _check_withstands(self, plan: Plan, demand: Demand) -> None:
         """Raise RequestRefusedError unless the plan withstands what this end's settings and the terms demand."""
         own = self._me.withstand_compromised
-        if not self._withstands(plan, own):
+        if not self._withstands_compromised(plan, own):
             variable = f"WITHSTAND_COMPROMISED_{self._me.name.upper().replace('-', '_')}"
             raise RequestRefusedError(
                 f"the plan does not withstand {_kmes(own, 'compromised ')}, which this KME's own settings demand"
                 f" (QKDRELAY_WITHSTAND_COMPROMISED={own}; in a deployment, {variable} in .env, then make up)"
             )
-        if not self._withstands(plan, demand.readers):
+        if not self._withstands_compromised(plan, demand.readers):
             raise RequestRefusedError(
                 f"the plan does not withstand {_kmes(demand.readers, 'compromised ')}, as demanded"
             )
-        if not self._does_without(plan, demand.lost):
+        if not self._withstands_failed(plan, demand.lost):
             raise RequestRefusedError(f"the plan does not withstand the loss of {_kmes(demand.lost)}, as demanded")
 
     def _prove(self, command: Prove, memory: Memory) -> list[Effect]:

@@ -12,7 +12,7 @@ from kme.effects import EndpointRelay, EndpointState, KeepShare, Role, SendShare
 from kme.forwarding import LATE_S
 from qkdrelay.link.confirmation import Payload
 from qkdrelay.messages import codec
-from qkdrelay.messages.control import Demand
+from qkdrelay.messages.control import FixedDemand
 from qkdrelay.messages.fields import LabMode
 from qkdrelay.messages.plans import decode_plan, encode_plan
 from qkdrelay.messages.relay_ids import CLOCKS_DIFFER_S, VALID_S, made_at
@@ -441,7 +441,7 @@ def _relay(row: tuple[object, ...]) -> EndpointRelay:
         decode_plan(cast(bytes, plan)),
         cast(int, count),
         cast(int, size),
-        codec.decode(cast(bytes, withstand), Demand),
+        codec.decode(cast(bytes, withstand), FixedDemand),
         cast(int, withstand_here),
         cast(float, deadline),
         None if keys is None else Payload(cast(bytes, keys), cast(bytes, c_source), cast(bytes, c_target)),

@@ -53,7 +53,7 @@ def _links(ctx: typer.Context) -> Iterable[str]:
     return [f"{kme}:{near}" for kme in network.kmes for near in network.neighbours[kme]] if network else []
 
 
-def _wishes(_ctx: typer.Context) -> Iterable[str]:
+def _demands(_ctx: typer.Context) -> Iterable[str]:
     """Return what may be withstood, in small numbers."""
     return [f"{what}={number}" for what in ("compromised", "failed", "tampering") for number in _NUMBERS]
 
@@ -66,4 +66,4 @@ def _topologies(_ctx: typer.Context) -> Iterable[str]:
 
 
 KME, NEIGHBOUR, TOPOLOGY = map(one_of, (_kmes, _neighbours, _topologies))
-KMES, LINKS, WISH = map(some_of, (_kmes, _links, _wishes))
+KMES, LINKS, DEMAND = map(some_of, (_kmes, _links, _demands))

@@ -6,16 +6,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qkdrelay.errors import RequestRefusedError
+from qkdrelay.network.demand import Demand, Policy
 from qkdrelay_cli import completion
 
 if TYPE_CHECKING:
     from qkdrelay.network.names import Link
-    from qkdrelay.network.selection import Withstand
     from qkdrelay.network.topology import Topology
 
 _SOURCE = typer.Argument(
@@ -26,15 +26,14 @@ SourceArgument = Annotated[str, _SOURCE]
 TargetArgument = Annotated[str, _TARGET]
 AnySourceArgument = Annotated[str | None, _SOURCE]
 AnyTargetArgument = Annotated[str | None, _TARGET]
-PolicyName = Literal["best", "disjoint", "recursive", "trusted"]
-PolicyOption = Annotated[PolicyName | None, typer.Option("--policy", help="Take a plan of this kind only.")]
-_WISH = "compromised=1,failed=1,tampering=0"
+PolicyOption = Annotated[Policy | None, typer.Option("--policy", help="Take a plan of this kind only.")]
+_DEMAND = "compromised=1,failed=1,tampering=0"
 WithstandOption = Annotated[
     list[str] | None,
     typer.Option(
         "--withstand",
-        metavar=_WISH,
-        autocompletion=completion.WISH,
+        metavar=_DEMAND,
+        autocompletion=completion.DEMAND,
         help="How many KMEs may be compromised, fail and tamper at once.",
     ),
 ]
@@ -68,18 +67,16 @@ CutOption = Annotated[
 _PART = re.compile(r"(compromised|failed|tampering)=([0-9]{1,3})")
 
 
-def parsed_wish(parts: list[str] | None) -> Withstand:
+def parsed_demand(parts: list[str] | None) -> Demand:
     """Return what is to be withstood; what is not named stays as by default. Raises RequestRefusedError."""
-    from qkdrelay.network.selection import Withstand
-
     numbers: dict[str, int] = {}
     for part in parts or ():
         found = _PART.fullmatch(part)
         if found is None or found[1] in numbers:
             wrong = f"--withstand {part!r} cannot be read" if found is None else f"--withstand names {found[1]!r} twice"
-            raise RequestRefusedError(wrong, hint=f"such as --withstand {_WISH}")
+            raise RequestRefusedError(wrong, hint=f"such as --withstand {_DEMAND}")
         numbers[found[1]] = int(found[2])
-    return Withstand(**numbers)
+    return Demand(**numbers)
 
 
 def network_of(which: Path | None) -> Topology:

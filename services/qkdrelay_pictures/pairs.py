@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from qkdrelay.errors import RequestRefusedError
-from qkdrelay.network.selection import Candidate
+from qkdrelay.network.candidates import Candidate
 from qkdrelay.network.topology import Topology, Trust
 from qkdrelay.terminal.wording import counted
 from qkdrelay_pictures.labels import GAP, HEIGHT, beside
@@ -164,7 +164,7 @@ class _Drawing:
         if kind is _NO_PLAN:
             yield text("\N{MULTIPLICATION SIGN}", x + cell / 2, y + cell / 2 + 4, kind.ink)
         elif kind is not _NEIGHBOURS and cell > 16 and isinstance(made, Candidate):
-            have = made.withstands
+            have = made.resilience
             yield text(f"{have.compromised}/{have.failed}", x + cell / 2, y + cell / 2 + 4, kind.ink, size=11)
 
     def _kind(self, pair: Pair) -> _Kind:
@@ -173,7 +173,7 @@ class _Drawing:
             return _NEIGHBOURS
         if isinstance(made, str):
             return _NO_PLAN
-        have = made.withstands
+        have = made.resilience
         if have.compromised == 0:
             return _BOTH if have.failed == 0 else _LEARNED
         if have.failed == 0:

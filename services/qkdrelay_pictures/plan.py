@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from qkdrelay.escaping import NAME_MAX, escaped
+from qkdrelay.network.candidates import Candidate
 from qkdrelay.network.names import Link
 from qkdrelay.network.plan import Plan
-from qkdrelay.network.selection import Candidate
 from qkdrelay.network.topology import Topology
 from qkdrelay.network.what_if import case
 from qkdrelay.terminal.wording import counted
@@ -191,7 +191,7 @@ class _Drawing:
             x += 38 + len(said) * SMALL_LETTER + 24
 
     def _footer(self) -> list[str]:
-        plan, have = self.plan, self.candidate.withstands
+        plan, have = self.plan, self.candidate.resilience
         name, policy = escaped(self.topology.name, NAME_MAX), self.candidate.policy
         messages = counted(plan.share_messages, "share message")
         title = f"{plan.source} to {plan.target} in {name}, policy {policy}: {messages}"

@@ -11,9 +11,10 @@ from random import Random
 from attack import oracle
 from attack.coalition import TRICKS
 from qkdrelay.errors import QkdRelayError
-from qkdrelay.messages.control import Demand
+from qkdrelay.messages.control import FixedDemand
+from qkdrelay.network.demand import POLICIES
 from qkdrelay.network.plan import Hop, Plan, majority
-from qkdrelay.network.selection import POLICIES, choose
+from qkdrelay.network.selection import choose
 from qkdrelay.network.topology import Topology
 
 SHARES_MAX = 60
@@ -41,9 +42,9 @@ class Case:
         return self.topology.kmes
 
     @property
-    def demand(self) -> Demand:
+    def demand(self) -> FixedDemand:
         """What the terms demand: as much."""
-        return Demand(compromised=self.demanded, failed=0, tampering=0)
+        return FixedDemand(compromised=self.demanded, failed=0, tampering=0)
 
     @property
     def neighbours(self) -> Mapping[str, tuple[str, ...]]:

@@ -7,7 +7,7 @@ from random import Random
 import msgspec
 
 from attack.case import Case, any_plan
-from qkdrelay.messages.control import Command, Decide, Demand, Expect, Prove, Start, Terms
+from qkdrelay.messages.control import Command, Decide, Expect, FixedDemand, Prove, Start, Terms
 from qkdrelay.messages.plans import encode_plan
 from qkdrelay.messages.relay_ids import made_at, new_relay_id
 from qkdrelay.messages.reports import Rebuilt, Report, Started
@@ -81,7 +81,7 @@ class Dishonest:
             *(replace(terms, plan=encode_plan(other)) for other in plans),
             replace(terms, key_count=terms.key_count + 1),
             replace(terms, key_size_bits=terms.key_size_bits + 8),
-            replace(terms, withstand=Demand(compromised=rng.randrange(4), failed=rng.randrange(3), tampering=0)),
+            replace(terms, withstand=FixedDemand(compromised=rng.randrange(4), failed=rng.randrange(3), tampering=0)),
             replace(terms, key_count=terms.key_count * 2, key_size_bits=max(64, terms.key_size_bits // 2)),
             replace(terms, deadline=terms.deadline + rng.choice((-20.0, 20.0, 1e6))),
             replace(terms, relay_id=new_relay_id(made_at(terms.relay_id))),

@@ -7,7 +7,7 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from qkdrelay.messages.control import Decide, Demand, Expect, Prove, Start
+from qkdrelay.messages.control import Decide, Expect, FixedDemand, Prove, Start
 from qkdrelay.messages.plans import decode_plan, encode_plan
 from qkdrelay.network.names import COORDINATOR
 from qkdrelay.network.plan import Hop, Plan
@@ -46,7 +46,7 @@ DIFFERENT = {
         )
     ),
     "fewer keys": {"key_count": 1},
-    "less demanded": {"withstand": Demand(compromised=0, failed=0, tampering=0)},
+    "less demanded": {"withstand": FixedDemand(compromised=0, failed=0, tampering=0)},
     "as many bytes in another number of keys": {"key_count": 1, "key_size_bits": 512},
     "another relay": {"relay_id": ANOTHER},
     "another relay's plan": plan(recursive_plan(REFERENCE, "kme-1", "kme-7")),

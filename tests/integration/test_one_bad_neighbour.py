@@ -19,7 +19,7 @@ from qkdrelay.messages.link import ShareHeader
 from qkdrelay.messages.plans import encode_plan
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.reports import Rejected, Reports
-from qkdrelay.network.analysis import withstands
+from qkdrelay.network.analysis import withstands_compromised
 from qkdrelay.network.plan import Hop, Plan
 from qkdrelay.schemes.recursive import deal, rebuild, reshare
 from qkdrelay.service.moderation import LINES_MAX
@@ -198,7 +198,7 @@ def test_one_kme_that_learns_what_an_inner_split_held_cannot_frame_an_honest_rou
         **{kme_name: Hop(("t",), 1) for kme_name in ("z", "w", "a", "b")},
     }
     plan = Plan.checked("s", "t", hops)
-    assert withstands(plan, 1)
+    assert withstands_compromised(plan, 1)
     secret = os.urandom(96)
     outer = dict(deal(plan, secret, os.urandom))
     inner = dict(reshare(plan.below("v"), outer["v"], os.urandom))
@@ -213,7 +213,7 @@ def test_one_kme_that_learns_what_an_inner_split_held_cannot_frame_an_honest_rou
     }
     naive = rebuild(plan, held, 96)
     assert naive.false == (("s", "v", "z", "t"),)  # what the attack is for
-    careful = rebuild(plan, held, 96, may_name=lambda kme_name: withstands(plan.below(kme_name), 1))
+    careful = rebuild(plan, held, 96, may_name=lambda kme_name: withstands_compromised(plan.below(kme_name), 1))
     assert careful.secret == secret
     assert careful.false == ()
     assert [dispute.route for dispute in careful.disputed] == [("s", "v")]

@@ -13,25 +13,25 @@ from qkdrelay.client import CoordinatorClient
 from qkdrelay.errors import BrokerUnreachableError, RequestRefusedError
 from qkdrelay.messages import codec, dialogue
 from qkdrelay.messages.answers import Acknowledged, RelayView, Reply
-from qkdrelay.messages.control import Demand, SignedMessage
+from qkdrelay.messages.control import FixedDemand, SignedMessage
 from qkdrelay.messages.plans import decode_plan
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.requests import (
     DropRequest,
     LabRequest,
     LinkRequest,
+    OpenDemand,
     RelaysRequest,
     Request,
     RequeueRequest,
     ShowRequest,
-    Wish,
 )
 from qkdrelay.network.analysis import learns
 from qkdrelay.network.names import CLI, COORDINATOR
 from support.kme import NOW
 from support.network import DIAMOND, Network, relay_request, topology
 
-TWO = Wish(compromised=2, failed=0, tampering=0)
+TWO = OpenDemand(compromised=2, failed=0, tampering=0)
 UP, DOWN = (LinkRequest(a="kme-1", b="kme-2", up=up) for up in (True, False))
 
 
@@ -120,7 +120,7 @@ def test_what_was_asked_to_be_withstood_is_withstood_or_nothing_is_relayed():
         plan = decode_plan(asked.plan)
         between = [kme for kme in plan.order if kme not in (source, target)]
         assert not any(learns(plan, pair) for pair in combinations(between, 2))
-        assert asked.withstand == Demand(compromised=2, failed=0, tampering=0)
+        assert asked.withstand == FixedDemand(compromised=2, failed=0, tampering=0)
         for end in (source, target):
             assert network.stores[end].relay(asked.relay_id).checked.compromised == 2
     assert tried == 3
@@ -442,9 +442,9 @@ OTHERS = {
     "to": {"target": "kme-3"},
     "keys": {"key_count": 3},
     "bits a key": {"key_size_bits": 128},
-    "compromised": {"withstand": Demand(compromised=0, failed=0, tampering=0)},
-    "failed": {"withstand": Demand(compromised=1, failed=1, tampering=0)},
-    "tampering": {"withstand": Demand(compromised=1, failed=0, tampering=1)},
+    "compromised": {"withstand": FixedDemand(compromised=0, failed=0, tampering=0)},
+    "failed": {"withstand": FixedDemand(compromised=1, failed=1, tampering=0)},
+    "tampering": {"withstand": FixedDemand(compromised=1, failed=0, tampering=1)},
     "relay": {"relay_id": new_relay_id(NOW)},
 }
 
@@ -461,7 +461,7 @@ def test_a_coordinator_that_answers_with_another_relay_is_found_out(monkeypatch,
 
     monkeypatch.setattr(dialogue.Answerer, "answer", lying)
     following = client(network).follow(
-        relay_request("kme-1", "kme-4", withstand=Wish(compromised=1, failed=0, tampering=0))
+        relay_request("kme-1", "kme-4", withstand=OpenDemand(compromised=1, failed=0, tampering=0))
     )
     with pytest.raises(BrokerUnreachableError, match=f"a relay that was not asked for: {what} "):
         following.first()
@@ -473,8 +473,8 @@ def test_a_coordinator_that_answers_with_another_relay_is_found_out(monkeypatch,
         ({"key_count": 2}, "keys 1, not 2"),
         ({"key_size_bits": 128}, "bits a key 256, not 128"),
         ({"source": "kme-4", "target": "kme-1"}, "from kme-1, not kme-4"),
-        ({"withstand": Wish(compromised=0, failed=0, tampering=0)}, "compromised 1, not 0"),
-        ({"withstand": Wish(compromised=1, failed=1, tampering=0)}, "failed 0, not 1"),
+        ({"withstand": OpenDemand(compromised=0, failed=0, tampering=0)}, "compromised 1, not 0"),
+        ({"withstand": OpenDemand(compromised=1, failed=1, tampering=0)}, "failed 0, not 1"),
     ],
 )
 def test_an_id_stands_for_one_relay(changed, named):

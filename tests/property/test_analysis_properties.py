@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from qkdrelay.errors import RequestRefusedError
 from qkdrelay.network import exhaustive, minimal_sets, probability
-from qkdrelay.network.analysis import delivers, learns, withstands
+from qkdrelay.network.analysis import delivers, learns, withstands_compromised
 from qkdrelay.network.bdd import Diagram
+from qkdrelay.network.demand import Demand
 from qkdrelay.network.plan import Hop, Plan
 from qkdrelay.network.planner import Routes
-from qkdrelay.network.selection import Withstand, choose, plans
+from qkdrelay.network.selection import choose, plans
 from qkdrelay.network.threshold_circuit import blocking, learning
 from qkdrelay.network.topology import Topology
 from qkdrelay.network.what_if import case
@@ -128,7 +129,7 @@ def test_the_target_rebuilds_exactly_when_the_analysis_says_so(data, plan, seed)
 @given(st.data(), random_plans(), SEEDS)
 @settings(max_examples=150, deadline=None)
 def test_the_target_rebuilds_in_spite_of_as_many_tampering_kmes_as_stated(data, plan, seed):
-    most = minimal_sets.withstood(plan, len(between(plan))).tampering
+    most = minimal_sets.resilience(plan, len(between(plan))).tampering
     coalition = set(data.draw(st.permutations(between(plan)))[:most])
     random = Random(seed)
 
@@ -186,15 +187,15 @@ def test_the_solver_finds_the_same_minimal_sets(plan):
 @settings(max_examples=150, deadline=None)
 def test_a_kme_finds_exactly_the_plans_that_withstand_so_many(plan, size):
     worst = combinations(between(plan), min(size, len(between(plan))))
-    assert withstands(plan, size) == (not any(learns(plan, coalition) for coalition in worst))
+    assert withstands_compromised(plan, size) == (not any(learns(plan, coalition) for coalition in worst))
 
 
 @given(random_plans(), st.integers(1, 3), st.integers(1, 4))
 @settings(max_examples=100, deadline=None)
 def test_a_kme_finds_the_same_however_many_it_tries_at_once(plan, size, at_once):
     with mock.patch.object(exhaustive, "SETS_AT_ONCE_MAX", at_once):
-        small = withstands(plan, size)
-    assert small == withstands(plan, size)
+        small = withstands_compromised(plan, size)
+    assert small == withstands_compromised(plan, size)
 
 
 @given(random_plans(kmes_max=5), SEEDS)
@@ -247,12 +248,12 @@ def test_the_planner_reaches_mengers_bound_on_networks_it_has_never_seen(topolog
     paths = connectivity(topology, source, target)
     for compromised in range(paths):
         failed = paths - 1 - compromised
-        plan = choose(topology, source, target, Withstand(compromised, failed)).plan
-        assert withstands(plan, compromised)
+        plan = choose(topology, source, target, Demand(compromised, failed)).plan
+        assert withstands_compromised(plan, compromised)
         assert all(delivers(plan, some) for some in combinations(between(plan), min(failed, len(between(plan)))))
         if compromised < len(topology.kmes) - 2 and paths < len(topology.kmes) - 2:
             with pytest.raises(RequestRefusedError, match=r"no plan withstands"):
-                choose(topology, source, target, Withstand(compromised, failed + 1))
+                choose(topology, source, target, Demand(compromised, failed + 1))
 
 
 @given(networks(apart=True))
@@ -283,8 +284,8 @@ def test_every_candidate_withstands_what_it_says_and_uses_only_links_there_are(t
         assert all(topology.link(a, b) for a, b in plan.links)
         others = [kme for kme in topology.kmes if kme not in (source, target)]
         for size, harm in (
-            (candidate.withstands.compromised, lambda some, plan=plan: learns(plan, some)),
-            (candidate.withstands.failed, lambda some, plan=plan: not delivers(plan, some)),
+            (candidate.resilience.compromised, lambda some, plan=plan: learns(plan, some)),
+            (candidate.resilience.failed, lambda some, plan=plan: not delivers(plan, some)),
         ):
             assert not any(harm(some) for some in combinations(others, size))
             assert size == len(others) or any(harm(some) for some in combinations(others, size + 1))

@@ -6,7 +6,7 @@ from uuid import UUID
 from kme.effects import DropShares, KeepRelay, KeepShare, SendReport, SetLabMode
 from kme.endpoint import Endpoint
 from kme.forwarding import Forwarding, NodeSettings
-from qkdrelay.messages.control import Demand, Terms
+from qkdrelay.messages.control import FixedDemand, Terms
 from qkdrelay.messages.link import ShareHeader
 from qkdrelay.messages.plans import encode_plan
 from support import plans
@@ -14,7 +14,7 @@ from support import plans
 NOW = 1_700_000_000.0
 RELAY = UUID("00112233-4455-8677-8899-018bcfe56800")
 """Made at `NOW`."""
-DEMAND, NOTHING = (Demand(compromised=number, failed=0, tampering=0) for number in (1, 0))
+DEMAND, NOTHING = (FixedDemand(compromised=number, failed=0, tampering=0) for number in (1, 0))
 """What terms demand; and terms that demand nothing."""
 
 

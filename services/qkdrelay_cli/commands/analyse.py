@@ -25,7 +25,7 @@ from qkdrelay_cli.options import (
     named_kmes,
     named_links,
     network_of,
-    parsed_wish,
+    parsed_demand,
 )
 from qkdrelay_pictures.files import PictureFiles, PngOption, SvgOption
 
@@ -84,20 +84,20 @@ def analyse(
     Example: coordinator analyse kme-1 kme-8 --failed kme-6 --topology eight-kmes
     """
     pictures = PictureFiles(svg, png)
-    wish, network = parsed_wish(withstand), network_of(topology)
+    demand, network = parsed_demand(withstand), network_of(topology)
     if all_pairs:
         if source or target or compromised or failed or cut or (kme_leak, kme_loss, link_loss) != (None, None, None):
             raise RequestRefusedError("--all-pairs takes no pair and no case", hint="leave out one or the other")
         from qkdrelay_cli.render import pairs
 
-        pairs.print_pairs(network, policy or "best", wish, pictures, as_json=as_json)
+        pairs.print_pairs(network, policy or "best", demand, pictures, as_json=as_json)
         return
     if source is None or target is None:
         raise RequestRefusedError("source and target are missing", hint="name two KMEs, or take --all-pairs")
     from qkdrelay.network.selection import choose
 
     situation = Situation(named_kmes(compromised, network), named_kmes(failed, network), named_links(cut, network))
-    chosen = choose(network, source, target, wish, policy, allow_unprotected=True)
+    chosen = choose(network, source, target, demand, policy, allow_unprotected=True)
     if pictures:
         from qkdrelay_pictures.plan import draw_plan
 

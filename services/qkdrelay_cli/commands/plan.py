@@ -28,15 +28,15 @@ from qkdrelay_cli.options import (
     named_kmes,
     named_links,
     network_of,
-    parsed_wish,
+    parsed_demand,
 )
 from qkdrelay_pictures.files import PictureFiles, PngOption, SvgOption
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from qkdrelay.network.candidates import Candidate
     from qkdrelay.network.plan import Plan
-    from qkdrelay.network.selection import Candidate
 
 _WIDTH = 80
 _LEGEND = (
@@ -75,17 +75,16 @@ def plan(
     from qkdrelay.messages.keys import check_key_amount
     from qkdrelay.network.selection import choose, plans
 
-    if wrong := check_key_amount(keys, key_size):
-        raise RequestRefusedError(wrong, hint="ask for fewer or other keys (--keys, --key-size)")
+    check_key_amount(keys, key_size)
     pictures = PictureFiles(svg, png)
     if not pictures and (compromised or cut):
         raise RequestRefusedError(
             "--compromised and --cut are for the drawing",
             hint="name its file (--svg or --png), or use `coordinator analyse`",
         )
-    wish, network = parsed_wish(withstand), network_of(topology)
+    demand, network = parsed_demand(withstand), network_of(topology)
     readers, broken = named_kmes(compromised, network), named_links(cut, network)
-    found = plans(network, source, target, wish, policy, key_count=keys, key_size_bits=key_size)
+    found = plans(network, source, target, demand, policy, key_count=keys, key_size_bits=key_size)
     refusal: RequestRefusedError | None = None
     if not any(candidate.chosen for candidate in found):
         try:
@@ -93,7 +92,7 @@ def plan(
                 network,
                 source,
                 target,
-                wish,
+                demand,
                 policy,
                 allow_unprotected=allow_unprotected,
                 key_count=keys,
@@ -112,8 +111,8 @@ def plan(
             {"source": source, "target": target, "plans": [candidates_as_data(candidate) for candidate in found]}
         )
     elif found:
-        more = ", and failed=1 if the network allows it" if wish.failed is None else ""
-        _show(found, f"{source} to {target} in {escaped(network.name, NAME_MAX)}", f"to withstand {wish}{more}")
+        more = ", and failed=1 if the network allows it" if demand.failed is None else ""
+        _show(found, f"{source} to {target} in {escaped(network.name, NAME_MAX)}", f"to withstand {demand}{more}")
     if refusal is not None:
         raise refusal
 
@@ -121,7 +120,7 @@ def plan(
 def candidates_as_data(candidate: Candidate) -> dict[str, Any]:
     """Return a candidate for programs; links are written a>b, link key is in bytes."""
     hops = candidate.plan.hops
-    have = candidate.withstands
+    have = candidate.resilience
     return {
         "policy": candidate.policy,
         "withstands": {
@@ -135,18 +134,18 @@ def candidates_as_data(candidate: Candidate) -> dict[str, Any]:
         "link_key_batch": {link_name(*link): drawn for link, drawn in candidate.link_key_batch.items()},
         "successors": {kme: list(hops[kme].successors) for kme in candidate.plan.order if kme in hops},
         "thresholds": {kme: hops[kme].threshold for kme in candidate.plan.order if kme in hops},
-        "meets_wish": candidate.meets_wish,
+        "meets_wish": candidate.meets_demand,
         "relies_on": list(candidate.relies_on),
         "chosen": candidate.chosen,
     }
 
 
-def _show(found: Sequence[Candidate], title: str, wish: str) -> None:
+def _show(found: Sequence[Candidate], title: str, demand: str) -> None:
     from rich.text import Text
 
     screen = console()
     screen.print(Text(title, "bold"), soft_wrap=True)
-    screen.print(wish, soft_wrap=True)
+    screen.print(demand, soft_wrap=True)
     screen.print()
     screen.print(_table(found))
     for line in _LEGEND:
@@ -159,7 +158,7 @@ def _show(found: Sequence[Candidate], title: str, wish: str) -> None:
         screen.print(line, soft_wrap=True)
     if shown.relies_on:
         screen.print(Text(f"It relies on the honesty of {', '.join(shown.relies_on)}.", "yellow"), soft_wrap=True)
-    elif not shown.meets_wish:
+    elif not shown.meets_demand:
         screen.print(Text("It does not withstand what was asked for.", "yellow"))
 
 
@@ -170,9 +169,9 @@ def _table(found: Sequence[Candidate]) -> Table:
     for name in ("compromised", "failed", "links", "tampering", "messages", "link key"):
         table.add_column(name, justify="right")
     for candidate in found:
-        have = candidate.withstands
+        have = candidate.resilience
         numbers = (have.compromised, have.failed, have.failed_links, have.tampering, candidate.messages)
-        mark, style = ("*", "bold") if candidate.chosen else ("", "" if candidate.meets_wish else "dim")
+        mark, style = ("*", "bold") if candidate.chosen else ("", "" if candidate.meets_demand else "dim")
         drawn = f"{sum(candidate.link_key_batch.values()):,} B"
         table.add_row(mark, candidate.policy, *map(str, numbers), drawn, style=style)
     return table

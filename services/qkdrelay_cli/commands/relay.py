@@ -13,10 +13,10 @@ from uuid import UUID
 
 import typer
 
-from qkdrelay.errors import BrokerUnreachableError, RequestRefusedError
+from qkdrelay.errors import BrokerUnreachableError
 from qkdrelay.terminal import EXIT_FAILED, Screen, console, note, print_json, say
 from qkdrelay.terminal.wording import JsonOption
-from qkdrelay_cli.options import PolicyOption, SourceArgument, TargetArgument, WithstandOption, parsed_wish
+from qkdrelay_cli.options import PolicyOption, SourceArgument, TargetArgument, WithstandOption, parsed_demand
 
 if TYPE_CHECKING:
     from qkdrelay.client import FollowedRelay
@@ -65,12 +65,11 @@ def relay(
     """
     from qkdrelay.messages.keys import check_key_amount
     from qkdrelay.messages.relay_ids import new_relay_id
-    from qkdrelay.messages.requests import RelayRequest, Wish
+    from qkdrelay.messages.requests import OpenDemand, RelayRequest
     from qkdrelay_cli import session
 
-    if wrong := check_key_amount(keys, key_size):
-        raise RequestRefusedError(wrong, hint="ask for fewer or other keys (--keys, --key-size)")
-    wish = parsed_wish(withstand)
+    check_key_amount(keys, key_size)
+    demand = parsed_demand(withstand)
     request = RelayRequest(
         relay_id=relay_id or new_relay_id(),
         source=session.check_name(source),
@@ -79,7 +78,7 @@ def relay(
         key_size_bits=key_size,
         timeout_s=timeout,
         policy=policy,
-        withstand=Wish(compromised=wish.compromised, failed=wish.failed, tampering=wish.tampering),
+        withstand=OpenDemand(compromised=demand.compromised, failed=demand.failed, tampering=demand.tampering),
         allow_unprotected=allow_unprotected,
         follow=True,
     )

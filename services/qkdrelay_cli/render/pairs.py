@@ -14,7 +14,9 @@ from rich.text import Text
 
 from qkdrelay.errors import InvalidPlanError
 from qkdrelay.escaping import NAME_MAX, escaped
-from qkdrelay.network.selection import Candidate, Policy, Withstand, plans
+from qkdrelay.network.candidates import Candidate
+from qkdrelay.network.demand import Demand, Policy
+from qkdrelay.network.selection import plans
 from qkdrelay.network.topology import Topology
 from qkdrelay.terminal import console, print_json
 from qkdrelay.terminal.wording import counted
@@ -25,13 +27,13 @@ _CELL = 4
 Pair = tuple[str, str]
 
 
-def print_pairs(network: Topology, policy: Policy, wish: Withstand, pictures: PictureFiles, *, as_json: bool) -> None:
+def print_pairs(network: Topology, policy: Policy, demand: Demand, pictures: PictureFiles, *, as_json: bool) -> None:
     """Print the table of all pairs (source, target), and draw it if there are files for that."""
     if pictures:
         from qkdrelay_pictures.pairs import check_drawable, draw_pairs
 
         check_drawable(network)
-    found = all_pairs(network, policy, wish)
+    found = all_pairs(network, policy, demand)
     between = {pair: made for pair, made in found.items() if pair[1] not in network.neighbours[pair[0]]}
     exposed = _exposed(between)
     name = escaped(network.name, NAME_MAX)
@@ -73,11 +75,11 @@ class _Exposed:
 
 
 def _exposed(between: Mapping[Pair, Candidate | str]) -> _Exposed:
-    have = [made.withstands for made in between.values() if isinstance(made, Candidate)]
+    have = [made.resilience for made in between.values() if isinstance(made, Candidate)]
     return _Exposed(len(between), sum(h.compromised == 0 for h in have), sum(h.failed == 0 for h in have))
 
 
-def all_pairs(network: Topology, policy: Policy, wish: Withstand) -> dict[Pair, Candidate | str]:
+def all_pairs(network: Topology, policy: Policy, demand: Demand) -> dict[Pair, Candidate | str]:
     """Return for each (source, target) the plan of this kind, or why there is none."""
     found: dict[Pair, Candidate | str] = {}
     for source in network.kmes:
@@ -85,7 +87,7 @@ def all_pairs(network: Topology, policy: Policy, wish: Withstand) -> dict[Pair, 
             if source == target:
                 continue
             try:
-                made = plans(network, source, target, wish, policy)
+                made = plans(network, source, target, demand, policy)
                 found[source, target] = made[0] if made else f"there is no {policy} plan"
             except InvalidPlanError as error:
                 found[source, target] = str(error)
@@ -96,7 +98,7 @@ def _as_data(pair: Pair, made: Candidate | str) -> dict[str, Any]:
     ends = {"source": pair[0], "target": pair[1]}
     if isinstance(made, str):
         return {**ends, "error": made}
-    have = made.withstands
+    have = made.resilience
     withstands = {
         "compromised": have.compromised,
         "failed": have.failed,
@@ -111,8 +113,8 @@ def _counts(found: Mapping[Pair, Candidate | str]) -> Table:
     for name in ("compromised", "failed", "links", "tampering", "pairs", "share", "messages"):
         table.add_column(name, justify="right")
     made = [candidate for candidate in found.values() if isinstance(candidate, Candidate)]
-    for have, number in sorted(Counter(c.withstands for c in made).items(), key=lambda item: _order(item[0])):
-        messages = [c.messages for c in made if c.withstands == have]
+    for have, number in sorted(Counter(c.resilience for c in made).items(), key=lambda item: _order(item[0])):
+        messages = [c.messages for c in made if c.resilience == have]
         low, high = min(messages), max(messages)
         table.add_row(
             *map(str, _order(have)),
@@ -147,6 +149,6 @@ def _cell(network: Topology, pair: Pair, made: Candidate | str | None) -> Text:
         return Text("-".rjust(_CELL), "dim")
     if isinstance(made, str):
         return Text("none".rjust(_CELL), "red")
-    have = made.withstands
+    have = made.resilience
     style = "red" if have.compromised == 0 else "yellow" if have.failed == 0 else "green"
     return Text(f"{have.compromised}/{have.failed}".rjust(_CELL), style)

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from qkdrelay.link.envelope import one_time_tag, one_time_tag_is_valid
 from qkdrelay.messages import codec
-from qkdrelay.messages.control import Demand
+from qkdrelay.messages.control import FixedDemand
 from qkdrelay.messages.fields import Message
 
 CONFIRMATION_KEY_BYTES = 32
@@ -26,7 +26,7 @@ class Context(Message, frozen=True):
     """Canonical (`plans.encode_plan`)."""
     key_count: int
     key_size_bits: int
-    withstand: Demand
+    withstand: FixedDemand
 
     @property
     def payload_length(self) -> int:

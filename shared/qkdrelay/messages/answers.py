@@ -7,7 +7,7 @@ from uuid import UUID
 
 from msgspec import Meta
 
-from qkdrelay.messages.control import Demand
+from qkdrelay.messages.control import FixedDemand
 from qkdrelay.messages.fields import (
     LabMode,
     Message,
@@ -49,7 +49,7 @@ class RelayView(Message, frozen=True, tag="relay", tag_field="type"):
     state: RelayState
     reason: str
     policy: Text
-    withstand: Demand
+    withstand: FixedDemand
     """What the terms demand of the plan, and both ends check."""
     protected: bool
     relies_on: tuple[Name, ...]

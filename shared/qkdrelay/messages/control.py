@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from qkdrelay.messages.fields import Epoch, KmeCount, LabMode, Mac, Message, Name, Number, PlanBytes, Seconds, Tag
 from qkdrelay.messages.keys import KEY_COUNT_MAX, KEY_SIZE_BITS_MAX, KEY_SIZE_BITS_MIN
+from qkdrelay.network.demand import Demand
 
 COMMANDS_MAX = 32
 """Commands in one message: it is taken in as a whole, and the answer to the first waits for the last."""
@@ -25,22 +26,16 @@ class SignedMessage(Message, frozen=True):
     mac: Mac
 
 
-class Demand(Message, frozen=True):
-    """How many KMEs a relay's plan must withstand at the same time: that read along, that are down, that tamper."""
+class FixedDemand(Message, frozen=True):
+    """A `Demand` with all its numbers: what both ends of a relay check its plan against."""
 
     compromised: KmeCount
     failed: KmeCount
     tampering: KmeCount
 
-    @property
-    def readers(self) -> int:
-        """How many KMEs together must not learn the keys: a tampering one reads along, too."""
-        return max(self.compromised, self.tampering)
-
-    @property
-    def lost(self) -> int:
-        """How many KMEs must not be needed: what a tampering one sends is of no use."""
-        return self.failed + self.tampering
+    def to_demand(self) -> Demand:
+        """Return it as the planner takes it."""
+        return Demand(self.compromised, self.failed, self.tampering)
 
 
 class Terms(Message, frozen=True):
@@ -50,7 +45,7 @@ class Terms(Message, frozen=True):
     plan: PlanBytes
     key_count: Annotated[int, Meta(ge=1, le=KEY_COUNT_MAX)]
     key_size_bits: Annotated[int, Meta(ge=KEY_SIZE_BITS_MIN, le=KEY_SIZE_BITS_MAX, multiple_of=8)]
-    withstand: Demand
+    withstand: FixedDemand
     """What the plan was asked to withstand; neither end takes a plan that does not."""
     deadline: Seconds
 

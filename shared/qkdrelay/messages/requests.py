@@ -7,17 +7,22 @@ from uuid import UUID
 
 from msgspec import Meta
 
-from qkdrelay.messages.control import Demand
+from qkdrelay.messages.control import FixedDemand
 from qkdrelay.messages.fields import KmeCount, LabMode, Message, Number, Seconds, Text
+from qkdrelay.network.demand import Demand
 
 
-class Wish(Message, frozen=True):
-    """How many KMEs may be compromised, fail and tamper at the same time; see `network.candidates.Withstand`."""
+class OpenDemand(Message, frozen=True):
+    """A `Demand` that may leave the number of failed KMEs to the network."""
 
     compromised: KmeCount
     failed: KmeCount | None
     """None: one if the network allows it."""
     tampering: KmeCount
+
+    def to_demand(self) -> Demand:
+        """Return it as the planner takes it."""
+        return Demand(self.compromised, self.failed, self.tampering)
 
 
 class RelayRequest(Message, frozen=True, tag="relay", tag_field="type"):
@@ -31,11 +36,16 @@ class RelayRequest(Message, frozen=True, tag="relay", tag_field="type"):
     timeout_s: float
     policy: Text | None
     """None: the coordinator's default."""
-    withstand: Wish | None
-    """None: one compromised KME, and one failed one if the network allows it."""
+    withstand: OpenDemand | None
+    """None: the default `Demand`."""
     allow_unprotected: bool
     follow: bool
     """Show the relay now and whenever it changes; otherwise say once, in a line, how it ended."""
+
+    @property
+    def demand(self) -> Demand:
+        """What its plan must withstand."""
+        return Demand() if self.withstand is None else self.withstand.to_demand()
 
 
 class RelaysRequest(Message, frozen=True, tag="relays", tag_field="type"):
@@ -130,10 +140,10 @@ class Request(Message, frozen=True):
 
 
 def unlike(
-    wanted: RelayRequest, *, ends: tuple[str, str], key_count: int, key_size_bits: int, withstand: Demand
+    wanted: RelayRequest, *, ends: tuple[str, str], key_count: int, key_size_bits: int, withstand: FixedDemand
 ) -> str | None:
     """Return in what a relay (from ``ends[0]`` to ``ends[1]``) is not the one that is asked for, or None."""
-    wish = wanted.withstand or Wish(compromised=1, failed=None, tampering=0)
+    demand = wanted.demand
     pairs: list[tuple[str, object, object]] = [
         ("from", ends[0], wanted.source),
         ("to", ends[1], wanted.target),
@@ -142,8 +152,8 @@ def unlike(
     ]
     if not wanted.allow_unprotected:  # the best there is, then
         pairs += [
-            ("compromised", withstand.compromised, wish.compromised),
-            ("failed", withstand.failed, withstand.failed if wish.failed is None else wish.failed),
-            ("tampering", withstand.tampering, wish.tampering),
+            ("compromised", withstand.compromised, demand.compromised),
+            ("failed", withstand.failed, withstand.failed if demand.failed is None else demand.failed),
+            ("tampering", withstand.tampering, demand.tampering),
         ]
     return next((f"{what} {has}, not {asked}" for what, has, asked in pairs if has != asked), None)

@@ -35,7 +35,7 @@ def delivers(plan: Plan, failed: Collection[str] = (), cut: Collection[tuple[str
     return rebuilt[plan.source]
 
 
-def withstands(plan: Plan, compromised: int, steps_max: int = STEPS_MAX) -> bool:
+def withstands_compromised(plan: Plan, compromised: int, steps_max: int = STEPS_MAX) -> bool:
     """Whether no coalition of ``compromised`` KMEs between the two ends learns the secret.
 
     Exact. This is a KME's own check of a plan it is given, so it needs no solver and its work is bounded: for a
@@ -44,8 +44,8 @@ def withstands(plan: Plan, compromised: int, steps_max: int = STEPS_MAX) -> bool
     return not any_of_size(learning(plan), compromised, steps_max)
 
 
-def does_without(plan: Plan, failed: int, steps_max: int = STEPS_MAX) -> bool:
-    """Whether the target rebuilds without any ``failed`` KMEs between the two ends. As `withstands`."""
+def withstands_failed(plan: Plan, failed: int, steps_max: int = STEPS_MAX) -> bool:
+    """Whether the target rebuilds without any ``failed`` KMEs between the two ends. As `withstands_compromised`."""
     return not any_of_size(blocking(plan), failed, steps_max)
 
 

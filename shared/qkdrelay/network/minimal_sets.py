@@ -42,7 +42,7 @@ class MinimalSets(Generic[E]):
 
 
 @dataclass(frozen=True, slots=True)
-class Withstands:
+class Resilience:
     """What a plan withstands in the worst case: no set of that size (or smaller) ...
 
     ``compromised``: ... of KMEs learns the secret; ``failed``: ... of KMEs, ``failed_links``: ... of links blocks it;
@@ -55,7 +55,7 @@ class Withstands:
     tampering: int
 
 
-def withstood(plan: Plan, others: int, trusted: Collection[str] = ()) -> Withstands:
+def resilience(plan: Plan, others: int, trusted: Collection[str] = ()) -> Resilience:
     """Return what ``plan`` withstands, exactly, in a network with ``others`` KMEs besides the two ends.
 
     Where no set at all does harm, the number is ``others``. ``trusted`` KMEs are taken to be honest, but may fail.
@@ -90,7 +90,7 @@ def withstood(plan: Plan, others: int, trusted: Collection[str] = ()) -> Withsta
     compromised = harmless(learning(plan, set(plan.order) - set(trusted)))
     failed = harmless(blocking(plan))
     tampering = min(compromised, failed) if rebuild_is_exhaustive(plan) else 0
-    return Withstands(compromised, failed, harmless(blocking(plan, kmes=False, links=True)), tampering)
+    return Resilience(compromised, failed, harmless(blocking(plan, kmes=False, links=True)), tampering)
 
 
 def rebuild_is_exhaustive(plan: Plan) -> bool:

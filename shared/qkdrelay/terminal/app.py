@@ -16,6 +16,7 @@ from qkdrelay.errors import BrokerUnreachableError, QkdRelayError
 from qkdrelay.terminal.commands import Command, Group
 from qkdrelay.terminal.completion import is_asked_by_bash, with_whole_words
 from qkdrelay.terminal.output import note
+from qkdrelay.terminal.refusals import hint_for
 from qkdrelay.terminal.streams import lost_output, standard_streams
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -100,5 +101,5 @@ def _after_losses(status: int) -> int:
 def say_error(error: QkdRelayError) -> None:
     """Print an error and its hint to stderr."""
     note(f"error: {error}")
-    if error.hint:
-        note(f"hint: {error.hint}")
+    if hint := hint_for(error):
+        note(f"hint: {hint}")

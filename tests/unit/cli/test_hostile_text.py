@@ -18,7 +18,8 @@ from qkdrelay.messages.answers import Acknowledged, DeadLetterSummary, DeadLette
 from qkdrelay.messages.control import SetLink
 from qkdrelay.messages.reports import Alarm, Done, Refused, Rejected, Waiting
 from qkdrelay.messages.requests import NetworkRequest, RelaysRequest, ShowRequest
-from qkdrelay.network.selection import Withstand, choose, plans
+from qkdrelay.network.demand import Demand
+from qkdrelay.network.selection import choose, plans
 from qkdrelay.network.topology import Topology
 from qkdrelay.network.topology_file import reference_topology
 from qkdrelay.terminal import console
@@ -176,9 +177,9 @@ def test_a_demo_that_saw_something_else_says_what(capsys, colours):
 def drawn(tmp_path):
     def drawn(name):
         network = Topology(name, ("kme-1", "kme-2", "kme-3"), (("kme-1", "kme-2"), ("kme-2", "kme-3")))
-        plan = choose(network, "kme-1", "kme-3", Withstand(), None, allow_unprotected=True)
+        plan = choose(network, "kme-1", "kme-3", Demand(), None, allow_unprotected=True)
         found = {
-            (a, b): plans(network, a, b, Withstand(), "best")[0] for a in network.kmes for b in network.kmes if a != b
+            (a, b): plans(network, a, b, Demand(), "best")[0] for a in network.kmes for b in network.kmes if a != b
         }
         return draw_plan(network, plan), draw_pairs(network, found, name, name)
 

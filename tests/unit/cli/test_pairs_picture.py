@@ -14,7 +14,7 @@ from xml.etree import ElementTree as ET
 import networkx as nx
 import pytest
 
-from qkdrelay.network.selection import Withstand
+from qkdrelay.network.demand import Demand
 from qkdrelay.network.topology import Topology
 from qkdrelay.network.topology_file import load_topology
 from qkdrelay_cli.render.pairs import all_pairs
@@ -51,7 +51,7 @@ NETWORKS = [
 
 @cache
 def picture(topology, policy="recursive"):
-    return ET.fromstring(draw_pairs(topology, all_pairs(topology, policy, Withstand()), "title", "summary"))
+    return ET.fromstring(draw_pairs(topology, all_pairs(topology, policy, Demand()), "title", "summary"))
 
 
 def circles(root):

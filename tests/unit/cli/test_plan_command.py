@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
 
 import pytest
-
-from qkdrelay.network.selection import POLICIES
-from qkdrelay_cli.options import PolicyName
 
 TOPOLOGIES = Path(__file__).parents[3] / "infra" / "topologies"
 REFERENCE = ("--topology", str(TOPOLOGIES / "eight-kmes.toml"))
@@ -26,10 +22,6 @@ def waist(tmp_path):
     file = tmp_path / "waist.toml"
     file.write_text(WAIST, encoding="utf-8")
     return ("--topology", str(file))
-
-
-def test_the_policies_of_the_command_line_are_those_of_the_planner():
-    assert get_args(PolicyName) == POLICIES
 
 
 def test_json_has_the_plans_of_the_reference_network(run):

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 
 from qkdrelay.errors import BrokerUnreachableError
-from qkdrelay.messages.keys import check_key_amount
+from qkdrelay.messages.keys import KeyAmountError, check_key_amount
 from qkdrelay.network.names import COORDINATOR
 from qkdrelay.network.topology import Topology
 from qkdrelay_cli import session
@@ -34,6 +34,12 @@ def refused(result, code=2):
     return error.removeprefix("error: "), hint.removeprefix("hint: ")
 
 
+def wrong_amount(count, bits):
+    with pytest.raises(KeyAmountError) as error:
+        check_key_amount(count, bits)
+    return str(error.value)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "hint"),
     [
@@ -42,12 +48,12 @@ def refused(result, code=2):
         (["kme-1", "kme-1"], "source and target are both kme-1", "name two different KMEs"),
         (["kme-1", "kme-8", "--timeout", "0.5"], "timeout 0.5 s; it must be from 1 to 3600 s", "--timeout"),
         (["kme-1", "kme-8", "--timeout", "nan"], "timeout nan s; it must be from 1 to 3600 s", "--timeout"),
-        (["kme-1", "kme-8", "--keys", "0"], check_key_amount(0, 256), "--keys"),
-        (["kme-1", "kme-8", "--keys", "-3"], check_key_amount(-3, 256), "--keys"),
-        (["kme-1", "kme-8", "--keys", "1" + "0" * 30], check_key_amount(10**30, 256), "--keys"),
-        (["kme-1", "kme-8", "--key-size", "255"], check_key_amount(1, 255), "--key-size"),
-        (["kme-1", "kme-8", "--key-size", "65544"], check_key_amount(1, 65544), "--key-size"),
-        (["kme-1", "kme-8", "--keys", "16384", "--key-size", "512"], check_key_amount(16384, 512), "--key-size"),
+        (["kme-1", "kme-8", "--keys", "0"], wrong_amount(0, 256), "--keys"),
+        (["kme-1", "kme-8", "--keys", "-3"], wrong_amount(-3, 256), "--keys"),
+        (["kme-1", "kme-8", "--keys", "1" + "0" * 30], wrong_amount(10**30, 256), "--keys"),
+        (["kme-1", "kme-8", "--key-size", "255"], wrong_amount(1, 255), "--key-size"),
+        (["kme-1", "kme-8", "--key-size", "65544"], wrong_amount(1, 65544), "--key-size"),
+        (["kme-1", "kme-8", "--keys", "16384", "--key-size", "512"], wrong_amount(16384, 512), "--key-size"),
         (["kme-1", ""], "'' is no name", "kme-1"),
         (["kme-1", "\udcff"], r"'\udcff' is no name", "kme-1"),
         (["kme-1", "k" * 600], "is no name", "kme-1"),

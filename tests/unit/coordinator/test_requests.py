@@ -7,7 +7,7 @@ import pytest
 from coordinator import requests as module
 from qkdrelay.errors import RequestRefusedError
 from qkdrelay.messages.answers import Acknowledged, RelaySummary
-from qkdrelay.messages.control import Demand
+from qkdrelay.messages.control import FixedDemand
 from qkdrelay.messages.plans import decode_plan
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.requests import (
@@ -15,9 +15,9 @@ from qkdrelay.messages.requests import (
     LabRequest,
     LinkRequest,
     NetworkRequest,
+    OpenDemand,
     RelaysRequest,
     ShowRequest,
-    Wish,
 )
 from qkdrelay.network.topology import Topology
 from qkdrelay_demo.network import relay_request
@@ -134,14 +134,14 @@ def test_an_end_whose_settings_ask_for_protection_does_not_take_what_the_asker_a
     ],
 )
 def test_what_was_asked_for_is_in_the_terms_and_kept_by_both_ends(reference, asked, demanded):
-    view = reference.ask(relay(withstand=Wish(*asked) if asked else None, **REFERENCE_PAIR))
-    assert (view.state, view.withstand) == ("confirmed", Demand(*demanded))
+    view = reference.ask(relay(withstand=OpenDemand(*asked) if asked else None, **REFERENCE_PAIR))
+    assert (view.state, view.withstand) == ("confirmed", FixedDemand(*demanded))
     for end in ("kme-1", "kme-8"):
-        assert reference.stores[end].relay(view.relay_id).withstand == Demand(*demanded)
+        assert reference.stores[end].relay(view.relay_id).withstand == FixedDemand(*demanded)
 
 
 def test_what_no_plan_withstands_is_demanded_as_far_as_the_best_does_if_that_is_allowed(reference):
-    view = reference.ask(relay(withstand=wish(2, 1, 0), allow_unprotected=True, **REFERENCE_PAIR))
+    view = reference.ask(relay(withstand=demand(2, 1, 0), allow_unprotected=True, **REFERENCE_PAIR))
     have = view.withstand
     assert (view.state, have.compromised + have.failed) == ("confirmed", 2)
     assert have.compromised <= 2
@@ -149,8 +149,8 @@ def test_what_no_plan_withstands_is_demanded_as_far_as_the_best_does_if_that_is_
 
 def test_neighbours_alone_in_their_network_are_asked_for_what_they_were():
     network = Network(of(["a", "b"], [("a", "b")]))
-    view = network.ask(relay(source="a", target="b", withstand=wish(3, 2, 1)))
-    assert (view.state, view.withstand) == ("confirmed", Demand(compromised=3, failed=2, tampering=1))
+    view = network.ask(relay(source="a", target="b", withstand=demand(3, 2, 1)))
+    assert (view.state, view.withstand) == ("confirmed", FixedDemand(compromised=3, failed=2, tampering=1))
 
 
 def test_relays_under_way_are_bounded(monkeypatch):
@@ -288,8 +288,8 @@ def reference():
     return Network()
 
 
-def wish(compromised=1, failed=0, tampering=0):
-    return Wish(compromised=compromised, failed=failed, tampering=tampering)
+def demand(compromised=1, failed=0, tampering=0):
+    return OpenDemand(compromised=compromised, failed=failed, tampering=tampering)
 
 
 @pytest.mark.parametrize(("policy", "messages"), [(None, 9), ("recursive", 17), ("disjoint", 9), ("best", 9)])
@@ -299,13 +299,13 @@ def test_a_relay_takes_the_plan_of_its_policy(reference, policy, messages):
     assert (view.planned_share_messages, view.protected) == (messages, True)
 
 
-def test_best_takes_as_few_paths_as_the_wish_takes(reference):
-    view = reference.ask(relay(policy="best", withstand=wish(1, 0), **REFERENCE_PAIR))
+def test_best_takes_as_few_paths_as_the_demand_takes(reference):
+    view = reference.ask(relay(policy="best", withstand=demand(1, 0), **REFERENCE_PAIR))
     assert (view.state, view.planned_share_messages) == ("confirmed", 6)
 
 
 def test_what_the_policy_asked_for_cannot_another_is_named_for(reference):
-    text, hint = refused(reference, relay(withstand=wish(1, 1), policy="recursive", **REFERENCE_PAIR))
+    text, hint = refused(reference, relay(withstand=demand(1, 1), policy="recursive", **REFERENCE_PAIR))
     assert text == "no recursive plan from kme-1 to kme-8 withstands compromised=1,failed=1"
     assert hint == "--policy best does, with 9 share messages"
 
@@ -313,7 +313,7 @@ def test_what_the_policy_asked_for_cannot_another_is_named_for(reference):
 def test_of_equally_good_paths_those_with_more_key_left_are_taken():
     """Two disjoint paths of three are taken; the one whose first link is nearly dry is the third."""
     network = Network(THREE_WAYS)
-    before = network.ask(relay(source="s", target="t", withstand=wish(1, 0)))
+    before = network.ask(relay(source="s", target="t", withstand=demand(1, 0)))
     used = decode_plan(before.plan).successors("s")
     dry, spare = (
         used[0],
@@ -322,15 +322,15 @@ def test_of_equally_good_paths_those_with_more_key_left_are_taken():
     network.limit_key("s", dry, network.time, rate_bps=1, buffer_bytes=1 << 20)
     network.service("s")._links._links[dry].outgoing.draw(1 << 20)
     network.later(60.0)
-    after = network.ask(relay(source="s", target="t", withstand=wish(1, 0)))
+    after = network.ask(relay(source="s", target="t", withstand=demand(1, 0)))
     assert set(decode_plan(after.plan).successors("s")) == {used[1], spare}
 
 
 def test_what_no_plan_can_is_refused_with_the_bound_and_the_best_there_is(reference):
-    text, hint = refused(reference, relay(withstand=wish(2, 1), **REFERENCE_PAIR))
+    text, hint = refused(reference, relay(withstand=demand(2, 1), **REFERENCE_PAIR))
     assert text.endswith("3 disjoint paths join kme-1 and kme-8, and that takes 4")
     assert hint == "possible with policy best: --withstand compromised=2,failed=0"
-    text, hint = refused(reference, relay(withstand=wish(2, 1), policy="recursive", **REFERENCE_PAIR))
+    text, hint = refused(reference, relay(withstand=demand(2, 1), policy="recursive", **REFERENCE_PAIR))
     assert text == "no recursive plan from kme-1 to kme-8 withstands compromised=2,failed=1"
     assert hint == "possible with policy recursive: --withstand compromised=1,failed=0"
 
@@ -354,7 +354,7 @@ def test_trust_in_a_kme_is_asked_for_by_name_and_shown():
 
 def test_to_ask_for_no_protection_is_not_to_allow_none():
     network = Network(LINE, withstand_compromised=0)
-    text, hint = refused(network, relay(source="a", target="c", withstand=wish(0, 0)))
+    text, hint = refused(network, relay(source="a", target="c", withstand=demand(0, 0)))
     assert text == "one compromised KME could learn keys relayed from a to c"
     assert hint.startswith("--allow-unprotected")
 

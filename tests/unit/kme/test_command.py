@@ -10,7 +10,7 @@ import pytest
 from kme import forgetting
 from kme.__main__ import main
 from qkdrelay.messages.keys import key_id
-from qkdrelay.messages.requests import Wish
+from qkdrelay.messages.requests import OpenDemand
 from qkdrelay.network.topology_file import reference_topology
 from qkdrelay_demo.network import EmbeddedNetwork
 
@@ -65,7 +65,7 @@ def test_keys_are_shown_with_what_their_plan_was_checked_to_withstand(
 ):
     """What was demanded and, at the least, what this KME itself demands: one compromised KME."""
     network, store, _ = delivered
-    asked = Wish(*wish) if wish else None
+    asked = OpenDemand(*wish) if wish else None
     relay_id = network.relay("kme-1", "kme-8", withstand=asked).relay_id
     (key,) = of(relay_id, kme(monkeypatch, capsys, store, "keys", "--json")[1])
     assert key["withstands"] == here

@@ -10,7 +10,7 @@ from kme import endpoint, rebuilding
 from kme.effects import DropShares, KeepRelay, LogEvent, SendShare, SetLabMode, SwitchLink, TryRebuild
 from kme.forwarding import LATE_S
 from qkdrelay.messages.codec import MESSAGE_BYTES_MAX
-from qkdrelay.messages.control import Decide, Demand, Expect, Prove, SetLab, SetLink, Start
+from qkdrelay.messages.control import Decide, Expect, FixedDemand, Prove, SetLab, SetLink, Start
 from qkdrelay.messages.fields import TIMEOUT_S_MAX
 from qkdrelay.messages.plans import encode_plan
 from qkdrelay.messages.relay_ids import new_relay_id
@@ -133,18 +133,18 @@ def test_an_end_that_asks_for_nothing_takes_any_plan(name, kind, plan):
 )
 def test_both_ends_refuse_terms_whose_plan_does_not_withstand_what_they_demand(name, kind, demand, reason):
     """Whatever their own settings say; the reference plan withstands one compromised KME, and no loss of kme-6."""
-    demanded = Demand(*demand)
+    demanded = FixedDemand(*demand)
     assert reason in refusal(Kme(name, withstand_compromised=0).command(kind(terms=terms(withstand=demanded))))
 
 
 @pytest.mark.parametrize(("name", "kind"), ENDS)
 @pytest.mark.parametrize(("own", "compromised"), [(0, 0), (0, 1), (1, 0), (1, 1)])
 def test_an_end_keeps_what_was_demanded_and_what_it_checked(name, kind, own, compromised):
-    demand = Demand(compromised=compromised, failed=0, tampering=0)
+    demand = FixedDemand(compromised=compromised, failed=0, tampering=0)
     kme = Kme(name, withstand_compromised=own)
     kme.command(kind(terms=terms(withstand=demand)))
     assert kme.relay.withstand == kme.relay.context.withstand == demand
-    assert kme.relay.checked == Demand(compromised=max(own, compromised), failed=0, tampering=0)
+    assert kme.relay.checked == FixedDemand(compromised=max(own, compromised), failed=0, tampering=0)
 
 
 def test_ends_that_were_told_different_demands_do_not_prove_their_keys_to_each_other():

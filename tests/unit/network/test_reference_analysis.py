@@ -8,7 +8,7 @@ import pytest
 from qkdrelay.errors import RequestRefusedError
 from qkdrelay.network import minimal_sets, probability
 from qkdrelay.network.analysis import delivers
-from qkdrelay.network.minimal_sets import Withstands
+from qkdrelay.network.minimal_sets import Resilience
 from qkdrelay.network.planner import path_plan, recursive_plan
 from qkdrelay.network.probability import Probability
 from qkdrelay.network.threshold_circuit import learning
@@ -56,7 +56,7 @@ def test_one_link_blocks_it_and_28_pairs_and_18_triples_do():
 
 
 def test_it_withstands_one_compromised_and_no_failed_kme():
-    assert minimal_sets.withstood(PLAN, others=6) == Withstands(compromised=1, failed=0, failed_links=0, tampering=0)
+    assert minimal_sets.resilience(PLAN, others=6) == Resilience(compromised=1, failed=0, failed_links=0, tampering=0)
 
 
 def test_a_list_that_is_cut_short_says_so_and_begins_with_the_smallest():
@@ -67,34 +67,34 @@ def test_a_list_that_is_cut_short_says_so_and_begins_with_the_smallest():
 
 def test_three_disjoint_paths_withstand_one_of_everything():
     plan = path_plan([("s", "a", "t"), ("s", "b", "c", "t"), ("s", "d", "t")], 2)
-    assert minimal_sets.withstood(plan, others=4) == Withstands(1, 1, 1, 1)
+    assert minimal_sets.resilience(plan, others=4) == Resilience(1, 1, 1, 1)
 
 
 def test_what_no_set_can_do_is_withstood_by_all_others():
     direct = written({"s": (("t",), 1)}, "s", "t")
-    assert minimal_sets.withstood(direct, others=9) == Withstands(9, 9, 0, 9)
+    assert minimal_sets.resilience(direct, others=9) == Resilience(9, 9, 0, 9)
     assert minimal_sets.minimal_learning_coalitions(direct).smallest is None
 
 
 def test_trusted_kmes_are_in_no_coalition_but_may_fail():
     plan = written({"s": (("a",), 1), "a": (("t",), 1)}, "s", "t")
-    assert minimal_sets.withstood(plan, others=5).compromised == 0
-    assert minimal_sets.withstood(plan, others=5, trusted=["a"]) == Withstands(5, 0, 0, 0)
+    assert minimal_sets.resilience(plan, others=5).compromised == 0
+    assert minimal_sets.resilience(plan, others=5, trusted=["a"]) == Resilience(5, 0, 0, 0)
 
 
 def test_no_tampering_is_withstood_if_the_target_could_not_try_all_subsets():
-    assert minimal_sets.withstood(fan(9, 5), others=9).tampering == 4
+    assert minimal_sets.resilience(fan(9, 5), others=9).tampering == 4
     assert minimal_sets.rebuild_is_exhaustive(fan(16, 9))
     assert not minimal_sets.rebuild_is_exhaustive(fan(40, 20))
     # 19,600 subsets of all 50 shares, but 13 times as many if each share is looked at when it comes.
     assert not minimal_sets.rebuild_is_exhaustive(fan(50, 3))
-    assert minimal_sets.withstood(fan(40, 20), others=40) == Withstands(19, 20, 20, 0)
+    assert minimal_sets.resilience(fan(40, 20), others=40) == Resilience(19, 20, 20, 0)
 
 
 def test_a_tamperer_who_learns_leaves_the_target_with_two_answers():
     plan, keys = fan(3, 1), bytes(48)
     assert delivers(plan, failed=["m1"])
-    assert minimal_sets.withstood(plan, others=3).tampering == 0
+    assert minimal_sets.resilience(plan, others=3).tampering == 0
 
     def tamper(route, payload):
         return amd.encode(b"another secret".ljust(48), os.urandom) if route == ("s", "m1") else payload
@@ -106,7 +106,7 @@ def test_a_tamperer_who_learns_leaves_the_target_with_two_answers():
 @pytest.mark.parametrize("coalition", [("m1", "m2"), ("m1", "m5"), ("m3", "m4")])
 def test_two_of_five_who_plant_valid_shares_of_one_another_secret_change_nothing(coalition):
     plan, keys = fan(5, 3), bytes(48)
-    assert minimal_sets.withstood(plan, others=5).tampering == 2
+    assert minimal_sets.resilience(plan, others=5).tampering == 2
     planted = dict(recursive.deal(plan, b"another secret".ljust(48), os.urandom))
 
     def tamper(route, payload):
