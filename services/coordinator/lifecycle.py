@@ -1,4 +1,4 @@
-"""One relay as the coordinator decides on it: pure steps from state to state (protocol, section 6).
+"""One relay as the coordinator decides on it: pure steps from state to state (protocol, section 6.1).
 
 What the two ends still have to be told follows from the state alone (`outstanding`), so telling
 them first, again after a loss, and after a restart are the same thing.

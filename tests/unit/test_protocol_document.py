@@ -20,7 +20,7 @@ CODE = [path for top in ("shared", "services", "tests", "bench") for path in sor
 def cited(text):
     """The numbers of sections of the protocol that a text cites."""
     flat = " ".join(text.split())
-    for listed in re.findall(r"protocol, sections? ([\d.]+(?:(?:,| and) [\d.]+)*)", flat):
+    for listed in re.findall(r"(?i)protocol, sections? ([\d.]+(?:(?:,| and) [\d.]+)*)", flat):
         yield from (number.rstrip(".") for number in re.findall(r"\d[\d.]*", listed))
 
 
@@ -33,6 +33,13 @@ def test_each_section_that_the_code_cites_is_there():
 def test_a_section_that_is_not_there_would_be_found():
     assert set(cited('"(protocol, sections 2 and 6.3)" and "(protocol,\n section 11)"')) == {"2", "6.3", "11"}
     assert "11" not in SECTIONS
+
+
+def test_sections_are_cited_in_one_way_only():
+    """Else the test above would not see them."""
+    for path in CODE:
+        for found in re.finditer(r"(?i)(.{10})sections? \d", " ".join(path.read_text().split())):
+            assert found[1].lower().endswith("protocol, ") or path == Path(__file__), f"{path}: {found[0]}"
 
 
 @pytest.mark.parametrize(("length", "tag"), re.findall(r"\((\d+) bytes[^|]*\| ([0-9a-f]{32}) \|", TEXT))

@@ -1,4 +1,4 @@
-"""Signed messages, the terms of a relay, and the coordinator's commands (protocol, section 6)."""
+"""Signed messages, the terms of a relay, and the coordinator's commands (protocol, sections 6 and 7)."""
 
 from __future__ import annotations
 

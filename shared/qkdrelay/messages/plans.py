@@ -26,7 +26,7 @@ def encode_plan(plan: Plan) -> bytes:
 
 @lru_cache(maxsize=PLANS_KEPT)
 def decode_plan(data: bytes) -> Plan:
-    """Return the plan in ``data``, checked as section 2 of the protocol says.
+    """Return the plan in ``data``, checked (protocol, section 2).
 
     Raises MalformedMessageError or InvalidPlanError; bytes that are not the canonical encoding are malformed.
     """

@@ -1,4 +1,4 @@
-"""Signed messages to and from the coordinator (protocol, section 6).
+"""Signed messages to and from the coordinator (protocol, section 7).
 
 The broker carries them and is not trusted with them: each is under HMAC-SHA-256 with a key that the coordinator
 shares with that KME, or with its command line (`qkdrelay.messages.dialogue`), says from whom to whom it is, and is

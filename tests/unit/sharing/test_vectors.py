@@ -1,4 +1,4 @@
-"""The vectors of tests/vectors/sharing.json, and those the protocol publishes (section 8)."""
+"""The vectors of tests/vectors/sharing.json, and those the protocol publishes (protocol, section 3)."""
 
 import json
 from pathlib import Path

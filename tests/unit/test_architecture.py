@@ -1,0 +1,37 @@
+"""docs/architecture.md says of each room there is what it has, and its picture is made from the import rules."""
+
+import re
+
+from support import rooms
+
+TEXT = (rooms.ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def named(section):
+    part = TEXT.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    return re.findall(r"^\| `([\w.]+)` \|", part, re.MULTILINE)
+
+
+def test_the_picture_of_the_rooms_is_what_the_import_rules_give():
+    made = rooms.drawn()
+    shown = rooms.PICTURE.read_text(encoding="utf-8")
+    assert made == shown, "make it anew: PYTHONPATH=tests .venv/bin/python -m support.rooms"
+
+
+def test_each_room_has_a_line_and_they_stand_as_in_the_picture():
+    services, shared, _ = rooms.rules()
+    there = [room for floor in (*services, *shared) for room in floor.rooms]
+    assert named("The rooms") == there
+    assert all(rooms.folder(room).exists() for room in there)
+
+
+def test_no_room_is_left_out_of_the_rules():
+    services, shared, _ = rooms.rules()
+    there = {room for floor in (*services, *shared) for room in floor.rooms}
+    packages = {path.parent.name for path in (rooms.ROOT / "services").glob("*/__init__.py")}
+    assert packages == {room for room in there if "." not in room}
+
+
+def test_what_the_page_names_in_the_code_is_there():
+    for module in set(re.findall(r"`((?:qkdrelay|kme|coordinator|qkdrelay_\w+)\.[\w.]+)`", TEXT)):
+        assert rooms.folder(module).exists(), module
