@@ -44,6 +44,13 @@ def test_the_readme_is_short_and_begins_with_the_two_commands():
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_module_that_a_document_names_exists(document):
+    roots = (ROOT, ROOT / "shared", ROOT / "shared" / "qkdrelay", ROOT / "services")
+    for name in re.findall(r"`([\w./-]+/[\w-]+\.(?:py|sh))`", document.read_text()):
+        assert any((root / name).exists() for root in roots), name
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_test_that_a_document_relies_on_exists(document):
     assert set(re.findall(r"`(test_[a-z0-9_]+)`", document.read_text())) <= TESTS
 
