@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +14,7 @@ from qkdrelay.terminal import ActionCommand, app_with, console, note, print_json
 from qkdrelay.terminal.wording import JsonOption
 
 if TYPE_CHECKING:
-    from qkdrelay.messages.answers import DeadLetterSummary, DeadLetterView
+    pass
 
 LETTERS_SHOWN_MAX = 1_000
 NUMBER_MAX = 2**62
@@ -43,6 +43,7 @@ def list_letters(
     from qkdrelay.messages.requests import DeadLettersRequest
     from qkdrelay.terminal.wording import duration
     from qkdrelay_cli import session
+    from qkdrelay_cli.render.dead_letters import dead_letter_summary_as_data, size
 
     view = session.ask(DeadLettersRequest(limit=limit), DeadLettersView)
     if as_json:
@@ -63,8 +64,8 @@ def list_letters(
         note(f"{len(view.letters)} of {view.total}; --limit shows more")
 
 
-@app.command()
-def show(
+@app.command("show")
+def show_letter(
     letter: LetterArgument,
     *,
     raw: Annotated[Path | None, typer.Option(metavar="FILE", help="Write its bytes into a file, too.")] = None,
@@ -81,6 +82,7 @@ def show(
     from qkdrelay.messages.requests import DeadLetterRequest
     from qkdrelay.terminal.wording import write_bytes
     from qkdrelay_cli import session
+    from qkdrelay_cli.render.dead_letters import dead_letter_as_data, dead_letter_in_words
 
     view = session.ask(DeadLetterRequest(letter=checked([letter])[0]), DeadLetterView)
     if raw is not None:
@@ -157,86 +159,3 @@ def checked(letters: list[int] | None) -> tuple[int, ...]:
         if not 0 <= number <= NUMBER_MAX:
             raise RequestRefusedError(f"there is no dead letter {number}", hint="`coordinator dead-letters list`")
     return tuple(dict.fromkeys(letters or ()))
-
-
-def size(letter: DeadLetterSummary) -> str:
-    """Return a dead letter's size in bytes; of one that was cut, what is left of it."""
-    return f"{letter.size:,}" if letter.whole else f">={letter.size:,}"
-
-
-def dead_letter_summary_as_data(letter: DeadLetterSummary) -> dict[str, Any]:
-    """Return one line of the list for programs."""
-    import msgspec
-
-    return msgspec.structs.asdict(letter)
-
-
-def dead_letter_as_data(view: DeadLetterView) -> dict[str, Any]:
-    """Return a dead letter for programs; of its bytes only a digest."""
-    import hashlib
-
-    digest = hashlib.sha256(view.body).hexdigest()
-    return {
-        **dead_letter_summary_as_data(view.letter),
-        "sha256": digest,
-        "message": clear_part(view.letter.queue, view.body),
-    }
-
-
-def dead_letter_in_words(view: DeadLetterView) -> list[str]:
-    """Return a dead letter, line by line, for people."""
-    from qkdrelay.terminal.wording import duration, moment
-
-    letter, data = view.letter, dead_letter_as_data(view)
-    lines = [
-        ("dead letter", str(letter.letter)),
-        ("reason", letter.reason),
-        ("given up by", f"{letter.given_up_by}, {duration(letter.age_s)} ago, at {moment(letter.at)}"),
-        ("from queue", letter.queue),
-        ("sender", letter.sender or "unknown"),
-        ("size", f"{size(letter)} bytes{'' if letter.whole else '; the rest was cut off, so it cannot be requeued'}"),
-        ("sha256", data["sha256"]),
-        *((name.replace("_", " "), str(value)) for name, value in data["message"].items()),
-    ]
-    return [f"{name:<13}{value}" for name, value in lines]
-
-
-def clear_part(queue: str, body: bytes) -> dict[str, Any]:
-    """Return what a message says in clear: names, numbers, sizes; never what is sealed."""
-    from qkdrelay.broker.names import REQUESTS_QUEUE
-    from qkdrelay.errors import MalformedMessageError
-    from qkdrelay.messages import codec
-    from qkdrelay.messages.control import SignedMessage
-    from qkdrelay.messages.link import SealedMessage, ShareHeader
-    from qkdrelay.messages.requests import Request
-    from qkdrelay.network.names import link_name, route_name
-
-    try:
-        if queue.startswith("link."):
-            sealed = codec.decode(body, SealedMessage)
-            header = codec.decode(sealed.header, ShareHeader)
-            return {
-                "kind": "share",
-                "link": link_name(*header.link),
-                "epoch": header.epoch.hex(),
-                "number": header.number,
-                "pad_offset": header.pad_offset,
-                "relay": str(header.relay_id),
-                "route": route_name(header.route),
-                "deadline": header.deadline,
-                "ciphertext": f"{len(sealed.ciphertext)} bytes",
-            }
-        signed = codec.decode(body, SignedMessage)
-        if queue == REQUESTS_QUEUE:
-            request = codec.decode(signed.body, Request)
-            return {"kind": "request", "asks": type(request.body).__name__, "at": request.at}
-    except MalformedMessageError as error:
-        return {"kind": f"unreadable: {error}"}
-    return {
-        "kind": "signed",
-        "from": signed.sender,
-        "to": signed.recipient,
-        "epoch": signed.epoch.hex(),
-        "number": signed.number,
-        "content": f"{len(signed.body)} bytes",
-    }

@@ -4,16 +4,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from qkdrelay.terminal import ActionCommand, app_with, print_json, say
-from qkdrelay.terminal.wording import JsonOption, counted
+from qkdrelay.terminal.wording import JsonOption
 from qkdrelay_cli import completion
 
 if TYPE_CHECKING:
-    from qkdrelay.messages.answers import AttackView
+    pass
 
 ATTACK_S = 30.0
 """Rebuilding from many false shares takes a while."""
@@ -75,6 +75,7 @@ def attack(
     from qkdrelay.messages.answers import AttackView
     from qkdrelay.messages.requests import AttackRequest
     from qkdrelay_cli import session
+    from qkdrelay_cli.render.attack import attack_as_data, attack_in_words
 
     kmes = tuple(session.check_name(name) for name in kme or ())
     view = session.ask(AttackRequest(relay=session.check_name(relay), kmes=kmes), AttackView, ATTACK_S)
@@ -96,27 +97,3 @@ def _set(kme: str, mode: Literal["leak", "tamper", "withhold"] | None, *, as_jso
         print_json({"kme": kme, "mode": mode})
     else:
         say(done.text)
-
-
-def attack_as_data(view: AttackView) -> dict[str, Any]:
-    """Return what an attack came to, for programs."""
-    return {
-        "relay_id": str(view.relay_id),
-        "kmes": list(view.kmes),
-        "shares_held": view.shares_held,
-        "learned": view.learned,
-        "short_splits": [{"split": list(s.split), "present": s.present, "needed": s.needed} for s in view.short_splits],
-    }
-
-
-def attack_in_words(view: AttackView) -> list[str]:
-    """Return what an attack came to, line by line, for people."""
-    from qkdrelay_cli.render.outcome import short_split
-
-    if not view.kmes:
-        return [f"learned nothing: no KME has leaked a share of relay {view.relay_id}"]
-    by = f"from {counted(view.shares_held, 'share')} leaked by {' and '.join(view.kmes)}"
-    if view.learned:
-        return [f"LEARNED the secret of relay {view.relay_id}, {by}"]
-    short = [f"  {short_split(s.split, s.present, s.needed)}" for s in view.short_splits]
-    return [f"learned nothing of relay {view.relay_id}, {by}", *short]

@@ -4,26 +4,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qkdrelay.escaping import NAME_MAX, escaped
-from qkdrelay.network.names import link_name
 from qkdrelay.terminal import ActionCommand, app_with, console, print_json, say
 from qkdrelay.terminal.wording import JsonOption
 from qkdrelay_cli import completion
 
 if TYPE_CHECKING:
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
+    pass
 
-    from qkdrelay.messages.answers import KmeView, NetworkView
-    from qkdrelay.messages.reports import LinkReport
-
-SILENT_S = 30.0
-"""KMEs say hello every 10 s; one that missed a few has a problem."""
 
 link_app = app_with("Make a QKD link stop or resume carrying.")
 
@@ -41,12 +32,13 @@ def network(*, as_json: JsonOption = False) -> None:
     from qkdrelay.messages.answers import NetworkView
     from qkdrelay.messages.requests import NetworkRequest
     from qkdrelay_cli import session
+    from qkdrelay_cli.render.network import network_as_data, network_as_tables
 
     view = session.ask(NetworkRequest(), NetworkView)
     if as_json:
         print_json(network_as_data(view))
     else:
-        console().print(as_tables(view))
+        console().print(network_as_tables(view))
 
 
 @link_app.command(cls=ActionCommand)
@@ -83,119 +75,3 @@ def _turn(a: str, b: str, *, up: bool, as_json: bool) -> None:
         print_json({"link": [a, b], "up": up})
     else:
         say(done.text)
-
-
-def network_as_data(view: NetworkView) -> dict[str, Any]:
-    """Return the network for programs; what no KME has told is null."""
-    reports = _reports(view)
-    return {
-        "name": view.name,
-        "lab": view.lab,
-        "kmes": [
-            {
-                "name": kme.name,
-                "trust": kme.trust,
-                "heard_s_ago": kme.heard_s_ago,
-                "lab": kme.lab,
-                "lab_mode": kme.lab_mode,
-                "pending": kme.pending,
-            }
-            for kme in view.kmes
-        ],
-        "links": [
-            {
-                "link": [a, b],
-                "ordered_down": (a, b) in view.down,
-                "directions": [_direction(*way, reports.get(way)) for way in ((a, b), (b, a))],
-            }
-            for a, b in view.links
-        ],
-    }
-
-
-def _direction(sender: str, receiver: str, report: LinkReport | None) -> dict[str, Any]:
-    return {
-        "from": sender,
-        "to": receiver,
-        "up": report.up if report else None,
-        "available_bytes": report.available_bytes if report else None,
-        "buffer_bytes": report.buffer_bytes if report else None,
-        "waiting": report.waiting if report else None,
-    }
-
-
-def as_tables(view: NetworkView) -> Group:
-    """Return the network for people."""
-    from rich.console import Group
-    from rich.text import Text
-
-    lab = Text("lab on: KMEs can be compromised on purpose", "yellow") if view.lab else Text("lab off", "dim")
-    name = escaped(view.name, NAME_MAX)
-    return Group(Text.assemble((name, "bold"), "  ", lab), "", _kmes(view), "", _links(view))
-
-
-def _kmes(view: NetworkView) -> Table:
-    from rich.table import Table
-
-    table = Table("KME", "heard", "relays pending", "lab", "noted", box=None, pad_edge=False)
-    for kme in view.kmes:
-        pending = str(kme.pending) if kme.heard_s_ago is not None else "?"
-        table.add_row(kme.name, _heard(kme), pending, _lab(kme), kme.trust or "")
-    table.columns[-1].header = "noted" if any(kme.trust for kme in view.kmes) else ""
-    return table
-
-
-def _heard(kme: KmeView) -> Text:
-    from rich.text import Text
-
-    from qkdrelay.terminal.wording import duration
-
-    if kme.heard_s_ago is None:
-        return Text("not yet", "red")
-    if kme.heard_s_ago < SILENT_S:
-        return Text(f"{kme.heard_s_ago:.1f} s ago")
-    return Text(f"{duration(kme.heard_s_ago)} ago", "red")
-
-
-def _lab(kme: KmeView) -> Text:
-    from rich.text import Text
-
-    if kme.lab_mode:
-        return Text(f"compromised: {kme.lab_mode}", "bold red")
-    return Text("on" if kme.lab else "off")
-
-
-def _links(view: NetworkView) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    reports = _reports(view)
-    table = Table("link (a>b)", "a>b", "key", "waiting", "  b>a", "key", "waiting", "ordered", box=None, pad_edge=False)
-    for column in (2, 3, 5, 6):
-        table.columns[column].justify = "right"
-    for a, b in view.links:
-        there, back = _cells(reports.get((a, b))), _cells(reports.get((b, a)))
-        ordered = Text("down" if (a, b) in view.down else "", "yellow")
-        table.add_row(link_name(a, b), *there, Text.assemble("  ", back[0]), *back[1:], ordered)
-    return table
-
-
-def _cells(report: LinkReport | None) -> tuple[Text, Text, Text]:
-    from rich.text import Text
-
-    if report is None:
-        return Text("?", "red"), Text("?"), Text("?")
-    state = Text("up", "green") if report.up else Text("down", "red")
-    waiting = Text(str(report.waiting), "yellow" if report.waiting else "")
-    return state, Text(_size(report.available_bytes)), waiting
-
-
-def _size(n: int) -> str:
-    for factor, unit in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if n >= factor:
-            return f"{n / factor:.1f} {unit}"
-    return f"{n} B"
-
-
-def _reports(view: NetworkView) -> dict[tuple[str, str], LinkReport]:
-    return {(kme.name, link.peer): link for kme in view.kmes for link in kme.links}

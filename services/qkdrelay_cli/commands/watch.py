@@ -8,23 +8,17 @@ import math
 from collections.abc import Iterable
 from functools import partial
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 
-from qkdrelay.network.names import route_name
 from qkdrelay.terminal import Screen, console, lost_output, note, print_json
 from qkdrelay.terminal.wording import JsonOption
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
-    from qkdrelay.messages.reports import Report
     from qkdrelay_cli.render.report_order import Seen
 
 _LOOK_AGAIN_S = 1.0
-VALUE_MAX = 500
-"""Characters of one value in a line for people; --json has all."""
 
 
 def watch(*, as_json: JsonOption = False) -> None:
@@ -65,48 +59,10 @@ def watch(*, as_json: JsonOption = False) -> None:
 
 def _show(screen: Screen | None, reports: Iterable[Seen]) -> None:
     """Print reports for people, or without a screen for programs."""
+    from qkdrelay_cli.render.reports import report_as_data, report_in_words
+
     for seen in reports:
         if screen is None:
             print_json(report_as_data(seen.kme, seen.report, seen.at), indent=None)
         else:
-            screen.print(line(seen.kme, seen.report, seen.at), soft_wrap=True)
-
-
-def report_as_data(kme: str, report: Report, at: float) -> dict[str, Any]:
-    """Return a report for programs; ``at`` is when it was seen, in seconds since the epoch."""
-    import msgspec
-
-    from qkdrelay.service.events import event_name, log_fields
-
-    fields: dict[str, Any] = msgspec.to_builtins(log_fields(report))
-    return {"at": round(at, 3), "kme": kme, "event": event_name(report), **fields}
-
-
-def line(kme: str, report: Report, at: float) -> Text:
-    """Return a report for people: time, event, KME, the relay's first digits, and what else there is."""
-    from rich.text import Text
-
-    from qkdrelay.escaping import escaped
-    from qkdrelay.service.events import event_name, log_fields, log_level
-    from qkdrelay.terminal.wording import moment
-
-    style = {"warning": "yellow", "error": "bold red"}.get(log_level(report), "")
-    fields = log_fields(report)
-    relay = str(fields.pop("relay_id", None) or "")[:8]
-    route = fields.pop("route", None)
-    if route:
-        fields.pop("link", None)  # the last two of the route
-    rest = [route_name(route)] if isinstance(route, tuple) else []
-    rest += [f"{name}={escaped(_short(value), VALUE_MAX)}" for name, value in fields.items() if value not in ("", ())]
-    return Text.assemble(
-        (f"{moment(at)}  ", "dim"),
-        (escaped(event_name(report)).ljust(16), style),
-        f"  {kme.ljust(8)}  {relay.ljust(8)}  ",
-        "  ".join(rest),
-    )
-
-
-def _short(value: object) -> str:
-    if isinstance(value, tuple) and all(isinstance(route, tuple) for route in value):
-        return ",".join(map(route_name, value))
-    return str(value)
+            screen.print(report_in_words(seen.kme, seen.report, seen.at), soft_wrap=True)

@@ -1,1 +1,6 @@
-"""What the commands show: relays, flows, analyses and pairs, in words and as data."""
+"""The commands' results: relays, flows, plans, analyses and pairs, in words and as data."""
+
+WIDTH = 80
+"""Columns that results are laid out for where the terminal does not decide."""
+INDENT = 12
+"""Columns before a result's lines, for their label."""

@@ -18,11 +18,11 @@ from qkdrelay.messages.reports import Dispute
 from qkdrelay.network.names import Route, link_name, route_name
 from qkdrelay.terminal import PIPE_WIDTH
 from qkdrelay.terminal.wording import counted, duration
+from qkdrelay_cli.render import INDENT, WIDTH
 from qkdrelay_cli.render.flow import Flow, Load
 
 KEYS_SHOWN = 3
 ROUTES_SHOWN = 12
-_INDENT = 12
 STYLES = {"confirmed": "bold green", "failed": "bold red"}
 
 
@@ -93,7 +93,7 @@ def outcome(view: RelayView, width: int | None) -> Iterator[Text]:
     )
     if view.reason:
         reason = escaped(view.reason)
-        lines = [reason] if width is None else textwrap.wrap(reason, max(20, width - _INDENT), break_long_words=False)
+        lines = [reason] if width is None else textwrap.wrap(reason, max(20, width - INDENT), break_long_words=False)
         yield from _block("reason", map(Text, lines))
     yield from _block("relay", [Text(str(view.relay_id), "bold")])
     if view.state == "confirmed":
@@ -102,7 +102,7 @@ def outcome(view: RelayView, width: int | None) -> Iterator[Text]:
         yield from _block("relies on", [Text(f"the honesty of {', '.join(view.relies_on)}", "yellow")])
     elif not view.protected:
         yield from _block("protection", [Text("none: one compromised KME on the way could learn the keys", "red")])
-    yield from _block("shares", _shares(flow, (width or 80) - _INDENT))
+    yield from _block("shares", _shares(flow, (width or WIDTH) - INDENT))
     if view.missing:
         yield from _block("missing", _missing(flow))
     if view.state == "failed" and view.short_splits:
@@ -125,7 +125,7 @@ def short_split(split: Route, present: int, needed: int) -> str:
 def _block(label: str, lines: Iterable[Text]) -> Iterator[Text]:
     """Yield lines with a label before the first."""
     for n, line in enumerate(lines):
-        yield Text.assemble((("" if n else label).ljust(_INDENT), "dim"), line)
+        yield Text.assemble((("" if n else label).ljust(INDENT), "dim"), line)
 
 
 def _keys(view: RelayView) -> Iterator[Text]:

@@ -20,9 +20,9 @@ from qkdrelay.network.selection import plans
 from qkdrelay.network.topology import Topology
 from qkdrelay.terminal import console, print_json
 from qkdrelay.terminal.wording import counted
-from qkdrelay_pictures.files import PictureFiles
+from qkdrelay_cli.picture_files import PictureFiles
+from qkdrelay_cli.render import WIDTH
 
-_WIDTH = 80
 _CELL = 4
 Pair = tuple[str, str]
 
@@ -49,7 +49,7 @@ def print_pairs(network: Topology, policy: Policy, demand: Demand, pictures: Pic
     screen.print(exposed.in_words(), soft_wrap=True)
     screen.print()
     screen.print(_counts(between))
-    if max(map(len, network.kmes)) + 1 + _CELL * len(network.kmes) <= _WIDTH:
+    if max(map(len, network.kmes)) + 1 + _CELL * len(network.kmes) <= WIDTH:
         screen.print()
         screen.print(Text("compromised/failed KMEs that each pair withstands, sources down, targets across"))
         for line in _matrix(network, found):
@@ -98,14 +98,7 @@ def _as_data(pair: Pair, made: Candidate | str) -> dict[str, Any]:
     ends = {"source": pair[0], "target": pair[1]}
     if isinstance(made, str):
         return {**ends, "error": made}
-    have = made.resilience
-    withstands = {
-        "compromised": have.compromised,
-        "failed": have.failed,
-        "failed_links": have.failed_links,
-        "tampering": have.tampering,
-    }
-    return {**ends, "withstands": withstands, "messages": made.messages}
+    return {**ends, "withstands": asdict(made.resilience), "messages": made.messages}
 
 
 def _counts(found: Mapping[Pair, Candidate | str]) -> Table:
@@ -138,7 +131,7 @@ def _matrix(network: Topology, found: Mapping[Pair, Candidate | str]) -> list[Te
         line = Text(source.ljust(column))
         for target in network.kmes:
             line.append_text(_cell(network, (source, target), found.get((source, target))))
-        lines.append(line.append(f"  {number}", "dim") if line.cell_len + 4 <= _WIDTH else line)
+        lines.append(line.append(f"  {number}", "dim") if line.cell_len + 4 <= WIDTH else line)
     return [*lines, Text(f"{' ' * column}   -: neighbours, nobody is between them", "dim")]
 
 

@@ -24,13 +24,13 @@ from qkdrelay.network.topology import Topology
 from qkdrelay.network.topology_file import reference_topology
 from qkdrelay.terminal import console
 from qkdrelay_cli import session
-from qkdrelay_cli.commands import watch
+from qkdrelay_cli.render.reports import report_in_words
 from qkdrelay_demo.network import EmbeddedNetwork
 from qkdrelay_demo.observation import Claim
 from qkdrelay_demo.story import _table
-from qkdrelay_pictures.files import as_png
 from qkdrelay_pictures.pairs import draw_pairs
 from qkdrelay_pictures.plan import draw_plan
+from qkdrelay_pictures.png import as_png
 from support.fuzzing import fuzzed
 from support.hostile import ANY_TEXT, TEXT, steering
 from support.svg import SVG
@@ -154,7 +154,7 @@ def test_whatever_a_kme_reports_is_one_line_for_who_watches(capsys, colours):
             Refused(relay_id=RELAY, reason=text),
             Done(command=SetLink(command_id=RELAY, peer=text, up=True), error=text),
         ):
-            console().print(watch.line("kme-3", report, 0.0), soft_wrap=True)
+            console().print(report_in_words("kme-3", report, 0.0), soft_wrap=True)
             shown = capsys.readouterr().out
             assert said(text, shown, colours=colours)
             assert shown.count("\n") == 1

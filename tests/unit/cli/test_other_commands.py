@@ -14,8 +14,8 @@ from rich.console import Console
 from qkdrelay.messages.reports import Alarm, Rejected
 from qkdrelay.network.topology import LinkNote, Topology
 from qkdrelay_cli import app
-from qkdrelay_cli.commands import watch
 from qkdrelay_cli.render import outcome, tree
+from qkdrelay_cli.render.reports import report_in_words
 from support.plans import REFERENCE_RELAY
 
 
@@ -277,13 +277,13 @@ def test_watching_in_json_is_one_object_a_line(here):
 
 
 def test_reports_without_a_relay_are_readable():
-    shown = watch.line(
+    shown = report_in_words(
         "kme-3", Rejected(relay_id=None, route=None, link=("kme-1", "kme-3"), reason="a\x1b[2Jb"), 0.0
     ).plain
     assert "share.rejected" in shown
     assert "link=kme-1>kme-3" in shown
     assert "\x1b" not in shown
-    assert "key.low" in watch.line("kme-3", Alarm(event="key.low", text="why"), 0.0).plain
+    assert "key.low" in report_in_words("kme-3", Alarm(event="key.low", text="why"), 0.0).plain
 
 
 def commands(group, path=()):

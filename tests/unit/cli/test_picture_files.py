@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from qkdrelay_pictures.files import PIXELS_MAX, as_png
 from qkdrelay_pictures.page import page, text
+from qkdrelay_pictures.png import PIXELS_MAX, as_png
 
 REFERENCE = ("--topology", str(Path(__file__).parents[3] / "infra" / "topologies" / "eight-kmes.toml"))
 COMMANDS = [

@@ -28,8 +28,8 @@ from qkdrelay.messages.reports import (
     Verified,
     Waiting,
 )
-from qkdrelay_cli.commands.watch import line, report_as_data
 from qkdrelay_cli.render.report_order import HELD_MAX, HOLD_S, RELAY_HELD_MAX, Ordered
+from qkdrelay_cli.render.reports import report_as_data, report_in_words
 from support.fuzzing import fuzzed
 from support.messages import values
 from support.network import Network
@@ -193,5 +193,5 @@ def test_a_command_that_was_carried_out_is_named(done, data, words):
     told = report_as_data("kme-7", done, 0.0)
     common = {"at": 0.0, "kme": "kme-7", "event": "command.done", "command_id": str(COMMAND)}
     assert told == {**common, **data}
-    assert words in line("kme-7", done, 0.0).plain
-    assert f"outcome={data['outcome']}" in line("kme-7", done, 0.0).plain
+    assert words in report_in_words("kme-7", done, 0.0).plain
+    assert f"outcome={data['outcome']}" in report_in_words("kme-7", done, 0.0).plain

@@ -1,11 +1,7 @@
 """The files that pictures are written to."""
 
-# ruff: noqa: PLC0415 - imports stand where they are needed, so that `--help` is quick
-
 from __future__ import annotations
 
-import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,12 +10,10 @@ import typer
 
 from qkdrelay.errors import RequestRefusedError
 from qkdrelay.terminal.wording import write_bytes
+from qkdrelay_pictures.png import as_png
 
 SvgOption = Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="Draw it, as SVG.")]
 PngOption = Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Draw it, as PNG.")]
-PIXELS_MAX = 1 << 25
-_ZOOM = 2.0
-_FONTS = Path(__file__).parent / "fonts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,27 +37,6 @@ class PictureFiles:
             write_bytes(self.svg, picture.encode())
         if self.png is not None:
             write_bytes(self.png, as_png(picture))
-
-
-def as_png(picture: str) -> bytes:
-    """Return an SVG of ours as PNG, two pixels for one, fewer if it were more than PIXELS_MAX.
-
-    Its text is set in the font that lies beside this module: there need not be any on this machine.
-    """
-    from resvg_py import svg_to_bytes
-
-    size = re.search(r'width="(\d+)" height="(\d+)"', picture)
-    if size is None:
-        raise ValueError("the picture does not say how large it is")
-    fonts = [str(_FONTS / f"LiberationSans-{style}.ttf") for style in ("Regular", "Bold")]
-    return svg_to_bytes(
-        svg_string=picture,
-        zoom=min(_ZOOM, math.sqrt(PIXELS_MAX / (int(size[1]) * int(size[2])))),
-        skip_system_fonts=True,
-        font_files=fonts,
-        font_family="Liberation Sans",
-        sans_serif_family="Liberation Sans",
-    )
 
 
 def _check(file: Path, option: str) -> None:
