@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from coordinator.service import SKEW_MAX_S
 from kme import fairness, forwarding, links
-from qkdrelay.messages import codec, control, fields, keys, reports
+from qkdrelay import randomness
+from qkdrelay.messages import codec, control, dialogue, fields, keys, link, plans, reports
 from qkdrelay.network import plan
-from qkdrelay.service import loop
+from qkdrelay.service import journal, loop
 from qkdrelay.sharing import amd
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +78,27 @@ LIMITS = {
 def test_the_limits_are_those_of_the_code(what):
     (row,) = re.findall(rf"^\| {what} \| (.*) \|$", TEXT, re.MULTILINE)
     assert tuple(int(number.replace(",", "")) for number in re.findall(r"[\d,]*\d", row)) == LIMITS[what]
+
+
+STATED = [
+    f"at most {plan.KMES_MAX} KMEs, and it unfolds to at most {plan.SHARE_MESSAGES_MAX:,} share messages",
+    f"KMEs sorted; at most {plans.PLAN_BYTES_MAX:,} bytes",
+    f"the operating system's for less than {randomness.LONG >> 10} KiB",
+    f"Receivers remember the latest {journal.EPOCHS_MAX} epochs",
+    f"More than {journal.WINDOW_BACK:,} behind the highest of its epoch",
+    f"or more than {journal.WINDOW_ENDED:,} once a newer epoch has begun",
+    f"the deadline is ahead, and at most {fields.TIMEOUT_S_MAX + forwarding.LATE_S:,.0f} s",
+    f"within a deadline's most, {fields.TIMEOUT_S_MAX:,.0f} s",
+    f"a hello at most {plan.KMES_MAX - 1} links",
+    f"a difference of more than {SKEW_MAX_S:.0f} s raises an alarm",
+    f"if it was sent within the last {dialogue.REQUEST_AGE_MAX_S:.0f} s",
+    f"bodies: [message, ..]}}`, at most {link.BUNDLE_MAX}.",
+]
+
+
+@pytest.mark.parametrize("said", STATED)
+def test_a_number_in_a_sentence_is_that_of_the_code(said):
+    assert said in " ".join(TEXT.split())
 
 
 def test_messages_have_the_size_and_the_numbers_that_are_said():
