@@ -43,10 +43,9 @@ def rules() -> Rules:
     roots = set(linter["root_packages"])
     above, within, remarks = (), (), defaultdict(list)
     for contract in linter["contracts"]:
-        if contract["type"] == "layers" and "containers" in contract:
-            assert contract["containers"] == [SHARED]
+        if contract.get("containers", ()) == [SHARED]:
             within = tuple(_floor(layer, f"{SHARED}.") for layer in contract["layers"])
-        elif contract["type"] == "layers":
+        elif contract["type"] == "layers" and "containers" not in contract:
             above = tuple(_floor(layer, "") for layer in contract["layers"] if layer != SHARED)
         elif contract["type"] == "protected":
             for module in contract["protected_modules"]:
