@@ -1,4 +1,4 @@
-"""What every service counts and measures, in Prometheus' terms.
+"""Metrics that every service has, for Prometheus.
 
 Labels name KMEs, links, queues and outcomes, all bounded in number; never a relay, never a secret. Counters grow
 where the logs are written: after the commit, so that what was rolled back is not counted.
@@ -18,7 +18,14 @@ from qkdrelay.storage.database import Sizes
 # When a counter began would double the page, and who scrapes sees it start at 0.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-REFUSALS: Final = ("malformed", "forged", "number_reused", "unfit", "failed")
+_REFUSALS: Final[Mapping[type[Exception], str]] = {
+    NumberReusedError: "number_reused",
+    ForgedMessageError: "forged",
+    MalformedMessageError: "malformed",
+    QkdRelayError: "unfit",
+    Exception: "failed",
+}
+"""Reasons why messages are not accepted, by the error: the first that fits."""
 
 
 class Metrics:
@@ -57,7 +64,7 @@ class Metrics:
         )
         self._messages_refused = counters(
             self.counter("qkdrelay_messages_refused_total", "Messages that were not accepted, by reason.", "reason"),
-            REFUSALS,
+            _REFUSALS.values(),
         )
         self._outbox_messages = self.gauge(
             "qkdrelay_outbox_messages", "Messages stored and not yet taken over by the broker, by queue.", "queue"
@@ -66,7 +73,7 @@ class Metrics:
             "qkdrelay_outbox_bytes", "Bytes stored and not yet taken over by the broker, by queue.", "queue"
         )
         self._epochs = self.gauge(
-            "qkdrelay_stream_epochs", "Epochs remembered of who sends here: one a connection, at most 64.", "stream"
+            "qkdrelay_stream_epochs", "Epochs remembered of who sends here, one a connection.", "stream"
         )
 
     def counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -78,7 +85,7 @@ class Metrics:
         return Gauge(name, text, labels, registry=self.registry)
 
     def refused(self, reason: str) -> None:
-        """Count a message that was not accepted; ``reason`` is one of `REFUSALS`."""
+        """Count a message that was not accepted, for a ``reason`` of `refusal`."""
         self._messages_refused[reason].inc()
 
     def _set_broker(self, broker: Received) -> None:
@@ -125,14 +132,5 @@ def counters(counter: Counter, values: Iterable[str]) -> dict[str, Counter]:
 
 
 def refusal(error: Exception) -> str:
-    """Return which of `REFUSALS` an error is."""
-    match error:
-        case NumberReusedError():
-            return "number_reused"
-        case ForgedMessageError():
-            return "forged"
-        case MalformedMessageError():
-            return "malformed"
-        case QkdRelayError():
-            return "unfit"
-    return "failed"
+    """Return the reason why a message was not accepted, as it is counted."""
+    return next(reason for kind, reason in _REFUSALS.items() if isinstance(error, kind))
