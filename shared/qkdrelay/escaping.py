@@ -1,4 +1,4 @@
-"""How text from outside is shown: escaped, so that it steers no terminal, hides nothing and begins no line of its own.
+"""Escaping of text from outside: as it is shown it steers no terminal, hides nothing and begins no line of its own.
 
 From outside is whatever this program did not write itself: reasons and names in messages, the broker's texts, files,
 arguments, settings. It stays as it came where it is kept; every way out (logs, terminal, pictures, HTTP) escapes it.

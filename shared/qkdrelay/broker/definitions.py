@@ -33,7 +33,7 @@ from qkdrelay.broker.names import (
     results_queue,
 )
 from qkdrelay.errors import SettingsError, TopologyError
-from qkdrelay.network.names import CLI, COORDINATOR, KME_NAME, OPERATOR, SERVICE_USERS
+from qkdrelay.network.names import CLI, COORDINATOR, KME_NAME, KME_NAME_RULE, OPERATOR, SERVICE_USERS
 
 DELIVERY_LIMIT: Final = 1000
 """Every crash counts against all that was prefetched, so a small limit would throw honest messages away."""
@@ -126,7 +126,7 @@ def _check_network(kmes: Sequence[str], links: Iterable[tuple[str, str]]) -> Non
         if not KME_NAME.fullmatch(kme) or kme in SERVICE_USERS:
             raise TopologyError(
                 f"{kme!r} cannot be the name of a KME",
-                hint=f"1 to 32 of a-z, 0-9 and '-', and none of {', '.join(SERVICE_USERS)}",
+                hint=f"{KME_NAME_RULE}, and none of {', '.join(SERVICE_USERS)}",
             )
     for u, v in links:
         if u == v or u not in kmes or v not in kmes:

@@ -11,6 +11,8 @@ Route = tuple[str, ...]
 """The KMEs a share has passed, source first, the present holder last."""
 
 KME_NAME: Final = re.compile(r"[a-z0-9-]{1,32}")
+KME_NAME_RULE: Final = "1 to 32 of a-z, 0-9 and '-'"
+"""`KME_NAME` in words."""
 COORDINATOR: Final = "coordinator"
 CLI: Final = "cli"
 OPERATOR: Final = "operator"

@@ -8,7 +8,7 @@ from functools import cached_property, lru_cache
 from itertools import pairwise
 
 from qkdrelay.errors import InvalidPlanError
-from qkdrelay.network.names import KME_NAME, Route
+from qkdrelay.network.names import KME_NAME, KME_NAME_RULE, Route
 from qkdrelay.sharing import amd
 
 SUCCESSORS_MAX = 255
@@ -163,7 +163,7 @@ def _check(plan: Plan, budget: int) -> None:
         *(s for h in plan.hops.values() for s in h.successors),
     }:
         if not KME_NAME.fullmatch(name):
-            raise InvalidPlanError("a KME's name in the plan is not 1 to 32 of a-z, 0-9 and '-'")
+            raise InvalidPlanError(f"a KME's name in the plan is not {KME_NAME_RULE}")
     if plan.target in plan.hops:
         raise InvalidPlanError(f"the target {plan.target} has successors in the plan")
     if len(plan.hops) > KMES_MAX:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from qkdrelay.errors import TopologyError
-from qkdrelay.network.names import KME_NAME, SERVICE_USERS
+from qkdrelay.network.names import KME_NAME, KME_NAME_RULE, SERVICE_USERS
 from qkdrelay.network.plan import KMES_MAX
 from qkdrelay.network.topology import NOTHING_NOTED, SUITES, LinkNote, Topology, Trust, did_you_mean
 
@@ -114,7 +114,7 @@ def _names(kmes: list[object], file: _File) -> tuple[str, ...]:
     names: dict[str, None] = {}
     for kme, at in zip(kmes, file.elements("kmes", len(kmes)), strict=True):
         if not isinstance(kme, str) or not KME_NAME.fullmatch(kme):
-            raise TopologyError(f"{at}: {kme!r} is no KME name", hint="1 to 32 of a-z, 0-9 and '-'")
+            raise TopologyError(f"{at}: {kme!r} is no KME name", hint=KME_NAME_RULE)
         if kme in names:
             raise TopologyError(f"{at}: KME {kme!r} is named twice")
         if kme in SERVICE_USERS:

@@ -1,4 +1,4 @@
-"""How a KME's reports read, in its log and to those who watch: one constant event each."""
+"""Log events of a KME's reports, for its log and for those who watch: a constant name each, level and fields."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def event_name(report: Report) -> str:
 
 
 def log_level(report: Report) -> LogLevel:
-    """Return how loud the log line is."""
+    """Return the level of the log line."""
     if isinstance(report, Alarm) or (isinstance(report, Verified) and not report.valid):
         return "error"
     if isinstance(report, Hello):

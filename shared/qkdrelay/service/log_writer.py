@@ -1,4 +1,4 @@
-"""Where log lines leave: never holding up, never ending the service that writes them; what is lost is counted."""
+"""Writer of log lines: it never holds up or ends the service that logs; what is lost is counted."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from collections.abc import Callable
 from typing import TextIO
 
 QUEUED_BYTES_MAX = 8 << 20
-"""Lines that wait for a reader who is slow or stopped; further ones are lost until it has read all of these.
+"""Bytes of lines that wait for a reader who is slow or stopped; further ones are lost until it has read all of these.
 
 A batch that alone is larger is taken where nothing waits.
 """
 CLOSE_S = 1.0
-"""How long lines that wait may hold up the end of the process."""
+"""Seconds for which lines that wait may hold up the end of the process."""
 _TELL_AGAIN_S = 5.0
-"""How often it is tried to say that lines were lost while none are written."""
+"""Seconds until it is tried again to say that lines were lost, while none are written."""
 _LOOK_AGAIN_MS = 1_000
 _SLOW = "they were not read in time"
 
@@ -51,7 +51,7 @@ class LogWriter:
 
     @property
     def lost(self) -> int:
-        """How many lines were lost so far."""
+        """Lines that were lost so far."""
         return self._lost
 
     def write(self, text: str) -> None:

@@ -90,7 +90,7 @@ def log_all(lines: Iterable[tuple[LogLevel, str, Mapping[str, object]]], **bound
 
 
 class _Lines:
-    """What structlog takes for a logger: writes what was rendered."""
+    """A logger for structlog; it writes what was rendered."""
 
     def __init__(self, writer: LogWriter) -> None:
         self.debug = self.info = self.warning = self.error = self.critical = self.exception = writer.write

@@ -1,4 +1,4 @@
-"""How many log lines others may cause: a KME, or whoever is at the broker, must not fill the log of a service."""
+"""Limit of log lines that others cause: a KME, or whoever is at the broker, must not fill the log of a service."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Final
 from qkdrelay.service.logs import LogLevel
 
 LINES_MAX: Final = 20
+"""Lines of one event about one culprit that are logged in `WINDOW_S`; the rest is counted, and told as one line."""
 WINDOW_S: Final = 10.0
-"""So many lines of one event about one culprit are logged in this time; the rest is counted, and told as one line."""
+"""Seconds."""
 LEFT_OUT: Final = "log.left_out"
 
 Line = tuple[LogLevel, str, Mapping[str, object]]

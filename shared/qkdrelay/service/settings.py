@@ -16,7 +16,7 @@ from qkdrelay.broker.names import VHOST
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
 from qkdrelay.errors import SettingsError
 from qkdrelay.messages.link import BUNDLE_MAX
-from qkdrelay.network.names import KME_NAME
+from qkdrelay.network.names import KME_NAME, KME_NAME_RULE
 from qkdrelay.service.logs import LogFormat, LogLevel
 
 PREFIX = "QKDRELAY_"
@@ -63,7 +63,7 @@ def _json_object(text: object) -> object:
     names = value if isinstance(value, dict) else ()
     for number, name in enumerate(names, 1):
         if not KME_NAME.fullmatch(name):
-            raise ValueError(f"entry {number} has a name that no KME can have: 1 to 32 of a-z, 0-9 and '-'")
+            raise ValueError(f"entry {number} has a name that no KME can have: {KME_NAME_RULE}")
     return value
 
 
@@ -104,7 +104,7 @@ def key_bytes(key: SecretStr) -> bytes:
 
 
 class BrokerSettings(BaseSettings):
-    """Where the message broker is."""
+    """Settings of the way to the message broker."""
 
     # Validation errors must not repeat their input: it may be a password.
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", hide_input_in_errors=True, frozen=True)
@@ -116,7 +116,7 @@ class BrokerSettings(BaseSettings):
 
 
 class ServiceSettings(BrokerSettings):
-    """What every service is told."""
+    """Settings of every service."""
 
     broker_user: str = ""
     """The service's own name, unless set."""
@@ -126,7 +126,7 @@ class ServiceSettings(BrokerSettings):
     log_format: LogFormat = "auto"
     log_level: LogLevel = "info"
     http: HttpAddress | None = None
-    """Where health and metrics are served; nowhere unless set."""
+    """Address of health and metrics; not served unless set."""
     prefetch: Annotated[int, Field(ge=1, le=2_000)] = 64
 
     def rabbitmq(self, name: str, queues: tuple[str, ...]) -> RabbitMqSettings:

@@ -1,4 +1,4 @@
-"""Where the commands write: results to stdout, the rest to stderr.
+"""Output of the commands: results to stdout, the rest to stderr.
 
 Whatever is printed goes through `say`, `note`, `print_json` or `console`, which show it escaped: colours and markup are
 never taken from a text, and a line is one line.
@@ -19,6 +19,7 @@ from rich.text import Text
 from qkdrelay.escaping import escaped, escaped_json
 
 PIPE_WIDTH = 10_000
+"""Columns of a table that is not shown on a terminal."""
 LINE_MAX = 20_000
 """Characters of a line of a result; the longest key there is takes 10,924."""
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 OnLoss = Literal["fail", "tell", "end"]
-"""What it means for a command that its output is lost: it has failed; nothing, but it is told; or it ends, and well if
-the reader went."""
+"""Meaning of lost output for a command: it has failed; nothing, but it is told; or it ends, and well if the reader
+went."""
 
 
 class _File(io.FileIO):

@@ -1,4 +1,4 @@
-"""What the commands that show something have in common."""
+"""Times and counts in words, and what else the commands that show something have in common."""
 
 from __future__ import annotations
 
