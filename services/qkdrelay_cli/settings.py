@@ -5,18 +5,19 @@ from __future__ import annotations
 from pydantic import SecretStr
 from pydantic_settings import SettingsConfigDict
 
+from qkdrelay.broker.rabbitmq.settings import DEFAULT_PORT
 from qkdrelay.network.names import CLI
 from qkdrelay.service.settings import PREFIX, Addresses, BrokerSettings, HexKey
 
 
 class CliSettings(BrokerSettings):
-    """What the command line is told; read from ``.env`` in the working directory, too."""
+    """Settings of the command line; read from ``.env`` in the working directory, too."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_file=".env", extra="ignore", hide_input_in_errors=True, frozen=True
     )
 
-    broker: Addresses = "127.0.0.1:5672"
+    broker: Addresses = f"127.0.0.1:{DEFAULT_PORT}"
     cli_user: str = CLI
     cli_password: SecretStr
     """For the broker, which gets to see it."""

@@ -5,20 +5,33 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from typing import Final
 
-from qkdrelay.broker import names
+from qkdrelay.broker.names import VHOST
+from qkdrelay.broker.rabbitmq.settings import DEFAULT_PORT
 from qkdrelay.escaping import NAME_MAX, escaped
-from qkdrelay.network.names import CLI, COORDINATOR, SERVICE_USERS
+from qkdrelay.network.names import CLI, COORDINATOR
 from qkdrelay.network.topology import Topology
 from qkdrelay_deployment.rabbitmq_conf import TLS_DIRECTORY
+from qkdrelay_deployment.variables import (
+    CLI_KEY,
+    WITHSTAND_DEFAULT,
+    control_key_variable,
+    link_secret_variable,
+    password_variable,
+    withstand_variable,
+)
 
+COMPOSE_BASE: Final = "docker-compose.yml"
+TLS_OVERLAY: Final = "deploy/tls.yml"
+CLUSTER_OVERLAY: Final = "infra/cluster/docker-compose.yml"
+TLS_FOLDER: Final = "deploy/tls"
+"""Has the certificates, beside the compose file."""
+HTTP_PORT: Final = 9464
+"""Of health and metrics, in each container."""
 BROKER_SERVICE: Final = "rabbitmq"
 CLUSTER_SERVICES: Final = (BROKER_SERVICE, "rabbitmq-2", "rabbitmq-3")
-"""Those of infra/cluster/docker-compose.yml."""
-CLI_KEY: Final = "QKDRELAY_CLI_KEY"
-WITHSTAND_DEFAULT: Final = "1"
+"""The broker's services in `CLUSTER_OVERLAY`; without it there is the first alone."""
 CLUSTER_NODES: Final = ("rabbit@node-1", "rabbit@node-2", "rabbit@node-3")
 
 # Kept to what `docker compose` v2 and docker-compose 1.29 both take: no `name:`, no inline configs,
@@ -59,7 +72,7 @@ x-service: &service
       - bash
       - -c
       - >-
-        exec 3<>/dev/tcp/127.0.0.1/9464 && printf 'GET /readyz HTTP/1.0\\r\\n\\r\\n' >&3 &&
+        exec 3<>/dev/tcp/127.0.0.1/{http_port} && printf 'GET /readyz HTTP/1.0\\r\\n\\r\\n' >&3 &&
         read -r _ status _ <&3 && tail -n 1 <&3 && [ $$status = 200 ]
     interval: 10s
     timeout: 5s
@@ -67,13 +80,13 @@ x-service: &service
     start_period: 30s
 
 x-environment: &environment
-  QKDRELAY_BROKER: ${{BROKER_ADDRESSES:-rabbitmq:5672}}
+  QKDRELAY_BROKER: ${{BROKER_ADDRESSES:-rabbitmq:{port}}}
   QKDRELAY_BROKER_VHOST: {vhost}
   QKDRELAY_LAB: ${{QKDRELAY_LAB:-false}}
   QKDRELAY_LOG_FORMAT: ${{QKDRELAY_LOG_FORMAT:-json}}
   QKDRELAY_LOG_LEVEL: ${{QKDRELAY_LOG_LEVEL:-info}}
   # Health and metrics, for the other containers only: no port is published.
-  QKDRELAY_HTTP: 0.0.0.0:9464
+  QKDRELAY_HTTP: 0.0.0.0:{http_port}
 
 services:
   rabbitmq:
@@ -93,7 +106,7 @@ services:
       # Changes with the definitions, so that the broker is started anew to load them.
       QKDRELAY_DEPLOYMENT: ${{QKDRELAY_DEPLOYMENT:?run make up}}
     ports:
-      - "127.0.0.1:${{QKDRELAY_AMQP_PORT:-5672}}:${{BROKER_PORT:-5672}}"
+      - "127.0.0.1:${{QKDRELAY_AMQP_PORT:-{port}}}:${{BROKER_PORT:-{port}}}"
       - "127.0.0.1:${{QKDRELAY_MANAGEMENT_PORT:-15672}}:15672"
     volumes:
       - rabbitmq:/var/lib/rabbitmq
@@ -104,7 +117,7 @@ services:
     pids_limit: 512
     stop_grace_period: 30s
     healthcheck:
-      test: [CMD, bash, -c, "</dev/tcp/127.0.0.1/${{BROKER_PORT:-5672}}"]
+      test: [CMD, bash, -c, "</dev/tcp/127.0.0.1/${{BROKER_PORT:-{port}}}"]
       interval: 5s
       timeout: 5s
       retries: 12
@@ -153,7 +166,10 @@ _KME = """\
 def compose_file(topology: Topology) -> str:
     """Return the compose file of ``topology``: the broker, the coordinator, and a service for each KME."""
     network = json.dumps(escaped(topology.name, NAME_MAX), ensure_ascii=False)
-    services = [_HEAD.format(network=network, vhost=names.VHOST), _coordinator(topology)]
+    services = [
+        _HEAD.format(network=network, vhost=VHOST, port=DEFAULT_PORT, http_port=HTTP_PORT),
+        _coordinator(topology),
+    ]
     services += [_kme(topology, kme) for kme in topology.kmes]
     volumes = "".join(f"  {_plain(name)}:\n" for name in (BROKER_SERVICE, COORDINATOR, *topology.kmes))
     return "\n".join((*services, f"volumes:\n{volumes}"))
@@ -161,67 +177,41 @@ def compose_file(topology: Topology) -> str:
 
 def tls_overlay(topology: Topology, brokers: Iterable[str]) -> str:
     """Return what is laid over the compose file for TLS: each service's certificates, and where they are."""
-    services = [f"  {name}:\n    volumes: [{_certificates(BROKER_SERVICE)}]\n" for name in brokers]
+    services = [f"  {name}:\n    volumes: [{_mounted_certificates(BROKER_SERVICE)}]\n" for name in brokers]
     for name in (COORDINATOR, *topology.kmes):
         services += [
             f"  {_plain(name)}:\n",
             f"    environment: {{QKDRELAY_BROKER_TLS: {TLS_DIRECTORY}}}\n",
-            f"    volumes: [{_certificates(name)}]\n",
+            f"    volumes: [{_mounted_certificates(name)}]\n",
         ]
-    head = "# Written by `coordinator provision`: TLS, laid over docker-compose.yml."
+    head = f"# Written by `coordinator provision`: TLS, laid over {COMPOSE_BASE}."
     return f"{head}\n\nservices:\n{''.join(services)}"
 
 
-def _certificates(name: str) -> str:
-    return f'"./deploy/tls/{name}:{TLS_DIRECTORY}:ro"'
-
-
-def password_variable(user: str) -> str:
-    """Name the variable with the password of one of the broker's users."""
-    return f"QKDRELAY_{user.upper()}_PASSWORD" if user in SERVICE_USERS else f"PASSWORD_{_upper(user)}"
-
-
-def control_key_variable(kme: str) -> str:
-    """Name the variable with the key that the coordinator shares with ``kme``."""
-    return f"CONTROL_KEY_{_upper(kme)}"
-
-
-def withstand_variable(kme: str) -> str:
-    """Name the variable with how many compromised KMEs a plan must withstand for ``kme`` to be an end of it."""
-    return f"WITHSTAND_COMPROMISED_{_upper(kme)}"
-
-
-def link_secret_variable(a: str, b: str) -> str:
-    """Name the variable with the secret of the simulated QKD link between two KMEs, in either order."""
-    first, second = sorted((a, b))
-    return f"LINK_SECRET_{_upper(first)}__{_upper(second)}"
-
-
-def link_settings(topology: Topology, a: str, b: str) -> dict[str, str | int]:
-    """Return what the topology says of a link, as both its KMEs are told it; what it leaves open is not there."""
-    return {name: value for name, value in asdict(topology.note(a, b)).items() if value is not None}
+def _mounted_certificates(name: str) -> str:
+    return f'"./{TLS_FOLDER}/{name}:{TLS_DIRECTORY}:ro"'
 
 
 def _coordinator(topology: Topology) -> str:
-    keys = {kme: _secret(control_key_variable(kme)) for kme in topology.kmes}
+    keys = {kme: _required(control_key_variable(kme)) for kme in topology.kmes}
     return _COORDINATOR.format(
         user=COORDINATOR,
-        password=_secret(password_variable(COORDINATOR)),
-        cli_password=_secret(password_variable(CLI)),
-        cli_key=_secret(CLI_KEY),
+        password=_required(password_variable(COORDINATOR)),
+        cli_password=_required(password_variable(CLI)),
+        cli_key=_required(CLI_KEY),
         control_keys=_folded(keys),
     )
 
 
 def _kme(topology: Topology, kme: str) -> str:
     links = {
-        near: {"secret": _secret(link_secret_variable(kme, near)), **link_settings(topology, kme, near)}
+        near: {"secret": _required(link_secret_variable(kme, near)), **topology.note(kme, near).settings}
         for near in topology.neighbours[kme]
     }
     return _KME.format(
         kme=_plain(kme),
-        password=_secret(password_variable(kme)),
-        control_key=_secret(control_key_variable(kme)),
+        password=_required(password_variable(kme)),
+        control_key=_required(control_key_variable(kme)),
         withstand=f"${{{withstand_variable(kme)}:-{WITHSTAND_DEFAULT}}}",
         links=_folded(links),
         volume=kme,
@@ -234,11 +224,7 @@ def _plain(name: str) -> str:
     return name if plain else f'"{name}"'
 
 
-def _upper(name: str) -> str:
-    return name.upper().replace("-", "_")
-
-
-def _secret(variable: str) -> str:
+def _required(variable: str) -> str:
     return f"${{{variable}:?run make up}}"
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from qkdrelay.broker.rabbitmq.settings import DEFAULT_TLS_PORT
+from qkdrelay.messages.codec import MESSAGE_BYTES_MAX
+
 TLS_DIRECTORY: Final = "/etc/qkdrelay/tls"
 """Where a container finds its certificates."""
-PORT, TLS_PORT = 5672, 5671
 
 _COMMON = """\
 # Written by `coordinator provision`, for RabbitMQ 3.10 to 4.2.
@@ -15,7 +17,7 @@ _COMMON = """\
 load_definitions = /etc/qkdrelay/definitions.json
 
 # Larger relays are cut into several messages; prefetch times this bounds what a KME holds in memory.
-max_message_size = 1048576
+max_message_size = {message_bytes}
 
 # Sized for the container's memory and for a few QKD links, not for a host of its own.
 total_memory_available_override_value = 1GB
@@ -57,9 +59,9 @@ cluster_formation.target_cluster_size_hint = {nodes}
 
 def rabbitmq_conf(*, tls: bool, nodes: Sequence[str]) -> str:
     """Return the configuration of a broker, or of each of a cluster's ``nodes`` if there are several."""
-    text = _COMMON
+    text = _COMMON.format(message_bytes=MESSAGE_BYTES_MAX)
     if tls:
-        text += _TLS.format(port=TLS_PORT) + tls_options(TLS_DIRECTORY)
+        text += _TLS.format(port=DEFAULT_TLS_PORT) + tls_options(TLS_DIRECTORY)
     if len(nodes) > 1:
         text += _CLUSTER.format(nodes=len(nodes))
         text += "".join(f"cluster_formation.classic_config.nodes.{i} = {node}\n" for i, node in enumerate(nodes, 1))

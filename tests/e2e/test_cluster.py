@@ -18,8 +18,9 @@ import pytest
 
 from qkdrelay.broker.names import VHOST
 from qkdrelay.network.names import SERVICE_USERS
-from qkdrelay_deployment.compose import CLUSTER_NODES, CLUSTER_SERVICES, password_variable
-from qkdrelay_deployment.provision import AMQP_PORTS, write_deployment
+from qkdrelay_deployment.compose import CLUSTER_NODES, CLUSTER_SERVICES
+from qkdrelay_deployment.provision import write_deployment
+from qkdrelay_deployment.variables import AMQP_PORTS, password_variable
 from support import processes, rabbitmq, stack
 from support.network import DIAMOND
 from support.waiting import eventually

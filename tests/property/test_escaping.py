@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from qkdrelay.escaping import TEXT_MAX, escaped, escaped_json
 from qkdrelay.network.topology import Topology
-from qkdrelay.network.topology_file import parse_topology
-from qkdrelay_deployment.provision import _topology_file
+from qkdrelay.network.topology_file import format_topology, parse_topology
 from support.fuzzing import fuzzed
 from support.hostile import ANY_TEXT, TEXT, steering
 
@@ -40,7 +39,7 @@ def test_json_says_the_same(text, indent):
 @given(TEXT.filter(bool))
 @example("\x7f\U0001f600\U000e0041")
 def test_a_deployment_gets_the_very_name_of_its_network(name):
-    written = _topology_file(Topology(name, ("a", "b"), (("a", "b"),)))
+    written = format_topology(Topology(name, ("a", "b"), (("a", "b"),)))
     assert not steering(written)
     assert parse_topology(written, "here.toml").name == tomllib.loads(written)["name"] == name
 

@@ -29,7 +29,6 @@ from qkdrelay.network.topology import Topology
 from qkdrelay.network.topology_file import load_topology
 from qkdrelay_cli.__main__ import main
 from qkdrelay_demo.network import relay_request
-from qkdrelay_deployment.compose import link_settings
 from support import rabbitmq
 from support.waiting import eventually
 
@@ -257,7 +256,7 @@ def environments(topology: Topology, passwords: dict[str, str], *, lab: bool) ->
             "QKDRELAY_CONTROL_KEY": control[kme],
             "QKDRELAY_LINKS": json.dumps(
                 {
-                    peer: {"secret": link[frozenset((kme, peer))], **link_settings(topology, kme, peer)}
+                    peer: {"secret": link[frozenset((kme, peer))], **topology.note(kme, peer).settings}
                     for peer in topology.neighbours[kme]
                 }
             ),

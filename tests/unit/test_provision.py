@@ -20,17 +20,16 @@ from qkdrelay.network.names import SERVICE_USERS
 from qkdrelay.network.topology import Topology
 from qkdrelay.network.topology_file import parse_topology, reference_topology
 from qkdrelay.service import dotenv_file
-from qkdrelay_deployment.compose import (
+from qkdrelay_deployment.compose import CLUSTER_NODES, CLUSTER_OVERLAY, CLUSTER_SERVICES, compose_file
+from qkdrelay_deployment.provision import write_deployment
+from qkdrelay_deployment.variables import (
+    AMQP_PORTS,
     CLI_KEY,
-    CLUSTER_NODES,
-    CLUSTER_SERVICES,
-    compose_file,
     control_key_variable,
     link_secret_variable,
     password_variable,
     withstand_variable,
 )
-from qkdrelay_deployment.provision import AMQP_PORTS, CLUSTER_OVERLAY, write_deployment
 
 ROOT = Path(__file__).parents[2]
 NO_ENVIRONMENT: dict[str, str] = {}

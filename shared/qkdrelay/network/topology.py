@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -25,6 +25,11 @@ class LinkNote:
     """Key that appears per second and direction, in bit/s."""
     buffer_bytes: int | None = None
     """Key kept for each direction."""
+
+    @property
+    def settings(self) -> dict[str, str | int]:
+        """What is noted, by its name, as both KMEs of the link are told it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 NOTHING_NOTED = LinkNote()

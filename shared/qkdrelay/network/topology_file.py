@@ -1,7 +1,8 @@
-"""Files of topologies: read from TOML, with errors that name the line."""
+"""Files of topologies: TOML, read with errors that name the line, and written."""
 
 from __future__ import annotations
 
+import json
 import re
 import reprlib
 import tomllib
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 from qkdrelay.errors import TopologyError
+from qkdrelay.escaping import escaped
 from qkdrelay.network.names import KME_NAME, KME_NAME_RULE, SERVICE_USERS
 from qkdrelay.network.plan import KMES_MAX
 from qkdrelay.network.topology import NOTHING_NOTED, SUITES, LinkNote, Topology, Trust, did_you_mean
@@ -174,6 +176,22 @@ def _trust(trust: dict[str, object], kmes: tuple[str, ...], file: _File) -> dict
             raise TopologyError(f"{file.at(kme)}: the trust note of {kme!r} is {note!r}", hint=hint)
         notes[kme] = known
     return notes
+
+
+def format_topology(topology: Topology) -> str:
+    """Return the TOML that `parse_topology` reads as this topology."""
+
+    def text(value: object) -> str:
+        return escaped(json.dumps(value, ensure_ascii=False), None)
+
+    def link(a: str, b: str) -> str:
+        notes = ", ".join(f"{name} = {text(value)}" for name, value in topology.note(a, b).settings.items())
+        return f"[{text(a)}, {text(b)}, {{ {notes} }}]" if notes else text([a, b])
+
+    links = "".join(f"  {link(a, b)},\n" for a, b in topology.links)
+    trust = "".join(f"{text(kme)} = {text(note)}\n" for kme, note in topology.trust.items())
+    network = f"name = {text(topology.name)}\nkmes = {text(list(topology.kmes))}\nlinks = [\n{links}]\n"
+    return f"{network}\n[trust]\n{trust}" if trust else network
 
 
 def reference_topology() -> Topology:

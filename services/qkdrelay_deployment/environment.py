@@ -1,0 +1,162 @@
+"""``.env`` of a deployment: its secrets and settings, those that are there kept."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from qkdrelay.broker.rabbitmq.settings import DEFAULT_PORT, DEFAULT_TLS_PORT
+from qkdrelay.errors import SettingsError
+from qkdrelay.network.names import CLI
+from qkdrelay.network.topology import Topology
+from qkdrelay.service.dotenv_file import assignment
+from qkdrelay_deployment.compose import CLUSTER_OVERLAY, COMPOSE_BASE, TLS_FOLDER, TLS_OVERLAY
+from qkdrelay_deployment.variables import (
+    AMQP_PORTS,
+    CLI_KEY,
+    COOKIE,
+    MANAGEMENT_PORT,
+    REMEMBERED,
+    WITHSTAND_DEFAULT,
+    broker_users,
+    control_key_variable,
+    link_secret_variable,
+    password_variable,
+    withstand_variable,
+)
+
+SECRET_BYTES: Final = 32
+
+_SECRET = re.compile(rf"[0-9a-f]{{{2 * SECRET_BYTES}}}")
+_PROJECT = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_PORT = re.compile(r"[0-9]{1,5}")
+_SUBSTITUTED = re.compile(r"\$\{([A-Z0-9_]+)")
+_LAB, _BROKER, _TLS, _COMPOSE = "QKDRELAY_LAB", "QKDRELAY_BROKER", "QKDRELAY_BROKER_TLS", "COMPOSE_FILE"
+_ADDRESSES, _PORT_INSIDE = "BROKER_ADDRESSES", "BROKER_PORT"
+DEPLOYMENT: Final = "QKDRELAY_DEPLOYMENT"
+"""Changes when, and only when, the running broker and coordinator must be replaced."""
+
+
+def environment_values(
+    topology: Topology,
+    kept: Mapping[str, str],
+    environment: Mapping[str, str],
+    brokers: Sequence[str],
+    *,
+    lab: bool,
+    tls: bool,
+) -> dict[str, str]:
+    """Return all that ``.env`` is to hold but `DEPLOYMENT`: what it has (``kept``), new secrets, and settings.
+
+    ``brokers`` names the broker's services. SettingsError for what is kept, or in the environment, and cannot be.
+    """
+    values = dict(kept)
+    for name, default in REMEMBERED.items():
+        if value := environment.get(name) or kept.get(name) or default:
+            values[name] = value
+    if not _PROJECT.fullmatch(values["COMPOSE_PROJECT_NAME"]):
+        raise SettingsError("COMPOSE_PROJECT_NAME is no name of a project", hint="a-z, 0-9, '-' and '_'")
+    for name in (*AMQP_PORTS, MANAGEMENT_PORT):
+        if not (_PORT.fullmatch(values[name]) and 0 < int(values[name]) < 1 << 16):
+            raise SettingsError(f"{name} is no port to publish", hint="a number from 1 to 65535")
+    for name in (COOKIE, *map(password_variable, broker_users(topology))):
+        values[name] = kept.get(name) or _new_secret()
+    keys = [CLI_KEY, *map(control_key_variable, topology.kmes)]
+    keys += [link_secret_variable(*link) for link in topology.links]
+    for name in keys:
+        values[name] = _key(name, kept.get(name))
+    for name in map(withstand_variable, topology.kmes):
+        values[name] = _withstand(name, environment.get(name) or kept.get(name) or WITHSTAND_DEFAULT)
+    values[_LAB] = "true" if lab else "false"
+    _switch_broker(values, brokers, tls=tls)
+    return values
+
+
+def _switch_broker(values: dict[str, str], brokers: Sequence[str], *, tls: bool) -> None:
+    """Set in ``.env`` how the broker is reached: from the containers, and by the command line on this host."""
+    port = DEFAULT_TLS_PORT if tls else DEFAULT_PORT
+    ports = [values[name] for name in AMQP_PORTS[: len(brokers)]]
+    values[_PORT_INSIDE] = str(port)
+    values[_ADDRESSES] = ",".join(f"{name}:{port}" for name in brokers)
+    values[_BROKER] = ",".join(f"127.0.0.1:{published}" for published in ports)
+    overlays = [TLS_OVERLAY] * tls + [CLUSTER_OVERLAY] * (len(brokers) > 1)
+    for name in (_TLS, _COMPOSE):
+        values.pop(name, None)
+    if tls:
+        values[_TLS] = f"{TLS_FOLDER}/{CLI}"
+    if overlays:
+        values[_COMPOSE] = ":".join([COMPOSE_BASE, *overlays])
+
+
+def check_environment(
+    topology: Topology, values: Mapping[str, str], composed: str, environment: Mapping[str, str]
+) -> None:
+    """Raise SettingsError for a variable that compose would take from the environment, and we from ``.env``."""
+    decided = {_COMPOSE: COMPOSE_BASE, **values}
+    compose_reads = {_COMPOSE, COOKIE, *_SUBSTITUTED.findall(composed)}
+    for name in (name for _, members in _sections(topology) for name in members):
+        if name in compose_reads and name in decided and environment.get(name, decided[name]) != decided[name]:
+            raise SettingsError(f"{name} in the environment is not what .env has", hint=f"unset {name}")
+
+
+def _key(name: str, kept: str | None) -> str:
+    if not kept:
+        return _new_secret()
+    if not _SECRET.fullmatch(kept):
+        raise SettingsError(
+            f"{name} in .env is not {2 * SECRET_BYTES} hexadecimal digits",
+            hint="restore it; or delete the line, and a new one is made",
+        )
+    return kept
+
+
+def _withstand(name: str, value: str) -> str:
+    if value not in ("0", "1", "2", "3"):
+        raise SettingsError(f"{name} is no number that can be demanded", hint="how many compromised KMEs: 0, 1, 2 or 3")
+    return value
+
+
+def _new_secret() -> str:
+    return secrets.token_hex(SECRET_BYTES)
+
+
+def dotenv_text(topology: Topology, values: Mapping[str, str]) -> str:
+    """Return the text of ``.env``, in sections; SettingsError for a value that no line can hold."""
+    rest = dict(values)
+    lines = ["# Made by `coordinator provision`: this deployment's secrets and settings. Show it to nobody."]
+    for title, members in _sections(topology):
+        lines += ["", f"# {title}"]
+        lines += [assignment(name, rest.pop(name)) for name in members if name in rest]
+    if rest:
+        lines += [
+            "",
+            "# Not of this network; kept as found",
+            *(assignment(name, value) for name, value in rest.items()),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _sections(topology: Topology) -> Iterator[tuple[str, list[str]]]:
+    yield (
+        "Settings. Environment variables of the same name go before them",
+        [_LAB, _BROKER, _TLS, DEPLOYMENT, *REMEMBERED, _ADDRESSES, _PORT_INSIDE, _COMPOSE],
+    )
+    yield "What the broker's nodes have in common, where there are several", [COOKIE]
+    yield "Passwords of the broker's users", [password_variable(user) for user in reversed(broker_users(topology))]
+    yield (
+        "How many compromised KMEs a plan must withstand for a KME to be an end of it, 0 to 3. With 0 at both ends\n"
+        "# `coordinator relay --allow-unprotected` relays keys that KMEs on the way could learn",
+        [withstand_variable(kme) for kme in topology.kmes],
+    )
+    yield "Key between the coordinator and its command line; the broker must not have it", [CLI_KEY]
+    yield (
+        "Keys between the coordinator and each KME",
+        [control_key_variable(kme) for kme in topology.kmes],
+    )
+    yield (
+        "What the simulated QKD links draw their keys from: who has one has all of that link's key.\n"
+        "# docs/operating.md says how to renew one",
+        [link_secret_variable(*link) for link in topology.links],
+    )

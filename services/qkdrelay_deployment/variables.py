@@ -1,0 +1,55 @@
+"""Variables of a deployment: ``.env`` holds them, and the compose file hands each service its own."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qkdrelay.broker.rabbitmq.settings import DEFAULT_PORT
+from qkdrelay.network.names import SERVICE_USERS
+from qkdrelay.network.topology import Topology
+
+CLI_KEY: Final = "QKDRELAY_CLI_KEY"
+COOKIE: Final = "CLUSTER_COOKIE"
+AMQP_PORTS: Final = ("QKDRELAY_AMQP_PORT", "QKDRELAY_AMQP_PORT_2", "QKDRELAY_AMQP_PORT_3")
+"""Ports of this host that the broker's nodes are published at."""
+MANAGEMENT_PORT: Final = "QKDRELAY_MANAGEMENT_PORT"
+REMEMBERED: Final = {
+    "PYTHON_IMAGE": None,
+    "RABBITMQ_IMAGE": None,
+    "QKDRELAY_IMAGE": None,
+    "COMPOSE_PROJECT_NAME": "qkdrelay",
+    **{name: str(DEFAULT_PORT + number) for number, name in enumerate(AMQP_PORTS)},
+    MANAGEMENT_PORT: "15672",
+}
+"""Settings taken over from the environment into ``.env``, so that later commands agree with the first one; defaults."""
+WITHSTAND_DEFAULT: Final = "1"
+
+
+def broker_users(topology: Topology) -> tuple[str, ...]:
+    """Return the users of a deployment's broker."""
+    return (*topology.kmes, *SERVICE_USERS)
+
+
+def password_variable(user: str) -> str:
+    """Name the variable with the password of one of the broker's users."""
+    return f"QKDRELAY_{user.upper()}_PASSWORD" if user in SERVICE_USERS else f"PASSWORD_{_upper(user)}"
+
+
+def control_key_variable(kme: str) -> str:
+    """Name the variable with the key that the coordinator shares with ``kme``."""
+    return f"CONTROL_KEY_{_upper(kme)}"
+
+
+def withstand_variable(kme: str) -> str:
+    """Name the variable with how many compromised KMEs a plan must withstand for ``kme`` to be an end of it."""
+    return f"WITHSTAND_COMPROMISED_{_upper(kme)}"
+
+
+def link_secret_variable(a: str, b: str) -> str:
+    """Name the variable with the secret of the simulated QKD link between two KMEs, in either order."""
+    first, second = sorted((a, b))
+    return f"LINK_SECRET_{_upper(first)}__{_upper(second)}"
+
+
+def _upper(name: str) -> str:
+    return name.upper().replace("-", "_")
