@@ -44,7 +44,7 @@ class Counted(embedded.EmbeddedNetwork):
 
         self.hub.publish = counted  # type: ignore[method-assign]
         for loop in self.loops.values():
-            for link in getattr(getattr(loop._service, "_links", None), "_links", {}).values():
+            for link in getattr(getattr(loop.service, "_links", None), "_links", {}).values():
                 self._count(link.outgoing)
 
     def _count(self, key: Any) -> None:

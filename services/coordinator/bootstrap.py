@@ -1,8 +1,42 @@
-"""`coordinator serve`: the service."""
+"""The composition root of the coordinator: what it is made of, in one place."""
 
-# ruff: noqa: PLC0415 - imports stand where they are needed, so that `--help` is quick
+# ruff: noqa: PLC0415 - imports stand where they are needed, so that the command line's `--help` is quick
 
 from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from coordinator.store import CoordinatorStore
+    from qkdrelay.broker.port import Broker
+    from qkdrelay.network.topology import Topology
+    from qkdrelay.service.loop import Loop
+
+
+def assemble(
+    topology: Topology,
+    store: CoordinatorStore,
+    control_keys: Mapping[str, bytes],
+    cli_key: bytes,
+    broker: Broker,
+    *,
+    lab: bool = False,
+    clock: Callable[[], float] = time.time,
+    batch_s: float = math.inf,
+) -> Loop:
+    """Return the loop of the coordinator; nothing moves before its first step.
+
+    ``control_keys`` has the key shared with each KME of ``topology``; ``cli_key`` is the command line's; the rest is as
+    of `Loop`.
+    """
+    from coordinator.service import CoordinatorService
+    from qkdrelay.service.loop import Loop
+
+    service = CoordinatorService(topology, store, control_keys, cli_key, lab=lab)
+    return Loop(service, broker, clock=clock, batch_s=batch_s)
 
 
 def serve() -> None:
@@ -10,9 +44,8 @@ def serve() -> None:
 
     Example: QKDRELAY_TOPOLOGY=eight-kmes.toml QKDRELAY_BROKER=127.0.0.1:5672 ... coordinator serve
     """
-    from coordinator.service import CoordinatorService
     from coordinator.settings import CoordinatorSettings
-    from coordinator.store import CoordinatorStore
+    from coordinator.store import open_coordinator_store
     from qkdrelay.broker.names import coordinator_queues
     from qkdrelay.broker.rabbitmq import RabbitMqBroker
     from qkdrelay.errors import SettingsError
@@ -21,7 +54,7 @@ def serve() -> None:
     from qkdrelay.service.health import monitoring
     from qkdrelay.service.http import serving
     from qkdrelay.service.logs import set_up_logging
-    from qkdrelay.service.loop import BATCH_S, Loop
+    from qkdrelay.service.loop import BATCH_S
     from qkdrelay.service.process import prepare_process
     from qkdrelay.service.settings import key_bytes, load
 
@@ -35,9 +68,9 @@ def serve() -> None:
             hint="it must have one key for each KME of the topology and no other",
         )
     keys = {kme: key_bytes(key) for kme, key in settings.control_keys.items()}
-    store, cli_key = CoordinatorStore(settings.store), key_bytes(settings.cli_key)
-    service = CoordinatorService(topology, store, keys, cli_key, lab=settings.lab)
+    store, cli_key = open_coordinator_store(settings.store), key_bytes(settings.cli_key)
     broker = RabbitMqBroker(settings.rabbitmq(COORDINATOR, coordinator_queues(topology.kmes, lab=settings.lab)))
-    loop = Loop(service, broker, batch_s=BATCH_S)
-    with serving(monitoring(service.metrics.registry, loop.health), settings.http, setting="QKDRELAY_HTTP"):
+    loop = assemble(topology, store, keys, cli_key, broker, lab=settings.lab, batch_s=BATCH_S)
+    health = monitoring(loop.service.metrics.registry, loop.health)
+    with serving(health, settings.http, setting="QKDRELAY_HTTP"):
         loop.run(stop)

@@ -63,7 +63,7 @@ class DeadLetters:
             self._check_requeueable(letter)
         for letter in letters:
             # Through the broker like any other: who reads it checks it anew, and knows what it has handled before.
-            self._store.enqueue(COORD_EXCHANGE, letter.queue, letter.body)
+            self._store.journal.outbox.put(COORD_EXCHANGE, letter.queue, letter.body)
             self._note("dead_letter.requeued", "info", letter=letter.id, queue=letter.queue)
         self._store.drop_dead_letters(numbers)
         back = ", ".join(f"{letter.id} to {letter.queue}" for letter in letters)

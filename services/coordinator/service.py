@@ -52,7 +52,7 @@ from qkdrelay.network.names import COORDINATOR, link_name
 from qkdrelay.network.plan import Plan
 from qkdrelay.network.topology import Topology
 from qkdrelay.network.whereabouts import REFUSED
-from qkdrelay.service.journal import Journal
+from qkdrelay.service.batch import BatchDict, Cell
 from qkdrelay.service.logs import LogLevel, log_all
 from qkdrelay.service.lru import LruCache
 from qkdrelay.service.metrics import refusal
@@ -61,6 +61,8 @@ from qkdrelay.service.moderation import Moderator
 SKEW_MAX_S = 5.0
 """A KME whose clock differs by more raises an alarm: deadlines are in absolute time."""
 _HOUSEKEEPING_EVERY_S = 10.0
+LOOK_AGAIN_S = 0.2
+"""How often deadlines are looked at while relays are under way."""
 COMMANDS_WAITING_MAX = 500
 """Messages to one KME that the broker has not taken over."""
 ORDER_AGAIN_S = 30.0
@@ -94,34 +96,46 @@ class CoordinatorService:
         lab: bool = False,
     ) -> None:
         """``control_keys`` has the key shared with each KME of ``topology``; ``cli_key`` is the command line's."""
-        self.journal: Journal = store
+        self.journal, batch = store.journal, store.journal.batch
         self._store, self._keys, self._lab = store, control_keys, lab
-        for kme, key in control_keys.items():
-            store.verified_under(f"reports {kme}", signing.mark(key))
         self.metrics = CoordinatorMetrics(topology.kmes)
         self._links = frozenset(map(frozenset, topology.links))
         self._adversary = Adversary()
-        self._heard: dict[str, tuple[float, Hello]] = {}
-        self._hellos: dict[str, Hello] = {}
+        self._heard: dict[str, tuple[float, Hello]] = BatchDict(batch)
+        self._hellos: dict[str, Hello] = batch.scratch({})
         """Of this batch, the last of each KME."""
-        self._behind: set[str] = set()
-        self._commands: defaultdict[str, dict[Command, None]] = defaultdict(dict)
+        self._behind: dict[str, None] = BatchDict(batch)
+        self._commands: defaultdict[str, dict[Command, None]] = batch.scratch(defaultdict(dict))
         """Of this batch, each once, however often something in it asks for it."""
-        self._ordered: dict[tuple[str, str, bool], float] = {}
+        self._ordered: dict[tuple[str, str, bool], float] = BatchDict(batch)
         """When a KME was ordered again to turn its link to another up, or down."""
-        self._found: LruCache[tuple[UUID, str], tuple[bytes, int]] = LruCache(RELAYS_CACHED)
+        self._found: LruCache[tuple[UUID, str], tuple[bytes, int]] = batch.cache(LruCache(RELAYS_CACHED))
         """Epoch and number of the message that said last what was found, by relay and who found it."""
-        self._answerer = Answerer(cli_key, lambda: store.epoch, store.requests_until)
+        self._requests_until = Cell(batch, store.requests_until)
+        """As far as it is stored."""
+        since, taken = self._requests_until.value, BatchDict[bytes, float](batch)
+        self._answerer = Answerer(cli_key, lambda: store.journal.numbers.epoch, since, taken)
         self._audience = Subscriptions(store, self._answerer)
         self._desk = RequestHandler(
             topology, self, store, self._audience, adversary=self._adversary, heard=self._heard, lab=lab
         )
-        self._notes: list[tuple[LogLevel, str, dict[str, object]]] = []
-        self._refused: list[str] = []
+        self._notes: list[tuple[LogLevel, str, dict[str, object]]] = batch.scratch([])
+        self._refused: list[str] = batch.scratch([])
         self._moderator, self._now = Moderator(_OF_OTHERS), 0.0
-        self._housekeeping_at = 0.0
-        self._hears_since = -math.inf
+        self._housekeeping_at = Cell(batch, 0.0)
+        self._hears_since = Cell(batch, -math.inf)
         """When the connection to the broker was made; infinite while there is none."""
+
+    def start(self, now: float) -> None:  # noqa: ARG002 - as of `Service`
+        """Forget what was heard under other keys."""
+        for kme, key in self._keys.items():
+            self.journal.seen.verified_under(f"reports {kme}", signing.mark(key))
+
+    def wait_s(self, now: float) -> float:
+        """Return in how many seconds something is due: a deadline, an answer, housekeeping."""
+        next_deadline = LOOK_AGAIN_S if self._store.undecided_count() else math.inf
+        housekeeping = _HOUSEKEEPING_EVERY_S - abs(now - self._housekeeping_at.value)
+        return max(0.0, min(next_deadline, housekeeping, self._audience.wait_s(now)))
 
     # --- one delivery ------------------------------------------------------------------------------
 
@@ -167,10 +181,10 @@ class CoordinatorService:
         message = codec.decode(delivery.body, SignedMessage)
         signing.verify(self._keys[sender], sender, COORDINATOR, message)
         place = (f"reports {sender}", message.epoch, message.number, message.mac)
-        if self._store.check_number(*place) == "finished":
+        if self.journal.seen.check(*place) == "finished":
             return
         reports = codec.decode(message.body, Reports)
-        self._store.finish_number(*place)
+        self.journal.seen.finish(*place)
         for report in reports.items:
             if not self._is_overtaken(sender, report, message):
                 self._on_report(sender, report, now)
@@ -277,7 +291,10 @@ class CoordinatorService:
         # A hello may have waited in its queue, so that a clock is behind is seen only by the second one.
         if off_s > SKEW_MAX_S or (off_s < -SKEW_MAX_S and sender in self._behind):
             self.note("clock.skewed", "error", kme=sender, text=f"its clock is off by {off_s:+.1f} s")
-        (self._behind.add if off_s < -SKEW_MAX_S else self._behind.discard)(sender)
+        if off_s < -SKEW_MAX_S:
+            self._behind[sender] = None
+        else:
+            self._behind.pop(sender, None)
         if sender not in self._heard:
             self.note("kme.heard", "info", kme=sender, lab=hello.lab)
         self._heard[sender] = (now, hello)
@@ -307,7 +324,7 @@ class CoordinatorService:
     def _expired(self, relay: Relay, now: float) -> Relay:
         """Return the relay failed with what was missing; what was not heard of may be the coordinator's own fault."""
         failed = fail_if_overdue(relay, self._store.whereabouts(relay), now)
-        if self._hears_since <= relay.created_at:
+        if self._hears_since.value <= relay.created_at:
             return failed
         return replace(failed, reason=f"{failed.reason}; the coordinator was without the broker meanwhile")
 
@@ -343,7 +360,7 @@ class CoordinatorService:
         """
         if kme not in self._keys:
             self.note("command.no_such_kme", "error", kme=kme, text="it is not in the network any more")
-        elif self._store.backlog.of(control_queue(kme))[0] >= COMMANDS_WAITING_MAX:
+        elif self.journal.outbox.backlog.of(control_queue(kme))[0] >= COMMANDS_WAITING_MAX:
             self.note("command.withheld", "warning", kme=kme, text="it has not taken in what it was told before")
         else:
             self._commands[kme][command] = None
@@ -358,7 +375,7 @@ class CoordinatorService:
         """Fail what is overdue, send the commands of this batch, show followers what changed."""
         self._now = now
         if not connected or reconnected:
-            self._hears_since = now if connected else math.inf
+            self._hears_since.value = now if connected else math.inf
         for sender, hello in self._hellos.items():
             self._on_hello(sender, hello, now)
         self._hellos.clear()
@@ -371,40 +388,28 @@ class CoordinatorService:
                     self._keys[kme],
                     COORDINATOR,
                     kme,
-                    epoch=self._store.epoch,
-                    number=partial(self._store.next_number, f"control {kme}"),
+                    epoch=self.journal.numbers.epoch,
+                    number=partial(self.journal.numbers.next, f"control {kme}"),
                     body=body,
                 ):
-                    self._store.enqueue(COORD_EXCHANGE, control_queue(kme), signed)
+                    self.journal.outbox.put(COORD_EXCHANGE, control_queue(kme), signed)
         self._commands.clear()
         self._answerer.open(now)
-        if self._answerer.has_taken:
-            self._store.requests_until = self._answerer.latest
+        if self._answerer.latest > self._requests_until.value:
+            self._requests_until.value = self._store.requests_until = self._answerer.latest
         self._audience.tick(now)
-        if abs(now - self._housekeeping_at) >= _HOUSEKEEPING_EVERY_S:
-            self._housekeeping_at = now
+        if abs(now - self._housekeeping_at.value) >= _HOUSEKEEPING_EVERY_S:
+            self._housekeeping_at.value = now
             self._store.purge()
         return False
 
     def committed(self) -> None:
         """Log what happened."""
-        self._answerer.committed()
         log_all(self._moderator.passed(self._notes, self._now), service=COORDINATOR)
         for _, event, fields in self._notes:
             self.metrics.happened(event, fields)
-        self._notes.clear()
         for reason in self._refused:
             self.metrics.refused(reason)
-        self._refused.clear()
-
-    def rolled_back(self) -> None:
-        """Nothing of this batch happened."""
-        self._answerer.rolled_back()
-        self._ordered.clear()
-        self._hellos.clear()
-        self._notes.clear()
-        self._refused.clear()
-        self._commands.clear()
 
     def measure(self) -> None:
         """Set the gauges of the coordinator."""

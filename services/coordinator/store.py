@@ -15,8 +15,10 @@ from qkdrelay.messages.fields import RelayState
 from qkdrelay.messages.reports import DEAD_LETTER_BODY_MAX, Findings
 from qkdrelay.network.names import Route, parse_route, route_name
 from qkdrelay.network.whereabouts import Whereabouts
+from qkdrelay.service.batch import BatchDict, Cell
 from qkdrelay.service.journal import Journal
 from qkdrelay.service.lru import LruCache
+from qkdrelay.service.tables import Table
 
 RELAYS_MAX = 100_000
 """Ended relays beyond this many are forgotten, oldest first."""
@@ -93,45 +95,42 @@ class StoredDeadLetter:
         return len(self.body) < DEAD_LETTER_BODY_MAX
 
 
-class CoordinatorStore(Journal):
+class CoordinatorStore(Table):
     """The durable memory of the coordinator. No key, share or confirmation key ever comes here."""
 
-    def __init__(self, path: Path | None) -> None:
-        """Open or create the store (see `Journal`)."""
-        super().__init__(path, "coordinator", _SCHEMA)
-        self._relays: LruCache[UUID, Relay] = LruCache(RELAYS_CACHED)
-        self._kept: dict[UUID, tuple[object, ...]] = {}
-        self._steps: dict[tuple[bytes, str, Step], None] = {}
-        self._stuck: dict[tuple[bytes, str], str] = {}
+    def __init__(self, journal: Journal) -> None:
+        """``journal`` has the tables of `_SCHEMA` (see `open_coordinator_store`)."""
+        super().__init__(journal)
+        self.journal, batch = journal, journal.batch
+        self._relays: LruCache[UUID, Relay] = batch.cache(LruCache(RELAYS_CACHED))
+        self._kept: dict[UUID, tuple[object, ...]] = batch.scratch({})
+        self._steps: dict[tuple[bytes, str, Step], None] = batch.scratch({})
+        self._stuck: dict[tuple[bytes, str], str] = batch.scratch({})
         """What this transaction has yet to write: relays, and what became of shares."""
-        self._any_stuck = True
-        self._undecided: set[UUID] | None = None
+        self._any_stuck = Cell(batch, value=True)
+        self._undecided: BatchDict[UUID, None] = BatchDict(batch)
+        """The relays under way; read when the store is opened."""
+        rows = self.run("SELECT relay_id FROM relays WHERE ended_at IS NULL")
+        self._undecided.update((journal.parsed(_id, row[0]), None) for row in rows)
 
-    def _forget_cached(self) -> None:
-        super()._forget_cached()
-        self._relays.clear()
-        self._kept.clear()
-        self._steps.clear()
-        self._stuck.clear()
-        self._any_stuck = True
-        self._undecided = None
-
-    def _write(self) -> None:
-        super()._write()
+    def flush(self) -> None:
+        """Write relays, and what became of shares, that are in memory only."""
+        if not self._kept and not self._steps and not self._stuck:
+            return
         self._db.executemany(_KEEP, self._kept.values())
         self._db.executemany("INSERT OR IGNORE INTO flow VALUES (?, ?, ?)", self._steps)
         if self._stuck:
-            self._any_stuck = True
+            self._any_stuck.value = True
             rows = [(*place, reason) for place, reason in self._stuck.items()]
             self._db.executemany("INSERT OR REPLACE INTO stuck VALUES (?, ?, ?)", rows)
             # What a sender says may come after what the receiver says of the same share.
             arrived = "SELECT 1 FROM flow WHERE relay_id = stuck.relay_id AND route = stuck.route"
             over = f"DELETE FROM stuck WHERE relay_id = ? AND route = ? AND (reason = '' OR EXISTS ({arrived}))"
             self._db.executemany(over, self._stuck.keys())
-        if self._any_stuck:
+        if self._any_stuck.value:
             gone = [(relay_id, route) for relay_id, route, _ in self._steps]
             self._db.executemany("DELETE FROM stuck WHERE relay_id = ? AND route = ?", gone)
-            self._any_stuck = self._db.execute("SELECT 1 FROM stuck LIMIT 1").fetchone() is not None
+            self._any_stuck.value = self._db.execute("SELECT 1 FROM stuck LIMIT 1").fetchone() is not None
         self._kept.clear()
         self._steps.clear()
         self._stuck.clear()
@@ -142,11 +141,9 @@ class CoordinatorStore(Journal):
         """Return a relay."""
         relay = self._relays.get(relay_id)
         if relay is None:
-            if relay_id in self._kept:  # in memory no more, and not in the store yet
-                self._write()
-            row = self._db.execute(f"{_RELAY} WHERE relay_id = ?", (relay_id.bytes,)).fetchone()
+            row = self.run(f"{_RELAY} WHERE relay_id = ?", relay_id.bytes).fetchone()
             if row is not None:
-                self._cache(relay := self.made(_relay, row))
+                self._cache(relay := self.journal.parsed(_relay, row))
         return relay
 
     def _cache(self, relay: Relay) -> None:
@@ -158,39 +155,27 @@ class CoordinatorStore(Journal):
 
     def relays_named(self, digits: str, limit: int) -> list[UUID]:
         """Return the ids that begin with ``digits`` (hexadecimal, no hyphens), at most ``limit``."""
-        self._write()
         first, last = (bytes.fromhex(digits.ljust(32, filler)) for filler in "0f")
         query = "SELECT relay_id FROM relays WHERE relay_id BETWEEN ? AND ? ORDER BY relay_id LIMIT ?"
-        return [self.made(_id, row[0]) for row in self._db.execute(query, (first, last, limit))]
+        return [self.journal.parsed(_id, row[0]) for row in self.run(query, first, last, limit)]
 
     def latest(self, limit: int) -> list[Relay]:
         """Return the latest relays, newest first."""
-        self._write()
-        rows = self._db.execute(f"{_RELAY} ORDER BY created_at DESC LIMIT ?", (limit,))
-        return [self.made(_relay, row) for row in rows]
+        rows = self.run(f"{_RELAY} ORDER BY created_at DESC LIMIT ?", limit)
+        return [self.journal.parsed(_relay, row) for row in rows]
 
     def relay_count(self) -> int:
         """Return how many relays are known."""
-        self._write()
-        return int(self._db.execute("SELECT count(*) FROM relays").fetchone()[0])
+        return int(self.run("SELECT count(*) FROM relays").fetchone()[0])
 
     def undecided_count(self) -> int:
         """Return how many relays are under way."""
-        return len(self._read_undecided())
-
-    def _read_undecided(self) -> set[UUID]:
-        """Return them: read once, and from then on as they come and go, since every request asks."""
-        if self._undecided is None:
-            self._write()
-            rows = self._db.execute("SELECT relay_id FROM relays WHERE ended_at IS NULL")
-            self._undecided = {self.made(_id, row[0]) for row in rows}
-        return self._undecided
+        return len(self._undecided)
 
     def overdue(self, now: float) -> list[Relay]:
         """Return the undecided relays whose deadline has passed."""
-        self._write()
-        rows = self._db.execute(f"{_RELAY} WHERE ended_at IS NULL AND deadline <= ? LIMIT 1000", (now,))
-        return [self.made(_relay, row) for row in rows]
+        rows = self.run(f"{_RELAY} WHERE ended_at IS NULL AND deadline <= ? LIMIT 1000", now)
+        return [self.journal.parsed(_relay, row) for row in rows]
 
     def to_tell_again(self, kme: str, now: float) -> list[Relay]:
         """Return relays that wait for an answer of ``kme`` long enough to tell it again, and back off.
@@ -198,13 +183,14 @@ class CoordinatorStore(Journal):
         Each end has its own back-off: one that is alive and one that is not do not take turns. What is due later
         than any back-off lasts is due: the clock was stepped back.
         """
-        self._write()
         found: list[Relay] = []
         for end in ("source", "target"):
             is_due = f"({end}_due <= ? OR {end}_due > ?)"
             due = f"SELECT relay_id FROM relays WHERE {end} = ? AND {is_due} ORDER BY {end}_due LIMIT ?"
             chosen = (kme, now, now + _TELL_AGAIN_MAX_S, _TELL_AGAIN_AT_ONCE)
-            found += [self.made(_relay, row) for row in self._db.execute(f"{_RELAY} WHERE relay_id IN ({due})", chosen)]
+            found += [
+                self.journal.parsed(_relay, row) for row in self.run(f"{_RELAY} WHERE relay_id IN ({due})", *chosen)
+            ]
             self._db.execute(
                 f"UPDATE relays SET {end}_wait_s = min({end}_wait_s * 2, ?), {end}_due = ? + min({end}_wait_s * 2, ?)"
                 f" WHERE relay_id IN ({due})",
@@ -218,8 +204,10 @@ class CoordinatorStore(Journal):
         ``told`` are the ends that were told something and have not answered.
         """
         source, target = relay.ends
-        undecided = self._read_undecided()
-        (undecided.add if relay.ended_at is None else undecided.discard)(relay.relay_id)
+        if relay.ended_at is None:
+            self._undecided[relay.relay_id] = None
+        else:
+            self._undecided.pop(relay.relay_id, None)
         self._cache(relay)
         self._kept[relay.relay_id] = (
             relay.relay_id.bytes,
@@ -255,7 +243,7 @@ class CoordinatorStore(Journal):
             settled = "ended_at IS NOT NULL AND source_due IS NULL AND target_due IS NULL"
             old = f"SELECT relay_id FROM relays WHERE {settled} ORDER BY created_at LIMIT ?"
             for table in ("flow", "stuck", "relays"):
-                self._db.execute(f"DELETE FROM {table} WHERE relay_id IN ({old})", (surplus,))
+                self.run(f"DELETE FROM {table} WHERE relay_id IN ({old})", surplus)
 
     # --- the flow of shares ------------------------------------------------------------------------
 
@@ -269,13 +257,12 @@ class CoordinatorStore(Journal):
 
     def flow(self, relay_id: UUID) -> ShareFlow:
         """Return everything known of a relay's shares."""
-        self._write()
         steps: dict[str, list[Route]] = {"split": [], "forwarded": [], "collected": []}
         query = "SELECT route, step FROM flow WHERE relay_id = ? ORDER BY route"
-        for route, step in self._db.execute(query, (relay_id.bytes,)):
-            steps[step].append(self.made(parse_route, route))
+        for route, step in self.run(query, relay_id.bytes):
+            steps[step].append(self.journal.parsed(parse_route, route))
         query = "SELECT route, reason FROM stuck WHERE relay_id = ? ORDER BY route"
-        stuck = [(self.made(parse_route, route), why) for route, why in self._db.execute(query, (relay_id.bytes,))]
+        stuck = [(self.journal.parsed(parse_route, route), why) for route, why in self.run(query, relay_id.bytes)]
         return ShareFlow(tuple(steps["split"]), tuple(steps["forwarded"]), tuple(steps["collected"]), tuple(stuck))
 
     def whereabouts(self, relay: Relay) -> Whereabouts:
@@ -289,22 +276,22 @@ class CoordinatorStore(Journal):
 
     def links_down(self) -> tuple[tuple[str, str], ...]:
         """Return the QKD links that were told to stop carrying."""
-        return tuple(self._db.execute("SELECT a, b FROM down ORDER BY a, b").fetchall())
+        return tuple(self.run("SELECT a, b FROM down ORDER BY a, b").fetchall())
 
     def turn_link(self, link: tuple[str, str], *, up: bool) -> None:
         """Keep whether a QKD link carries."""
         query = "DELETE FROM down WHERE a = ? AND b = ?" if up else "INSERT OR IGNORE INTO down VALUES (?, ?)"
-        self._db.execute(query, link)
+        self.run(query, *link)
 
     @property
     def requests_until(self) -> float:
         """No request that was taken was sent later (`qkdrelay.messages.dialogue`), in seconds since the epoch."""
-        with self.looking():
-            return float(self.get_meta("requests_until") or 0)
+        with self.journal.reading():
+            return float(self.journal.meta.get("requests_until") or 0)
 
     @requests_until.setter
     def requests_until(self, at: float) -> None:
-        self.set_meta("requests_until", repr(at).encode())
+        self.journal.meta.set("requests_until", repr(at).encode())
 
     def add_dead_letter(self, at: float, kme: str, queue: str, reason: str, body: bytes) -> None:
         """Keep a message that somebody did not accept, cut if it is long.
@@ -320,15 +307,15 @@ class CoordinatorStore(Journal):
 
     def dead_letter_count(self) -> int:
         """Return how many dead letters are kept."""
-        return int(self._db.execute("SELECT count(*) FROM dead_letters").fetchone()[0])
+        return int(self.run("SELECT count(*) FROM dead_letters").fetchone()[0])
 
     def dead_letters(self, limit: int = DEAD_LETTERS_MAX) -> list[StoredDeadLetter]:
         """Return the latest, newest first."""
-        return [StoredDeadLetter(*row) for row in self._db.execute(f"{_LETTER} ORDER BY id DESC LIMIT ?", (limit,))]
+        return [StoredDeadLetter(*row) for row in self.run(f"{_LETTER} ORDER BY id DESC LIMIT ?", limit)]
 
     def dead_letter(self, letter_id: int) -> StoredDeadLetter | None:
         """Return one dead letter."""
-        row = self._db.execute(f"{_LETTER} WHERE id = ?", (letter_id,)).fetchone()
+        row = self.run(f"{_LETTER} WHERE id = ?", letter_id).fetchone()
         return None if row is None else StoredDeadLetter(*row)
 
     def drop_dead_letters(self, ids: Iterable[int] | None) -> None:
@@ -337,6 +324,11 @@ class CoordinatorStore(Journal):
             self._db.execute("DELETE FROM dead_letters")
         else:
             self._db.executemany("DELETE FROM dead_letters WHERE id = ?", ((i,) for i in ids))
+
+
+def open_coordinator_store(path: Path | None) -> CoordinatorStore:
+    """Open or create the coordinator's store; None keeps it in memory. Raises StoreError (see `Journal`)."""
+    return CoordinatorStore(Journal(path, "coordinator", _SCHEMA))
 
 
 def _id(stored: bytes) -> UUID:

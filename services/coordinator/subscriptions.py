@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from coordinator.lifecycle import Relay
@@ -16,6 +17,7 @@ from qkdrelay.messages.dialogue import Answerer
 from qkdrelay.messages.fields import TERMINAL
 from qkdrelay.messages.reports import Done
 from qkdrelay.messages.requests import Request
+from qkdrelay.service.batch import BatchDict
 
 COMMAND_WAIT_S = 5.0
 """How long a KME may take to carry out a command before the caller is told that it did not."""
@@ -25,18 +27,19 @@ FOLLOW_MAX_S = 60.0
 _SHOW_EVERY_S = 0.1
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class _Caller:
     """Waits for KMEs to carry a command out."""
 
     request: Request
     text: str
     asked_at: float
-    kmes: dict[UUID, str]
-    errors: list[str] = field(default_factory=list)
+    kmes: Mapping[UUID, str]
+    """Those that have not answered, by command."""
+    errors: tuple[str, ...] = ()
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class _Follower:
     """Wants to see a relay change."""
 
@@ -54,14 +57,23 @@ class Subscriptions:
     def __init__(self, store: CoordinatorStore, answerer: Answerer) -> None:
         """``store`` is where relays are read from and answers are published through; ``answerer`` signs them."""
         self._store, self._answerer = store, answerer
-        self._callers: list[_Caller] = []
-        self._awaited: dict[UUID, _Caller] = {}
-        """Who waits for a command, by its id."""
-        self._followers: dict[UUID, _Follower] = {}
+        batch = self._batch = store.journal.batch
+        self._callers: dict[UUID, _Caller] = BatchDict(batch)
+        """By request."""
+        self._awaited: dict[UUID, UUID] = BatchDict(batch)
+        """The request that waits for a command, by the command's id."""
+        self._followers: dict[UUID, _Follower] = BatchDict(batch)
         """By request, those who asked last at the end."""
-        self._following: defaultdict[UUID, set[UUID]] = defaultdict(set)
+        self._following: dict[UUID, dict[UUID, None]] = BatchDict(batch)
         """The requests of those who follow a relay."""
-        self._changed: set[UUID] = set()
+        self._changed: dict[UUID, None] = BatchDict(batch)
+
+    def wait_s(self, now: float) -> float:
+        """Return in how many seconds somebody is to be answered."""
+        waits = [COMMAND_WAIT_S - abs(now - caller.asked_at) for caller in self._callers.values()]
+        if self._changed:
+            waits.append(_SHOW_EVERY_S)
+        return max(0.0, min(waits, default=math.inf))
 
     def reply(self, request: Request, body: ReplyBody) -> None:
         """Answer a request, at most once: its asker may be gone."""
@@ -70,22 +82,24 @@ class Subscriptions:
         except MalformedMessageError:
             refusal = Refusal(text="the answer is too long to be sent", hint="ask for less at once", unanswered=False)
             signed = self._answerer.answer(request, refusal)
-        self._store.observe(REPLIES_EXCHANGE, request.reply_to, signed)
+        self._store.journal.outbox.publish_once(REPLIES_EXCHANGE, request.reply_to, signed)
 
     def await_done(self, request: Request, text: str, commands: dict[UUID, str], now: float) -> None:
         """Answer ``request`` with ``text`` once the KMEs have carried out ``commands`` (id -> KME)."""
-        caller = _Caller(request, text, now, commands)
-        self._callers.append(caller)
-        self._awaited |= dict.fromkeys(commands, caller)
+        self._callers[request.request_id] = _Caller(request, text, now, commands)
+        self._awaited |= dict.fromkeys(commands, request.request_id)
 
     def done(self, kme: str, report: Done) -> None:
         """Take note that a KME has carried out a command, or why not."""
         command_id = report.command.command_id
-        caller = self._awaited.get(command_id)
-        if caller is not None and caller.kmes[command_id] == kme:
-            del self._awaited[command_id], caller.kmes[command_id]
-            if report.error:
-                caller.errors.append(report.error)
+        if command_id not in self._awaited:
+            return
+        caller = self._callers[self._awaited[command_id]]
+        if caller.kmes[command_id] == kme:
+            del self._awaited[command_id]
+            left = {other: name for other, name in caller.kmes.items() if other != command_id}
+            errors = (*caller.errors, report.error) if report.error else caller.errors
+            self._callers[caller.request.request_id] = replace(caller, kmes=left, errors=errors)
 
     def follow(self, request: Request, relay_id: UUID, now: float, *, until_decided: bool = False) -> None:
         """Show the relay to the asker now and whenever it changes, until it is final; once, however often it asks.
@@ -96,27 +110,28 @@ class Subscriptions:
         if len(self._followers) >= FOLLOWERS_MAX:
             self._unfollow(next(iter(self._followers)))
         self._followers[request.request_id] = _Follower(request, relay_id, now, until_decided)
-        self._following[relay_id].add(request.request_id)
-        self._changed.add(relay_id)
+        if relay_id not in self._following:
+            self._following[relay_id] = BatchDict(self._batch)
+        self._following[relay_id][request.request_id] = None
+        self._changed[relay_id] = None
 
     def _unfollow(self, request_id: UUID) -> None:
         follower = self._followers.pop(request_id, None)
         if follower is not None:
             others = self._following[follower.relay_id]
-            others.discard(request_id)
+            del others[request_id]
             if not others:
                 del self._following[follower.relay_id]
 
     def changed(self, relay_id: UUID) -> None:
         """Take note that a relay changed."""
         if relay_id in self._following:
-            self._changed.add(relay_id)
+            self._changed[relay_id] = None
 
     def tick(self, now: float) -> None:
         """Answer those who can be answered."""
         # Distances, not differences: the clock may be stepped back.
-        waiting = []
-        for caller in self._callers:
+        for request_id, caller in tuple(self._callers.items()):
             if not caller.kmes:
                 failed = "; ".join(caller.errors)
                 refusal = Refusal(text=failed, hint=None, unanswered=False)
@@ -126,17 +141,19 @@ class Subscriptions:
                 text = f"{late} did not answer within {COMMAND_WAIT_S:.0f} s"
                 hint = "it will carry the command out when it is back"
                 self.reply(caller.request, Refusal(text=text, hint=hint, unanswered=True))
-                for command_id in caller.kmes:
-                    del self._awaited[command_id]
             else:
-                waiting.append(caller)
-        self._callers = waiting
+                continue
+            del self._callers[request_id]
+            for command_id in caller.kmes:
+                del self._awaited[command_id]
         self._show(now)
 
     def _show(self, now: float) -> None:
         """Show followers what changed, each not too often; a relay that ended at once."""
-        later: set[UUID] = set()
-        for relay_id in self._changed & self._following.keys():
+        changed, later = tuple(self._changed), dict[UUID, None]()
+        for relay_id in changed:
+            if relay_id not in self._following:
+                continue
             relay = self._store.relay(relay_id)
             if relay is None:
                 continue
@@ -146,9 +163,11 @@ class Subscriptions:
                 if relay.state in TERMINAL or (not follower.until_decided and rested):
                     due.append(follower)
                 elif not follower.until_decided:
-                    later.add(relay_id)
+                    later[relay_id] = None
             self._show_to(due, relay, now)
-        self._changed = later
+        if changed:
+            self._changed.clear()
+            self._changed |= later
         for follower in list(self._followers.values()):
             if abs(now - follower.asked_at) < FOLLOW_MAX_S:
                 break  # those after it asked later
@@ -157,11 +176,11 @@ class Subscriptions:
     def _show_to(self, followers: list[_Follower], relay: Relay, now: float) -> None:
         shown: RelayView | None = None
         for follower in followers:
-            follower.shown_at = now
             if follower.until_decided:
                 self.reply(follower.request, summary(relay, now))
                 self._unfollow(follower.request.request_id)
                 continue
+            self._followers[follower.request.request_id] = replace(follower, shown_at=now)
             shown = shown or view(relay, self._store.flow(relay.relay_id), now)
             self.reply(follower.request, shown)
             if shown.final:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated
 
 import typer
@@ -22,49 +21,9 @@ def run() -> None:
 
     Example: QKDRELAY_KME=kme-1 QKDRELAY_BROKER=127.0.0.1:5672 ... kme run
     """
-    from kme.forwarding import NodeSettings
-    from kme.links import Link
-    from kme.service import KmeService
-    from kme.settings import KmeSettings
-    from kme.store import KmeStore
-    from qkdrelay.broker.names import kme_queues
-    from qkdrelay.broker.rabbitmq import RabbitMqBroker
-    from qkdrelay.link.simulated import SimulatedLinkKey
-    from qkdrelay.service.health import monitoring
-    from qkdrelay.service.http import serving
-    from qkdrelay.service.logs import set_up_logging
-    from qkdrelay.service.loop import BATCH_S, GATHER_S, Loop
-    from qkdrelay.service.process import prepare_process
-    from qkdrelay.service.settings import key_bytes, load
+    from kme import bootstrap
 
-    stop = prepare_process()
-    settings = load(KmeSettings)
-    set_up_logging(settings.log_format, settings.log_level)
-    name = settings.kme
-    links = {
-        peer: Link(
-            link.suite,
-            *(
-                SimulatedLinkKey(
-                    key_bytes(link.secret),
-                    *ends,
-                    rate_bps=link.rate_bps,
-                    buffer_bytes=link.buffer_bytes,
-                    clock=time.monotonic,
-                )
-                for ends in ((name, peer), (peer, name))
-            ),
-        )
-        for peer, link in settings.links.items()
-    }
-    store = KmeStore(settings.store, name)
-    node = NodeSettings(name, frozenset(links), settings.withstand_compromised, settings.lab)
-    service = KmeService(node, store, links, key_bytes(settings.control_key))
-    queues = kme_queues(name, [(name, peer) for peer in links])
-    broker = RabbitMqBroker(settings.rabbitmq(name, queues))
-    loop = Loop(service, broker, batch_s=BATCH_S, gather_s=GATHER_S)
-    with serving(monitoring(service.metrics.registry, loop.health), settings.http, setting="QKDRELAY_HTTP"):
-        loop.run(stop)
+    bootstrap.run()
 
 
 @app.command()
@@ -85,11 +44,11 @@ def keys(
 
     from kme.keys import listed
     from kme.settings import StoreSettings
-    from kme.store import KmeStore
+    from kme.store import open_kme_store
     from qkdrelay.service.settings import load
 
     settings = load(StoreSettings)
-    found = listed(KmeStore(settings.store, settings.kme, access="read"), reveal=reveal, limit=limit)
+    found = listed(open_kme_store(settings.store, settings.kme, access="read"), reveal=reveal, limit=limit)
     if as_json:
         print_json({"kme": settings.kme, "keys": found})
         return

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 
 from kme.effects import SendShare
+from qkdrelay.service.batch import Batch, BatchDict, Cell
 
 WAITING_MAX, WAITING_BYTES_MAX = 40_000, 128 << 20
 """Shares that wait, and their bytes; of one origin alone at most half as many."""
@@ -67,17 +68,17 @@ class FairQueue:
     gets 1/n of the link, however many and however long its shares are. Who had nothing to send saves nothing up.
     """
 
-    def __init__(self) -> None:
-        self._had: dict[str, int] = {}
-        self._time = 0
+    def __init__(self, batch: Batch) -> None:
+        self._had: dict[str, int] = BatchDict(batch)
+        self._time = Cell(batch, 0)
         """What the one had whose turn it was last: who comes anew begins there."""
 
     def next(self, waiting: Iterable[str]) -> str:
         """Return the origin whose turn it is of those with shares ``waiting``, at least one."""
         order = sorted(waiting)
-        self._had.update({whose: max(self._time, self._had.get(whose, 0)) for whose in order})
+        self._had.update({whose: max(self._time.value, self._had.get(whose, 0)) for whose in order})
         whose = min(order, key=self._had.__getitem__)
-        self._time = self._had[whose]
+        self._time.value = self._had[whose]
         return whose
 
     def served(self, whose: str, length: int) -> None:

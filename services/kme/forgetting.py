@@ -7,6 +7,7 @@ the keys are gone from its log, too; also after a restart.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from contextlib import suppress
@@ -14,9 +15,10 @@ from itertools import islice
 from pathlib import Path
 from uuid import UUID
 
-from kme.store import KmeStore
+from kme.store import open_kme_store
 from qkdrelay.errors import RequestRefusedError, StoreError, StoreInUseError
 from qkdrelay.messages.relay_ids import NAMES_SHOWN_MAX, digits, the_one
+from qkdrelay.service.batch import Batch
 from qkdrelay.storage.files import resolved
 
 WISHES_AT_ONCE = 100
@@ -28,10 +30,17 @@ _HINT = "`kme keys` lists them"
 class ForgetRequests:
     """The wishes beside the store at ``path``, its `Journal.path`; None is in memory, and nobody else knows of it."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, batch: Batch | None = None) -> None:
+        """``batch`` is that of the service that grants the requests."""
         self._path = path
         self._looked_at = 0.0
         self._being_granted: list[UUID] = []
+        if batch is not None:
+            batch.cache(self._being_granted)  # they are due again, then
+
+    def wait_s(self, now: float) -> float:
+        """Return in how many seconds `due` looks again."""
+        return math.inf if self._path is None else max(0.0, _SERVICE_LOOKS_EVERY_S - abs(now - self._looked_at))
 
     def _file(self, relay_id: UUID) -> Path:
         if self._path is None:
@@ -71,10 +80,6 @@ class ForgetRequests:
                 self._file(relay_id).unlink()
         self._being_granted.clear()
 
-    def rolled_back(self) -> None:
-        """Have the wishes be due again: what was done for them was undone."""
-        self._being_granted.clear()
-
 
 def forget_relay(path: Path, kme: str, name: str) -> tuple[UUID, bool]:
     """Delete the delivered keys of the relay whose id begins with ``name``.
@@ -84,26 +89,26 @@ def forget_relay(path: Path, kme: str, name: str) -> tuple[UUID, bool]:
     """
     relay_id = _find(path, kme, name)
     try:
-        store = KmeStore(path, kme)
+        store = open_kme_store(path, kme)
     except StoreInUseError:
         return relay_id, _wish(path, kme, relay_id)
     try:
-        with store.transaction():
+        with store.journal.transaction():
             store.forget_relay(relay_id, time.time())
-        return relay_id, store.scrub()
+        return relay_id, store.journal.scrub()
     finally:
-        store.close()
+        store.journal.close()
 
 
 def _find(path: Path, kme: str, name: str) -> UUID:
-    store = KmeStore(path, kme, access="read")
+    store = open_kme_store(path, kme, access="read")
     try:
         relay_id = the_one(name, store.relays_named(digits(name), NAMES_SHOWN_MAX + 1), _HINT)
         if not store.may_forget(relay_id, time.time()):
             raise RequestRefusedError(f"no keys of relay {relay_id} are delivered here", hint=_HINT)
         return relay_id
     finally:
-        store.close()
+        store.journal.close()
 
 
 def _wish(path: Path, kme: str, relay_id: UUID) -> bool:
@@ -116,7 +121,7 @@ def _wish(path: Path, kme: str, relay_id: UUID) -> bool:
         time.sleep(_LOOK_EVERY_S)
     else:
         return True
-    store = KmeStore(path, kme, access="read")
+    store = open_kme_store(path, kme, access="read")
     try:
         if store.may_forget(relay_id, time.time()):
             raise StoreError(
@@ -125,4 +130,4 @@ def _wish(path: Path, kme: str, relay_id: UUID) -> bool:
             )
         return False
     finally:
-        store.close()
+        store.journal.close()

@@ -19,7 +19,7 @@ def listed(store: KmeStore, *, reveal: bool, limit: int) -> list[dict[str, Any]]
     in ETSI GS QKD 014; a pending one's never, for its relay may still fail.
     """
     keys: list[dict[str, Any]] = []
-    with store.looking():
+    with store.journal.reading():
         for relay in store.relays():
             for index in range(relay.key_count):
                 if len(keys) >= limit:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -18,10 +19,13 @@ from qkdrelay.messages import codec
 from qkdrelay.messages.link import SealedMessage, ShareHeader
 from qkdrelay.messages.plans import encode_plan
 from qkdrelay.messages.reports import LinkReport
+from qkdrelay.service.batch import Cell
 
 BACKLOG_MAX, BACKLOG_BYTES_MAX = 500, 4 << 20
 """Sealed messages of one link, and their bytes, that the broker has not taken over; more wait unsealed."""
 _SEAL_AT_ONCE = 100
+LOOK_AGAIN_S = 0.2
+"""How often what waits is looked at: links get key all the time."""
 LINK_DOWN, NO_KEY, BACKLOG = "link.down", "link.key_exhausted", "link.backlog"
 
 
@@ -52,19 +56,35 @@ class Opened:
         return f"Opened(sender={self.sender!r}, number={self.header.number}, {len(self.payload)} bytes)"
 
 
+@dataclass
+class _Read:
+    """What was read of the store in this transaction."""
+
+    down: frozenset[str] | None = None
+    room: WaitingQuota | None = None
+
+    def clear(self) -> None:
+        self.down = self.room = None
+
+
 class Links:
     """Seals and opens for one KME; all that must last is in its store."""
 
     def __init__(self, name: str, links: Mapping[str, Link], store: KmeStore) -> None:
         """``links`` maps each peer to the link with it."""
         self._me, self._links, self._store = name, links, store
-        self._down: frozenset[str] | None = None
-        self._room: WaitingQuota | None = None
-        self._turns: defaultdict[str, FairQueue] = defaultdict(FairQueue)
-        self._drawn: Counter[str] = Counter()
+        batch = store.journal.batch
+        self._read = batch.scratch(_Read())
+        self._turns = {peer: FairQueue(batch) for peer in links}
+        self._drawn: Counter[str] = batch.scratch(Counter())
         """Bytes of key taken in this transaction: the link has given them only once it is committed."""
-        self._sealed: Counter[str] = Counter()
+        self._sealed: Counter[str] = batch.scratch(Counter())
         """Messages put into the outbox in this transaction."""
+        self._any_waits = Cell(batch, value=True)
+
+    def wait_s(self) -> float:
+        """Return in how many seconds to look again whether what waits can be sealed."""
+        return LOOK_AGAIN_S if self._any_waits.value else math.inf
 
     def open(self, sender: str, body: bytes) -> Opened:
         """Verify and decrypt a message from the link with ``sender``.
@@ -86,14 +106,7 @@ class Links:
         drawn = dict(self._drawn)
         for peer, length in drawn.items():
             self._links[peer].outgoing.draw(length)
-        self.forget()
         return drawn
-
-    def forget(self) -> None:
-        """Forget what this transaction has read, drawn and sealed: it is over, or was undone."""
-        self._down = self._room = None
-        self._drawn.clear()
-        self._sealed.clear()
 
     def send(self, share: SendShare) -> bool:
         """Seal a share into the outbox and return True, or keep it waiting and return False.
@@ -111,23 +124,24 @@ class Links:
             if room.is_full_for(share):
                 raise OverflowError(f"too many shares that came from {origin(share)} wait for their links")
             self._store.wait(share, origin(share))
+            self._any_waits.value = True
             room.add(share)
             return False
         self._seal(share)
         return True
 
     def _read_room(self) -> WaitingQuota:
-        if self._room is None:
-            self._room = WaitingQuota(self._store.waiting_room())
-        return self._room
+        if self._read.room is None:
+            self._read.room = WaitingQuota(self._store.waiting_room())
+        return self._read.room
 
     def _obstacle(self, peer: str, share: SendShare) -> str | None:
         """Return why nothing, or not this share, can be sealed for ``peer`` now."""
-        if self._down is None:
-            self._down = self._store.links_down()
-        if peer in self._down:
+        if self._read.down is None:
+            self._read.down = self._store.links_down()
+        if peer in self._read.down:
             return LINK_DOWN
-        messages, size = self._store.backlog.of(link_queue(self._me, peer))
+        messages, size = self._store.journal.outbox.backlog.of(link_queue(self._me, peer))
         if messages + self._sealed[peer] >= BACKLOG_MAX or size >= BACKLOG_BYTES_MAX:
             return BACKLOG
         link = self._links[peer]
@@ -141,9 +155,9 @@ class Links:
         pad = pad_needed(link.suite, len(share.payload))
         header = ShareHeader(
             link=(self._me, peer),
-            epoch=self._store.epoch,
-            number=self._store.next_number(f"link {peer}"),
-            pad_offset=self._store.next_number(f"pad {peer}", pad),
+            epoch=self._store.journal.numbers.epoch,
+            number=self._store.journal.numbers.next(f"link {peer}"),
+            pad_offset=self._store.journal.numbers.next(f"pad {peer}", pad),
             relay_id=share.relay_id,
             route=share.route,
             plan=encode_plan(share.plan),
@@ -152,11 +166,15 @@ class Links:
         sealed = seal(link.suite, header, share.payload, link.outgoing)
         self._drawn[peer] += key_needed(link.suite, len(share.payload))
         self._sealed[peer] += 1
-        self._store.enqueue(kme_exchange(self._me), link_queue(self._me, peer), sealed, share.deadline + LATE_S)
+        self._store.journal.outbox.put(
+            kme_exchange(self._me), link_queue(self._me, peer), sealed, share.deadline + LATE_S
+        )
 
     def resume(self, on_sent: Callable[[WaitingShare], None], on_stuck: Callable[[SendShare, str], None]) -> None:
         """Seal what waits and can go now; call ``on_stuck`` once for each share and reason."""
-        for peer in self._read_room().peers():
+        peers = self._read_room().peers()
+        self._any_waits.value = bool(peers)
+        for peer in peers:
             if peer not in self._links:
                 continue  # a link that is gone: its shares expire
             reason = self._seal_waiting(peer, on_sent)

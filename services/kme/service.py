@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -37,15 +36,15 @@ from qkdrelay.broker.names import (
     results_queue,
 )
 from qkdrelay.broker.port import Delivery
-from qkdrelay.errors import ForgedMessageError, MalformedMessageError, NumberReusedError, QkdRelayError, StoreError
+from qkdrelay.errors import ForgedMessageError, MalformedMessageError, NumberReusedError, QkdRelayError
 from qkdrelay.messages import codec, signing
 from qkdrelay.messages.control import Commands, SignedMessage
 from qkdrelay.messages.leaks import Leak, seal_leak
 from qkdrelay.messages.link import ShareHeader
 from qkdrelay.messages.reports import (
     DEAD_LETTER_BODY_MAX,
-    HURRIED,
     REPORTS_MAX,
+    URGENT,
     Alarm,
     DeadLetter,
     Hello,
@@ -56,8 +55,8 @@ from qkdrelay.messages.reports import (
 )
 from qkdrelay.network.names import COORDINATOR, link_name
 from qkdrelay.randomness import random_bytes
+from qkdrelay.service.batch import BatchDict, Cell
 from qkdrelay.service.events import event_name, log_fields, log_level
-from qkdrelay.service.journal import Journal
 from qkdrelay.service.logs import LogLevel, log_all
 from qkdrelay.service.metrics import refusal
 from qkdrelay.service.moderation import WINDOW_S, Moderator
@@ -88,41 +87,55 @@ class KmeService:
         random: Callable[[int], bytes] = random_bytes,
     ) -> None:
         """``links`` maps each peer to the QKD link with it; ``control_key`` is shared with the coordinator."""
-        self.journal: Journal = store
+        self.journal, batch = store.journal, store.journal.batch
         self._me, self._store, self._key = settings, store, control_key
         self._links = Links(settings.name, links, store)
-        store.verified_under("control", signing.mark(control_key))
-        for peer, link in links.items():
-            store.verified_under(f"link {peer}", link.incoming.mark())
+        self._marks = {f"link {peer}": link.incoming.mark() for peer, link in links.items()}
+        self._marks["control"] = signing.mark(control_key)
         self._node, self._ends = Forwarding(settings, random), Endpoint(settings, random)
         self.metrics = KmeMetrics(settings.name, links)
-        if not settings.lab:
-            # There is no queue for what was leaked while the lab was on.
-            store.drop_outgoing(LEAKS_KEY)
-        self._reports: list[Report] = []
-        self._notes: list[LogEvent] = []
+        self._reports: list[Report] = batch.scratch([])
+        self._notes: list[LogEvent] = batch.scratch([])
         self._moderator, self._now = Moderator(_OF_OTHERS), 0.0
-        self._refused: list[str] = []
-        self._alarmed: dict[str, float] = {}
+        self._refused: list[str] = batch.scratch([])
+        self._alarmed: dict[str, float] = BatchDict(batch)
         """When the coordinator was last told that a number of a link was used twice."""
         self._settling = Settling(self._ends, store)
-        self._handled = self._handled_bytes = 0
-        """Messages since the last tick."""
+        self._handled: list[int] = batch.scratch([])
+        """Bytes of each message since the last tick."""
         self._destroyed = True
         """The write-ahead log may hold secrets that were deleted; what was left undone is done at start."""
-        self._hello_at = self._housekeeping_at = 0.0
-        self._stirred = False
+        self._hello_at, self._housekeeping_at = Cell(batch, 0.0), Cell(batch, 0.0)
+        self._stirred = Cell(batch, value=False)
         """Shares began to wait since the last hello."""
-        self._wishes = ForgetRequests(store.path)
-        self._recalled = False
-        """Whether it was told, at this start, how far the undecided relays are."""
+        self._wishes = ForgetRequests(store.journal.path, batch)
+
+    def start(self, now: float) -> None:
+        """Forget what was heard under other keys, and report how far the undecided relays are."""
+        for stream, mark in self._marks.items():
+            self.journal.seen.verified_under(stream, mark)
+        if not self._me.lab:
+            # There is no queue for what was leaked while the lab was on.
+            self.journal.outbox.drop(LEAKS_KEY)
+        self._settling.start()
+        self._carry_out(self._ends.recall(self._store.undecided()), now)
+
+    def wait_s(self, now: float) -> float:
+        """Return in how many seconds something is due: a hello, housekeeping, rebuilds put off, shares that wait."""
+        since_hello, since_housekeeping = abs(now - self._hello_at.value), abs(now - self._housekeeping_at.value)
+        timers = [self._patience_s - since_hello, _HOUSEKEEPING_EVERY_S - since_housekeeping]
+        timers += [self._settling.wait_s(now), self._links.wait_s(), self._wishes.wait_s(now)]
+        return max(0.0, min(timers))
+
+    @property
+    def _patience_s(self) -> float:
+        return HELLO_SOONER_S if self._stirred.value else HELLO_EVERY_S
 
     # --- one delivery ------------------------------------------------------------------------------
 
     def handle(self, delivery: Delivery, now: float) -> bool:
         """Carry out one message from a link or from the coordinator; False if it is from neither."""
-        self._handled += 1
-        self._handled_bytes += len(delivery.body)
+        self._handled.append(len(delivery.body))
         if delivery.queue == control_queue(self._me.name):
             return self._handle_control(delivery, now)
         return self._handle_share(delivery, now)
@@ -132,7 +145,7 @@ class KmeService:
         try:
             message = self._links.open(sender, delivery.body)
             place = (message.stream, message.header.epoch, message.header.number, message.tag)
-            if self._store.check_number(*place) == "finished":
+            if self.journal.seen.check(*place) == "finished":
                 self._note("share.redelivered", "debug", relay_id=message.header.relay_id, route=message.header.route)
                 return True
         except NumberReusedError as error:
@@ -142,7 +155,7 @@ class KmeService:
         except (MalformedMessageError, ForgedMessageError) as error:
             self._reject(delivery, error, None, now)
             return False
-        self._store.finish_number(*place)
+        self.journal.seen.finish(*place)
         try:
             self._carry_out(self._node.on_share(sender, message.header, message.payload, self._store, now), now)
         except RejectedShareError as error:
@@ -161,13 +174,13 @@ class KmeService:
             message = codec.decode(delivery.body, SignedMessage)
             signing.verify(self._key, COORDINATOR, self._me.name, message)
             place = ("control", message.epoch, message.number, message.mac)
-            if self._store.check_number(*place) == "finished":
+            if self.journal.seen.check(*place) == "finished":
                 return True
             commands = codec.decode(message.body, Commands)
         except (MalformedMessageError, ForgedMessageError) as error:
             self._reject(delivery, error, None, now)
             return False
-        self._store.finish_number(*place)
+        self.journal.seen.finish(*place)
         for command in commands.items:
             self._carry_out(self._ends.on_command(command, self._store, now), now)
         return True
@@ -187,7 +200,7 @@ class KmeService:
             at=now,
             body=delivery.body[:DEAD_LETTER_BODY_MAX],
         )
-        self._store.enqueue(kme_exchange(self._me.name), dead_key(self._me.name), codec.encode(letter))
+        self.journal.outbox.put(kme_exchange(self._me.name), dead_key(self._me.name), codec.encode(letter))
         if delivery.queue == control_queue(self._me.name):
             self._note("command.rejected", "error", queue=delivery.queue, reason=reason)
         else:
@@ -225,11 +238,11 @@ class KmeService:
                     self._leak(effect, now)
                 case SwitchLink(peer=peer, up=up):
                     self._store.turn_link(peer, up=up)
-                    self._hello_at = 0.0
+                    self._hello_at.value = 0.0
                     self._note("link.up" if up else "link.down", "warning", link=link_name(self._me.name, peer))
                 case SetLabMode(mode=mode):
                     self._store.set_lab_mode(mode)
-                    self._hello_at = 0.0
+                    self._hello_at.value = 0.0
                     self._note("lab.mode", "warning", mode=mode or "honest")
 
     def _send(self, share: SendShare) -> None:
@@ -260,12 +273,12 @@ class KmeService:
         self._note_sent(share)
 
     def _tell_stuck(self, share: SendShare, reason: str) -> None:
-        self._stirred = True
+        self._stirred.value = True
         self._tell(Waiting(relay_id=share.relay_id, route=share.route, reason=reason))
 
     def _leak(self, leak: LeakShare, now: float) -> None:
         body = Leak(kme=self._me.name, relay_id=leak.relay_id, route=leak.route, payload=leak.payload)
-        self._store.enqueue(
+        self.journal.outbox.put(
             kme_exchange(self._me.name), LEAKS_KEY, seal_leak(self._key, body), now + LEAKS_AGE_MS_MAX / 1000
         )
         self._note("lab.leaked", "warning", relay_id=leak.relay_id, route=leak.route, bytes=len(leak.payload))
@@ -282,15 +295,11 @@ class KmeService:
     def tick(self, now: float, *, connected: bool, reconnected: bool) -> bool:
         """Rebuild what can be, send what waited, say hello, forget what is over; return whether to go on at once."""
         self._now = now
-        if not self._recalled:
-            self._carry_out(self._ends.recall(self._store.undecided()), now)
-        # Distances, not differences: the clock may be stepped back.
-        housekeeping = abs(now - self._housekeeping_at) >= _HOUSEKEEPING_EVERY_S
-        for effects in self._settling.turn(now, messages=self._handled, size=self._handled_bytes):
+        for effects in self._settling.turn(now, messages=len(self._handled), size=sum(self._handled)):
             self._carry_out(effects, now)
-        self._handled = self._handled_bytes = 0
-        if housekeeping:
-            self._housekeeping_at = now
+        # Distances, not differences: the clock may be stepped back.
+        if abs(now - self._housekeeping_at.value) >= _HOUSEKEEPING_EVERY_S:
+            self._housekeeping_at.value = now
             self._destroyed |= self._store.purge(now)
             for relay_id, route in self._store.expire_waiting(now - LATE_S):
                 self._destroyed = True
@@ -298,9 +307,8 @@ class KmeService:
         self._grant_wishes(now)
         self._links.resume(self._note_resumed, self._tell_stuck)
         self._send_reports()
-        patience_s = HELLO_SOONER_S if self._stirred else HELLO_EVERY_S
-        if connected and (reconnected or abs(now - self._hello_at) >= patience_s):
-            self._hello_at, self._stirred = now, False
+        if connected and (reconnected or abs(now - self._hello_at.value) >= self._patience_s):
+            self._hello_at.value, self._stirred.value = now, False
             self._say_hello(now)
         return self._settling.unfinished
 
@@ -322,56 +330,48 @@ class KmeService:
             pending=self._store.pending(),
         )
         self._notes.append(LogEvent(event_name(hello), log_level(hello), log_fields(hello)))
-        number = self._store.next_number("reports")
+        number = self.journal.numbers.next("reports")
         signed = signing.sign(
-            self._key, me, COORDINATOR, epoch=self._store.epoch, number=number, body=Reports(items=(hello,))
+            self._key,
+            me,
+            COORDINATOR,
+            epoch=self.journal.numbers.epoch,
+            number=number,
+            body=Reports(items=(hello,)),
         )
-        self._store.observe(kme_exchange(me), results_queue(me), signed)
+        self.journal.outbox.publish_once(kme_exchange(me), results_queue(me), signed)
 
     def _send_reports(self) -> None:
         """Put everything to report into as few messages as fit."""
         me = self._me.name
-        hurried = any(isinstance(report, HURRIED) for report in self._reports)
+        urgent = any(isinstance(report, URGENT) for report in self._reports)
         for start in range(0, len(self._reports), REPORTS_MAX):
             body = Reports(items=tuple(self._reports[start : start + REPORTS_MAX]))
             for signed in signing.sign_all(
                 self._key,
                 me,
                 COORDINATOR,
-                epoch=self._store.epoch,
-                number=partial(self._store.next_number, "reports"),
+                epoch=self.journal.numbers.epoch,
+                number=partial(self.journal.numbers.next, "reports"),
                 body=body,
             ):
-                self._store.enqueue(kme_exchange(me), results_queue(me), signed, hurried=hurried)
+                self.journal.outbox.put(kme_exchange(me), results_queue(me), signed, urgent=urgent)
         self._reports.clear()
 
     def committed(self) -> None:
         """Log what happened; wipe what destroyed keys left behind on disk."""
         lines = ((note.level, note.event, note.fields) for note in self._notes)
         log_all(self._moderator.passed(lines, self._now), kme=self._me.name)
-        self._recalled = True
         for note in self._notes:
             self.metrics.happened(note.event)
-        self._notes.clear()
         for reason in self._refused:
             self.metrics.refused(reason)
-        self._refused.clear()
         for peer, length in self._links.committed().items():
             self.metrics.drew(peer, length)
-        self._settling.committed()
         if self._destroyed:
-            self._destroyed = not self._store.scrub()
+            self._destroyed = not self.journal.scrub()
         if not self._destroyed:
             self._wishes.granted()
-
-    def rolled_back(self) -> None:
-        """Nothing of this batch happened."""
-        self._reports.clear()
-        self._notes.clear()
-        self._refused.clear()
-        self._wishes.rolled_back()
-        self._settling.rolled_back(passes=isinstance(sys.exception(), StoreError))
-        self._links.forget()
 
     def measure(self) -> None:
         """Set the gauges of this KME."""

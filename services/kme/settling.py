@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from uuid import UUID
 
 from kme.effects import Effect
 from kme.endpoint import Endpoint
 from kme.store import KmeStore
+from qkdrelay.errors import StoreError
+from qkdrelay.service.batch import BatchDict, Cell
 from qkdrelay.service.loop import BATCH_MAX
 from qkdrelay.sharing.work import Budget
 
@@ -21,20 +25,28 @@ _LATER_S, _LATER_MAX, _LATER_AT_ONCE = 0.5, 1_000, BATCH_MAX
 
 
 class Settling:
-    """The relays to settle. What a batch asked for is forgotten with it; what is due stays so until it is committed."""
+    """The relays to settle. What a batch asked for is forgotten with it; what is due is no more once it is settled."""
 
     def __init__(self, ends: Endpoint, store: KmeStore) -> None:
-        self._ends, self._store = ends, store
-        self._asked: dict[UUID, None] = {}
-        self._due: dict[UUID, None] = {}
+        self._ends, self._store, self._batch = ends, store, store.journal.batch
+        self._asked: dict[UUID, None] = self._batch.scratch({})
+        self._due: dict[UUID, None] = BatchDict(self._batch)
         """In the next turns, as many as one allows."""
-        self.later = dict.fromkeys(store.relays_with_shares(_LATER_MAX))
+        self.later: dict[UUID, None] = BatchDict(self._batch)
         """When there is time: rebuilt, with shares that came since."""
-        self._long: dict[UUID, None] = {}
+        self._long: dict[UUID, None] = BatchDict(self._batch)
         """Those that take more than their part of a turn: the first one gets it in each."""
-        self._settling: UUID | None = None
-        self._settled: list[UUID] = []
-        self._later_since = 0.0
+        self._later_since = Cell(self._batch, 0.0)
+
+    def start(self) -> None:
+        """Look at all that was collected before this start, when there is time."""
+        self.later.update(dict.fromkeys(self._store.relays_with_shares(_LATER_MAX)))
+
+    def wait_s(self, now: float) -> float:
+        """Return in how many seconds it wants its next turn."""
+        if self.unfinished:
+            return 0.0
+        return max(0.0, _LATER_S - abs(now - self._later_since.value)) if self.later else math.inf
 
     def ask(self, relay_id: UUID) -> None:
         """Settle this relay, for a share of it has come."""
@@ -57,42 +69,33 @@ class Settling:
             (self._due if urgent else self.later)[relay_id] = None
         self._asked.clear()
         # A distance, not a difference: the clock may be stepped back.
-        overdue = abs(now - self._later_since) >= _LATER_S or len(self.later) > _LATER_MAX
+        overdue = abs(now - self._later_since.value) >= _LATER_S or len(self.later) > _LATER_MAX
         if messages == 0 or overdue:
             if len(self.later) <= _LATER_AT_ONCE:
-                self._later_since = now
+                self._later_since.value = now
             self._due.update(dict.fromkeys(islice(self.later, _LATER_AT_ONCE)))
         left = TURN_WORK
         for relay_id in dict.fromkeys([*islice(self._long, 1), *self._due]):
             if left <= 0:
                 break
-            self._settling, part = relay_id, Budget(SLICE_WORK)
+            part = Budget(SLICE_WORK)
             first = next(iter(self._long), relay_id) == relay_id
-            effects = self._ends.settle(relay_id, self._store, part, keep=first)
+            try:
+                effects = self._ends.settle(relay_id, self._store, part, keep=first)
+            except StoreError:
+                raise
+            except Exception:
+                # Every batch would fail with it.
+                self._batch.if_undone(partial(self._drop, relay_id))
+                raise
             left -= SLICE_WORK - part.left
             if effects is not None:
+                self._drop(relay_id)
                 yield effects
-                self._settled.append(relay_id)
             else:
                 self._long[relay_id] = None
                 self._due.pop(relay_id, None)
                 self.later.pop(relay_id, None)
-        self._settling = None
-
-    def committed(self) -> None:
-        """Forget what was settled in this turn."""
-        for relay_id in self._settled:
-            self._drop(relay_id)
-        self._settled.clear()
-
-    def rolled_back(self, *, passes: bool) -> None:
-        """Go back to before this turn. ``passes``: what failed will not fail for ever, such as a full disk."""
-        self._asked.clear()
-        self._settled.clear()
-        if self._settling is not None and not passes:
-            # Every batch would fail with it.
-            self._drop(self._settling)
-        self._settling = None
 
     def _drop(self, relay_id: UUID) -> None:
         for waiting in (self._due, self.later, self._long):

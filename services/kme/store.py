@@ -18,8 +18,10 @@ from qkdrelay.messages.plans import decode_plan, encode_plan
 from qkdrelay.messages.relay_ids import CLOCKS_DIFFER_S, VALID_S, made_at
 from qkdrelay.messages.reports import Findings
 from qkdrelay.network.names import Route, parse_route, route_name
+from qkdrelay.service.batch import Cell
 from qkdrelay.service.journal import Journal
 from qkdrelay.service.lru import LruCache
+from qkdrelay.service.tables import Table
 from qkdrelay.storage.database import Access
 
 UNDECIDED_S = 3_600.0
@@ -75,34 +77,28 @@ class WaitingShare:
     """Whether the coordinator was told that it waits."""
 
 
-class KmeStore(Journal):
+class KmeStore(Table):
     """The durable memory of one KME; also the `kme.forwarding.Memory` its decisions read."""
 
-    def __init__(self, path: Path | None, name: str, *, access: Access = "own") -> None:
-        """Open or create the store of the KME called ``name`` (see `Journal`)."""
-        super().__init__(path, f"kme {name}", _SCHEMA, access=access)
-        self._relays: LruCache[UUID, EndpointRelay] = LruCache(RELAYS_CACHED, CACHED_BYTES_MAX)
-        self._kept: dict[UUID, EndpointRelay] = {}
-        self._keys: dict[UUID, bytes | None] = {}
-        self._collected: dict[tuple[bytes, str], tuple[float, bytes]] = {}
+    def __init__(self, journal: Journal) -> None:
+        """``journal`` has the tables of `_SCHEMA` (see `open_kme_store`)."""
+        super().__init__(journal)
+        self.journal, batch = journal, journal.batch
+        self._relays: LruCache[UUID, EndpointRelay] = batch.cache(LruCache(RELAYS_CACHED, CACHED_BYTES_MAX))
+        self._kept: dict[UUID, EndpointRelay] = batch.scratch({})
+        self._keys: dict[UUID, bytes | None] = batch.scratch({})
+        self._collected: dict[tuple[bytes, str], tuple[float, bytes]] = batch.scratch({})
         """What this transaction has yet to write: relays, their keys (None: destroyed), shares (deadline, payload)."""
-        self._shares: LruCache[UUID, dict[Route, bytes]] = LruCache(RELAYS_CACHED, CACHED_BYTES_MAX)
-        self._totals: tuple[int, int] | None = None
-        self._early: tuple[int, int] | None = None
+        self._shares: LruCache[UUID, dict[Route, bytes]] = batch.cache(LruCache(RELAYS_CACHED, CACHED_BYTES_MAX))
+        self._totals = Cell[tuple[int, int] | None](batch, None)
+        self._early = Cell[tuple[int, int] | None](batch, None)
         """What `early_shares` says, if it was counted: whoever sends such a share must not have all counted anew."""
-        self._ids_until: float | None = None
+        self._ids_until = Cell[float | None](batch, None)
 
-    def _forget_cached(self) -> None:
-        super()._forget_cached()
-        self._relays.clear()
-        self._shares.clear()
-        self._kept.clear()
-        self._keys.clear()
-        self._collected.clear()
-        self._totals = self._early = self._ids_until = None
-
-    def _write(self) -> None:
-        super()._write()
+    def flush(self) -> None:
+        """Write relays, keys and shares that are in memory only."""
+        if not self._kept and not self._collected:
+            return
         self._db.executemany(_KEEP, [_row(relay) for relay in self._kept.values()])
         keys = [(relay_id.bytes, keys) for relay_id, keys in self._keys.items() if keys is not None]
         self._db.executemany("INSERT INTO keys VALUES (?, ?) ON CONFLICT DO UPDATE SET keys = excluded.keys", keys)
@@ -119,16 +115,16 @@ class KmeStore(Journal):
     @property
     def lab_mode(self) -> LabMode | None:
         """How a compromised KME behaves; None for an honest one."""
-        mode = self.get_meta("lab_mode")
+        mode = self.journal.meta.get("lab_mode")
         return None if mode is None else cast(LabMode, mode.decode())
 
     def relay(self, relay_id: UUID) -> EndpointRelay | None:
         """Return a relay that starts or ends here."""
         relay = self._kept.get(relay_id) or self._relays.get(relay_id)
         if relay is None:
-            row = self._db.execute(f"{_RELAY} WHERE relay_id = ?", (relay_id.bytes,)).fetchone()
+            row = self.run(f"{_RELAY} WHERE relay_id = ?", relay_id.bytes).fetchone()
             if row is not None:
-                self._cache(relay := self.made(_relay, row))
+                self._cache(relay := self.journal.parsed(_relay, row))
         return relay
 
     def _cache(self, relay: EndpointRelay) -> None:
@@ -141,30 +137,30 @@ class KmeStore(Journal):
 
     def relays(self) -> Iterator[EndpointRelay]:
         """Yield every relay that starts or ends here, the latest deadline first; reads them one by one."""
-        ids = self._db.execute("SELECT relay_id FROM relays ORDER BY deadline DESC, relay_id").fetchall()
+        ids = self.run("SELECT relay_id FROM relays ORDER BY deadline DESC, relay_id").fetchall()
         for relay_id in ids:
-            row = self._db.execute(f"{_RELAY} WHERE relay_id = ?", relay_id).fetchone()
+            row = self.run(f"{_RELAY} WHERE relay_id = ?", *relay_id).fetchone()
             if row is not None:  # forgotten meanwhile
-                yield self.made(_relay, row)
+                yield self.journal.parsed(_relay, row)
 
     def relays_named(self, digits: str, limit: int) -> list[UUID]:
         """Return the ids that begin with ``digits`` (hexadecimal, no hyphens), at most ``limit``."""
-        self._write()
         first, last = (bytes.fromhex(digits.ljust(32, filler)) for filler in "0f")
         query = "SELECT relay_id FROM relays WHERE relay_id BETWEEN ? AND ? ORDER BY relay_id LIMIT ?"
-        return [self.made(_id, row[0]) for row in self._db.execute(query, (first, last, limit))]
+        return [self.journal.parsed(_id, row[0]) for row in self.run(query, first, last, limit)]
 
     def undecided(self) -> list[EndpointRelay]:
         """Return the relays that start or end here and were not decided."""
-        return [self.made(_relay, row) for row in self._db.execute(f"{_RELAY} WHERE state IN ('expecting', 'pending')")]
+        return [
+            self.journal.parsed(_relay, row) for row in self.run(f"{_RELAY} WHERE state IN ('expecting', 'pending')")
+        ]
 
     def shares(self, relay_id: UUID) -> dict[Route, bytes]:
         """Return the shares collected for a relay."""
         shares = self._shares.get(relay_id)
         if shares is None:
-            self._write()
-            rows = self._db.execute("SELECT route, payload FROM shares WHERE relay_id = ?", (relay_id.bytes,))
-            shares = {self.made(parse_route, route): payload for route, payload in rows}
+            rows = self.run("SELECT route, payload FROM shares WHERE relay_id = ?", relay_id.bytes)
+            shares = {self.journal.parsed(parse_route, route): payload for route, payload in rows}
             self._shares.keep(relay_id, shares, sum(map(len, shares.values())))
         return shares
 
@@ -172,22 +168,21 @@ class KmeStore(Journal):
         """Return how many shares are collected for a relay; reads none of them."""
         if (shares := self._shares.get(relay_id)) is not None:
             return len(shares)
-        self._write()
         return self._count("SELECT count(*) FROM shares WHERE relay_id = ?", relay_id.bytes)
 
     def relays_with_shares(self, limit: int) -> list[UUID]:
         """Return relays that shares were collected for: all that are not rebuilt yet, and the latest ``limit``."""
         expecting = "SELECT DISTINCT relay_id FROM shares JOIN relays USING (relay_id) WHERE state = 'expecting'"
         latest = "SELECT DISTINCT relay_id FROM shares ORDER BY deadline DESC LIMIT ?"
-        rows = [*self._db.execute(expecting), *self._db.execute(latest, (limit,))]
-        return [self.made(_id, relay_id) for relay_id in dict.fromkeys(row[0] for row in rows)]
+        rows = [*self.run(expecting), *self.run(latest, limit)]
+        return [self.journal.parsed(_id, relay_id) for relay_id in dict.fromkeys(row[0] for row in rows)]
 
     def share(self, relay_id: UUID, route: Route) -> bytes | None:
         """Return one collected share."""
         if (shares := self._shares.get(relay_id)) is not None:
             return shares.get(route)
         key = (relay_id.bytes, route_name(route))
-        # What the store has came first, and stays.
+        # What the store has came first, and stays. Not through `run`: what is yet to be written is looked at below.
         row = self._db.execute("SELECT payload FROM shares WHERE relay_id = ? AND route = ?", key).fetchone()
         if row is not None:
             return bytes(row[0])
@@ -195,12 +190,11 @@ class KmeStore(Journal):
 
     def early_shares(self) -> tuple[int, int]:
         """Return how many shares of relays that are not expected are kept, and their bytes."""
-        if self._early is None:
-            self._write()
+        if self._early.value is None:
             query = "SELECT count(*), coalesce(sum(length(payload)), 0) FROM shares"
-            row = self._db.execute(f"{query} WHERE relay_id NOT IN (SELECT relay_id FROM relays)").fetchone()
-            self._early = row[0], row[1]
-        return self._early
+            row = self.run(f"{query} WHERE relay_id NOT IN (SELECT relay_id FROM relays)").fetchone()
+            self._early.value = row[0], row[1]
+        return self._early.value
 
     def pending(self) -> int:
         """Return how many relays at this end are undecided."""
@@ -212,15 +206,14 @@ class KmeStore(Journal):
 
     def _read_totals(self) -> tuple[int, int]:
         """Count once what is kept, and from then on what comes and goes: it is asked for with every relay."""
-        if self._totals is None:
-            self._write()
+        if self._totals.value is None:
             undecided = "SELECT count(*) FROM relays WHERE state IN ('expecting', 'pending')"
             size = "SELECT coalesce(sum(key_count * key_size_bits / 8), 0) FROM relays"
-            self._totals = self._count(undecided), self._count(f"{size} WHERE state IN ('pending', 'delivered')")
-        return self._totals
+            self._totals.value = self._count(undecided), self._count(f"{size} WHERE state IN ('pending', 'delivered')")
+        return self._totals.value
 
     def _count(self, query: str, *arguments: object) -> int:
-        return int(self._db.execute(query, arguments).fetchone()[0])
+        return int(self.run(query, *arguments).fetchone()[0])
 
     # --- carrying decisions out --------------------------------------------------------------------
 
@@ -228,13 +221,13 @@ class KmeStore(Journal):
         """Keep this end's relay as it is now."""
         before = self.relay(relay.relay_id)
         undecided, size = self._read_totals()
-        self._totals = (
+        self._totals.value = (
             undecided + _undecided(relay) - (_undecided(before) if before else 0),
             size + _key_bytes(relay) - (_key_bytes(before) if before else 0),
         )
-        if before is None and self._early is not None and self._early[0]:
+        if before is None and self._early.value is not None and self._early.value[0]:
             expected = self.shares(relay.relay_id).values()
-            self._early = self._early[0] - len(expected), self._early[1] - sum(map(len, expected))
+            self._early.value = self._early.value[0] - len(expected), self._early.value[1] - sum(map(len, expected))
         if relay.state == "delivered" and relay.payload is not None:
             # There is nothing left to prove.
             relay = replace(relay, payload=Payload(relay.payload.keys, b"", b""))
@@ -245,9 +238,9 @@ class KmeStore(Journal):
 
     def keep_share(self, share: KeepShare) -> None:
         """Keep a share that reached the target; of one that is here already, only for how long."""
-        if self._early is not None and self.relay(share.relay_id) is None:
+        if self._early.value is not None and self.relay(share.relay_id) is None:
             new = self.share(share.relay_id, share.route) is None
-            self._early = self._early[0] + new, self._early[1] + new * len(share.payload)
+            self._early.value = self._early.value[0] + new, self._early.value[1] + new * len(share.payload)
         key = (share.relay_id.bytes, route_name(share.route))
         kept = self._collected.get(key)
         self._collected[key] = share.deadline, share.payload if kept is None else kept[1]
@@ -258,10 +251,9 @@ class KmeStore(Journal):
 
     def drop_shares(self, relay_id: UUID) -> None:
         """Delete what was collected for a relay, and what still waits for a link: both give its keys away."""
-        self._write()
         self._shares.drop(relay_id)
-        self._db.execute("DELETE FROM shares WHERE relay_id = ?", (relay_id.bytes,))
-        self._db.execute("DELETE FROM waiting WHERE relay_id = ?", (relay_id.bytes,))
+        self.run("DELETE FROM shares WHERE relay_id = ?", relay_id.bytes)
+        self.run("DELETE FROM waiting WHERE relay_id = ?", relay_id.bytes)
 
     def may_forget(self, relay_id: UUID, now: float) -> bool:
         """Return whether a relay has keys here that may be deleted.
@@ -285,7 +277,7 @@ class KmeStore(Journal):
 
     def set_lab_mode(self, mode: LabMode | None) -> None:
         """Keep how this KME behaves in the lab."""
-        self.set_meta("lab_mode", None if mode is None else mode.encode())
+        self.journal.meta.set("lab_mode", None if mode is None else mode.encode())
 
     def purge(self, now: float) -> bool:
         """Delete what has outlived its deadline: collected shares, and what is left of failed and forgotten relays.
@@ -293,39 +285,38 @@ class KmeStore(Journal):
         Of the latter's ids none that is as old as the latest is taken again, whatever becomes of the clock. Returns
         whether shares were deleted.
         """
-        self._write()
         self._relays.clear()
         self._shares.clear()
-        self._early = None
+        self._early.value = None
         gone = "FROM relays WHERE state IN ('failed', 'forgotten') AND deadline < ?"
-        before = (now - TOMBSTONE_S,)
-        ids = [self.made(_id, row[0]) for row in self._db.execute(f"SELECT relay_id {gone}", before)]
+        before = now - TOMBSTONE_S
+        ids = [self.journal.parsed(_id, row[0]) for row in self.run(f"SELECT relay_id {gone}", before)]
         latest = max(ids, key=made_at, default=None)
         if latest is not None:
-            self._db.execute(f"DELETE FROM keys WHERE relay_id IN (SELECT relay_id {gone})", before)
-            self._db.execute(f"DELETE {gone}", before)
+            self.run(f"DELETE FROM keys WHERE relay_id IN (SELECT relay_id {gone})", before)
+            self.run(f"DELETE {gone}", before)
             if made_at(latest) > self.ids_refused_until():
-                self.set_meta(_IDS_UNTIL, latest.bytes)
-                self._ids_until = made_at(latest)
-        return self._db.execute("DELETE FROM shares WHERE deadline < ?", (now - LATE_S,)).rowcount > 0
+                self.journal.meta.set(_IDS_UNTIL, latest.bytes)
+                self._ids_until.value = made_at(latest)
+        return self.run("DELETE FROM shares WHERE deadline < ?", now - LATE_S).rowcount > 0
 
     def ids_refused_until(self) -> float:
         """Return when the latest relay was made that is not even known as failed or forgotten any more."""
-        if self._ids_until is None:  # read once: it is asked for with every relay
-            latest = self.get_meta(_IDS_UNTIL)
-            self._ids_until = 0.0 if latest is None else made_at(self.made(_id, latest))
-        return self._ids_until
+        if self._ids_until.value is None:  # read once: it is asked for with every relay
+            latest = self.journal.meta.get(_IDS_UNTIL)
+            self._ids_until.value = 0.0 if latest is None else made_at(self.journal.parsed(_id, latest))
+        return self._ids_until.value
 
     # --- shares waiting for link key ---------------------------------------------------------------
 
     def links_down(self) -> frozenset[str]:
         """Return the peers whose link does not carry."""
-        return frozenset(row[0] for row in self._db.execute("SELECT peer FROM down"))
+        return frozenset(row[0] for row in self.run("SELECT peer FROM down"))
 
     def turn_link(self, peer: str, *, up: bool) -> None:
         """Keep whether the link to ``peer`` carries."""
         query = "DELETE FROM down WHERE peer = ?" if up else "INSERT OR IGNORE INTO down VALUES (?)"
-        self._db.execute(query, (peer,))
+        self.run(query, peer)
 
     def wait(self, share: SendShare, origin: str) -> None:
         """Keep a share that came from ``origin`` until its link has key."""
@@ -347,12 +338,12 @@ class KmeStore(Journal):
 
     def waiting(self) -> dict[str, int]:
         """Return how many shares wait, by peer."""
-        return dict(self._db.execute("SELECT peer, count(*) FROM waiting GROUP BY peer").fetchall())
+        return dict(self.run("SELECT peer, count(*) FROM waiting GROUP BY peer").fetchall())
 
     def waiting_room(self) -> list[tuple[str, str, int, int]]:
         """Return what waits as (peer, origin, shares, their bytes)."""
         query = "SELECT peer, origin, count(*), sum(length(payload)) FROM waiting GROUP BY peer, origin"
-        return self._db.execute(query).fetchall()
+        return self.run(query).fetchall()
 
     def waiting_for(self, peer: str, origin: str) -> Iterator[WaitingShare]:
         """Yield the shares from ``origin`` that wait for the link to ``peer``, those that wait longest first."""
@@ -364,7 +355,7 @@ class KmeStore(Journal):
 
     def _waiting(self, which: str, *arguments: object) -> Iterator[WaitingShare]:
         query = f"SELECT {_WAITING_COLUMNS} FROM waiting WHERE {which}"
-        return (self.made(_waiting, row) for row in self._db.execute(query, arguments))
+        return (self.journal.parsed(_waiting, row) for row in self.run(query, *arguments))
 
     def told(self, ids: list[int], reason: str) -> None:
         """Remember that the coordinator was told why these wait."""
@@ -376,8 +367,16 @@ class KmeStore(Journal):
 
     def expire_waiting(self, before: float) -> list[tuple[UUID, Route]]:
         """Delete the shares whose deadline was before ``before``; return the relay and the route of each."""
-        rows = self._db.execute("DELETE FROM waiting WHERE deadline < ? RETURNING relay_id, route", (before,))
-        return [(self.made(_id, relay_id), self.made(parse_route, route)) for relay_id, route in rows.fetchall()]
+        rows = self.run("DELETE FROM waiting WHERE deadline < ? RETURNING relay_id, route", before)
+        return [
+            (self.journal.parsed(_id, relay_id), self.journal.parsed(parse_route, route))
+            for relay_id, route in rows.fetchall()
+        ]
+
+
+def open_kme_store(path: Path | None, name: str, *, access: Access = "own") -> KmeStore:
+    """Open or create the store of the KME called ``name``; None keeps it in memory. Raises StoreError."""
+    return KmeStore(Journal(path, f"kme {name}", _SCHEMA, access=access))
 
 
 def _id(stored: bytes) -> UUID:

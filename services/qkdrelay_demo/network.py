@@ -10,12 +10,12 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
-from coordinator.service import CoordinatorService
-from coordinator.store import CoordinatorStore
+from coordinator import bootstrap as coordinator
+from coordinator.store import open_coordinator_store
+from kme import bootstrap as kmes
 from kme.forwarding import NodeSettings
 from kme.links import Link
-from kme.service import KmeService
-from kme.store import KmeStore
+from kme.store import KmeStore, open_kme_store
 from qkdrelay.broker.definitions import definitions
 from qkdrelay.broker.memory import MemoryHub
 from qkdrelay.broker.names import coordinator_queues, kme_queues
@@ -54,30 +54,44 @@ class EmbeddedNetwork:
         self.hub = MemoryHub(
             definitions(topology.kmes, topology.links, {user: secrets.token_hex(8) for user in users}, lab=lab)
         )
-        keys = {kme: secrets.token_bytes(32) for kme in topology.kmes}
+        self.control_keys = {kme: secrets.token_bytes(32) for kme in topology.kmes}
+        self.cli_key = secrets.token_bytes(32)
+        self.lab, self._folder, self._random = lab, folder, random
         link_secrets = {frozenset(link): secrets.token_bytes(32) for link in topology.links}
-        self.stores: dict[str, KmeStore] = {}
-        self.loops: dict[str, Loop] = {}
+        self.links: dict[str, dict[str, Link]] = {}
+        """The QKD links of each KME, by peer."""
+        self.settings: dict[str, NodeSettings] = {}
         for kme in topology.kmes:
-            store = KmeStore(folder / kme / "kme.sqlite" if folder else None, kme)
-            links = {}
+            own = self.links[kme] = {}
             for peer in topology.neighbours[kme]:
                 secret = link_secrets[frozenset((kme, peer))]
-                links[peer] = Link(suite, _key(secret, kme, peer), _key(secret, peer, kme))
-            settings = NodeSettings(kme, frozenset(links), withstand_compromised, lab)
-            service = KmeService(settings, store, links, keys[kme], random)
-            self.stores[kme] = store
-            self.loops[kme] = Loop(service, self.hub.connect(kme, kme_queues(kme, topology.links)), clock=clock)
-        self.coordinator_store = CoordinatorStore(folder / COORDINATOR / "coordinator.sqlite" if folder else None)
-        self.cli_key = secrets.token_bytes(32)
-        coordinator = CoordinatorService(topology, self.coordinator_store, keys, self.cli_key, lab=lab)
-        broker = self.hub.connect(COORDINATOR, coordinator_queues(topology.kmes, lab=lab))
-        self.loops[COORDINATOR] = Loop(coordinator, broker, clock=clock)
+                own[peer] = Link(suite, _key(secret, kme, peer), _key(secret, peer, kme))
+            self.settings[kme] = NodeSettings(kme, frozenset(own), withstand_compromised, lab)
+        self.stores: dict[str, KmeStore] = {}
+        self.loops: dict[str, Loop] = {}
+        for name in (*topology.kmes, COORDINATOR):
+            self.start(name)
         self.client = CoordinatorClient(SettlingConnection(self), self.cli_key, clock, clock)
         """Asks the coordinator, and lets everything that can move do so before it looks for an answer."""
         self.stopped: frozenset[str] = frozenset()
         """Services that do not work, as if they had crashed."""
         self.settle()
+
+    def start(self, name: str) -> None:
+        """Start a KME, or the coordinator, from what its store has; a store in memory begins empty."""
+        if name == COORDINATOR:
+            path = self._folder / COORDINATOR / "coordinator.sqlite" if self._folder else None
+            self.coordinator_store = open_coordinator_store(path)
+            broker = self.hub.connect(COORDINATOR, coordinator_queues(self.topology.kmes, lab=self.lab))
+            keys = self.control_keys, self.cli_key
+            self.loops[name] = coordinator.assemble(
+                self.topology, self.coordinator_store, *keys, broker, lab=self.lab, clock=self.clock
+            )
+            return
+        store = self.stores[name] = open_kme_store(self._folder / name / "kme.sqlite" if self._folder else None, name)
+        broker = self.hub.connect(name, kme_queues(name, self.topology.links))
+        parts = self.settings[name], store, self.links[name], self.control_keys[name], broker
+        self.loops[name] = kmes.assemble(*parts, random=self._random, clock=self.clock)
 
     def settle(self) -> None:
         """Let every service that runs work until none has anything to do."""

@@ -14,7 +14,7 @@ from attack.sealed import Compromised, send_late
 from kme.forwarding import NodeSettings
 from kme.links import Link
 from kme.service import KmeService
-from kme.store import KmeStore
+from kme.store import open_kme_store
 from qkdrelay.broker.names import kme_queues
 from qkdrelay.broker.rabbitmq import RabbitMqBroker
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
@@ -44,7 +44,7 @@ def _work(stack: Any, kme: str, settings: dict[str, str], coalition: Coalition, 
         peer: Link("otp", *(_key(link["secret"], *ends) for ends in ((kme, peer), (peer, kme))))
         for peer, link in json.loads(settings["QKDRELAY_LINKS"]).items()
     }
-    store, control_key = KmeStore(None, kme), bytes.fromhex(settings["QKDRELAY_CONTROL_KEY"])
+    store, control_key = open_kme_store(None, kme), bytes.fromhex(settings["QKDRELAY_CONTROL_KEY"])
     service = KmeService(NodeSettings(kme, frozenset(links)), store, links, control_key)
     service._node = Compromised(coalition, kme)
     queues = kme_queues(kme, stack.topology.links)

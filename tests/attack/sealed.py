@@ -45,7 +45,7 @@ def sendable(coalition: Coalition, member: str, shares: list[SendShare]) -> list
 def send_late(loop: Loop, service: KmeService, coalition: Coalition, shares: list[SendShare]) -> None:
     """Have a member send what it kept back."""
     with service.journal.transaction():
-        service._carry_out(sendable(coalition, service._me.name, shares), loop._clock())
+        service._carry_out(sendable(coalition, service._me.name, shares), loop.clock())
     loop._publish()
 
 

@@ -174,7 +174,7 @@ def test_an_old_order_brought_to_a_kme_that_lost_its_store_does_not_last(tmp_pat
     if not cut:
         network.mend("kme-3", "kme-5")
     old = list(orders)
-    network.stores["kme-3"].close()
+    network.stores["kme-3"].journal.close()
     for file in (tmp_path / "kme-3").iterdir():
         file.unlink()
     network.restart("kme-3")

@@ -4,7 +4,7 @@ import sqlite3
 
 import pytest
 
-from qkdrelay.service import journal as module
+from qkdrelay.service import numbers as module
 from qkdrelay.service.journal import Journal
 
 SCHEMA = "CREATE TABLE things (id INTEGER PRIMARY KEY);"
@@ -19,15 +19,15 @@ def carry(path, first, messages, batch=100):
         with journal.transaction():
             for number in range(start, start + batch):
                 tag = number.to_bytes(16, "big")
-                assert journal.check_number("link kme-2", EPOCH, number, tag) == "new"
-                journal.finish_number("link kme-2", EPOCH, number, tag)
-                journal.next_number("link kme-3")
-                journal.next_number("pad kme-3", 128)
-                journal.enqueue("kme.kme-1", "link.kme-1.kme-3", bytes(300))
-        sent = journal.take_fresh()
+                assert journal.seen.check("link kme-2", EPOCH, number, tag) == "new"
+                journal.seen.finish("link kme-2", EPOCH, number, tag)
+                journal.numbers.next("link kme-3")
+                journal.numbers.next("pad kme-3", 128)
+                journal.outbox.put("kme.kme-1", "link.kme-1.kme-3", bytes(300))
+        sent = journal.outbox.drain_committed()
         with journal.transaction():
-            journal.forget([publication.id for publication in sent])
-        journal.backlog.confirmed([publication.id for publication in sent])
+            journal.outbox.confirm([publication.id for publication in sent])
+        journal.outbox.backlog.confirmed([publication.id for publication in sent])
     journal.close()
 
 

@@ -21,7 +21,7 @@ class Costs:
         network.relay("kme-1", "kme-8", policy="recursive")
         self.statements, self.messages, self.drawn = Counter(), Counter(), 0
         for loop in network.loops.values():
-            loop._journal._db.set_trace_callback(self._count)
+            loop.journal.connection.set_trace_callback(self._count)
         publish = network.hub.publish
 
         def counted(user, publication):
@@ -30,7 +30,7 @@ class Costs:
 
         network.hub.publish = counted
         for kme in network.topology.kmes:
-            for link in network.service(kme)._links._links.values():
+            for link in network.links[kme].values():
                 self._count_key(link.outgoing)
 
     def _count(self, statement):

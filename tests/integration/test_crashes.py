@@ -77,7 +77,7 @@ def test_what_is_delivered_twice_is_handled_once():
     """Each connection is lost after the commit, before the acknowledgement, for every message."""
     network = Network()
     for name, loop in network.loops.items():
-        broker = loop._broker
+        broker = loop.broker
 
         def acknowledge(deliveries, name=name, acknowledge=broker.acknowledge):
             if all(delivery.redelivered for delivery in deliveries):
@@ -143,7 +143,7 @@ def test_a_kme_that_lost_its_store_begins_a_new_epoch_and_is_believed(tmp_path):
     network = Network(DIAMOND, folder=tmp_path)
     network.relay("kme-1", "kme-4")
     network.stop("kme-1")
-    network.stores["kme-1"].close()
+    network.stores["kme-1"].journal.close()
     for file in (tmp_path / "kme-1").iterdir():
         file.unlink()
     network.restart("kme-1")

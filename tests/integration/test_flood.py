@@ -32,14 +32,14 @@ def network():
 
 def flood(network, number, size=128):
     """Send, correctly sealed, shares of relays that kme-2 has invented: kme-5 is to send each on to kme-8."""
-    link, store = network.service("kme-2")._links._links["kme-5"], network.stores["kme-2"]
+    link, store = network.links["kme-2"]["kme-5"], network.stores["kme-2"]
     part = encode_plan(Plan("kme-5", "kme-8", {"kme-5": Hop(("kme-8",), 1)}))
     for _ in range(number):
-        with store.transaction():
-            drawn, offset = store.next_number("link kme-5"), store.next_number("pad kme-5", size)
+        with store.journal.transaction():
+            drawn, offset = store.journal.numbers.next("link kme-5"), store.journal.numbers.next("pad kme-5", size)
         header = ShareHeader(
             link=("kme-2", "kme-5"),
-            epoch=store.epoch,
+            epoch=store.journal.numbers.epoch,
             number=drawn,
             pad_offset=offset,
             relay_id=uuid4(),
@@ -105,8 +105,8 @@ def garbage(network, number):
 
 
 def pages(network, name):
-    network.stores[name]._db.execute("PRAGMA incremental_vacuum")
-    return network.stores[name]._db.execute("PRAGMA page_count").fetchone()[0]
+    network.stores[name].journal.connection.execute("PRAGMA incremental_vacuum")
+    return network.stores[name].journal.connection.execute("PRAGMA page_count").fetchone()[0]
 
 
 def test_garbage_at_full_speed_leaves_memory_and_store_flat_and_the_kme_relaying(monkeypatch):

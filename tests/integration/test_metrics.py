@@ -95,7 +95,7 @@ def test_what_is_refused_is_counted_once_by_reason_and_by_who_gave_it_up():
 def test_a_batch_that_the_disk_did_not_take_is_not_counted_before_it_does():
     network = Network()
     network.on_link("kme-3", "kme-5", b"noise")
-    journal = network.stores["kme-5"]
+    journal = network.stores["kme-5"].journal
     transaction = journal.transaction
 
     @contextmanager

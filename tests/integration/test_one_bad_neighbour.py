@@ -9,7 +9,7 @@ import pytest
 
 import coordinator.service
 import kme.links
-from kme.store import KmeStore
+from kme.store import open_kme_store
 from qkdrelay.broker import definitions, names
 from qkdrelay.errors import StoreError
 from qkdrelay.link.envelope import seal
@@ -33,11 +33,14 @@ from support.network import Network
 def sealed_by(network, sender, receiver, route, part, payload, number=None):
     """What a compromised KME, which has its links' keys, can send: anything, correctly sealed."""
     store = network.stores[sender]
-    with store.transaction():
-        drawn, offset = store.next_number(f"link {receiver}"), store.next_number(f"pad {receiver}", len(payload))
+    with store.journal.transaction():
+        drawn, offset = (
+            store.journal.numbers.next(f"link {receiver}"),
+            store.journal.numbers.next(f"pad {receiver}", len(payload)),
+        )
     header = ShareHeader(
         link=(sender, receiver),
-        epoch=store.epoch,
+        epoch=store.journal.numbers.epoch,
         number=drawn if number is None else number,
         pad_offset=offset,
         relay_id=uuid4(),
@@ -45,7 +48,7 @@ def sealed_by(network, sender, receiver, route, part, payload, number=None):
         plan=encode_plan(part),
         deadline=network.clock() + 60,
     )
-    return seal("otp", header, payload, network.service(sender)._links._links[receiver].outgoing)
+    return seal("otp", header, payload, network.links[sender][receiver].outgoing)
 
 
 def request(source, target, **wishes):
@@ -69,7 +72,7 @@ def test_a_kme_that_is_away_stops_neither_its_neighbours_nor_the_relays_around_i
         assert network.relay("kme-1", "kme-8").state == "confirmed"
         network.time.forward(1)
     # What waits for it is bounded, and goes when it has expired.
-    assert network.stores["kme-2"].backlog.total()[0] <= 10
+    assert network.stores["kme-2"].journal.outbox.backlog.total()[0] <= 10
     network.later(600)
     assert network.stores["kme-2"].waiting() == {}
 
@@ -82,7 +85,7 @@ def test_a_target_that_is_away_does_not_stop_the_coordinator(monkeypatch):
     for _ in range(60):
         network.ask(request("kme-1", "kme-7", timeout_s=1.0))
         network.later(2)
-    assert network.coordinator_store.backlog.total()[0] <= 10
+    assert network.coordinator_store.journal.outbox.backlog.total()[0] <= 10
     assert network.relay("kme-1", "kme-8").state == "confirmed"
     # Back again, it learns of each decision it missed.
     network.resume("kme-7")
@@ -234,7 +237,7 @@ def test_what_fails_without_any_message_costs_no_message(monkeypatch):
         for _ in range(5):
             with pytest.raises(ZeroDivisionError):
                 loop.step(0.0)
-        assert store.backlog.total() == (0, 0)
+        assert store.journal.outbox.backlog.total() == (0, 0)
     network.settle()
     assert network.dead_letters() == []
     assert [share.routing_key for share in network.sealed if share.routing_key == "link.kme-2.kme-5"]
@@ -242,10 +245,10 @@ def test_what_fails_without_any_message_costs_no_message(monkeypatch):
 
 def test_a_disk_that_takes_nothing_draws_no_key(monkeypatch):
     network = Network()
-    links = network.service("kme-1")._links._links
+    links = network.links["kme-1"]
     before = {peer: link.outgoing.available() for peer, link in links.items()}
     store = network.stores["kme-1"]
-    number = store.next_number
+    number = store.journal.numbers.next
 
     def until_the_end(stream, step=1):
         if stream == "reports":  # by then the shares are sealed
@@ -255,7 +258,7 @@ def test_a_disk_that_takes_nothing_draws_no_key(monkeypatch):
     network.stop("kme-1")
     relay_id = network.relay("kme-1", "kme-8").relay_id
     with monkeypatch.context() as broken:
-        broken.setattr(store, "next_number", until_the_end)
+        broken.setattr(store.journal.numbers, "next", until_the_end)
         for _ in range(20):
             with pytest.raises(StoreError):
                 network.loops["kme-1"].step(0.0)
@@ -270,7 +273,7 @@ def test_secrets_that_a_killed_kme_left_in_its_log_are_wiped_at_its_next_start(t
     network.stop("kme-6")
     relay_id = network.relay("kme-1", "kme-8").relay_id
     keys = network.stores["kme-1"].relay(relay_id).payload.keys
-    monkeypatch.setattr(type(network.stores["kme-1"]), "scrub", lambda _self: False)
+    monkeypatch.setattr(type(network.stores["kme-1"].journal), "scrub", lambda _self: False)
     assert network.wait(relay_id).state == "failed"
 
     def on_disk(folder):
@@ -281,9 +284,9 @@ def test_secrets_that_a_killed_kme_left_in_its_log_are_wiped_at_its_next_start(t
     # What a kill leaves: the files as they are, nothing closed.
     shutil.copytree(tmp_path / "kme-1", tmp_path / "killed")
     assert on_disk("killed")
-    store = KmeStore(tmp_path / "killed" / "kme.sqlite", "kme-1")
+    store = open_kme_store(tmp_path / "killed" / "kme.sqlite", "kme-1")
     assert not on_disk("killed")
-    store.close()
+    store.journal.close()
 
 
 def test_a_store_that_was_restored_from_an_old_copy_uses_no_key_again(tmp_path):
@@ -292,8 +295,8 @@ def test_a_store_that_was_restored_from_an_old_copy_uses_no_key_again(tmp_path):
     old = {path.name: path.read_bytes() for path in (tmp_path / "kme-1").iterdir()}
     for _ in range(3):
         network.relay("kme-1", "kme-8")
-    network.loops["kme-1"]._broker.close(0.0)
-    network.stores["kme-1"].close()
+    network.loops["kme-1"].broker.close(0.0)
+    network.stores["kme-1"].journal.close()
     for path in (tmp_path / "kme-1").iterdir():
         path.unlink()
     for name, data in old.items():
@@ -324,7 +327,7 @@ def test_a_decision_that_overtakes_what_it_decides_on_is_told_again():
     view = network.relay("kme-1", "kme-8", timeout_s=5.0)
     network.later(5.1)
     assert network.show(view.relay_id).state == "failed"
-    network.loops["kme-1"]._clock = lambda: network.clock() - 4  # within what is allowed
+    network.loops["kme-1"].clock = lambda: network.clock() - 4  # within what is allowed
     with network.hub.lock:
         publish("coordinator", held[0])
     network.settle()
@@ -366,7 +369,7 @@ def test_hellos_that_waited_for_the_coordinator_are_no_alarm(capsys):
 
 def test_a_clock_that_is_off_is_an_alarm(capsys):
     network = Network()
-    network.loops["kme-3"]._clock = lambda: network.clock() - 60
+    network.loops["kme-3"].clock = lambda: network.clock() - 60
     network.later(11)
     network.later(11)
     assert "clock.skewed" in capsys.readouterr().out

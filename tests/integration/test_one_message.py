@@ -74,7 +74,7 @@ class Watched:
         self.network.settle()
 
     def rows(self):
-        database = self.network.coordinator_store._db
+        database = self.network.coordinator_store.journal.connection
         tables = ("relays", "flow", "stuck", "down", "dead_letters")
         return sum(database.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables)
 
@@ -101,11 +101,11 @@ def inside(body):
 def signed(network, kme, body, recipient=COORDINATOR):
     """Signed by a KME with the key it has, under a number that is its next; by the coordinator, if that is it."""
     service = network.service(kme if recipient == COORDINATOR else recipient)
-    store = service.journal if recipient == COORDINATOR else network.coordinator_store
+    journal = service.journal if recipient == COORDINATOR else network.coordinator_store.journal
     stream = "reports" if recipient == COORDINATOR else f"control {recipient}"
-    with store.transaction():
-        number = store.next_number(stream)
-    return signing.sign(service._key, kme, recipient, epoch=store.epoch, number=number, body=body)
+    with journal.transaction():
+        number = journal.numbers.next(stream)
+    return signing.sign(service._key, kme, recipient, epoch=journal.numbers.epoch, number=number, body=body)
 
 
 def hello(*links):
@@ -208,9 +208,10 @@ def test_no_kme_can_say_that_another_one_has_obeyed():
     request, _ = at.network.asker().request(ShowRequest(relay="0000", follow=False))
     audience.await_done(request, "", {command: "kme-1"}, 0.0)
     audience.done(BAD, Done(command=SetLab(command_id=command, mode=None), error="never"))
-    assert audience._callers[0].kmes == {command: "kme-1"}
+    assert audience._callers[request.request_id].kmes == {command: "kme-1"}
     audience.done("kme-1", Done(command=SetLab(command_id=command, mode=None), error=""))
-    assert (audience._callers[0].kmes, audience._callers[0].errors) == ({}, [])
+    caller = audience._callers[request.request_id]
+    assert (caller.kmes, caller.errors) == ({}, ())
 
 
 RELAYS = ("the one that ended", "the one under way", "none")

@@ -14,7 +14,7 @@ from qkdrelay.link.envelope import seal
 from qkdrelay.link.simulated import SimulatedLinkKey
 from qkdrelay.messages.link import ShareHeader
 from qkdrelay.network.names import COORDINATOR
-from qkdrelay.service.journal import EPOCHS_MAX
+from qkdrelay.service.numbers import EPOCHS_MAX
 from support.network import Network
 
 
@@ -28,14 +28,14 @@ def renew(network, a, b):
         )
 
     for me, peer in ((a, b), (b, a)):
-        network.service(me)._links._links[peer] = Link("otp", key(me, peer), key(peer, me))
+        network.links[me][peer] = Link("otp", key(me, peer), key(peer, me))
         network.restart(me)
     network.settle()
 
 
 def stop(network, name):
-    network.loops[name]._broker.close(0.0)
-    network.loops[name]._journal.close()
+    network.loops[name].broker.close(0.0)
+    network.loops[name].journal.close()
 
 
 def restore(network, name, folder, copy):
@@ -80,7 +80,7 @@ def test_shares_on_their_way_when_a_secret_is_renewed_become_dead_letters_and_th
 def test_who_knew_a_link_secret_keeps_nobody_out_once_it_is_renewed(tmp_path):
     """They could have all the epochs remembered, and later than any that will be."""
     network = Network(folder=tmp_path)
-    link = network.service("kme-3")._links._links["kme-5"]
+    link = network.links["kme-3"]["kme-5"]
     fields = {"link": ("kme-3", "kme-5"), "number": 0, "pad_offset": 0, "relay_id": uuid4(), "plan": b""}
     for n in range(EPOCHS_MAX):
         epoch = b"\xff" * 15 + bytes([n])
@@ -99,7 +99,7 @@ def test_keys_deleted_since_the_copy_are_back_and_those_delivered_since_are_gone
     network = Network(folder=tmp_path)
     deleted = network.relay("kme-1", "kme-8").relay_id
     copy = copied(tmp_path / "kme-8")
-    with network.stores["kme-8"].transaction():
+    with network.stores["kme-8"].journal.transaction():
         assert network.stores["kme-8"].forget_relay(deleted, network.clock())
     later = network.relay("kme-1", "kme-8").relay_id
     restore(network, "kme-8", tmp_path / "kme-8", copy)
@@ -139,7 +139,7 @@ def test_a_relay_that_nobody_decides_any_more_stays_undecided_until_it_is_forgot
     store = network.stores["kme-1"]
     assert store.relay(relay_id).state == "pending"
     assert network.keys("kme-1", relay_id) is None
-    with store.transaction():
+    with store.journal.transaction():
         assert not store.forget_relay(relay_id, network.clock())
         assert store.forget_relay(relay_id, network.clock() + UNDECIDED_S)
     assert store.relay(relay_id).state == "failed"

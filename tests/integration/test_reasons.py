@@ -21,7 +21,7 @@ def network():
 def turn(network, a, b, *, up):
     """A link carries, or not, and nobody is told."""
     for kme, peer in ((a, b), (b, a)):
-        with network.stores[kme].transaction():
+        with network.stores[kme].journal.transaction():
             network.stores[kme].turn_link(peer, up=up)
 
 

@@ -187,8 +187,8 @@ def after_a_restart(network):
 
 def without_its_store(network):
     network.later(0.1)  # time goes on, and no two moments are the same
-    network.loops[COORDINATOR]._journal.close()
-    network.loops[COORDINATOR]._journal.path.unlink()
+    network.loops[COORDINATOR].journal.close()
+    network.loops[COORDINATOR].journal.path.unlink()
     network.restart(COORDINATOR)
     network.settle()
     return network
@@ -292,10 +292,10 @@ def test_a_request_in_a_batch_that_fails_is_carried_out_once_it_does_not(monkeyp
 
 def test_what_the_broker_gives_out_again_is_not_carried_out_again():
     network = Network(DIAMOND)
-    acknowledge = network.loops[COORDINATOR]._broker.acknowledge
-    network.loops[COORDINATOR]._broker.acknowledge = lambda deliveries: None
+    acknowledge = network.loops[COORDINATOR].broker.acknowledge
+    network.loops[COORDINATOR].broker.acknowledge = lambda deliveries: None
     network.ask(DOWN)
-    network.loops[COORDINATOR]._broker.acknowledge = acknowledge
+    network.loops[COORDINATOR].broker.acknowledge = acknowledge
     network.ask(UP)
     network.hub.drop(COORDINATOR)
     network.settle()

@@ -25,7 +25,7 @@ def turn(network, links, *, up):
     """The links carry, or not, and the coordinator is not told."""
     for link in links:
         for kme, peer in (link, link[::-1]):
-            with network.stores[kme].transaction():
+            with network.stores[kme].journal.transaction():
                 network.stores[kme].turn_link(peer, up=up)
 
 

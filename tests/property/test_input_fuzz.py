@@ -18,7 +18,7 @@ from coordinator.settings import CoordinatorSettings
 from kme.effects import EndpointRelay
 from kme.keys import listed
 from kme.settings import KmeSettings, StoreSettings
-from kme.store import KmeStore
+from kme.store import open_kme_store
 from qkdrelay.errors import QkdRelayError, SettingsError, StoreError, TopologyError
 from qkdrelay.link.confirmation import Payload
 from qkdrelay.network.topology_file import load_topology, parse_topology, reference_topology
@@ -199,7 +199,7 @@ def test_any_damage_to_a_store_is_an_error_or_not_seen(store, tmp_path_factory, 
     damaged = tmp_path_factory.getbasetemp() / "damaged.sqlite"
     damaged.write_bytes(bytes(content[:cut]))
     try:
-        opened = KmeStore(damaged, "kme-8", access="read")
+        opened = open_kme_store(damaged, "kme-8", access="read")
     except StoreError:
         return
     try:
@@ -227,15 +227,15 @@ COLUMNS = (
 @fuzzed(200)
 @given(st.sampled_from(COLUMNS), st.none() | st.binary(max_size=40) | st.text(max_size=8) | st.integers(-9, 2**62))
 def test_a_row_of_any_content_is_an_error_or_a_relay(column, value):
-    store = KmeStore(None, "kme-8")
+    store = open_kme_store(None, "kme-8")
     try:
-        with store.transaction():
+        with store.journal.transaction():
             store.keep_relay(
                 EndpointRelay(RELAY, "target", "delivered", eight(), 1, 64, DEMAND, 1, 1.0, Payload(bytes(8), b"", b""))
             )
-        with contextlib.suppress(Exception), store.transaction():  # what SQLite itself does not take
-            store._db.execute(f"UPDATE relays SET {column} = ?", (value,))
+        with contextlib.suppress(Exception), store.journal.transaction():  # what SQLite itself does not take
+            store.journal.connection.execute(f"UPDATE relays SET {column} = ?", (value,))
         with contextlib.suppress(QkdRelayError):
             listed(store, reveal=True, limit=100)
     finally:
-        store.close()
+        store.journal.close()

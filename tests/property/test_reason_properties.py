@@ -68,7 +68,7 @@ class Broken:
                 network.compromise(kme, mode)
         for a, b in map(sorted, self.cut):
             for kme, peer in ((a, b), (b, a)):
-                with network.stores[kme].transaction():
+                with network.stores[kme].journal.transaction():
                     network.stores[kme].turn_link(peer, up=False)
         network.stop(*self.dead)
         service = network.service("coordinator")

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from coordinator.lifecycle import Relay
-from coordinator.store import CoordinatorStore
+from coordinator.store import open_coordinator_store
 from kme.effects import EndpointRelay, KeepShare, SendShare
-from kme.store import KmeStore
+from kme.store import open_kme_store
 from qkdrelay.errors import ForgedMessageError, StoreError
 from qkdrelay.link.confirmation import Payload
 from qkdrelay.messages.reports import Findings
@@ -30,7 +30,7 @@ STATES = ("expecting", "pending", "delivered", "failed")
 
 
 def kme(path, access="own"):
-    return KmeStore(path, "kme-8", access=access)
+    return open_kme_store(path, "kme-8", access=access)
 
 
 def fill_kme(store):
@@ -42,27 +42,37 @@ def fill_kme(store):
         store.keep_relay(replace(relay, payload=Payload(*map(os.urandom, (64, 32, 32))), equivocating=(ROUTE,)))
         store.keep_share(KeepShare(relay_id, ROUTE, os.urandom(200), NOW))
         store.wait(SendShare(relay_id, ("kme-8", "kme-5"), PLAN.below("kme-5"), NOW, os.urandom(160), 2, 3), "kme-8")
-        store.enqueue("x", "k", os.urandom(50))
-        if store.check_number("link", bytes(16), number, bytes(16)) == "new":
-            store.finish_number("link", bytes(16), number, bytes(16))
-        store.next_number("reports")
+        store.journal.outbox.put("x", "k", os.urandom(50))
+        if store.journal.seen.check("link", bytes(16), number, bytes(16)) == "new":
+            store.journal.seen.finish("link", bytes(16), number, bytes(16))
+        store.journal.numbers.next("reports")
     store.turn_link("kme-5", up=False)
 
 
 def use_kme(store):
     yield from (lambda: list(store.relays()), store.undecided, store.waiting, store.waiting_room, store.links_down)
-    yield from (store.pending, store.key_bytes, store.early_shares, store.epochs, store.sizes, store.ids_refused_until)
+    yield from (
+        store.pending,
+        store.key_bytes,
+        store.early_shares,
+        store.journal.seen.epochs,
+        store.journal.sizes,
+        store.ids_refused_until,
+    )
     yield from (lambda: store.relays_with_shares(5), lambda: store.relays_named("0000", 9), lambda: store.lab_mode)
     yield from (lambda: list(store.waiting_for("kme-5", "kme-8")), lambda: store.waiting_untold("kme-5", "x", 9))
     for relay_id in IDS[:5]:
         yield from (lambda i=relay_id: store.relay(i), lambda i=relay_id: store.shares(i))
         yield from (lambda i=relay_id: store.forget_relay(i, NOW), lambda i=relay_id: store.drop_shares(i))
     yield from (lambda: store.purge(NOW + 9_999), lambda: store.expire_waiting(NOW + 1), lambda: fill_kme(store))
-    yield from (lambda: store.check_number("link", bytes(16), 3, bytes(16)), lambda: store.forget(range(9)))
+    yield from (
+        lambda: store.journal.seen.check("link", bytes(16), 3, bytes(16)),
+        lambda: store.journal.outbox.confirm(range(9)),
+    )
 
 
 def coordinator(path, access="own"):
-    return CoordinatorStore(path)
+    return open_coordinator_store(path)
 
 
 def fill_coordinator(store):
@@ -72,17 +82,26 @@ def fill_coordinator(store):
         store.add_step(relay_id, ROUTE, "collected")
         store.add_stuck(relay_id, ROUTE, "link.down")
         store.add_dead_letter(NOW, "kme-1", "q", "why", os.urandom(90))
-        store.enqueue("x", "k", os.urandom(50))
+        store.journal.outbox.put("x", "k", os.urandom(50))
     store.turn_link(("kme-1", "kme-2"), up=False)
 
 
 def use_coordinator(store):
     yield from (lambda: store.latest(9), store.relay_count, store.undecided_count, lambda: store.overdue(NOW + 99))
-    yield from (lambda: store.to_tell_again("kme-1", NOW + 99), store.links_down, store.dead_letters, store.epochs)
+    yield from (
+        lambda: store.to_tell_again("kme-1", NOW + 99),
+        store.links_down,
+        store.dead_letters,
+        store.journal.seen.epochs,
+    )
     yield from (lambda: store.relays_named("0000", 9), lambda: store.dead_letter(3), store.purge)
     for relay_id in IDS[:5]:
         yield from (lambda i=relay_id: store.relay(i), lambda i=relay_id: store.flow(i))
-    yield from (lambda: fill_coordinator(store), lambda: store.drop_dead_letters(None), lambda: store.forget(range(9)))
+    yield from (
+        lambda: fill_coordinator(store),
+        lambda: store.drop_dead_letters(None),
+        lambda: store.journal.outbox.confirm(range(9)),
+    )
 
 
 @pytest.fixture(scope="module", params=[(kme, fill_kme, use_kme), (coordinator, fill_coordinator, use_coordinator)])
@@ -91,15 +110,15 @@ def left(request, tmp_path_factory):
     opened, fill, use = request.param
     path = tmp_path_factory.mktemp("left") / "store.sqlite"
     store = opened(path)
-    with store.transaction():
+    with store.journal.transaction():
         fill(store)
-    store.scrub()
-    with store.transaction():
-        store.enqueue("x", "k", b"in the log")
+    store.journal.scrub()
+    with store.journal.transaction():
+        store.journal.outbox.put("x", "k", b"in the log")
     killed = tmp_path_factory.mktemp("killed")
     for name in ("store.sqlite", "store.sqlite-wal"):
         shutil.copy(path.parent / name, killed / name)
-    store.close()
+    store.journal.close()
     return opened, use, killed
 
 
@@ -153,9 +172,9 @@ def test_whatever_is_damaged_is_told_as_a_store_error(left, harm, running, acces
         for act in use(store):
             with suppress(StoreError, ForgedMessageError):
                 act()
-            with suppress(StoreError, ForgedMessageError), store.transaction():
+            with suppress(StoreError, ForgedMessageError), store.journal.transaction():
                 act()
-        store.scrub()
-        store.close()
+        store.journal.scrub()
+        store.journal.close()
         shutil.rmtree(folder)
         Path(folder).mkdir()

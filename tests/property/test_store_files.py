@@ -71,7 +71,7 @@ class Files(RuleBasedStateMachine):
         return self.path.with_name("kme.sqlite-wal").read_bytes()
 
     def read(self):
-        return tuple(self.store._db.execute("SELECT id, value FROM things ORDER BY id"))
+        return tuple(self.store.connection.execute("SELECT id, value FROM things ORDER BY id"))
 
     @rule(ids=st.lists(st.sampled_from(ALL), min_size=1, max_size=ROWS, unique=True))
     def commit(self, ids):
@@ -79,14 +79,14 @@ class Files(RuleBasedStateMachine):
         with self.store.transaction():
             for row in ids:
                 value = self.commits.to_bytes(8, "big") * 500
-                self.store._db.execute("INSERT OR REPLACE INTO things VALUES (?, ?)", (row, value))
+                self.store.connection.execute("INSERT OR REPLACE INTO things VALUES (?, ?)", (row, value))
         self.there = self.read()
         self.known.add(self.there)
 
     @rule()
     def roll_back(self):
         with suppress(ZeroDivisionError), self.store.transaction():
-            self.store._db.execute("DELETE FROM things")
+            self.store.connection.execute("DELETE FROM things")
             assert 1 // 0
         assert self.read() == self.there
 
@@ -152,7 +152,7 @@ class Files(RuleBasedStateMachine):
         error = None
         try:
             store = Journal(path, "kme kme-1", SCHEMA)
-            found = tuple(store._db.execute("SELECT id, value FROM things ORDER BY id"))
+            found = tuple(store.connection.execute("SELECT id, value FROM things ORDER BY id"))
             store.close()
         except StoreError as refused:
             error = refused

@@ -11,7 +11,7 @@ import pytest
 
 from kme import store as module
 from kme.effects import EndpointRelay, KeepShare
-from kme.store import KmeStore
+from kme.store import open_kme_store
 from qkdrelay.errors import NumberReusedError
 from qkdrelay.link.confirmation import Payload
 from qkdrelay.service.lru import LruCache
@@ -90,13 +90,13 @@ def do_something(random, store, model):
             model.shares = {key: kept for key, kept in model.shares.items() if kept[1] == NOW}
         case "number":
             stream, step = random.choice(["link a", "pad a"]), random.choice([1, 7])
-            assert store.next_number(stream, step) == model.given.get(stream, 0)
+            assert store.journal.numbers.next(stream, step) == model.given.get(stream, 0)
             model.given[stream] = model.given.get(stream, 0) + step
         case "finish":
             finish(store, model, random.choice("ab"), bytes([random.randrange(3)] * 16), random.randrange(30), random)
         case "enqueue":
             model.outbox.append(os.urandom(5))
-            store.enqueue("x", "k", model.outbox[-1])
+            store.journal.outbox.put("x", "k", model.outbox[-1])
         case "ask":
             collected = {r: payload for (i, r), (payload, _) in model.shares.items() if i == relay_id}
             assert store.relay(relay_id) == model.relays.get(relay_id)
@@ -112,12 +112,12 @@ def finish(store, model, stream, epoch, number, random):
     place, tag = (stream, epoch, number), bytes([random.randrange(2)] * 16)
     if model.finished.get(place, tag) != tag:
         with pytest.raises(NumberReusedError):
-            store.check_number(*place, tag)
+            store.journal.seen.check(*place, tag)
     elif place in model.finished:
-        assert store.check_number(*place, tag) == "finished"
+        assert store.journal.seen.check(*place, tag) == "finished"
     else:
-        assert store.check_number(*place, tag) == "new"
-        store.finish_number(*place, tag)
+        assert store.journal.seen.check(*place, tag) == "new"
+        store.journal.seen.finish(*place, tag)
         model.finished[place] = tag
 
 
@@ -136,8 +136,9 @@ def in_the_file(db):
 
 
 def opened(path):
-    store = KmeStore(path, "kme-8")
-    store._relays, store._shares = LruCache(3, 10_000), LruCache(2, 200)
+    store = open_kme_store(path, "kme-8")
+    cache = store.journal.batch.cache
+    store._relays, store._shares = cache(LruCache(3, 10_000)), cache(LruCache(2, 200))
     return store
 
 
@@ -147,25 +148,25 @@ def test_a_store_answers_as_if_nothing_were_kept_in_memory(tmp_path, monkeypatch
     random, model, path = Random(seed), Model(), tmp_path / "store"
     monkeypatch.setattr(module, "CACHED_BYTES_MAX", 1_000)
     store = opened(path)
-    beside = KmeStore(path, "kme-8", access="read")
+    beside = open_kme_store(path, "kme-8", access="read")
     for _ in range(TRANSACTIONS):
         if random.random() < 0.02:  # a restart
-            store.close()
+            store.journal.close()
             store = opened(path)
         after, undone = deepcopy(model), random.random() < 0.2
-        with suppress(UndoneError), store.transaction():
+        with suppress(UndoneError), store.journal.transaction():
             for _ in range(random.randrange(12)):
                 do_something(random, store, after)
             if undone:
                 raise UndoneError
         if undone:
-            assert store.take_fresh() == []
+            assert store.journal.outbox.drain_committed() == []
             continue
-        published = [publication.body for publication in store.take_fresh()]
+        published = [publication.body for publication in store.journal.outbox.drain_committed()]
         assert after.outbox == model.outbox + published
         model = after
-        found = in_the_file(beside._db)
+        found = in_the_file(beside.journal.connection)
         found.relays = {relay.relay_id: relay for relay in beside.relays()}
         assert vars(found) == vars(model)
-    beside.close()
-    store.close()
+    beside.journal.close()
+    store.journal.close()

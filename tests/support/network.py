@@ -4,19 +4,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from coordinator.lifecycle import Relay
-from coordinator.service import CoordinatorService
-from coordinator.store import CoordinatorStore
 from kme.links import Link
-from kme.service import KmeService
-from kme.store import KmeStore
 from qkdrelay.broker.names import (
     CLI_EXCHANGE,
     COORD_EXCHANGE,
     REQUESTS_KEY,
     control_queue,
-    coordinator_queues,
     kme_exchange,
-    kme_queues,
     link_queue,
     results_queue,
 )
@@ -31,7 +25,6 @@ from qkdrelay.messages.requests import LabRequest, LinkRequest, RelayRequest
 from qkdrelay.network.names import CLI, COORDINATOR
 from qkdrelay.network.topology import Topology
 from qkdrelay.network.topology_file import parse_topology
-from qkdrelay.service.loop import Loop
 from qkdrelay_demo import network as demo
 from qkdrelay_demo.network import EmbeddedNetwork
 from support.clock import Clock
@@ -80,7 +73,7 @@ class Network(EmbeddedNetwork):
         return last
 
     def service(self, name):
-        return self.loops[name]._service
+        return self.loops[name].service
 
     def later(self, seconds):
         """Let time pass, in one step, and then everything that can happen."""
@@ -110,39 +103,31 @@ class Network(EmbeddedNetwork):
 
     def demand(self, kme, compromised):
         """Have ``kme`` demand by its own settings that a plan withstands so many compromised KMEs."""
-        for part in (self.service(kme)._ends, self.service(kme)._node):
-            part._me = replace(part._me, withstand_compromised=compromised)
+        self.settings[kme] = replace(self.settings[kme], withstand_compromised=compromised)
+        self.restart(kme)
 
     def copy_store(self, name):
         """Return ``name``'s store as it is now."""
-        return self.loops[name]._journal._db.serialize()
+        return self.loops[name].journal.connection.serialize()
 
     def step_clock(self, name, seconds):
         """Have the clock of ``name`` differ from everybody's by so much from now on."""
-        self.loops[name]._clock = lambda: self.clock() + seconds
+        self.loops[name].clock = lambda: self.clock() + seconds
 
     def restart(self, name, copy=None):
         """Start ``name`` anew from what is on its disk, as after a kill; or from a ``copy`` of its store."""
         old = self.loops[name]
-        store, service = old._journal, old._service
-        old._broker.close(0.0)
-        store.close()
+        old.broker.close(0.0)
+        old.journal.close()
         if copy is not None:
-            store.path.write_bytes(copy)
-        if name == COORDINATOR:
-            self.coordinator_store = CoordinatorStore(store.path)
-            keys = service._keys, self.cli_key
-            again = CoordinatorService(self.topology, self.coordinator_store, *keys, lab=service._lab)
-            queues = coordinator_queues(self.topology.kmes, lab=service._lab)
-        else:
-            self.stores[name] = KmeStore(store.path, name)
-            again = KmeService(service._me, self.stores[name], service._links._links, service._key)
-            queues = kme_queues(name, self.topology.links)
-        self.loops[name] = Loop(again, self.hub.connect(name, queues), clock=old._clock)
+            old.journal.path.write_bytes(copy)
+        self.start(name)
+        self.loops[name].clock = old.clock
+        self.loops[name].start()
 
     def lose_inbox(self, name):
         """Lose what was delivered to ``name`` and not handled: the broker thinks it was. Return how many."""
-        broker = self.loops[name]._broker
+        broker = self.loops[name].broker
         lost = broker._inbox.take(1_000_000, ())
         broker.acknowledge(lost)
         return len(lost)
@@ -168,7 +153,7 @@ class Network(EmbeddedNetwork):
 
             return acting
 
-        transaction = loop._journal.transaction
+        transaction = loop.journal.transaction
 
         @contextmanager
         def stepped():
@@ -177,13 +162,13 @@ class Network(EmbeddedNetwork):
                 passing()
             passing()
 
-        loop._journal.transaction = stepped
-        loop._broker.publish = singly(loop._broker.publish)
-        loop._broker.acknowledge = singly(loop._broker.acknowledge)
+        loop.journal.transaction = stepped
+        loop.broker.publish = singly(loop.broker.publish)
+        loop.broker.acknowledge = singly(loop.broker.acknowledge)
 
     def limit_key(self, sender, receiver, clock, *, rate_bps, buffer_bytes):
         """Give one direction of a link little key."""
-        links = self.service(sender)._links._links
+        links = self.links[sender]
         link = links[receiver]
         key = SimulatedLinkKey(bytes(32), sender, receiver, rate_bps=rate_bps, buffer_bytes=buffer_bytes, clock=clock)
         key._seed = link.outgoing._seed
@@ -245,7 +230,7 @@ def carried(network, plan):
     amount = {"key_count": 1, "key_size_bits": 128, "withstand": NOTHING}
     terms = Terms(relay_id=new_relay_id(NOW), plan=plans.encode_plan(plan), deadline=network.clock() + 30.0, **amount)
     planned = Relay(terms=terms, policy="", protected=False, created_at=network.clock())
-    with network.coordinator_store.transaction():
+    with network.coordinator_store.journal.transaction():
         network.service(COORDINATOR).change(None, planned, network.clock())
     network.settle()
     return network.wait(terms.relay_id)

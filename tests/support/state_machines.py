@@ -17,7 +17,7 @@ from typing import NamedTuple, TypeVar
 from coordinator.lifecycle import Relay, advance, fail_if_overdue, outstanding
 from kme.effects import EndpointRelay, EndpointState, KeepShare, SendShare
 from kme.forwarding import RejectedShareError
-from kme.store import TOMBSTONE_S, UNDECIDED_S, KmeStore
+from kme.store import TOMBSTONE_S, UNDECIDED_S, open_kme_store
 from qkdrelay.messages.control import Decide, Expect, Prove, Start
 from qkdrelay.messages.fields import RelayState
 from qkdrelay.messages.reports import (
@@ -192,9 +192,9 @@ def _kme(name: str, end: End) -> Kme:
 @cache
 def _kept(relay: EndpointRelay | None, now: float, *, forget: bool) -> EndpointRelay | None:
     """Return what a store has left of a relay after ``kme forget``, or when it has looked for what is over."""
-    store = KmeStore(None, "t")
+    store = open_kme_store(None, "t")
     try:
-        with store.transaction():
+        with store.journal.transaction():
             if relay is not None:
                 store.keep_relay(relay)
             if forget:
@@ -203,7 +203,7 @@ def _kept(relay: EndpointRelay | None, now: float, *, forget: bool) -> EndpointR
                 store.purge(now)
         return store.relay(RELAY)
     finally:
-        store.close()
+        store.journal.close()
 
 
 def _state(end: End) -> str:

@@ -14,6 +14,7 @@ from qkdrelay.messages.answers import Acknowledged, Late
 from qkdrelay.messages.control import SignedMessage
 from qkdrelay.messages.dialogue import REQUEST_AGE_MAX_S, Answerer, Asker
 from qkdrelay.messages.requests import LinkRequest, NetworkRequest
+from qkdrelay.service.batch import Batch, BatchDict
 
 KEY, OTHER_KEY, EPOCH = bytes(range(32)), bytes(32), (1).to_bytes(16)
 NOW = 1_700_000_000.0
@@ -39,9 +40,7 @@ def asker(now=NOW, key=KEY):
 
 
 def standing(taker, data, now):
-    standing = taker.take(data, now)[1]
-    taker.committed()
-    return standing
+    return taker.take(data, now)[1]
 
 
 def changed(data, **changes):
@@ -160,12 +159,15 @@ def test_a_clock_that_is_set_back_has_nothing_taken_twice_and_refuses_nobody(bac
 
 
 def test_what_was_taken_in_a_batch_that_failed_is_taken_again():
-    taker, (request, signed) = answerer(), asker().request(DOWN)
+    batch, (request, signed) = Batch(), asker().request(DOWN)
+    taker = Answerer(KEY, lambda: EPOCH, 0.0, BatchDict(batch))
+    taker.open(NOW)
     assert taker.take(signed, NOW) == (request, "new")
-    taker.rolled_back()
+    batch.undo()
+    batch.begin()
     assert taker.take(signed, NOW) == (request, "new")
-    taker.committed()
-    taker.rolled_back()
+    batch.begin()
+    batch.undo()
     assert taker.take(signed, NOW) == (request, "repeated")
 
 

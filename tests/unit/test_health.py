@@ -15,6 +15,7 @@ from qkdrelay.service.http import serving
 from qkdrelay.service.journal import Journal
 from qkdrelay.service.loop import Loop
 from qkdrelay.service.metrics import Metrics
+from qkdrelay.service.process import StopRequest
 from support.clock import Clock
 from support.http import get
 from support.waiting import eventually
@@ -100,6 +101,8 @@ class Broker:
         time.sleep(0.001)
         return Received([], [], self.connected, 1, 1, self.refused, self.unrouted, self.blocked)
 
+    def start(self): ...
+    def wake(self): ...
     def acknowledge(self, deliveries): ...
     def publish(self, publications): ...
     def close(self, timeout_s): ...
@@ -112,16 +115,20 @@ class Idle:
         self.journal, self.metrics = Journal(path, "idle", ""), Metrics()
 
     def tick(self, now, *, connected, reconnected):
-        self.journal.set_meta("tick", b"")
+        self.journal.meta.set("tick", b"")
 
     def committed(self): ...
-    def rolled_back(self): ...
+    def start(self, now): ...
+
+    def wait_s(self, now):
+        return 0.0
+
     def measure(self): ...
 
 
 @pytest.fixture
 def running(tmp_path):
-    broker, stop, made = Broker(), threading.Event(), []
+    broker, stop, made = Broker(), StopRequest(), []
 
     def run():
         # SQLite wants to be used by the thread that opened it.
@@ -131,7 +138,7 @@ def running(tmp_path):
     thread = threading.Thread(target=run)
     thread.start()
     loop = eventually(lambda: made and made[0])
-    application = monitoring(loop._service.metrics.registry, loop.health)
+    application = monitoring(loop.service.metrics.registry, loop.health)
     with serving(application, ("127.0.0.1", 0), setting="HTTP") as port:
         yield loop, broker, lambda path="/readyz": get(port, path)
         broker.go_on.set()
@@ -171,7 +178,7 @@ def test_what_the_broker_does_not_let_a_service_use_is_measured_for_as_long_as_i
         loop.step(0)
         loop.measure()
         names = ("qkdrelay_broker_refused", "qkdrelay_broker_blocked", "qkdrelay_broker_connected")
-        families = loop._service.metrics.registry.collect()
+        families = loop.service.metrics.registry.collect()
         samples = [sample for family in families for sample in family.samples if sample.name in names]
         return {sample.labels.get("name", sample.name[len("qkdrelay_broker_") :]): sample.value for sample in samples}
 
@@ -198,22 +205,22 @@ def test_a_loop_that_hangs_is_not_alive(running):
 def test_a_full_disk_makes_a_service_unready_until_a_write_succeeds(running):
     loop, _, asked = running
     eventually(lambda: asked()[0] == 200)
-    journal, transaction, full = loop._journal, loop._journal.transaction, threading.Event()
+    journal, transaction, full = loop.journal, loop.journal.transaction, threading.Event()
 
     @contextmanager
     def on_a_full_disk():
-        before = journal._db.total_changes
+        before = journal.connection.total_changes
         with transaction():
             yield
-            if full.is_set() and journal._db.total_changes != before:
+            if full.is_set() and journal.connection.total_changes != before:
                 raise StoreError("the store is full")
 
     journal.transaction = on_a_full_disk
     full.set()
     eventually(lambda: asked() == (503, "the store is full\n"))
     # With nothing to write a commit succeeds, and proves nothing.
-    loop._service.tick = lambda *arguments, **options: None
-    failures = loop._service.metrics.store_failures._value
+    loop.service.tick = lambda *arguments, **options: None
+    failures = loop.service.metrics.store_failures._value
     before = failures.get()
     eventually(lambda: failures.get() >= before + 3)
     assert asked() == (503, "the store is full\n")
@@ -228,5 +235,5 @@ def test_what_fails_again_and_again_is_not_ready_and_says_so(running):
     def failing(*arguments, **options):
         raise ZeroDivisionError
 
-    loop._service.tick = failing
+    loop.service.tick = failing
     eventually(lambda: asked() == (503, "a batch could not be handled (ZeroDivisionError); the log says more\n"))

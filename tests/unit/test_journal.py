@@ -12,7 +12,9 @@ import pytest
 from qkdrelay.broker.port import Publication
 from qkdrelay.errors import ForgedMessageError, StoreError
 from qkdrelay.service import journal as module
-from qkdrelay.service.journal import EPOCHS_MAX, WINDOW_BACK, WINDOW_ENDED, Journal
+from qkdrelay.service import numbers
+from qkdrelay.service.journal import Journal
+from qkdrelay.service.numbers import EPOCHS_MAX, WINDOW_BACK, WINDOW_ENDED
 from support.waiting import eventually
 
 SCHEMA = "CREATE TABLE things (id INTEGER PRIMARY KEY, value BLOB NOT NULL);"
@@ -68,11 +70,11 @@ sys.stdin.read()
 
 def test_a_reader_may_look_in_beside_the_process_that_holds_it(journal, path):
     with journal.transaction():
-        journal.set_meta("seen", b"yes")
+        journal.meta.set("seen", b"yes")
     reader = opened(path, access="read")
-    assert reader.get_meta("seen") == b"yes"
+    assert reader.meta.get("seen") == b"yes"
     with pytest.raises(StoreError), reader.transaction():
-        reader.set_meta("seen", b"no")
+        reader.meta.set("seen", b"no")
     reader.close()
 
 
@@ -84,12 +86,12 @@ def test_a_reader_makes_no_store(tmp_path):
 
 def test_anothers_store_is_refused_by_name_and_left_as_it_was(journal, path):
     with journal.transaction():
-        journal.set_meta("kept", b"this")
+        journal.meta.set("kept", b"this")
     journal.close()
     with pytest.raises(StoreError, match="belongs to kme kme-1, not to kme kme-2"):
         opened(path, "kme kme-2")
     again = opened(path)
-    assert again.get_meta("kept") == b"this"
+    assert again.meta.get("kept") == b"this"
     again.close()
 
 
@@ -119,9 +121,9 @@ def test_a_path_is_taken_as_it_is_written(tmp_path, name):
     path = tmp_path / name / f"{name}.sqlite"
     store = opened(path)
     with store.transaction():
-        store.set_meta("here", b"1")
+        store.meta.set("here", b"1")
     reader = opened(path, access="read")
-    assert reader.get_meta("here") == b"1"
+    assert reader.meta.get("here") == b"1"
     reader.close()
     store.close()
     assert [p.name for p in path.parent.iterdir()] == [path.name]
@@ -132,7 +134,7 @@ def test_only_the_owner_may_read_its_files(path):
     try:
         store = opened(path)
         with store.transaction():
-            store.set_meta("key", b"value")
+            store.meta.set("key", b"value")
     finally:
         os.umask(old)
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
@@ -151,20 +153,20 @@ def test_a_file_that_others_could_read_is_closed_to_them(journal, path):
 
 def test_commits_survive_a_power_cut_by_setting(journal):
     settings = {
-        name: journal._db.execute(f"PRAGMA {name}").fetchone()[0]
+        name: journal.connection.execute(f"PRAGMA {name}").fetchone()[0]
         for name in ("journal_mode", "synchronous", "secure_delete", "temp_store")
     }
     assert settings == {"journal_mode": "wal", "synchronous": 2, "secure_delete": 1, "temp_store": 2}
 
 
 def test_each_start_begins_an_epoch_of_its_own_that_sorts_after_those_before(journal, path):
-    epochs = [journal.epoch]
+    epochs = [journal.numbers.epoch]
     journal.close()
     for _ in range(3):
         start = time.time_ns() // 1_000_000
         eventually(lambda start=start: time.time_ns() // 1_000_000 > start)
         again = opened(path)
-        epochs.append(again.epoch)
+        epochs.append(again.numbers.epoch)
         again.close()
     assert [len(epoch) for epoch in epochs] == [16] * 4
     assert epochs == sorted(set(epochs))
@@ -172,58 +174,58 @@ def test_each_start_begins_an_epoch_of_its_own_that_sorts_after_those_before(jou
 
 def test_an_epoch_sorts_after_those_before_also_where_the_clock_was_stepped_back(journal, path, monkeypatch):
     """Or peers that remember many epochs would refuse all that is sealed in it, for as long as the step was."""
-    before = journal.epoch
+    before = journal.numbers.epoch
     journal.close()
-    monkeypatch.setattr(module.time, "time_ns", lambda: 1_000_000_000)
+    monkeypatch.setattr(numbers.time, "time_ns", lambda: 1_000_000_000)
     again = opened(path)
-    assert again.epoch > before
+    assert again.numbers.epoch > before
     again.close()
 
 
 def test_a_connection_begins_an_epoch_of_its_own_with_the_first_message_on_it(journal, path):
-    epochs = [journal.epoch]
+    epochs = [journal.numbers.epoch]
     for _ in range(3):
         start = time.time_ns() // 1_000_000
         eventually(lambda start=start: time.time_ns() // 1_000_000 > start)
-        journal.end_epoch()
+        journal.numbers.end_epoch()
         with journal.transaction():
-            assert journal.epoch == journal.epoch
-        epochs.append(journal.epoch)
+            assert journal.numbers.epoch == journal.numbers.epoch
+        epochs.append(journal.numbers.epoch)
     assert epochs == sorted(set(epochs))
     journal.close()
     again = opened(path)
-    assert again.epoch > epochs[-1]
+    assert again.numbers.epoch > epochs[-1]
     again.close()
 
 
 def test_an_epoch_that_was_not_committed_is_not_gone_on_with(journal, path, monkeypatch):
     """Where the clock is stepped back, what the store does not know could come again, and sort before it."""
-    journal.end_epoch()
+    journal.numbers.end_epoch()
     seen = []
 
     def fail():
         with journal.transaction():
-            seen.append(journal.epoch)
+            seen.append(journal.numbers.epoch)
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         fail()
     with journal.transaction():
-        kept = journal.epoch
+        kept = journal.numbers.epoch
     assert kept != seen[0]
     journal.close()
-    monkeypatch.setattr(module.time, "time_ns", lambda: 1_000_000_000)
+    monkeypatch.setattr(numbers.time, "time_ns", lambda: 1_000_000_000)
     again = opened(path)
-    assert again.epoch > kept
+    assert again.numbers.epoch > kept
     again.close()
 
 
 def test_an_epoch_that_was_committed_outlives_a_transaction_that_fails(journal):
     with journal.transaction():
-        epoch = journal.epoch
+        epoch = journal.numbers.epoch
     with pytest.raises(ZeroDivisionError), journal.transaction():
         raise ZeroDivisionError
-    assert journal.epoch == epoch
+    assert journal.numbers.epoch == epoch
 
 
 # --- transactions and the outbox -------------------------------------------------------------------
@@ -231,78 +233,78 @@ def test_an_epoch_that_was_committed_outlives_a_transaction_that_fails(journal):
 
 def test_what_fails_leaves_nothing_behind(journal):
     with journal.transaction():
-        assert journal.next_number("s") == 0
-        journal.finish_number("s", EPOCH, 1, TAG)
+        assert journal.numbers.next("s") == 0
+        journal.seen.finish("s", EPOCH, 1, TAG)
 
     def act():
-        journal.next_number("s", 10)
-        journal.finish_number("s", EPOCH, 2, TAG)
-        journal.enqueue("x", "k", b"body")
-        journal.observe("x", "k", b"body")
-        journal.set_meta("m", b"1")
-        journal.forget([1])
+        journal.numbers.next("s", 10)
+        journal.seen.finish("s", EPOCH, 2, TAG)
+        journal.outbox.put("x", "k", b"body")
+        journal.outbox.publish_once("x", "k", b"body")
+        journal.meta.set("m", b"1")
+        journal.outbox.confirm([1])
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError), journal.transaction():
         act()
-    assert journal.take_fresh() == []
-    assert journal.outbox(0.0) == []
-    assert journal.get_meta("m") is None
-    assert journal.check_number("s", EPOCH, 2, TAG) == "new"
+    assert journal.outbox.drain_committed() == []
+    assert journal.outbox.unconfirmed(0.0) == []
+    assert journal.meta.get("m") is None
+    assert journal.seen.check("s", EPOCH, 2, TAG) == "new"
     with journal.transaction():
-        assert journal.next_number("s") == 1
+        assert journal.numbers.next("s") == 1
 
 
 def test_an_outbox_survives_with_the_same_bytes_in_order_until_it_is_confirmed(journal, path):
     bodies = [bytes([n]) * n for n in (1, 200, 3)]
     with journal.transaction():
         for body in bodies:
-            journal.enqueue("kme.kme-1", "link.kme-1.kme-2", body)
-    fresh = journal.take_fresh()
+            journal.outbox.put("kme.kme-1", "link.kme-1.kme-2", body)
+    fresh = journal.outbox.drain_committed()
     assert [p.body for p in fresh] == bodies
-    assert journal.take_fresh() == []
+    assert journal.outbox.drain_committed() == []
     journal.close()
     again = opened(path)
-    assert again.outbox(0.0) == fresh
+    assert again.outbox.unconfirmed(0.0) == fresh
     with again.transaction():
-        again.forget([fresh[0].id, fresh[2].id])
-    assert again.outbox(0.0) == [fresh[1]]
-    assert again._db.execute("PRAGMA secure_delete").fetchone() == (1,), "all else is wiped as before"
+        again.outbox.confirm([fresh[0].id, fresh[2].id])
+    assert again.outbox.unconfirmed(0.0) == [fresh[1]]
+    assert again.connection.execute("PRAGMA secure_delete").fetchone() == (1,), "all else is wiped as before"
     again.close()
 
 
 def test_an_id_of_the_outbox_is_never_given_twice(journal, path):
     with journal.transaction():
-        journal.enqueue("x", "k", b"1")
-    first = journal.take_fresh()[0].id
+        journal.outbox.put("x", "k", b"1")
+    first = journal.outbox.drain_committed()[0].id
     with journal.transaction():
-        journal.forget([first])
+        journal.outbox.confirm([first])
     journal.close()
     again = opened(path)
     with again.transaction():
-        again.enqueue("x", "k", b"2")
-    assert again.take_fresh()[0].id > first
+        again.outbox.put("x", "k", b"2")
+    assert again.outbox.drain_committed()[0].id > first
     again.close()
 
 
 def test_an_observation_is_published_after_the_commit_and_kept_nowhere(journal):
     with journal.transaction():
-        journal.observe("replies", "cli.q.1", b"answer")
-    assert journal.take_fresh() == [Publication(None, "replies", "cli.q.1", b"answer")]
-    assert journal.outbox(0.0) == []
+        journal.outbox.publish_once("replies", "cli.q.1", b"answer")
+    assert journal.outbox.drain_committed() == [Publication(None, "replies", "cli.q.1", b"answer")]
+    assert journal.outbox.unconfirmed(0.0) == []
 
 
 def test_a_disk_that_does_not_take_the_commit_is_a_store_error(journal, path):
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    journal._db.execute("PRAGMA busy_timeout=0")
+    journal.connection.execute("PRAGMA busy_timeout=0")
     with pytest.raises(StoreError, match="does not take a commit"), journal.transaction():
         pytest.fail("nothing is done without the file")
     other.execute("ROLLBACK")
     other.close()
     with journal.transaction():
-        journal.set_meta("after", b"1")
-    assert journal.get_meta("after") == b"1"
+        journal.meta.set("after", b"1")
+    assert journal.meta.get("after") == b"1"
 
 
 # --- numbers ---------------------------------------------------------------------------------------
@@ -311,134 +313,134 @@ def test_a_disk_that_does_not_take_the_commit_is_a_store_error(journal, path):
 def test_a_number_is_given_once_also_after_reopening(journal, path):
     given = []
     with journal.transaction():
-        given += [journal.next_number("link kme-2") for _ in range(5)]
+        given += [journal.numbers.next("link kme-2") for _ in range(5)]
     journal.close()
     for _ in range(3):
         again = opened(path)
         with again.transaction():
-            given += [again.next_number("link kme-2") for _ in range(2)]
+            given += [again.numbers.next("link kme-2") for _ in range(2)]
         again.close()
     assert given == list(range(11))
 
 
 def test_a_step_reserves_a_range_and_streams_are_apart(journal):
     with journal.transaction():
-        assert [journal.next_number("pad kme-2", step) for step in (100, 1, 50, 7)] == [0, 100, 101, 151]
-        assert journal.next_number("pad kme-3", 10) == 0
-        assert journal.next_number("pad kme-2") == 158
+        assert [journal.numbers.next("pad kme-2", step) for step in (100, 1, 50, 7)] == [0, 100, 101, 151]
+        assert journal.numbers.next("pad kme-3", 10) == 0
+        assert journal.numbers.next("pad kme-2") == 158
 
 
 def test_a_number_that_was_finished_is_a_redelivery_and_with_another_tag_a_forgery(journal):
-    assert journal.check_number("s", EPOCH, 5, TAG) == "new"
+    assert journal.seen.check("s", EPOCH, 5, TAG) == "new"
     with journal.transaction():
-        journal.finish_number("s", EPOCH, 5, TAG)
-    assert journal.check_number("s", EPOCH, 5, TAG) == "finished"
+        journal.seen.finish("s", EPOCH, 5, TAG)
+    assert journal.seen.check("s", EPOCH, 5, TAG) == "finished"
     with pytest.raises(ForgedMessageError, match="number 5 of s"):
-        journal.check_number("s", EPOCH, 5, OTHER_TAG)
-    assert journal.check_number("s", EPOCH, 4, TAG) == "new"
-    assert journal.check_number("other", EPOCH, 5, OTHER_TAG) == "new"
-    assert journal.check_number("s", b"e" * 16, 5, OTHER_TAG) == "new"
+        journal.seen.check("s", EPOCH, 5, OTHER_TAG)
+    assert journal.seen.check("s", EPOCH, 4, TAG) == "new"
+    assert journal.seen.check("other", EPOCH, 5, OTHER_TAG) == "new"
+    assert journal.seen.check("s", b"e" * 16, 5, OTHER_TAG) == "new"
 
 
 def test_looking_at_a_number_finishes_nothing(journal):
     with journal.transaction():
-        journal.check_number("s", EPOCH, 5, TAG)
-    assert journal.check_number("s", EPOCH, 5, OTHER_TAG) == "new"
+        journal.seen.check("s", EPOCH, 5, TAG)
+    assert journal.seen.check("s", EPOCH, 5, OTHER_TAG) == "new"
 
 
 def test_finished_numbers_are_known_after_reopening(journal, path):
     with journal.transaction():
-        journal.finish_number("s", EPOCH, 5, TAG)
+        journal.seen.finish("s", EPOCH, 5, TAG)
     journal.close()
     again = opened(path)
-    assert again.check_number("s", EPOCH, 5, TAG) == "finished"
+    assert again.seen.check("s", EPOCH, 5, TAG) == "finished"
     again.close()
 
 
 def test_numbers_too_far_behind_are_refused(journal):
     high = 100_000
     with journal.transaction():
-        journal.finish_number("s", EPOCH, high, TAG)
+        journal.seen.finish("s", EPOCH, high, TAG)
     for number in (high - WINDOW_BACK, 0):
         with pytest.raises(ForgedMessageError, match="too far behind"):
-            journal.check_number("s", EPOCH, number, TAG)
+            journal.seen.check("s", EPOCH, number, TAG)
     for number in (high - WINDOW_BACK + 1, high - 1, high + 1):
-        assert journal.check_number("s", EPOCH, number, TAG) == "new"
+        assert journal.seen.check("s", EPOCH, number, TAG) == "new"
 
 
 @pytest.mark.parametrize("lost", [1, WINDOW_BACK, 1_048_577, 2**40, 2**62 - 100_000])
 def test_however_many_messages_were_lost_the_next_one_is_taken(journal, path, lost):
     high = 100_000
     with journal.transaction():
-        journal.finish_number("s", EPOCH, high, TAG)
-    assert journal.check_number("s", EPOCH, high + lost, TAG) == "new"
+        journal.seen.finish("s", EPOCH, high, TAG)
+    assert journal.seen.check("s", EPOCH, high + lost, TAG) == "new"
     with journal.transaction():
-        journal.finish_number("s", EPOCH, high + lost, TAG)
+        journal.seen.finish("s", EPOCH, high + lost, TAG)
     journal.close()
     again = opened(path)
-    assert again.check_number("s", EPOCH, high + lost, TAG) == "finished"
-    assert again.check_number("s", EPOCH, high + lost + 1, TAG) == "new"
+    assert again.seen.check("s", EPOCH, high + lost, TAG) == "finished"
+    assert again.seen.check("s", EPOCH, high + lost + 1, TAG) == "new"
     again.close()
 
 
 def test_a_new_epoch_begins_at_any_number_and_has_its_window_from_there(journal):
     high = 3_000_000
-    assert journal.check_number("s", EPOCH, high, TAG) == "new"
+    assert journal.seen.check("s", EPOCH, high, TAG) == "new"
     with journal.transaction():
-        journal.finish_number("s", EPOCH, high, TAG)
+        journal.seen.finish("s", EPOCH, high, TAG)
     with pytest.raises(ForgedMessageError, match="too far behind"):
-        journal.check_number("s", EPOCH, 0, TAG)
+        journal.seen.check("s", EPOCH, 0, TAG)
 
 
 def test_a_late_number_does_not_move_the_window_back(journal):
     with journal.transaction():
         for number in (10_000, 9_000):
-            journal.finish_number("s", EPOCH, number, TAG)
+            journal.seen.finish("s", EPOCH, number, TAG)
     with pytest.raises(ForgedMessageError, match="too far behind"):
-        journal.check_number("s", EPOCH, 10_000 - WINDOW_BACK, TAG)
+        journal.seen.check("s", EPOCH, 10_000 - WINDOW_BACK, TAG)
 
 
 def test_of_many_epochs_the_latest_are_remembered_and_older_ones_refused(journal):
     epochs = [n.to_bytes(16, "big") for n in range(10, 10 + EPOCHS_MAX + 5)]
     with journal.transaction():
         for epoch in epochs:
-            assert journal.check_number("s", epoch, 7, TAG) == "new"
-            journal.finish_number("s", epoch, 7, TAG)
+            assert journal.seen.check("s", epoch, 7, TAG) == "new"
+            journal.seen.finish("s", epoch, 7, TAG)
     for epoch in epochs[5:]:
-        assert journal.check_number("s", epoch, 7, TAG) == "finished"
+        assert journal.seen.check("s", epoch, 7, TAG) == "finished"
     for epoch in (*epochs[:5], bytes(16)):
         with pytest.raises(ForgedMessageError, match="older than the 64"):
-            journal.check_number("s", epoch, 7, TAG)
-    assert journal.check_number("s", b"x" * 16, 7, TAG) == "new"
-    assert journal.check_number("other", epochs[0], 7, TAG) == "new"
-    assert journal._db.execute("SELECT count(*) FROM finished").fetchone()[0] == EPOCHS_MAX
+            journal.seen.check("s", epoch, 7, TAG)
+    assert journal.seen.check("s", b"x" * 16, 7, TAG) == "new"
+    assert journal.seen.check("other", epochs[0], 7, TAG) == "new"
+    assert journal.connection.execute("SELECT count(*) FROM finished").fetchone()[0] == EPOCHS_MAX
 
 
 def test_under_another_key_a_stream_begins_anew_and_no_other_one(journal):
     for stream in ("s", "other"):
-        journal.verified_under(stream, b"a key")
+        journal.seen.verified_under(stream, b"a key")
         with journal.transaction():
-            journal.finish_number(stream, EPOCH, 7, TAG)
-    journal.verified_under("s", b"a key")
-    assert journal.check_number("s", EPOCH, 7, TAG) == "finished"
-    journal.verified_under("s", b"another")
-    assert journal.check_number("s", EPOCH, 7, TAG) == "new"
-    assert journal.check_number("other", EPOCH, 7, TAG) == "finished"
-    assert journal.epochs() == {"other": 1}
+            journal.seen.finish(stream, EPOCH, 7, TAG)
+    journal.seen.verified_under("s", b"a key")
+    assert journal.seen.check("s", EPOCH, 7, TAG) == "finished"
+    journal.seen.verified_under("s", b"another")
+    assert journal.seen.check("s", EPOCH, 7, TAG) == "new"
+    assert journal.seen.check("other", EPOCH, 7, TAG) == "finished"
+    assert journal.seen.epochs() == {"other": 1}
 
 
 def test_once_a_new_epoch_has_begun_less_is_remembered_of_the_old_and_the_rest_refused(journal):
     with journal.transaction():
         for n in range(2 * WINDOW_ENDED):
-            journal.finish_number("s", EPOCH, n, TAG)
-        journal.finish_number("s", b"x" * 16, 0, TAG)
-    kept = journal._db.execute("SELECT count(*) FROM finished").fetchone()[0]
+            journal.seen.finish("s", EPOCH, n, TAG)
+        journal.seen.finish("s", b"x" * 16, 0, TAG)
+    kept = journal.connection.execute("SELECT count(*) FROM finished").fetchone()[0]
     assert kept == WINDOW_ENDED + 1
     for number in (0, WINDOW_ENDED - 1):
         with pytest.raises(ForgedMessageError, match="too far behind"):
-            journal.check_number("s", EPOCH, number, TAG)
-    assert journal.check_number("s", EPOCH, WINDOW_ENDED, TAG) == "finished"
-    assert journal.check_number("s", EPOCH, 2 * WINDOW_ENDED, TAG) == "new"
+            journal.seen.check("s", EPOCH, number, TAG)
+    assert journal.seen.check("s", EPOCH, WINDOW_ENDED, TAG) == "finished"
+    assert journal.seen.check("s", EPOCH, 2 * WINDOW_ENDED, TAG) == "new"
 
 
 def test_to_begin_an_epoch_costs_no_look_at_what_is_remembered_of_the_others(journal):
@@ -447,19 +449,21 @@ def test_to_begin_an_epoch_costs_no_look_at_what_is_remembered_of_the_others(jou
     with journal.transaction():
         for i in range(EPOCHS_MAX - 1):
             row = (i + 1, "s", b"\xff" * 15 + bytes([i]), WINDOW_ENDED - 1, -1)
-            journal._db.execute("INSERT INTO heard VALUES (?, ?, ?, ?, ?)", row)
-            journal._db.execute(f"{numbers} INSERT INTO finished SELECT ?, i, ? FROM n", (i + 1, TAG))
+            journal.connection.execute("INSERT INTO heard VALUES (?, ?, ?, ?, ?)", row)
+            journal.connection.execute(f"{numbers} INSERT INTO finished SELECT ?, i, ? FROM n", (i + 1, TAG))
     steps = 0
 
     def count():
         nonlocal steps
         steps += 1
 
-    journal._db.set_progress_handler(count, 100)
+    journal.connection.set_progress_handler(count, 100)
     with journal.transaction():
-        journal.finish_number("s", EPOCH, 0, TAG)
-    journal._db.set_progress_handler(None, 0)
-    assert journal._db.execute("SELECT count(*) FROM finished").fetchone()[0] == (EPOCHS_MAX - 1) * WINDOW_ENDED + 1
+        journal.seen.finish("s", EPOCH, 0, TAG)
+    journal.connection.set_progress_handler(None, 0)
+    assert (
+        journal.connection.execute("SELECT count(*) FROM finished").fetchone()[0] == (EPOCHS_MAX - 1) * WINDOW_ENDED + 1
+    )
     assert 0 < steps * 100 < 100 * EPOCHS_MAX
 
 
@@ -467,19 +471,19 @@ def test_to_begin_an_epoch_costs_no_look_at_what_is_remembered_of_the_others(jou
 def test_what_is_remembered_of_a_stream_is_bounded_whatever_numbers_are_used(journal, step):
     with journal.transaction():
         for n in range(3 * WINDOW_BACK):
-            journal.finish_number("s", EPOCH, 1 + 2 * step * n, TAG)
-    kept = journal._db.execute("SELECT count(*) FROM finished").fetchone()[0]
+            journal.seen.finish("s", EPOCH, 1 + 2 * step * n, TAG)
+    kept = journal.connection.execute("SELECT count(*) FROM finished").fetchone()[0]
     assert kept <= WINDOW_BACK
     last = 1 + 2 * step * (3 * WINDOW_BACK - 1)
-    assert journal.check_number("s", EPOCH, last, TAG) == "finished"
+    assert journal.seen.check("s", EPOCH, last, TAG) == "finished"
 
 
 def test_everything_within_the_window_is_remembered(journal):
     with journal.transaction():
         for n in range(2 * WINDOW_BACK):
-            journal.finish_number("s", EPOCH, n, TAG)
+            journal.seen.finish("s", EPOCH, n, TAG)
     for n in range(WINDOW_BACK, 2 * WINDOW_BACK):
-        assert journal.check_number("s", EPOCH, n, TAG) == "finished"
+        assert journal.seen.check("s", EPOCH, n, TAG) == "finished"
 
 
 # --- deleting --------------------------------------------------------------------------------------
@@ -492,11 +496,11 @@ def on_disk(path):
 def test_deleted_bytes_are_nowhere_in_the_files_after_a_scrub(journal, path):
     secret = os.urandom(64)
     with journal.transaction():
-        journal._db.execute("INSERT INTO things VALUES (1, ?)", (secret,))
-        journal._db.execute("INSERT INTO things VALUES (2, ?)", (bytes(3) + secret * 300,))
+        journal.connection.execute("INSERT INTO things VALUES (1, ?)", (secret,))
+        journal.connection.execute("INSERT INTO things VALUES (2, ?)", (bytes(3) + secret * 300,))
     assert secret in on_disk(path)
     with journal.transaction():
-        journal._db.execute("DELETE FROM things")
+        journal.connection.execute("DELETE FROM things")
     journal.scrub()
     assert secret not in on_disk(path)
 
@@ -504,25 +508,25 @@ def test_deleted_bytes_are_nowhere_in_the_files_after_a_scrub(journal, path):
 def test_overwritten_bytes_are_nowhere_in_the_files_after_a_scrub(journal, path):
     secret = os.urandom(64)
     with journal.transaction():
-        journal._db.execute("INSERT INTO things VALUES (1, ?)", (secret,))
+        journal.connection.execute("INSERT INTO things VALUES (1, ?)", (secret,))
     with journal.transaction():
-        journal._db.execute("UPDATE things SET value = x''")
+        journal.connection.execute("UPDATE things SET value = x''")
     journal.scrub()
     assert secret not in on_disk(path)
 
 
 def test_a_scrub_that_a_reader_hinders_says_so(journal, path):
     with journal.transaction():
-        journal._db.execute("INSERT INTO things VALUES (1, x'00')")
+        journal.connection.execute("INSERT INTO things VALUES (1, x'00')")
     reader = sqlite3.connect(path, isolation_level=None)
     reader.execute("BEGIN")
     reader.execute("SELECT * FROM things").fetchone()
     with journal.transaction():
-        journal._db.execute("DELETE FROM things")
+        journal.connection.execute("DELETE FROM things")
     assert not journal.scrub()
     reader.close()
     assert journal.scrub()
 
 
 def test_the_module_says_which_format_it_writes(journal):
-    assert journal._db.execute("PRAGMA user_version").fetchone()[0] == module._SCHEMA_VERSION
+    assert journal.connection.execute("PRAGMA user_version").fetchone()[0] == module._SCHEMA_VERSION

@@ -25,6 +25,9 @@ class Fake:
         taken, self.deliveries = self.deliveries[:limit], self.deliveries[limit:]
         return Received(taken, [], connected=True, generation=1, publishing=self.publishing)
 
+    def start(self): ...
+    def wake(self): ...
+
     def acknowledge(self, deliveries):
         self.acknowledged.append([delivery.token[1] for delivery in deliveries])
 
@@ -69,15 +72,16 @@ def gathering(monkeypatch, batches):
 
     def handle(_delivery, _now):
         for key in next(left):
-            inner.journal.enqueue("x", key, b"", hurried=key.startswith("now"))
+            inner.journal.outbox.put("x", key, b"", urgent=key.startswith("now"))
         return True
 
     inner.handle = handle
     return Loop(inner, broker, gather_s=0.05), broker, now
 
 
-def test_what_is_not_hurried_leaves_a_moment_later_together(monkeypatch):
+def test_what_is_not_urgent_leaves_a_moment_later_together(monkeypatch):
     loop, broker, now = gathering(monkeypatch, [["later 1", "now 1"], ["later 2"], ["now 2"], [], ["later 3"]])
+    loop.start()
     broker.published.clear()
     for _ in range(3):
         loop.step(1.0)
@@ -101,10 +105,11 @@ def test_what_is_not_hurried_leaves_a_moment_later_together(monkeypatch):
 def test_for_one_queue_all_leaves_in_its_order(monkeypatch):
     """What a report says may be out of date with the next: the last one counts."""
     loop, broker, _ = gathering(monkeypatch, [["later 1"], ["later 2"], ["later 3"], ["later 4"]])
+    loop.start()
     broker.published.clear()
-    enqueue = loop._journal.enqueue
-    loop._journal.enqueue = lambda exchange, key, body, hurried: enqueue(
-        exchange, "reports" if key != "later 2" else key, key.encode(), hurried=key == "later 3"
+    enqueue = loop.journal.outbox.put
+    loop.journal.outbox.put = lambda exchange, key, body, urgent: enqueue(
+        exchange, "reports" if key != "later 2" else key, key.encode(), urgent=key == "later 3"
     )
     sent = []
     broker.publish = lambda publications: sent.append([publication.body for publication in publications])
@@ -126,7 +131,7 @@ def test_under_load_acknowledgements_do_not_wait(monkeypatch):
 def test_a_turn_in_which_nothing_can_happen_is_left_out(monkeypatch):
     loop, _, now = gathering(monkeypatch, [["now 1"]])
     turns = []
-    loop._service.tick = lambda *_, **__: turns.append(now[0])
+    loop.service.tick = lambda *_, **__: turns.append(now[0])
     loop.step(1.0)
     loop.step(1.0)
     assert len(turns) == 1
@@ -138,7 +143,7 @@ def test_a_turn_in_which_nothing_can_happen_is_left_out(monkeypatch):
 def test_while_something_may_wait_for_room_no_turn_is_left_out(monkeypatch):
     loop, _, now = gathering(monkeypatch, [["now"] * 65])
     turns = []
-    loop._service.tick = lambda *_, **__: turns.append(now[0])
+    loop.service.tick = lambda *_, **__: turns.append(now[0])
     for _ in range(3):
         loop.step(1.0)
     assert len(turns) == 3
@@ -146,6 +151,7 @@ def test_while_something_may_wait_for_room_no_turn_is_left_out(monkeypatch):
 
 def test_what_was_gathered_leaves_before_the_end(monkeypatch):
     loop, broker, _ = gathering(monkeypatch, [["later 1"]])
+    loop.start()
     broker.published.clear()
     loop.step(1.0)
     assert broker.published == []
@@ -157,13 +163,14 @@ def test_what_was_gathered_leaves_before_the_end(monkeypatch):
 
 def test_what_was_committed_leaves_though_the_store_takes_nothing_more(monkeypatch):
     loop, broker, now = gathering(monkeypatch, [["later 1"], []])
+    loop.start()
     broker.published.clear()
     loop.step(1.0)
 
     def full():
         raise StoreError("full")
 
-    loop._journal.transaction = full
+    loop.journal.transaction = full
     now[0] += 0.06
     with pytest.raises(StoreError):
         loop.step(1.0)
@@ -172,7 +179,7 @@ def test_what_was_committed_leaves_though_the_store_takes_nothing_more(monkeypat
 
 def test_a_queue_that_brings_only_what_is_refused_rests_and_the_wait_ends_with_its_rest(monkeypatch):
     loop, broker, _ = gathering(monkeypatch, [[]] * 40)
-    loop._service.handle = lambda delivery, _now: False
+    loop.service.handle = lambda delivery, _now: False
     broker.most = 20
     loop.step(1.0)
     loop.step(1.0)
@@ -186,7 +193,7 @@ def test_what_this_program_fails_on_counts_as_refused(monkeypatch):
     def fails(_delivery, _now):
         raise ZeroDivisionError
 
-    loop._service.handle, broker.most = fails, 20
+    loop.service.handle, broker.most = fails, 20
     loop.step(1.0)
     loop.step(1.0)
     assert broker.resting[1] == {link_queue("kme-5", "kme-8")}
@@ -195,8 +202,8 @@ def test_what_this_program_fails_on_counts_as_refused(monkeypatch):
 def test_messages_that_leave_on_another_connection_have_another_epoch(monkeypatch):
     loop, broker, _ = gathering(monkeypatch, [["now 1"], ["now 2"], ["now 3"]])
     epochs = []
-    inner = loop._service.handle
-    loop._service.handle = lambda delivery, now: epochs.append(loop._journal.epoch) or inner(delivery, now)
+    inner = loop.service.handle
+    loop.service.handle = lambda delivery, now: epochs.append(loop.journal.numbers.epoch) or inner(delivery, now)
     for publishing in (1, 1, 2):
         broker.publishing = publishing
         loop.step(1.0)

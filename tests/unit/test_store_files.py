@@ -23,7 +23,7 @@ def opened(path, **options):
 
 def set_meta(store, value):
     with store.transaction():
-        store.set_meta("value", value)
+        store.meta.set("value", value)
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_another_stores_log_is_refused(store, path, tmp_path):
 
 def test_what_a_kill_leaves_is_a_store(store, path, tmp_path):
     again = opened(killed(path, tmp_path / "killed"))
-    assert again.get_meta("value") == b"one"
+    assert again.meta.get("value") == b"one"
     again.close()
 
 
@@ -155,7 +155,7 @@ def test_a_main_file_alone_is_a_store_as_it_was_carried_over(store, path, tmp_pa
     copy = killed(path, tmp_path / "killed")
     (copy.parent / "kme.sqlite-wal").unlink()
     again = opened(copy)
-    assert again.get_meta("value") == b"one"
+    assert again.meta.get("value") == b"one"
     again.close()
 
 
@@ -164,7 +164,7 @@ def test_a_copy_by_sqlite_itself_is_a_store(store, path, tmp_path):
     with sqlite3.connect(path) as source, sqlite3.connect(copy) as target:
         source.backup(target)
     again = opened(copy)
-    assert again.get_meta("value") == b"one"
+    assert again.meta.get("value") == b"one"
     again.close()
 
 
@@ -215,7 +215,7 @@ def test_what_is_no_store_is_refused_in_one_line(path, make):
 @pytest.mark.parametrize("damage", [cut, torn_page])
 def test_a_damaged_store_is_refused_in_one_line(store, path, damage):
     with store.transaction():
-        store._db.executemany("INSERT INTO things VALUES (?, ?)", [(n, os.urandom(3_000)) for n in range(50)])
+        store.connection.executemany("INSERT INTO things VALUES (?, ?)", [(n, os.urandom(3_000)) for n in range(50)])
     store.close()
     damage(path)
     assert "cannot be used" in refused(path)
@@ -291,7 +291,7 @@ def test_a_store_that_was_replaced_by_another_leaves_that_ones_log_alone(store, 
     store.close()
     assert contents(path) == here
     again = opened(path)
-    assert again.get_meta("value") == b"one"
+    assert again.meta.get("value") == b"one"
     again.close()
 
 
@@ -305,7 +305,7 @@ def test_the_log_is_carried_over_once_it_is_long_and_shows_where_a_reader_hinder
     def write(times):
         for _ in range(times):
             with store.transaction():
-                store._db.execute("INSERT OR REPLACE INTO things VALUES (1, ?)", (os.urandom(300_000),))
+                store.connection.execute("INSERT OR REPLACE INTO things VALUES (1, ?)", (os.urandom(300_000),))
 
     write(20)
     assert store.sizes().log < 2 << 20
@@ -349,7 +349,7 @@ def test_whoever_reads_carries_nothing_over(store, path, tmp_path):
     for place in (path, copy):
         before = contents(place)
         reader = opened(place, access="read")
-        assert reader.get_meta("value") == b"one"
+        assert reader.meta.get("value") == b"one"
         assert not reader.scrub()
         reader.close()
         assert contents(place) == before

@@ -41,8 +41,8 @@ class Publication:
     exchange: str
     routing_key: str
     body: bytes = field(repr=False)
-    hurried: bool = True
-    """Whether somebody waits for it: what is not hurried may be gathered for a moment, in its order."""
+    urgent: bool = True
+    """Whether somebody waits for it: what is not urgent may be gathered for a moment, in its order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +96,17 @@ class Broker(Protocol):
     """A connection to a broker that keeps itself alive.
 
     It reconnects for ever, with jittered and capped back-off, and logs why. A queue or an exchange that is missing or
-    refused is named (`Received.refused`) and asked for again; the others go on. All methods are called
-    from one thread (the service's); network input and output happen elsewhere.
+    refused is named (`Received.refused`) and asked for again; the others go on. All methods but `wake` are
+    called from one thread (the service's); network input and output happen elsewhere.
     """
+
+    def start(self) -> None:
+        """Begin to connect, in the background; until then nothing leaves and nothing comes."""
+        ...
+
+    def wake(self) -> None:
+        """End a `receive` that waits, or the next one, at once; any thread may call it, and a signal handler."""
+        ...
 
     def receive(self, limit: int, timeout_s: float, resting: Collection[str] = ()) -> Received:
         """Return up to ``limit`` deliveries and all new confirms; wait up to ``timeout_s`` for the first.

@@ -78,16 +78,20 @@ class Asker:
 class Answerer:
     """The coordinator's side: takes each request that the command line signed once, and signs the answers."""
 
-    def __init__(self, key: bytes, epoch: Callable[[], bytes], since: float = 0.0) -> None:
-        """``epoch`` returns one that sorts after all of earlier starts; ``since`` is the `latest` of the one before."""
+    def __init__(
+        self, key: bytes, epoch: Callable[[], bytes], since: float = 0.0, taken: dict[bytes, float] | None = None
+    ) -> None:
+        """``epoch`` returns one that sorts after all of earlier starts; ``since`` is the `latest` of the one before.
+
+        ``taken`` is where requests taken are remembered: whoever undoes that has them taken again.
+        """
         self._key, self._epoch, self._numbers = key, epoch, count()
         self._since: float | None = None
         """No request that was sent before is taken; never set back. None before the start."""
         self.latest = since
         """No request that was taken was sent later, in seconds since the epoch: to be kept over a restart."""
-        self._taken: dict[bytes, float] = {}
+        self._taken = {} if taken is None else taken
         """Signatures of requests taken, in their order, and the latest time each may have been sent at."""
-        self._taken_now: list[bytes] = []
 
     def open(self, now: float) -> None:
         """Take requests from now on, if they are not taken yet."""
@@ -109,7 +113,6 @@ class Answerer:
         if not since <= request.at <= until:
             return request, "late"
         self._taken[message.mac] = until
-        self._taken_now.append(message.mac)
         self.latest = max(self.latest, until)
         return request, "new"
 
@@ -129,21 +132,6 @@ class Answerer:
     def late(self, now: float) -> Late:
         """Return what a late request is answered with."""
         return Late(clock=max(now, self._since or 0.0))
-
-    @property
-    def has_taken(self) -> bool:
-        """Whether a request was taken since the last commit: then `latest` may have changed."""
-        return bool(self._taken_now)
-
-    def committed(self) -> None:
-        """Remember for good what was taken."""
-        self._taken_now.clear()
-
-    def rolled_back(self) -> None:
-        """Forget what was taken since the last commit: it comes again."""
-        for signature in self._taken_now:
-            self._taken.pop(signature, None)
-        self._taken_now.clear()
 
     def answer(self, request: Request, body: ReplyBody) -> bytes:
         """Return the bytes of an answer; raises MalformedMessageError if it is too long."""

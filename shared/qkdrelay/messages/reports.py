@@ -167,7 +167,7 @@ Report = (
     | Done
     | Alarm
 )
-HURRIED = Expected | Started | Refused | Rebuilt | Verified | Done
+URGENT = Expected | Started | Refused | Rebuilt | Verified | Done
 """The reports that something waits for; the others tell what became of shares."""
 
 

@@ -20,6 +20,9 @@ class LruCache(Generic[K, V]):
         self._values: OrderedDict[K, tuple[V, int]] = OrderedDict()
         self._size = 0
 
+    def __len__(self) -> int:
+        return len(self._values)
+
     def get(self, key: K) -> V | None:
         """Return the value, if it is kept."""
         kept = self._values.get(key)

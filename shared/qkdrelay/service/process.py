@@ -6,6 +6,7 @@ import ctypes
 import gc
 import signal
 import threading
+from collections.abc import Callable
 
 from qkdrelay.service.logs import log_what_python_says
 
@@ -30,15 +31,46 @@ def keep_freed_memory() -> None:
     set_option(_M_TRIM_THRESHOLD, _MEMORY_KEPT)
 
 
-def prepare_process() -> threading.Event:
-    """Set up a process that is all a service's; return the event that SIGTERM and SIGINT set."""
+class StopRequest:
+    """Whether the process was asked to end; may be set from a signal handler, whatever its thread is doing."""
+
+    def __init__(self) -> None:
+        # Its lock is one that a handler may take while the thread it interrupts has it; an Event's is not.
+        self._changed = threading.Condition()
+        self._is_set = False
+        self._wakes: list[Callable[[], None]] = []
+
+    def wakes(self, wake: Callable[[], None]) -> None:
+        """Have ``wake`` called when it is set: the thread that is to end may wait for something else."""
+        self._wakes.append(wake)
+
+    def set(self) -> None:
+        """Ask the process to end."""
+        with self._changed:
+            self._is_set = True
+            self._changed.notify_all()
+        for wake in self._wakes:
+            wake()
+
+    def is_set(self) -> bool:
+        """Whether it was asked to."""
+        return self._is_set
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until it is set, at most ``timeout_s`` seconds; return whether it is."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._is_set, timeout_s)
+
+
+def prepare_process() -> StopRequest:
+    """Set up a process that is all a service's; return what SIGTERM and SIGINT set."""
     # What is loaded stays, and what a batch makes is gone after it: looking through all of it for cycles every
     # 700 objects took 5 % of a relay.
     gc.freeze()
     gc.set_threshold(*_COLLECT)
     keep_freed_memory()
     log_what_python_says()
-    stop = threading.Event()
+    stop = StopRequest()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     return stop

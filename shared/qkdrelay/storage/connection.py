@@ -10,6 +10,7 @@ from typing import Literal, ParamSpec, TypeVar
 from qkdrelay.errors import StoreError
 
 SQLITE_VERSION = sqlite3.sqlite_version
+Cursor = sqlite3.Cursor
 BUSY_TIMEOUT_S = 5.0
 HINT_DAMAGED = "stop the service, put back one copy of all its files, or move them away; no link key is used again"
 _ERRORS = (sqlite3.Error, UnicodeDecodeError)

@@ -67,7 +67,7 @@ def test_a_forged_message_is_listed_shown_requeued_refused_again_and_dropped(her
 
 def with_secret(here, secret):
     """Give kme-5's side of the link with kme-3 another secret; return what it had."""
-    links = here.network.loops["kme-5"]._service._links._links
+    links = here.network.links["kme-5"]
     before = links["kme-3"]
     limits = {"rate_bps": 1_000_000, "buffer_bytes": 1 << 20, "clock": time.monotonic}
     links["kme-3"] = Link("otp", before.outgoing, SimulatedLinkKey(secret, "kme-3", "kme-5", **limits))
@@ -96,7 +96,7 @@ def test_a_message_that_was_handled_before_changes_nothing_when_requeued(here):
     here.network.hub.publish = recorded
     before = here.run("relay", "kme-1", "kme-8", "--policy", "recursive", "--json").data
     body = next(p.body for p in sealed if p.routing_key == QUEUE)
-    with here.network.coordinator_store.transaction():
+    with here.network.coordinator_store.journal.transaction():
         here.network.coordinator_store.add_dead_letter(here.clock(), "", QUEUE, "the broker gave up", body)
     (letter,) = letters(here)
     assert letter["given_up_by"] == "broker"

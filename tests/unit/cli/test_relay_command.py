@@ -251,7 +251,7 @@ def test_a_silent_coordinator_is_no_failure_of_the_relay(here):
 
 def forget_followers(here):
     """What a restart does to those who wait: the coordinator keeps them in memory only."""
-    here.network.loops[COORDINATOR]._service._audience._followers.clear()
+    here.network.loops[COORDINATOR].service._audience._followers.clear()
 
 
 def test_a_restarted_coordinator_is_found_again(here):
@@ -279,4 +279,4 @@ def test_while_it_waits_it_asks_again_but_is_answered_once(here):
     result = here.run(*REFERENCE_RELAY, "--timeout", "10")
     assert result.code == 1
     assert here.sent > 3
-    assert len(here.network.loops[COORDINATOR]._service._audience._followers) <= 1
+    assert len(here.network.loops[COORDINATOR].service._audience._followers) <= 1

@@ -262,7 +262,7 @@ def test_a_clock_that_is_off_by_more_than_five_seconds_raises_an_alarm(capsys):
     capsys.readouterr()
     network.time.forward(20.0)
     ahead = network.loops["kme-2"]
-    ahead._clock = lambda: network.time() + 5.5
+    ahead.clock = lambda: network.time() + 5.5
     network.settle()
     said = [line for line in capsys.readouterr().out.splitlines() if "clock.skewed" in line]
     assert len(said) == 1
@@ -320,7 +320,7 @@ def test_of_equally_good_paths_those_with_more_key_left_are_taken():
         *({"a", "b", "c"} - set(used)),
     )
     network.limit_key("s", dry, network.time, rate_bps=1, buffer_bytes=1 << 20)
-    network.service("s")._links._links[dry].outgoing.draw(1 << 20)
+    network.links["s"][dry].outgoing.draw(1 << 20)
     network.later(60.0)
     after = network.ask(relay(source="s", target="t", withstand=demand(1, 0)))
     assert set(decode_plan(after.plan).successors("s")) == {used[1], spare}

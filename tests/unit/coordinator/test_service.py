@@ -4,7 +4,7 @@ import pytest
 
 from coordinator.lifecycle import Relay
 from coordinator.service import CoordinatorService
-from coordinator.store import CoordinatorStore
+from coordinator.store import open_coordinator_store
 from qkdrelay.broker.names import kme_exchange, results_queue
 from qkdrelay.broker.port import Delivery
 from qkdrelay.messages import signing
@@ -21,13 +21,13 @@ FIRST, NEXT = b"1" * 16, b"2" * 16
 
 @pytest.fixture
 def store():
-    return CoordinatorStore(None)
+    return open_coordinator_store(None)
 
 
 @pytest.fixture
 def service(store):
     service = CoordinatorService(load_topology("eight-kmes"), store, KEYS, bytes(32))
-    with store.transaction():
+    with store.journal.transaction():
         service.change(None, Relay(terms=terms(), policy="recursive", protected=True, created_at=NOW), NOW)
     return service
 
@@ -40,7 +40,7 @@ def found(false, epoch, number):
 
 def after(service, store, *deliveries):
     for delivery in deliveries:
-        with store.transaction():
+        with store.journal.transaction():
             service.handle(delivery, NOW)
             service.tick(NOW, connected=True, reconnected=False)
         service.committed()

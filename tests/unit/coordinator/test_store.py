@@ -7,7 +7,7 @@ import pytest
 
 from coordinator import store as module
 from coordinator.lifecycle import Relay
-from coordinator.store import CoordinatorStore
+from coordinator.store import open_coordinator_store
 from qkdrelay.messages.reports import Dispute, Findings
 from qkdrelay.service.lru import LruCache
 from support import plans
@@ -31,19 +31,19 @@ def relay(plan=None, **changed):
 
 @pytest.fixture
 def store():
-    kept = CoordinatorStore(None)
+    kept = open_coordinator_store(None)
     yield kept
-    kept.close()
+    kept.journal.close()
 
 
 def keep(store, *relays, told=(), now=NOW):
-    with store.transaction():
+    with store.journal.transaction():
         for each in relays:
             store.keep(each, now, told=told)
 
 
 def due(store, kme, now):
-    with store.transaction():
+    with store.journal.transaction():
         return [each.relay_id for each in store.to_tell_again(kme, now)]
 
 
@@ -68,7 +68,7 @@ def test_a_relay_is_as_it_was_kept_however_many_others_are_looked_at_before_the_
     monkeypatch.setattr(store, "_relays", LruCache(3))
     decided, *others = [relay() for _ in range(5)]
     keep(store, decided, *others)
-    with store.transaction():
+    with store.journal.transaction():
         store.keep(replace(decided, state="failed", reason="why", ended_at=NOW), NOW, told=())
         for other in others:
             assert store.relay(other.relay_id) == other
@@ -82,7 +82,7 @@ def test_what_is_large_takes_no_memory_beside_the_store(store, monkeypatch, find
     assert store._relays.get(small.relay_id) == small
     monkeypatch.setattr(module, "CACHED_PLAN_BYTES_MAX", plan_bytes_max)
     large = replace(small, findings=findings, reason="later")
-    with store.transaction():
+    with store.journal.transaction():
         store.keep(large, NOW, told=())
         assert store.relay(large.relay_id) == large
     assert store.relay(large.relay_id) == large
@@ -142,7 +142,7 @@ def test_settled_relays_beyond_the_bound_are_forgotten_oldest_first_with_their_f
     monkeypatch.setattr(module, "RELAYS_MAX", 3)
     relays = [relay(created_at=NOW + n, ended_at=NOW + n) for n in range(6)]
     keep(store, *relays)
-    with store.transaction():
+    with store.journal.transaction():
         for each in relays:
             store.add_step(each.relay_id, ROUTE, "collected")
             store.add_stuck(each.relay_id, ROUTE[:2], "link.down")
@@ -158,14 +158,14 @@ def test_relays_under_way_or_not_carried_out_are_never_forgotten(store, monkeypa
     keep(store, under_way)
     keep(store, untold, told=("kme-8",))
     keep(store, done)
-    with store.transaction():
+    with store.journal.transaction():
         store.purge()
     assert {each.relay_id for each in store.latest(9)} == {under_way.relay_id, untold.relay_id}
 
 
 def test_a_step_is_kept_once_and_ends_the_wait_for_its_share(store):
     relay_id = uuid4()
-    with store.transaction():
+    with store.journal.transaction():
         store.add_stuck(relay_id, ROUTE[:2], "link.down")
         store.add_stuck(relay_id, ROUTE[:2], "link.key_exhausted")
         store.add_stuck(relay_id, ROUTE[:3], "link.down")
@@ -179,7 +179,7 @@ def test_a_step_is_kept_once_and_ends_the_wait_for_its_share(store):
 
 def test_the_latest_reason_for_a_wait_counts(store):
     relay_id = uuid4()
-    with store.transaction():
+    with store.journal.transaction():
         store.add_stuck(relay_id, ROUTE[:2], "link.down")
         store.add_stuck(relay_id, ROUTE[:2], "link.key_exhausted")
     assert store.flow(relay_id).stuck == ((ROUTE[:2], "link.key_exhausted"),)
@@ -187,7 +187,7 @@ def test_the_latest_reason_for_a_wait_counts(store):
 
 def test_dead_letters_are_bounded_the_newest_stay(store, monkeypatch):
     monkeypatch.setattr(module, "DEAD_LETTERS_MAX", 3)
-    with store.transaction():
+    with store.journal.transaction():
         for n in range(10):
             store.add_dead_letter(NOW, "kme-1", "queue", f"reason {n}", b"body")
     assert [letter.reason for letter in store.dead_letters()] == ["reason 9", "reason 8", "reason 7"]
@@ -195,7 +195,7 @@ def test_dead_letters_are_bounded_the_newest_stay(store, monkeypatch):
 
 def test_who_floods_with_dead_letters_drives_out_nobody_elses(store, monkeypatch):
     monkeypatch.setattr(module, "DEAD_LETTERS_MAX", 5)
-    with store.transaction():
+    with store.journal.transaction():
         for n in range(2):
             store.add_dead_letter(NOW, "kme-1", "queue", f"honest {n}", b"body")
         for n in range(10):

@@ -4,7 +4,7 @@ from uuid import uuid4
 
 import pytest
 
-from coordinator.store import CoordinatorStore
+from coordinator.store import open_coordinator_store
 from coordinator.subscriptions import COMMAND_WAIT_S, FOLLOW_MAX_S, Subscriptions
 from qkdrelay.messages import codec
 from qkdrelay.messages.answers import Refusal, Reply
@@ -17,9 +17,9 @@ NOW, HOURS = 1_700_000_000.0, 3 * 3600.0
 
 @pytest.fixture
 def store():
-    kept = CoordinatorStore(None)
+    kept = open_coordinator_store(None)
     yield kept
-    kept.close()
+    kept.journal.close()
 
 
 def request():
@@ -28,14 +28,14 @@ def request():
 
 def said(store, audience, now):
     """What is answered at ``now``."""
-    with store.transaction():
+    with store.journal.transaction():
         audience.tick(now)
-    signed = [codec.decode(publication.body, SignedMessage) for publication in store.take_fresh()]
+    signed = [codec.decode(publication.body, SignedMessage) for publication in store.journal.outbox.drain_committed()]
     return [codec.decode(message.body, Reply).body for message in signed]
 
 
 def waiting(store):
-    return Subscriptions(store, Answerer(bytes(32), lambda: store.epoch))
+    return Subscriptions(store, Answerer(bytes(32), lambda: store.journal.numbers.epoch))
 
 
 @pytest.mark.parametrize("later", [COMMAND_WAIT_S, HOURS, -HOURS])

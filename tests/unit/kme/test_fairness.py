@@ -7,6 +7,7 @@ import pytest
 from kme import fairness
 from kme.effects import SendShare
 from kme.fairness import FairQueue, WaitingQuota, origin
+from qkdrelay.service.batch import Batch
 from support import plans
 from support.kme import NOW, RELAY
 
@@ -23,7 +24,7 @@ def test_a_share_comes_from_the_kme_before_this_one_or_from_here():
 
 @pytest.mark.parametrize("honest", [1, 10, 100])
 def test_key_goes_to_all_who_wait_in_equal_parts_whatever_they_ask_for(honest):
-    turns, drawn = FairQueue(), Counter()
+    turns, drawn = FairQueue(Batch()), Counter()
     sizes = {"flooder": 5000, "kme-2": honest, "kme-3": honest}
     for _ in range(20_000):
         whose = turns.next(sizes)
@@ -33,7 +34,7 @@ def test_key_goes_to_all_who_wait_in_equal_parts_whatever_they_ask_for(honest):
 
 
 def test_who_had_nothing_to_send_has_saved_nothing_up():
-    turns = FairQueue()
+    turns = FairQueue(Batch())
     for _ in range(100):
         turns.served(turns.next(["a"]), 100)
     served = Counter()
@@ -45,7 +46,7 @@ def test_who_had_nothing_to_send_has_saved_nothing_up():
 
 
 def test_who_comes_and_goes_does_not_get_more_than_who_stays():
-    turns, drawn = FairQueue(), Counter()
+    turns, drawn = FairQueue(Batch()), Counter()
     for step in range(3_000):
         whose = turns.next(["a", "b", "c"] if step % 3 == 0 else ["b", "c"])
         turns.served(whose, 500 if whose == "a" else 50)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kme.effects import KeepRelay
 from kme.endpoint import Endpoint
 from kme.forwarding import LATE_S, NodeSettings
-from kme.store import KmeStore
+from kme.store import open_kme_store
 from qkdrelay.errors import RequestRefusedError
 from qkdrelay.messages.control import Decide, Expect
 from qkdrelay.messages.fields import TIMEOUT_S_MAX
@@ -22,11 +22,11 @@ class Target:
     """The target of relays, with a store and a clock that may be stepped."""
 
     def __init__(self):
-        self.store, self.now = KmeStore(None, "kme-8"), NOW
+        self.store, self.now = open_kme_store(None, "kme-8"), NOW
         self.ends = Endpoint(NodeSettings("kme-8", frozenset(f"kme-{n}" for n in range(1, 8))), bytes)
 
     def command(self, command):
-        with self.store.transaction():
+        with self.store.journal.transaction():
             effects = self.ends.on_command(command, self.store, self.now)
             for effect in effects:
                 if isinstance(effect, KeepRelay):
@@ -39,11 +39,11 @@ class Target:
         return any(isinstance(effect, KeepRelay) for effect in effects)
 
     def forget(self, relay_id, later):
-        with self.store.transaction():
+        with self.store.journal.transaction():
             return self.store.forget_relay(relay_id, self.now + later)
 
     def purge(self):
-        with self.store.transaction():
+        with self.store.journal.transaction():
             self.store.purge(self.now)
 
 
@@ -121,7 +121,7 @@ def test_a_forgotten_id_is_refused_and_its_decision_stays():
 
 
 def test_a_relay_is_named_by_any_beginning_that_is_its_alone():
-    store = KmeStore(None, "kme-8")
+    store = open_kme_store(None, "kme-8")
     ids = [UUID(f"abcd{n:04x}-0000-8000-8000-018bcfe56800") for n in range(12)]
     target = Target()
     target.store = store

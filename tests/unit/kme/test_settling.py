@@ -1,15 +1,18 @@
 """How much of a turn settling takes, whose turn it is, and what one relay's searches may take in all."""
 
 import os
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
 
 from kme import endpoint, rebuilding
 from kme.settling import SLICE_WORK, TURN_WORK, Settling
+from qkdrelay.errors import StoreError
 from qkdrelay.messages.control import Expect
 from qkdrelay.messages.reports import Findings
 from qkdrelay.schemes import recursive
+from qkdrelay.service.batch import Batch
 from qkdrelay.sharing.work import attempt
 from support.kme import RELAY, Kme, terms, told
 from support.plans import fan
@@ -27,7 +30,7 @@ class Ends:
 
     def settle(self, relay_id, _memory, turn, *, keep):
         if relay_id == self.failing:
-            raise ZeroDivisionError
+            raise self.error("this one")
         done = self.begun[1] if self.begun[0] == relay_id else 0
         part = min(turn.left, self.takes[relay_id] - done)
         turn.left -= part
@@ -40,6 +43,9 @@ class Ends:
 
 
 class Store:
+    def __init__(self):
+        self.journal = SimpleNamespace(batch=Batch())
+
     def relays_with_shares(self, _limit):
         return []
 
@@ -49,7 +55,8 @@ class Turns:
 
     def __init__(self):
         self.ends = Ends()
-        self.settling, self.settled = Settling(self.ends, Store()), []
+        store = Store()
+        self.settling, self.settled, self.batch = Settling(self.ends, store), [], store.journal.batch
 
     def ask(self, *works):
         ids = [uuid4() for _ in works]
@@ -62,7 +69,7 @@ class Turns:
         self.ends.calls.clear()
         for effects in self.settling.turn(0.0, messages=messages, size=0):
             self.settled += effects
-        self.settling.committed()
+        self.batch.end()
         return sum(work for _, work in self.ends.calls)
 
 
@@ -95,19 +102,25 @@ def test_what_takes_long_gets_one_part_of_each_turn_and_what_comes_meanwhile_doe
 
 def test_what_is_rolled_back_is_settled_again_and_what_fails_by_itself_is_not():
     turns = Turns()
-    good, bad = turns.ask(10, 10)
-    assert [*turns.settling.turn(0.0, messages=1, size=0)] == [[good], [bad]]
-    turns.settling.rolled_back(passes=True)
-    assert turns.settling.unfinished
-    turns.ends.failing = bad
-    with pytest.raises(ZeroDivisionError):
-        [*turns.settling.turn(0.0, messages=0, size=0)]
-    turns.settling.rolled_back(passes=True)
-    with pytest.raises(ZeroDivisionError):
-        [*turns.settling.turn(0.0, messages=0, size=0)]
-    turns.settling.rolled_back(passes=False)
+    *before, good, bad = turns.ask(*[SLICE_WORK] * (TURN_WORK // SLICE_WORK), 10, 10)
     turns.turn()
-    assert turns.settled == [good]
+    assert turns.settled == before
+    assert turns.settling.unfinished
+    turns.batch.begin()
+    assert [*turns.settling.turn(0.0, messages=1, size=0)] == [[good], [bad]]
+    assert not turns.settling.unfinished
+    turns.batch.undo()
+    assert turns.settling.unfinished
+    for error in (StoreError, ZeroDivisionError):
+        turns.ends.failing, turns.ends.error = bad, error
+        turns.batch.begin()
+        with pytest.raises(error):
+            [*turns.settling.turn(0.0, messages=0, size=0)]
+        turns.batch.undo()
+        assert turns.settling.unfinished
+    turns.ends.failing = None
+    turns.turn()
+    assert turns.settled == [*before, good]
     assert not turns.settling.unfinished
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from kme.effects import EndpointRelay, KeepShare, SendShare
 from kme.forwarding import LATE_S
-from kme.store import CACHED_BYTES_MAX, TOMBSTONE_S, UNDECIDED_S, KmeStore
+from kme.store import CACHED_BYTES_MAX, TOMBSTONE_S, UNDECIDED_S, open_kme_store
 from qkdrelay.link.confirmation import Payload
 from qkdrelay.messages.reports import Dispute, Findings
 from support import plans
@@ -32,13 +32,13 @@ SHARE = SendShare(RELAY, ("kme-1", "kme-2"), PLAN.below("kme-2"), NOW + 30.0, os
 
 @pytest.fixture
 def store():
-    kept = KmeStore(None, "kme-8")
+    kept = open_kme_store(None, "kme-8")
     yield kept
-    kept.close()
+    kept.journal.close()
 
 
 def keep(store, *relays):
-    with store.transaction():
+    with store.journal.transaction():
         for relay in relays:
             store.keep_relay(relay)
 
@@ -72,12 +72,12 @@ def test_undecided_relays_and_bytes_of_keys_are_counted(store):
 
 
 def test_a_kept_share_stays_the_first_and_its_deadline_the_last(store):
-    with store.transaction():
+    with store.journal.transaction():
         store.keep_share(KeepShare(RELAY, ROUTE, b"first", NOW))
         store.keep_share(KeepShare(RELAY, ROUTE, b"second", NOW + 100))
         store.keep_share(KeepShare(RELAY, OTHER, b"other", NOW))
         store.purge(NOW + LATE_S + 1)
-    with store.transaction():
+    with store.journal.transaction():
         store.keep_share(KeepShare(RELAY, ROUTE, b"third", NOW + 100))
         assert store.share(RELAY, ROUTE) == b"first"
     assert store.shares(RELAY) == {ROUTE: b"first"}
@@ -87,7 +87,7 @@ def test_a_kept_share_stays_the_first_and_its_deadline_the_last(store):
 
 def test_one_share_is_looked_up_alone_however_many_there_are(store, monkeypatch):
     keep(store, EXPECTING)
-    with store.transaction():
+    with store.journal.transaction():
         store.keep_share(KeepShare(RELAY, ROUTE, b"share", NOW))
     monkeypatch.setattr(store, "shares", None)
     assert (store.share(RELAY, ROUTE), store.share(RELAY, OTHER)) == (b"share", None)
@@ -107,7 +107,7 @@ def test_what_is_large_takes_no_memory_beside_the_store(store, large):
     small = replace(large, findings=None, equivocating=(), key_count=2, plan=PLAN)
     keep(store, small)
     assert store._relays.get(RELAY) == small
-    with store.transaction():
+    with store.journal.transaction():
         store.forget_relay(RELAY, NOW + 2 * TOMBSTONE_S)
         store.purge(NOW + 2 * TOMBSTONE_S)
     keep(store, large)
@@ -119,7 +119,7 @@ def test_of_the_relays_with_shares_none_that_is_to_be_rebuilt_is_left_out(store)
     expecting = [replace(EXPECTING, relay_id=uuid4()) for _ in range(3)]
     latest, rebuilt = (replace(PENDING, relay_id=uuid4(), deadline=NOW + later) for later in (2, 1))
     keep(store, *expecting, rebuilt, latest, replace(EXPECTING, relay_id=uuid4()))
-    with store.transaction():
+    with store.journal.transaction():
         for relay in (*expecting, rebuilt, latest):
             for route in (ROUTE, OTHER):
                 store.keep_share(KeepShare(relay.relay_id, route, bytes(10), relay.deadline))
@@ -130,7 +130,7 @@ def test_of_the_relays_with_shares_none_that_is_to_be_rebuilt_is_left_out(store)
 
 def test_early_shares_are_those_of_relays_that_are_not_expected(store):
     keep(store, EXPECTING)
-    with store.transaction():
+    with store.journal.transaction():
         store.keep_share(KeepShare(RELAY, ROUTE, bytes(10), NOW))
         store.keep_share(KeepShare(uuid4(), ROUTE, bytes(20), NOW))
         store.keep_share(KeepShare(uuid4(), ROUTE, bytes(30), NOW))
@@ -140,29 +140,29 @@ def test_early_shares_are_those_of_relays_that_are_not_expected(store):
 def test_early_shares_are_counted_once_and_the_count_kept_whatever_comes_and_goes(store):
     """To count them is to look at all shares there are: not for each that somebody sends."""
     counted = []
-    store._db.set_trace_callback(lambda said: counted.append(said) if "count(*)" in said else None)
+    store.journal.connection.set_trace_callback(lambda said: counted.append(said) if "count(*)" in said else None)
 
     def early(relay_id, route, size):
         store.keep_share(KeepShare(relay_id, route, bytes(size), NOW))
         return store.early_shares()
 
     other = uuid4()
-    with store.transaction():
+    with store.journal.transaction():
         assert store.early_shares() == (0, 0)
         assert early(RELAY, ROUTE, 10) == (1, 10)
         assert early(RELAY, ROUTE, 30) == (1, 10)
         assert early(other, ROUTE, 20) == (2, 30)
-    with store.transaction():
+    with store.journal.transaction():
         assert early(RELAY, ROUTE, 10) == (2, 30)
         assert early(RELAY, OTHER, 5) == (3, 35)
         store.keep_relay(EXPECTING)
         assert early(RELAY, ROUTE, 10) == (1, 20)
     assert len([said for said in counted if "shares" in said]) == 1
-    with suppress(KeyboardInterrupt), store.transaction():
+    with suppress(KeyboardInterrupt), store.journal.transaction():
         early(uuid4(), ROUTE, 10)
         raise KeyboardInterrupt
     assert store.early_shares() == (1, 20)
-    with store.transaction():
+    with store.journal.transaction():
         store.purge(NOW + 2 * LATE_S)
     assert store.early_shares() == (0, 0)
 
@@ -172,7 +172,7 @@ def test_a_failed_or_forgotten_relay_leaves_a_tombstone_and_others_stay(store, s
     kept = replace(PENDING, relay_id=uuid4(), state="delivered", deadline=0.0)
     keep(store, replace(EXPECTING, state=state), kept)
     for after, there in ((TOMBSTONE_S - 1, True), (TOMBSTONE_S + 1, False)):
-        with store.transaction():
+        with store.journal.transaction():
             store.purge(NOW + after)
         assert (store.relay(RELAY) is not None) == there
     assert store.relay(kept.relay_id) is not None
@@ -189,14 +189,14 @@ def test_delivered_keys_can_be_forgotten_and_others_cannot(store):
 
 def test_keys_go_with_their_relay_and_do_not_come_back(store):
     def rows():
-        return store._db.execute("SELECT count(*) FROM keys").fetchone()[0]
+        return store.journal.connection.execute("SELECT count(*) FROM keys").fetchone()[0]
 
     delivered, failed = replace(PENDING, state="delivered"), replace(PENDING, relay_id=uuid4(), state="failed")
     keep(store, delivered, failed)
     assert rows() == 2
-    with store.transaction():
+    with store.journal.transaction():
         assert store.forget_relay(RELAY, NOW)
-    with store.transaction():
+    with store.journal.transaction():
         store.purge(NOW + TOMBSTONE_S + 1)
     assert rows() == 0
     keep(store, replace(delivered, relay_id=uuid4()), replace(PENDING, relay_id=failed.relay_id))
@@ -209,7 +209,7 @@ def test_relays_are_listed_latest_first_also_while_one_is_forgotten(store):
     keep(store, *(replace(PENDING, relay_id=i, state="delivered", deadline=NOW + n) for n, i in enumerate(ids)))
     listed = store.relays()
     assert next(listed).relay_id == ids[2]
-    with store.transaction():
+    with store.journal.transaction():
         assert store.forget_relay(ids[1], NOW)
     assert [(relay.relay_id, relay.state) for relay in listed] == [(ids[1], "forgotten"), (ids[0], "delivered")]
 
@@ -220,9 +220,9 @@ def test_relays_are_listed_latest_first_also_while_one_is_forgotten(store):
 def test_what_nobody_has_decided_an_hour_after_its_deadline_can_be_forgotten(store, relay, can_be):
     keep(store, relay)
     share = KeepShare(RELAY, ("kme-1", "kme-8"), b"share", relay.deadline)
-    with store.transaction():
+    with store.journal.transaction():
         store.keep_share(share)
-    with store.transaction():
+    with store.journal.transaction():
         assert not store.forget_relay(RELAY, relay.deadline + UNDECIDED_S)
         assert store.forget_relay(RELAY, relay.deadline + UNDECIDED_S + 1) == can_be
     assert (store.shares(RELAY) == {}) == can_be
@@ -231,7 +231,7 @@ def test_what_nobody_has_decided_an_hour_after_its_deadline_can_be_forgotten(sto
 def test_waiting_shares_come_back_in_order_until_they_are_sent_or_expire(store):
     shares = [replace(SHARE, index=n, deadline=NOW + n) for n in range(1, 4)]
     away = replace(SHARE, route=("kme-1", "kme-3"))
-    with store.transaction():
+    with store.journal.transaction():
         for share in (*shares, away):
             store.wait(share, "kme-1")
         store.wait(replace(SHARE, route=("kme-9", "kme-1", "kme-3")), "kme-9")
@@ -240,18 +240,18 @@ def test_waiting_shares_come_back_in_order_until_they_are_sent_or_expire(store):
     assert set(store.waiting_room()) == room
     waiting = list(store.waiting_for("kme-2", "kme-1"))
     assert [w.share for w in waiting] == shares
-    with store.transaction():
+    with store.journal.transaction():
         store.told([waiting[0].id], "link.down")
         store.wait_no_more([waiting[1].id])
     assert [w.share for w in store.waiting_for("kme-2", "kme-1")] == [shares[0], shares[2]]
     assert [w.share for w in store.waiting_untold("kme-2", "link.down", 9)] == [shares[2]]
-    with store.transaction():
+    with store.journal.transaction():
         assert store.expire_waiting(NOW + 2) == [(shares[0].relay_id, shares[0].route)]
     assert store.waiting() == {"kme-2": 1, "kme-3": 2}
 
 
 def test_links_are_turned_down_and_up(store):
-    with store.transaction():
+    with store.journal.transaction():
         for peer in ("kme-5", "kme-6", "kme-5"):
             store.turn_link(peer, up=False)
         store.turn_link("kme-6", up=True)
@@ -261,10 +261,10 @@ def test_links_are_turned_down_and_up(store):
 def test_what_is_kept_of_a_failed_relay_gives_no_key_away(tmp_path):
     """Neither the keys, nor shares collected, nor shares that wait for a link: two of three rebuild the keys."""
     path = tmp_path / "kme.sqlite"
-    store = KmeStore(path, "kme-8")
+    store = open_kme_store(path, "kme-8")
     secrets = [PAYLOAD.keys, PAYLOAD.source_key, PAYLOAD.target_key, b"collected share " * 9, SHARE.payload]
     keep(store, PENDING)
-    with store.transaction():
+    with store.journal.transaction():
         store.keep_share(KeepShare(RELAY, ROUTE, secrets[3], NOW))
         store.wait(SHARE, "kme-1")
 
@@ -273,9 +273,9 @@ def test_what_is_kept_of_a_failed_relay_gives_no_key_away(tmp_path):
         return [secret in files for secret in secrets]
 
     assert all(found())
-    with store.transaction():
+    with store.journal.transaction():
         store.keep_relay(replace(PENDING, state="failed", payload=None))
         store.drop_shares(RELAY)
-    assert store.scrub()
+    assert store.journal.scrub()
     assert not any(found())
-    store.close()
+    store.journal.close()

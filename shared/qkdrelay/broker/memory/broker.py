@@ -46,8 +46,18 @@ class MemoryBroker:
         self._consumed: set[str] = set()
         self._refused: dict[str, str] = {}
         self._unrouted: dict[str, str] = {}
-        self._closed = False
-        self._connect()
+        self._closed = self._woken = False
+
+    def start(self) -> None:
+        """See `Broker.start`."""
+        with self._changed:
+            self._connect()
+
+    def wake(self) -> None:
+        """See `Broker.wake`."""
+        with self._changed:
+            self._woken = True
+            self._changed.notify_all()
 
     def receive(self, limit: int, timeout_s: float, resting: Collection[str] = ()) -> Received:
         """See `Broker.receive`."""
@@ -58,10 +68,12 @@ class MemoryBroker:
                     self._connect()
                 self._retry()
                 now = time.monotonic()
-                if self._confirmed or (limit > 0 and self._inbox.has_any(resting)) or now >= deadline or self._closed:
+                has_any = self._confirmed or (limit > 0 and self._inbox.has_any(resting))
+                if has_any or now >= deadline or self._closed or self._woken:
                     break
                 wake_at = min(deadline, self._retry_at) if self._held else deadline
                 self._changed.wait(max(0.0, wake_at - now))
+            self._woken = False
             confirmed, self._confirmed = self._confirmed, []
             return Received(
                 deliveries=self._inbox.take(limit, resting),

@@ -25,7 +25,7 @@ class RabbitMqBroker:
 
     Two connections, because a broker short of memory stops reading from one that publishes, acknowledgements
     included; a third one when a queue costs the first (`Apart`). The service's thread and the I/O thread meet in the
-    inbox, and in callbacks put on the I/O loop. Connecting begins at once and in the background.
+    inbox, and in callbacks put on the I/O loop.
     """
 
     def __init__(self, settings: RabbitMqSettings) -> None:
@@ -35,12 +35,21 @@ class RabbitMqBroker:
         self._publisher_stopped = threading.Event()
         self._consumer = Consumer(settings, self._loop, self._inbox, self._consumer_stopped.set)
         self._publisher = Publisher(settings, self._loop, self._inbox, self._publisher_stopped.set)
-        self._closed = False
-        self._call(self._consumer.start)
-        self._call(self._publisher.start)
+        self._started = self._closed = False
         name = f"broker {settings.client_name or settings.user}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+
+    def start(self) -> None:
+        """See `Broker.start`."""
+        if not self._started:
+            self._started = True
+            self._call(self._consumer.start)
+            self._call(self._publisher.start)
+            self._thread.start()
+
+    def wake(self) -> None:
+        """See `Broker.wake`."""
+        self._inbox.wake()
 
     def receive(self, limit: int, timeout_s: float, resting: Collection[str] = ()) -> Received:
         """See `Broker.receive`."""
@@ -66,6 +75,9 @@ class RabbitMqBroker:
         if self._closed:
             return
         self._closed = True
+        if not self._started:
+            self._loop.close()
+            return
         deadline = time.monotonic() + timeout_s
         # Acknowledgements were put on the loop before this, and the channel's close-ok comes after them:
         # who only schedules them and leaves loses them.

@@ -31,6 +31,7 @@ class Inbox:
         self._version = ""
         self._generation = self._publishing = 0
         self._failure: BaseException | None = None
+        self._woken = False
 
     def deliver(self, deliveries: Sequence[Delivery]) -> None:
         """Hand over deliveries."""
@@ -105,12 +106,22 @@ class Inbox:
             self._working.clear()
             self._changed.notify()
 
+    def wake(self) -> None:
+        """End a `take` that waits, or the next one, at once."""
+        with self._changed:
+            self._woken = True
+            self._changed.notify()
+
     def take(self, limit: int, timeout_s: float, resting: Collection[str], roles: int) -> Received:
         """Return what there is, at most ``limit`` deliveries; wait up to ``timeout_s`` for the first."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._confirmed or self._failure or (limit > 0 and self._deliveries.has_any(resting)), timeout_s
+                lambda: (
+                    self._woken or self._confirmed or self._failure or (limit > 0 and self._deliveries.has_any(resting))
+                ),
+                timeout_s,
             )
+            self._woken = False
             if self._failure is not None:
                 raise BrokerUnreachableError("the broker's I/O thread has failed") from self._failure
             confirmed, self._confirmed = self._confirmed, []

@@ -1,0 +1,81 @@
+"""Work that other threads hand to a service's own: done in its next batch, answered after the commit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from queue import Empty, Full, Queue
+from typing import Any, Generic, TypeVar
+
+from qkdrelay.errors import QkdRelayError
+
+POSTS_MAX = 1_000
+"""Pieces of work that wait."""
+
+T = TypeVar("T")
+
+
+class MailboxFullError(QkdRelayError):
+    """Too much work waits for the service already."""
+
+
+@dataclass(eq=False, slots=True)
+class Post(Generic[T]):
+    """One piece of work, and who waits for what comes of it."""
+
+    work: Callable[[float], T]
+    """Gets the time, in seconds since the epoch; runs in the transaction, and again if that fails."""
+    answer: Future[T]
+    result: T | None = None
+
+    def do(self, now: float) -> None:
+        """Do the work; nobody hears of it before `tell`."""
+        self.result = self.work(now)
+
+    def tell(self) -> None:
+        """Answer: what was done is committed."""
+        self.answer.set_result(self.result)  # type: ignore[arg-type]
+
+    def fail(self, error: BaseException) -> None:
+        """Say why it could not be done."""
+        self.answer.set_exception(error)
+
+
+class Mailbox:
+    """The work that waits for one service; any thread may post, the service's takes."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        """``wake`` ends the wait of the service's thread, if it waits."""
+        self._posts: Queue[Post[Any]] = Queue(POSTS_MAX)
+        self._wake = wake
+
+    def post(self, work: Callable[[float], T]) -> Future[T]:
+        """Have ``work`` done, with the time, in the service's thread and transaction; return its answer to come.
+
+        Who gives up waiting cancels the answer. Raises MailboxFullError.
+        """
+        answer: Future[T] = Future()
+        try:
+            self._posts.put_nowait(Post(work, answer))
+        except Full:
+            raise MailboxFullError(f"{POSTS_MAX} pieces of work wait already", hint="try again later") from None
+        self._wake()
+        return answer
+
+    def take(self, limit: int) -> list[Post[Any]]:
+        """Return what waits and was not cancelled, at most ``limit``, oldest first."""
+        taken: list[Post[Any]] = []
+        try:
+            while len(taken) < limit:
+                post = self._posts.get_nowait()
+                if post.answer.set_running_or_notify_cancel():
+                    taken.append(post)
+        except Empty:
+            pass
+        return taken
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits."""
+        return self._posts.empty()

@@ -1,0 +1,106 @@
+"""What a batch changed in memory is undone with it: as if it had never been handled; then it is handled, once."""
+
+from contextlib import contextmanager
+from itertools import chain, cycle, repeat
+
+import pytest
+
+from qkdrelay.errors import StoreError
+from qkdrelay.messages.answers import Acknowledged
+from qkdrelay.messages.requests import LinkRequest
+from qkdrelay.network.names import COORDINATOR
+from support.memory import remembered
+from support.network import DIAMOND, Network, ask
+
+
+class FailingCommits:
+    """Has those commits of a service fail that ``fails`` says, in turn, and compares its memory before and after."""
+
+    def __init__(self, loop, fails):
+        self.failed, self.fails, self.left = 0, chain(fails, repeat(False)), set()
+        """Of these, the last: what was not as before, by its path."""
+        transaction = loop.journal.transaction
+
+        @contextmanager
+        def transacting():
+            before = remembered(loop.service, loop.journal.batch)
+            try:
+                with transaction():
+                    yield
+                    if next(self.fails):
+                        raise StoreError("the disk is full")  # noqa: TRY301 - as the commit would
+            except StoreError:
+                after = remembered(loop.service, loop.journal.batch)
+                self.left |= {path for path in {**before, **after} if before.get(path) != after.get(path)}
+                self.left |= {type(cache) for cache in loop.journal.batch._caches if len(cache)}
+                self.failed += 1
+                raise
+
+        loop.journal.transaction = transacting
+
+
+def settle(network):
+    """Let everything happen that can, however often a commit fails."""
+    for _ in range(1_000):
+        try:
+            return network.settle()
+        except StoreError:
+            pass
+    raise AssertionError("there is no end")
+
+
+def answers(network, client, asker, *requests):
+    """Return what is answered to each request, once nothing moves any more."""
+    ids = {}
+    for body in requests:
+        request, signed = asker.request(body)
+        client.send(signed)
+        ids[request.request_id] = []
+    settle(network)
+    while (message := client.receive(0.0)) is not None:
+        reply = asker.answer(message[2], ids)
+        ids[reply.request_id].append(reply.body)
+    return list(ids.values())
+
+
+def test_a_link_request_in_a_batch_that_failed_once_is_answered_once():
+    network = Network(DIAMOND)
+    client = network.hub.client()
+    failing = FailingCommits(network.loops[COORDINATOR], [True])
+    ((first, *more),) = answers(
+        network, client, network.asker(client.address), LinkRequest(a="kme-1", b="kme-2", up=False)
+    )
+    assert isinstance(first, Acknowledged)
+    network.later(6.0)
+    assert (failing.failed, failing.left) == (1, set())
+    assert (more, client.receive(0.0)) == ([], None)
+
+
+@pytest.mark.parametrize("name", [COORDINATOR, "kme-1", "kme-2", "kme-4"])
+def test_if_each_commit_fails_once_memory_is_as_before_each_time_and_all_comes_to_the_same_end(name):
+    network = Network(DIAMOND, lab=True)
+    network.step_clock("kme-3", -7.0)
+    failing = FailingCommits(network.loops[name], cycle([True, False]))
+    client = network.hub.client()
+    asker = network.asker(client.address)
+    down, up = (LinkRequest(a="kme-1", b="kme-2", up=up) for up in (False, True))
+    said = answers(network, client, asker, down, LinkRequest(a="kme-3", b="kme-4", up=True))
+    relays = [ask(network, *ends) for ends in (("kme-1", "kme-4"), ("kme-4", "kme-1")) * 2]
+    network.as_kme("kme-2", b"nothing")
+    network.on_link("kme-1", "kme-2", b"nothing")
+    settle(network)
+    network.hub.drop(name)
+    network.time.forward(11.0)
+    said += answers(network, client, asker, up)
+    assert [[type(body) for body in each] for each in said] == [[Acknowledged]] * 3
+    for _ in range(2):
+        network.time.forward(6.0)
+        settle(network)
+    failing.fails = repeat(False)
+    assert {network.show(relay_id).state for relay_id in relays} == {"confirmed"}
+    for relay_id in relays:
+        keys = {network.keys(kme, relay_id) for kme in ("kme-1", "kme-4")}
+        assert len(keys) == 1
+        assert None not in keys
+    assert failing.left == set()
+    assert failing.failed > 10

@@ -1,0 +1,66 @@
+"""Everything a service has in memory, as plain data: to compare before and after a batch that was undone."""
+
+import types
+from collections import OrderedDict
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from uuid import UUID
+
+import msgspec
+
+OURS = ("kme.", "coordinator.", "qkdrelay.")
+PLAIN = (str, bytes, int, float, bool, type(None), UUID, Path, Enum, type, types.FunctionType, types.MethodType)
+BESIDE = {
+    "qkdrelay.service.batch.Batch": "the undoing itself",
+    "qkdrelay.service.metrics.Metrics": "counts what was committed",
+    "kme.metrics.KmeMetrics": "counts what was committed",
+    "coordinator.metrics.CoordinatorMetrics": "counts what was committed",
+    "qkdrelay.storage.database.Database": "the store, which rolls back itself",
+    "qkdrelay.storage.connection.Connection": "the store, which rolls back itself",
+    "qkdrelay.network.topology.Topology": "does not change",
+    "kme.rebuilding.Rebuilds": "results of computations, which are the same whenever they are made",
+    "qkdrelay.link.simulated.SimulatedLinkKey": "the device: what is taken off it is what was committed",
+}
+ONLY_GROWS = {
+    "qkdrelay.service.outbox.Outbox._next_id",
+    "qkdrelay.messages.dialogue.Answerer.latest",
+    "qkdrelay.messages.dialogue.Answerer._since",
+    "qkdrelay.messages.dialogue.Answerer._numbers",
+}
+CLOCK_ONLY = {"_now", "_looked_at"}
+"""When it last looked: a batch later it looks again."""
+
+
+def remembered(thing, batch):
+    """Return all that can be reached from ``thing`` in objects of ours, by path, but for caches of ``batch``."""
+    found, seen = {}, {id(cache) for cache in batch._caches}
+
+    def name(kind):
+        return f"{kind.__module__}.{kind.__qualname__}"
+
+    def visit(path, it):
+        if isinstance(it, (*PLAIN, msgspec.Struct)):
+            found[path] = it if not isinstance(it, types.MethodType) else None
+            return
+        kind = name(type(it))
+        if kind in BESIDE or callable(it) or id(it) in seen:
+            return
+        if isinstance(it, Mapping):
+            found[path] = tuple(it) if not isinstance(it, OrderedDict) else None
+            for key, value in it.items():
+                visit(f"{path}[{key!r}]", value)
+            seen.add(id(it))
+        elif isinstance(it, (list, tuple, set, frozenset)):
+            found[path] = len(it)
+            for number, value in enumerate(it if isinstance(it, (list, tuple)) else sorted(it, key=repr)):
+                visit(f"{path}[{number}]", value)
+        elif kind.startswith(OURS):
+            seen.add(id(it))
+            names = [*getattr(it, "__dict__", {}), *(s for k in type(it).__mro__ for s in getattr(k, "__slots__", ()))]
+            for attribute in names:
+                if f"{kind}.{attribute}" not in ONLY_GROWS and attribute not in CLOCK_ONLY:
+                    visit(f"{path}.{attribute}", getattr(it, attribute))
+
+    visit("", thing)
+    return found
