@@ -119,13 +119,14 @@ class _Connection(HTTPConnection):
         self._timed = _TimedSocket(sock, server.limits.request_s)
         super().__init__(server, self._timed, makefile)
         self.is_local = self.has_asked = False
+        self._since = time.monotonic()
         with suppress(OSError):  # who asks has gone already
             self.is_local = sock.getpeername()[0] == sock.getsockname()[0]
         server.take_in(self)
 
     def rank(self) -> tuple[bool, bool, float]:
         """Return what orders those that are too many: on this machine, and then with its question asked, it stays."""
-        return self.is_local, self.has_asked, self._timed.until
+        return self.is_local, self.has_asked, self._since
 
     @override
     def communicate(self) -> bool:
