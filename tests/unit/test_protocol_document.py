@@ -10,7 +10,7 @@ from kme import fairness, forwarding, links
 from qkdrelay import randomness
 from qkdrelay.messages import codec, control, dialogue, fields, keys, link, plans, reports
 from qkdrelay.network import plan
-from qkdrelay.service import journal, loop
+from qkdrelay.service import loop, numbers
 from qkdrelay.sharing import amd
 
 ROOT = Path(__file__).parents[2]
@@ -84,9 +84,9 @@ STATED = [
     f"at most {plan.KMES_MAX} KMEs, and it unfolds to at most {plan.SHARE_MESSAGES_MAX:,} share messages",
     f"KMEs sorted; at most {plans.PLAN_BYTES_MAX:,} bytes",
     f"the operating system's for less than {randomness.LONG >> 10} KiB",
-    f"Receivers remember the latest {journal.EPOCHS_MAX} epochs",
-    f"More than {journal.WINDOW_BACK:,} behind the highest of its epoch",
-    f"or more than {journal.WINDOW_ENDED:,} once a newer epoch has begun",
+    f"Receivers remember the latest {numbers.EPOCHS_MAX} epochs",
+    f"More than {numbers.WINDOW_BACK:,} behind the highest of its epoch",
+    f"or more than {numbers.WINDOW_ENDED:,} once a newer epoch has begun",
     f"the deadline is ahead, and at most {fields.TIMEOUT_S_MAX + forwarding.LATE_S:,.0f} s",
     f"within a deadline's most, {fields.TIMEOUT_S_MAX:,.0f} s",
     f"a hello at most {plan.KMES_MAX - 1} links",
