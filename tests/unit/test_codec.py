@@ -151,9 +151,11 @@ def test_an_answer_goes_to_a_command_lines_queue_only(queue):
 
 def test_a_field_named_twice_is_refused():
     twice = (
-        b"\x83"
+        b"\x84"
         + packed("v")
         + packed(1)
+        + packed("type")
+        + packed("expected")
         + packed("relay_id")
         + packed(slow.RELAY)
         + packed("relay_id")

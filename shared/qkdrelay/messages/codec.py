@@ -6,75 +6,56 @@ MalformedMessageError.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable
 from functools import lru_cache
 from threading import Lock
-from typing import Annotated, Any, TypeVar, cast
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
 from qkdrelay.errors import MalformedMessageError
-from qkdrelay.messages.link import Bodies
 
 VERSION = 1
-"""Of the protocol; every encoded message carries it as ``v``."""
+"""Of the protocol; every encoded message carries it as ``v``, its first field."""
 MESSAGE_BYTES_MAX = 1 << 20
 """Also the broker's own limit. It, times the prefetch, times the queues consumed, bounds the memory in use."""
 # msgspec crashes when one thread uses what it has of a type while another is still building it.
 _BUILDING = Lock()
+M = TypeVar("M", bound=msgspec.Struct)
 T = TypeVar("T")
 _ENCODER = msgspec.msgpack.Encoder()
-_VERSION_FIELD = b"\xa1v\x01"
-_FIXMAP, _FIXMAP_MAX, _MAP_16 = 0x80, 15, b"\xde"
+_VERSION_FIELD = _ENCODER.encode({"v": VERSION})[1:]
+_FIXMAP, _FIXMAP_MAX, _MAP_16 = 0x80, 15, 0xDE
 
 
 def encode(message: msgspec.Struct) -> bytes:
-    """Return the message's bytes; equal messages have equal bytes."""
-    fields = _ENCODER.encode(message)
-    count, start = _map_length(fields)
-    encoded = _map_header(count + 1) + _VERSION_FIELD + fields[start:]
-    if len(encoded) > MESSAGE_BYTES_MAX:
-        raise MalformedMessageError(f"the message has {len(encoded)} bytes; at most {MESSAGE_BYTES_MAX} are allowed")
+    """Return the message's bytes; equal messages have equal bytes. Raises MalformedMessageError if it is too long."""
+    form = _form(type(message))
+    encoded = _ENCODER.encode(form.make(*form.head, *msgspec.structs.astuple(message)))
+    _check_size(encoded)
     return encoded
 
 
-def decode(data: bytes, kind: type[T], size_max: int = MESSAGE_BYTES_MAX) -> T:
+def decode(data: bytes, kind: type[M], size_max: int = MESSAGE_BYTES_MAX) -> M:
     """Return the message of type ``kind`` in ``data``, or raise MalformedMessageError saying what is wrong where.
 
     Only what `encode` makes is a message. Whoever may write a queue may write anything, so bytes are read once, by a
     decoder that knows the type and ends at the first thing that does not fit: refusing costs no more than accepting.
     """
-    if len(data) > size_max:
-        raise MalformedMessageError(f"the message has {len(data)} bytes; at most {size_max} are allowed")
-    decoder, fields = _decoder(cast(Hashable, kind))
-    message: T = _typed(decoder, _without_version(data, fields))
+    _check_size(data, size_max)
+    form = _form(kind)
+    _check_start(data, form.fields)
+    versioned = typed(form.decoder, data)
     # Fields named twice and the like are not told by this decoder, but they do not come out the same.
-    if encode(cast(msgspec.Struct, message)) != data:
+    if _ENCODER.encode(versioned) != data:
         raise MalformedMessageError(
             "not in its canonical encoding: a field is named twice or out of order, or a number is longer than need be"
         )
-    return message
+    return kind(*msgspec.structs.astuple(versioned)[len(form.head) :])
 
 
-def _without_version(data: bytes, fields: int) -> bytes:
-    """Return the map in ``data`` without its first field, the version, which must be this one.
-
-    Beside it there may be ``fields`` others, and one that is told to be too many: one that is named again and again
-    would be read as often.
-    """
-    count, start = _map_length(data)
-    if not data:
-        raise MalformedMessageError("not a MessagePack message: there are no bytes")
-    if count == 0:
-        raise MalformedMessageError("not a valid message: it is not a map")
-    if count > 1 + fields + 1:
-        raise MalformedMessageError(f"not a valid message: it has {count - 1} fields; at most {fields} are known")
-    if data[start : start + len(_VERSION_FIELD)] != _VERSION_FIELD:
-        raise MalformedMessageError(f"the message is not of protocol version {VERSION}")
-    return _map_header(count - 1) + data[start + len(_VERSION_FIELD) :]
-
-
-def _typed(decoder: msgspec.msgpack.Decoder[T], data: bytes) -> T:
+def typed(decoder: msgspec.msgpack.Decoder[T], data: bytes) -> T:
+    """Return what ``decoder`` reads in ``data``, or raise MalformedMessageError."""
     try:
         return decoder.decode(data)
     except RecursionError:
@@ -87,49 +68,47 @@ def _typed(decoder: msgspec.msgpack.Decoder[T], data: bytes) -> T:
     raise MalformedMessageError(wrong)
 
 
-class _Bundle(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A `Bundle` that has the version as a field of its own: what is long is not copied once more to put it there."""
-
-    v: Annotated[int, msgspec.Meta(ge=VERSION, le=VERSION)]
-    bodies: Bodies
+def _check_size(data: bytes, size_max: int = MESSAGE_BYTES_MAX) -> None:
+    if len(data) > size_max:
+        raise MalformedMessageError(f"the message has {len(data)} bytes; at most {size_max} are allowed")
 
 
-_BUNDLES = msgspec.msgpack.Decoder(_Bundle)
+def _check_start(data: bytes, fields: int) -> None:
+    """Raise MalformedMessageError unless ``data`` begins as a map of so many fields, the first of them the version.
+
+    One field more may come, to be told which is too many: one that is named again and again would be read as often.
+    """
+    if not data:
+        raise MalformedMessageError("not a MessagePack message: there are no bytes")
+    start = 3 if data[0] == _MAP_16 else 1
+    count = int.from_bytes(data[1:3]) if data[0] == _MAP_16 else data[0] - _FIXMAP
+    if not 0 < count <= (_FIXMAP_MAX if start == 1 else 0xFFFF):
+        raise MalformedMessageError("not a valid message: it is not a map")
+    if count > fields + 1:
+        raise MalformedMessageError(f"not a valid message: it has {count - 1} fields; at most {fields - 1} are known")
+    if data[start : start + len(_VERSION_FIELD)] != _VERSION_FIELD:
+        raise MalformedMessageError(f"the message is not of protocol version {VERSION}")
 
 
-def encode_bundle(bodies: Iterable[bytes]) -> bytes:
-    """Return what `encode` makes of the `Bundle` of ``bodies``; they must fit."""
-    return _ENCODER.encode(_Bundle(VERSION, tuple(bodies)))
+class _Form(NamedTuple):
+    """What a kind of message is encoded as: a struct with its version, its tag and its fields."""
 
-
-def decode_bundle(data: bytes) -> tuple[bytes, ...] | None:
-    """Return the messages in the `Bundle` in ``data``, or None if it is none."""
-    if len(data) > MESSAGE_BYTES_MAX or _map_length(data)[0] != len(_Bundle.__struct_fields__):
-        return None
-    try:
-        return _typed(_BUNDLES, data).bodies
-    except MalformedMessageError:
-        return None
+    make: Callable[..., msgspec.Struct]
+    decoder: msgspec.msgpack.Decoder[msgspec.Struct]
+    head: tuple[Any, ...]
+    """The values of its first fields, the same in all messages of the kind."""
+    fields: int
 
 
 @lru_cache(maxsize=64)
-def _decoder(kind: Hashable) -> tuple[msgspec.msgpack.Decoder[Any], int]:
-    """Return the decoder of a kind of message, and how many fields it has."""
+def _form(kind: type[msgspec.Struct]) -> _Form:
     with _BUILDING:
-        fields = len(msgspec.structs.fields(cast(type[msgspec.Struct], kind)))
-        tagged = cast(type[msgspec.Struct], kind).__struct_config__.tag is not None
-        return msgspec.msgpack.Decoder(kind), fields + tagged
-
-
-def _map_length(data: bytes) -> tuple[int, int]:
-    """Return how many fields the map has that ``data`` begins with, and where they begin; 0 fields if it is none."""
-    if data[:1] == _MAP_16:
-        return int.from_bytes(data[1:3]), 3
-    return (data[0] - _FIXMAP if data and _FIXMAP <= data[0] <= _FIXMAP + _FIXMAP_MAX else 0), 1
-
-
-def _map_header(count: int) -> bytes:
-    """Return how a map of so many fields begins."""
-    if count <= _FIXMAP_MAX:
-        return bytes((_FIXMAP + count,))
-    return _MAP_16 + count.to_bytes(2)
+        config = kind.__struct_config__
+        head = {"v": VERSION} if config.tag is None else {"v": VERSION, str(config.tag_field): config.tag}
+        fields: list[tuple[str, Any]] = [(name, Literal[value]) for name, value in head.items()]
+        fields += [(field.name, field.type) for field in msgspec.structs.fields(kind)]
+        # Without a repr that would show what is secret in some.
+        make = msgspec.defstruct(
+            kind.__name__, fields, frozen=True, forbid_unknown_fields=True, namespace={"__repr__": object.__repr__}
+        )
+        return _Form(make, msgspec.msgpack.Decoder(make), tuple(head.values()), len(fields))

@@ -35,10 +35,9 @@ class ShareHeader(Message, frozen=True):
 
 BUNDLE_MAX = 64
 """Messages in one bundle."""
-Bodies = Annotated[tuple[bytes, ...], Meta(min_length=1, max_length=BUNDLE_MAX)]
 
 
 class Bundle(Message, frozen=True):
     """Messages for one queue that travel in one of the broker's; each is what it would be if it had come alone."""
 
-    bodies: Bodies
+    bodies: Annotated[tuple[bytes, ...], Meta(min_length=1, max_length=BUNDLE_MAX)]

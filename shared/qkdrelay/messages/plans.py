@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import msgpack
 import msgspec
 
 from qkdrelay.errors import InvalidPlanError, MalformedMessageError
-from qkdrelay.messages.codec import _typed
+from qkdrelay.messages.codec import typed
 from qkdrelay.network.plan import KMES_MAX, PLANS_KEPT, SUCCESSORS_MAX, Hop, Plan
 
 _WireHop = tuple[int, tuple[str, ...]]
-_PLANS = msgspec.msgpack.Decoder(tuple[str, str, dict[str, _WireHop]])
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(tuple[str, str, dict[str, _WireHop]])
 PLAN_BYTES_MAX = 65_536
 
 
 @lru_cache(maxsize=PLANS_KEPT)
 def encode_plan(plan: Plan) -> bytes:
     """Return the canonical bytes of a plan: [source, target, {kme: [threshold, [successor, ...]]}], KMEs sorted."""
-    hops = {kme: [hop.threshold, list(hop.successors)] for kme, hop in sorted(plan.hops.items())}
-    encoded: bytes = msgpack.packb([plan.source, plan.target, hops], use_bin_type=True)
-    return encoded
+    hops = {kme: (hop.threshold, hop.successors) for kme, hop in sorted(plan.hops.items())}
+    return _ENCODER.encode((plan.source, plan.target, hops))
 
 
 @lru_cache(maxsize=PLANS_KEPT)
@@ -32,7 +31,7 @@ def decode_plan(data: bytes) -> Plan:
     """
     if len(data) > PLAN_BYTES_MAX:
         raise MalformedMessageError(f"the plan has {len(data)} bytes; at most {PLAN_BYTES_MAX} are allowed")
-    source, target, wire = _typed(_PLANS, data)
+    source, target, wire = typed(_DECODER, data)
     if len(wire) > KMES_MAX or any(len(hop[1]) > SUCCESSORS_MAX for hop in wire.values()):
         raise InvalidPlanError("the plan has too many KMEs or successors")
     plan = Plan.checked(source, target, {kme: Hop(hop[1], hop[0]) for kme, hop in wire.items()})

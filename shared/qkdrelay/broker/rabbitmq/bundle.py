@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from qkdrelay.broker.port import Publication
+from qkdrelay.errors import MalformedMessageError
 from qkdrelay.messages import codec
-from qkdrelay.messages.link import BUNDLE_MAX
+from qkdrelay.messages.link import Bundle
 
 CONTENT_TYPE = "application/vnd.qkdrelay.bundle"
 BUNDLE_BYTES_MAX = codec.MESSAGE_BYTES_MAX - 1024
@@ -36,7 +37,7 @@ class Parcel:
         """Return what to publish."""
         if len(self.publications) == 1:
             return self.publications[0].body
-        return codec.encode_bundle(publication.body for publication in self.publications)
+        return codec.encode(Bundle(bodies=tuple(publication.body for publication in self.publications)))
 
     @property
     def content_type(self) -> str | None:
@@ -64,9 +65,9 @@ def parcels(publications: Iterable[Publication], most: int) -> list[Parcel]:
 
 def unpacked(body: bytes, content_type: str | None) -> tuple[bytes, ...]:
     """Return the messages in one of the broker's. What only claims to be a bundle is one message, to be refused."""
-    # Told at once: the connection's own thread must not ponder over what somebody made up.
-    bodies = codec.decode_bundle(body) if content_type == CONTENT_TYPE else None
-    return (body,) if bodies is None else bodies
-
-
-__all__ = ["BUNDLE_BYTES_MAX", "BUNDLE_MAX", "CONTENT_TYPE", "Parcel", "parcels", "unpacked"]
+    if content_type != CONTENT_TYPE:
+        return (body,)
+    try:
+        return codec.decode(body, Bundle).bodies
+    except MalformedMessageError:
+        return (body,)

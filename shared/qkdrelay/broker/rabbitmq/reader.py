@@ -9,10 +9,11 @@ from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
 from qkdrelay.broker.port import Delivery
-from qkdrelay.broker.rabbitmq.bundle import BUNDLE_MAX, unpacked
+from qkdrelay.broker.rabbitmq.bundle import unpacked
 from qkdrelay.broker.rabbitmq.channel import LiveChannel
 from qkdrelay.broker.rabbitmq.inbox import Inbox
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
+from qkdrelay.messages.link import BUNDLE_MAX
 
 
 class Reader:
