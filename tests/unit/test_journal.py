@@ -10,7 +10,7 @@ import time
 import pytest
 
 from qkdrelay.broker.port import Publication
-from qkdrelay.errors import ForgedMessageError, StoreError
+from qkdrelay.errors import ForgedMessageError, NumberReusedError, StoreError
 from qkdrelay.service import journal as module
 from qkdrelay.service import numbers
 from qkdrelay.service.journal import Journal
@@ -340,6 +340,15 @@ def test_a_number_that_was_finished_is_a_redelivery_and_with_another_tag_a_forge
     assert journal.seen.check("s", EPOCH, 4, TAG) == "new"
     assert journal.seen.check("other", EPOCH, 5, OTHER_TAG) == "new"
     assert journal.seen.check("s", b"e" * 16, 5, OTHER_TAG) == "new"
+
+
+def test_a_number_is_taken_once_and_with_another_tag_it_is_a_forgery(journal):
+    with journal.transaction():
+        assert journal.seen.take("s", EPOCH, 5, TAG)
+        assert not journal.seen.take("s", EPOCH, 5, TAG)
+        with pytest.raises(NumberReusedError):
+            journal.seen.take("s", EPOCH, 5, OTHER_TAG)
+    assert journal.seen.check("s", EPOCH, 5, TAG) == "finished"
 
 
 def test_looking_at_a_number_finishes_nothing(journal):

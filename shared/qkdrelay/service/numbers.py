@@ -124,6 +124,13 @@ class SeenNumbers(Table):
             stream.written = stream.highest
         self._finished.clear()
 
+    def take(self, stream: str, epoch: bytes, number: int, tag: bytes) -> bool:
+        """Remember ``number`` as handled; return whether it was not before. Raises as `check`."""
+        if self.check(stream, epoch, number, tag) == "finished":
+            return False
+        self.finish(stream, epoch, number, tag)
+        return True
+
     def check(self, stream: str, epoch: bytes, number: int, tag: bytes) -> Literal["new", "finished"]:
         """Say whether ``number`` was finished before.
 
