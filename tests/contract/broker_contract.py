@@ -37,6 +37,7 @@ class Network(Protocol):
     """A broker with the definitions of `KMES` and `LINKS`, and the hands to disturb it."""
 
     def connect(self, user: str, queues: Sequence[str] = (), prefetch: int = 100) -> Broker: ...
+    def made(self, user: str, queues: Sequence[str] = (), prefetch: int = 100) -> Broker: ...
     def client(self, watch: Sequence[str] = ()) -> Client: ...
     def drop(self, user: str) -> None: ...
     def bind(self, source: str, routing_key: str, destination: str) -> None: ...
@@ -181,6 +182,26 @@ class BrokerContract:
             sender.broker.publish([Publication(1, "kme.kme-1", LINK, b"wake up")])
             assert [delivery.body for delivery in waiting.result(10).deliveries] == [b"wake up"]
             assert sender.broker.receive(0, 10).confirmed == [1]
+
+    def test_who_waits_is_woken_from_any_thread_and_if_nobody_waits_the_next_one_does_not(
+        self, sender: Service
+    ) -> None:
+        sender.until_connected()
+        with ThreadPoolExecutor() as threads:
+            for _ in range(3):
+                waiting = threads.submit(sender.broker.receive, 10, 60.0)
+                sender.broker.wake()
+                assert waiting.result(10).deliveries == []
+
+    def test_before_it_is_started_nothing_comes(self, network: Network, sender: Service) -> None:
+        sender.publish([b"early"])
+        receiver = Service(network.made("kme-2", [LINK]))
+        receiver.step(QUIET_S)
+        assert (receiver.bodies, receiver.last.generation) == ([], 0)
+        receiver.broker.start()
+        receiver.broker.start()
+        receiver.receive(1)
+        assert receiver.bodies == [b"early"]
 
     def test_a_delivery_names_its_sender_by_the_exchange(self, network: Network) -> None:
         receiver = Service(network.connect("kme-2", [LINK, OTHER_LINK]))

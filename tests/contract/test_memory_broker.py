@@ -23,6 +23,11 @@ class MemoryNetwork:
         self.make_exchange, self.delete_exchange = hub.make_exchange, hub.delete_exchange
 
     def connect(self, user: str, queues: Sequence[str] = (), prefetch: int = 100) -> MemoryBroker:
+        broker = self.made(user, queues, prefetch)
+        broker.start()
+        return broker
+
+    def made(self, user: str, queues: Sequence[str] = (), prefetch: int = 100) -> MemoryBroker:
         return self._hub.connect(user, queues, prefetch)
 
     def client(self, watch: Sequence[str] = ()) -> MemoryClient:

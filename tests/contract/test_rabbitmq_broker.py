@@ -49,6 +49,11 @@ class RabbitMqNetwork:
         return RabbitMqSettings(**{"addresses": self.host.addresses, **login, **others})
 
     def connect(self, user: str, queues: Sequence[str] = (), prefetch: int = 100, **others: Any) -> RabbitMqBroker:
+        broker = self.made(user, queues, prefetch, **others)
+        broker.start()
+        return broker
+
+    def made(self, user: str, queues: Sequence[str] = (), prefetch: int = 100, **others: Any) -> RabbitMqBroker:
         settings = self.settings(user, queues=tuple(queues), prefetch=prefetch, **{"backoff_max_s": 1.0, **others})
         broker = RabbitMqBroker(settings)
         self._closing.callback(broker.close, 0)

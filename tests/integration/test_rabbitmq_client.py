@@ -206,6 +206,7 @@ def test_a_host_that_cannot_be_one() -> None:
 
 def test_reports_that_travel_together_are_watched_one_by_one(settings: RabbitMqSettings, host: VirtualHost) -> None:
     kme = RabbitMqBroker(replace(settings, user="kme-1", password=host.passwords["kme-1"], bundle_max=64))
+    kme.start()
     bodies = [b"one", b"two", b"three"]
     place = kme_exchange("kme-1"), results_queue("kme-1")
     try:

@@ -88,7 +88,9 @@ def test_with_the_right_certificates_messages_go_both_ways_over_tls_1_3(
     host: VirtualHost, settings: Callable[..., RabbitMqSettings]
 ) -> None:
     sender = RabbitMqBroker(settings("kme-1"))
+    sender.start()
     receiver = RabbitMqBroker(settings("kme-2", queues=(LINK,)))
+    receiver.start()
     try:
         Service(sender).publish([b"over TLS"])
         assert Service(receiver).receive(1)[0].body == b"over TLS"
@@ -194,6 +196,7 @@ def test_a_service_that_is_refused_keeps_trying_ever_less_often_and_connects_onc
 ) -> None:
     with capture_logs() as logs:
         broker = RabbitMqBroker(settings("kme-1", tls=folders.expired(), backoff_max_s=0.4))
+        broker.start()
         service = Service(broker)
 
         def attempts(role: str) -> list[dict[str, object]]:

@@ -46,11 +46,12 @@ class MemoryBroker:
         self._consumed: set[str] = set()
         self._refused: dict[str, str] = {}
         self._unrouted: dict[str, str] = {}
-        self._closed = self._woken = False
+        self._started = self._closed = self._woken = False
 
     def start(self) -> None:
         """See `Broker.start`."""
         with self._changed:
+            self._started = True
             self._connect()
 
     def wake(self) -> None:
@@ -64,7 +65,7 @@ class MemoryBroker:
         deadline = time.monotonic() + timeout_s
         with self._changed:
             while True:
-                if not self._closed:
+                if self._started and not self._closed:
                     self._connect()
                 self._retry()
                 now = time.monotonic()

@@ -30,6 +30,7 @@ class MemoryClient:
             for pattern in watch:
                 hub.bind(EVENTS_EXCHANGE, pattern, self._address)
         self._broker = hub.connect(user, [self._address], _CLIENT_PREFETCH)
+        self._broker.start()
 
     @property
     def address(self) -> str:
