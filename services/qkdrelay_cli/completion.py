@@ -14,6 +14,7 @@ import typer
 
 from qkdrelay.errors import QkdRelayError
 from qkdrelay.terminal import one_of, some_of
+from qkdrelay_cli.arguments import DEMANDED, link_argument
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -50,12 +51,12 @@ def _neighbours(ctx: typer.Context) -> Iterable[str]:
 def _links(ctx: typer.Context) -> Iterable[str]:
     """Return the QKD links, each both ways."""
     network = _network(ctx)
-    return [f"{kme}:{near}" for kme in network.kmes for near in network.neighbours[kme]] if network else []
+    return [link_argument(kme, near) for kme in network.kmes for near in network.neighbours[kme]] if network else []
 
 
 def _demands(_ctx: typer.Context) -> Iterable[str]:
     """Return what may be withstood, in small numbers."""
-    return [f"{what}={number}" for what in ("compromised", "failed", "tampering") for number in _NUMBERS]
+    return [f"{what}={number}" for what in DEMANDED for number in _NUMBERS]
 
 
 def _topologies(_ctx: typer.Context) -> Iterable[str]:

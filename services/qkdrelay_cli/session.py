@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, TypeVar
 
 from qkdrelay.broker.port import Client
 from qkdrelay.client import ANSWER_S, CoordinatorClient
-from qkdrelay.errors import RequestRefusedError, SettingsError
+from qkdrelay.errors import SettingsError
 from qkdrelay.messages.answers import ReplyBody
 from qkdrelay.messages.requests import RequestBody
 
 if TYPE_CHECKING:
     from qkdrelay_cli.settings import CliSettings
 
-NAME_LENGTH_MAX = 100
 MISSING_KEY = "QKDRELAY_CLI_KEY: must be set"
 
 R = TypeVar("R", bound=ReplyBody)
@@ -83,16 +82,3 @@ def ask(body: RequestBody, kind: type[R], wait_s: float = ANSWER_S) -> R:
     """Return the coordinator's answer to one request; see `CoordinatorClient.ask`."""
     with opened() as coordinator:
         return coordinator.ask(body, kind, wait_s)
-
-
-def check_name(name: str) -> str:
-    """Return what was given as a KME's name or a relay's id if it can be sent; whether it exists, the coordinator says.
-
-    Raises RequestRefusedError.
-    """
-    if not name or len(name) > NAME_LENGTH_MAX or not name.isprintable():
-        shown = repr(name if len(name) <= NAME_LENGTH_MAX else name[:20] + "...").encode("ascii", "backslashreplace")
-        raise RequestRefusedError(
-            f"{shown.decode()} is no name", hint="KMEs have names such as kme-1, relays ids of hexadecimal digits"
-        )
-    return name

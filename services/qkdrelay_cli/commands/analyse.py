@@ -12,6 +12,7 @@ from qkdrelay.errors import RequestRefusedError
 from qkdrelay.escaping import NAME_MAX, escaped
 from qkdrelay.terminal import console, print_json
 from qkdrelay.terminal.wording import JsonOption
+from qkdrelay_cli.arguments import named_kmes, named_links, network_of, parsed_demand
 from qkdrelay_cli.options import (
     AnySourceArgument,
     AnyTargetArgument,
@@ -21,10 +22,6 @@ from qkdrelay_cli.options import (
     PolicyOption,
     TopologyOption,
     WithstandOption,
-    named_kmes,
-    named_links,
-    network_of,
-    parsed_demand,
 )
 from qkdrelay_cli.picture_files import PictureFiles, PngOption, SvgOption
 

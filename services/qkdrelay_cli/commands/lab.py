@@ -11,6 +11,7 @@ import typer
 from qkdrelay.terminal import ActionCommand, app_with, print_json, say
 from qkdrelay.terminal.wording import JsonOption
 from qkdrelay_cli import completion
+from qkdrelay_cli.arguments import check_name
 
 if TYPE_CHECKING:
     pass
@@ -77,8 +78,8 @@ def attack(
     from qkdrelay_cli import session
     from qkdrelay_cli.render.attack import attack_as_data, attack_in_words
 
-    kmes = tuple(session.check_name(name) for name in kme or ())
-    view = session.ask(AttackRequest(relay=session.check_name(relay), kmes=kmes), AttackView, ATTACK_S)
+    kmes = tuple(check_name(name) for name in kme or ())
+    view = session.ask(AttackRequest(relay=check_name(relay), kmes=kmes), AttackView, ATTACK_S)
     if as_json:
         print_json(attack_as_data(view))
     else:
@@ -91,7 +92,7 @@ def _set(kme: str, mode: Literal["leak", "tamper", "withhold"] | None, *, as_jso
     from qkdrelay.messages.requests import LabRequest
     from qkdrelay_cli import session
 
-    request = LabRequest(kme=session.check_name(kme), mode=mode)
+    request = LabRequest(kme=check_name(kme), mode=mode)
     done = session.ask(request, Acknowledged, COMMAND_S)
     if as_json:
         print_json({"kme": kme, "mode": mode})

@@ -11,6 +11,7 @@ import typer
 from qkdrelay.terminal import ActionCommand, app_with, console, print_json, say
 from qkdrelay.terminal.wording import JsonOption
 from qkdrelay_cli import completion
+from qkdrelay_cli.arguments import check_name
 
 if TYPE_CHECKING:
     pass
@@ -69,7 +70,7 @@ def _turn(a: str, b: str, *, up: bool, as_json: bool) -> None:
     from qkdrelay.messages.requests import LinkRequest
     from qkdrelay_cli import session
 
-    request = LinkRequest(a=session.check_name(a), b=session.check_name(b), up=up)
+    request = LinkRequest(a=check_name(a), b=check_name(b), up=up)
     done = session.ask(request, Acknowledged, COMMAND_S)
     if as_json:
         print_json({"link": [a, b], "up": up})

@@ -13,6 +13,7 @@ from qkdrelay.errors import RequestRefusedError
 from qkdrelay.escaping import NAME_MAX, escaped
 from qkdrelay.terminal import print_json
 from qkdrelay.terminal.wording import JsonOption
+from qkdrelay_cli.arguments import named_kmes, named_links, network_of, parsed_demand
 from qkdrelay_cli.options import (
     AllowUnprotectedOption,
     CompromisedOption,
@@ -22,10 +23,6 @@ from qkdrelay_cli.options import (
     TargetArgument,
     TopologyOption,
     WithstandOption,
-    named_kmes,
-    named_links,
-    network_of,
-    parsed_demand,
 )
 from qkdrelay_cli.picture_files import PictureFiles, PngOption, SvgOption
 

@@ -16,7 +16,8 @@ import typer
 from qkdrelay.errors import BrokerUnreachableError
 from qkdrelay.terminal import EXIT_FAILED, Screen, console, note, print_json, say
 from qkdrelay.terminal.wording import JsonOption
-from qkdrelay_cli.options import PolicyOption, SourceArgument, TargetArgument, WithstandOption, parsed_demand
+from qkdrelay_cli.arguments import check_name, parsed_demand
+from qkdrelay_cli.options import PolicyOption, SourceArgument, TargetArgument, WithstandOption
 
 if TYPE_CHECKING:
     from qkdrelay.client import FollowedRelay
@@ -72,8 +73,8 @@ def relay(
     demand = parsed_demand(withstand)
     request = RelayRequest(
         relay_id=relay_id or new_relay_id(),
-        source=session.check_name(source),
-        target=session.check_name(target),
+        source=check_name(source),
+        target=check_name(target),
         key_count=keys,
         key_size_bits=key_size,
         timeout_s=timeout,

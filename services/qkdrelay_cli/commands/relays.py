@@ -10,6 +10,7 @@ import typer
 
 from qkdrelay.terminal import console, note, print_json
 from qkdrelay.terminal.wording import JsonOption
+from qkdrelay_cli.arguments import check_name
 
 if TYPE_CHECKING:
     from qkdrelay.messages.answers import RelayView
@@ -95,4 +96,4 @@ def _ask(relay: str) -> RelayView:
     from qkdrelay.messages.requests import ShowRequest
     from qkdrelay_cli import session
 
-    return session.ask(ShowRequest(relay=session.check_name(relay), follow=False), RelayView)
+    return session.ask(ShowRequest(relay=check_name(relay), follow=False), RelayView)

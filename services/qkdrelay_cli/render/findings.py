@@ -13,6 +13,7 @@ from qkdrelay.network.probability import Probability
 from qkdrelay.network.threshold_circuit import Element
 from qkdrelay.terminal.wording import counted
 from qkdrelay_cli.analysis import Analysis
+from qkdrelay_cli.arguments import link_argument
 from qkdrelay_cli.render import INDENT, WIDTH
 
 
@@ -87,7 +88,7 @@ def _sets(label: str, found: MinimalSets[Any], what: str, never: str) -> Iterato
 
 
 def _name(element: Element) -> str:
-    return element if isinstance(element, str) else f"{element[0]}:{element[1]}"
+    return element if isinstance(element, str) else link_argument(*element)
 
 
 def _chance(found: Probability) -> str:
