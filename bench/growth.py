@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from qkdrelay.client import relay_request
 from qkdrelay.errors import QkdRelayError
 from qkdrelay.link.envelope import Suite
 from qkdrelay.network.selection import choose
@@ -61,8 +62,7 @@ class Counted(embedded.EmbeddedNetwork):
         source, target = self.topology.kmes[0], self.topology.kmes[-1]
         for _ in range(relays):
             wishes = {"key_count": keys, "timeout_s": 600.0, "policy": policy, "allow_unprotected": True}
-            body = embedded.relay_request(source, target, follow=False, **wishes)
-            self._client.send(self._asker.request(body)[1])
+            self.client.send(relay_request(source, target, follow=False, **wishes))
         before = time.process_time()
         self.settle()
         return time.process_time() - before

@@ -20,6 +20,7 @@ import pika
 
 from bench.peer import Peer
 from qkdrelay.broker.names import CLI_EXCHANGE, CLIENT_QUEUE_PREFIX, REPLIES_EXCHANGE, REQUESTS_KEY
+from qkdrelay.client import relay_request
 from qkdrelay.errors import QkdRelayError
 from qkdrelay.messages.answers import NetworkView, RelaySummary
 from qkdrelay.messages.dialogue import Asker
@@ -27,7 +28,6 @@ from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.requests import NetworkRequest, RelayRequest, RequestBody
 from qkdrelay.network.names import CLI
 from qkdrelay.network.topology import Topology
-from qkdrelay_demo.network import relay_request
 
 ROOT = Path(__file__).parents[1]
 UP_WITHIN_S = 60.0

@@ -19,12 +19,12 @@ from kme.store import KmeStore, open_kme_store
 from qkdrelay.broker.definitions import definitions
 from qkdrelay.broker.memory import MemoryHub
 from qkdrelay.broker.names import coordinator_queues, kme_queues
-from qkdrelay.client import CoordinatorClient
+from qkdrelay.client import CoordinatorClient, relay_request
 from qkdrelay.link.envelope import Suite
 from qkdrelay.link.simulated import SimulatedLinkKey
 from qkdrelay.messages.answers import RelayView
 from qkdrelay.messages.relay_ids import new_relay_id
-from qkdrelay.messages.requests import RelayRequest, ShowRequest
+from qkdrelay.messages.requests import ShowRequest
 from qkdrelay.network.names import COORDINATOR, SERVICE_USERS
 from qkdrelay.network.topology import Topology
 from qkdrelay.randomness import random_bytes
@@ -152,21 +152,6 @@ class SettlingConnection:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-
-def relay_request(source: str, target: str, **wishes: Any) -> RelayRequest:
-    """Ask for one key of 256 bits, by the best plan, within 30 s; ``wishes`` are fields that differ."""
-    defaults = {
-        "relay_id": new_relay_id(),
-        "key_count": 1,
-        "key_size_bits": 256,
-        "timeout_s": 30.0,
-        "policy": None,
-        "withstand": None,
-        "allow_unprotected": False,
-        "follow": True,
-    }
-    return RelayRequest(source=source, target=target, **{**defaults, **wishes})
 
 
 def _key(secret: bytes, sender: str, receiver: str) -> SimulatedLinkKey:

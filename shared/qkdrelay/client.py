@@ -3,7 +3,7 @@
     with RabbitMqClient(settings) as connection:
         coordinator = CoordinatorClient(connection, key)
         network = coordinator.ask(NetworkRequest(), NetworkView)
-        relay = coordinator.follow(request).until_decided()
+        relay = coordinator.follow(relay_request("kme-1", "kme-8")).until_decided()
 
     with RabbitMqClient(settings, watch=REPORTS) as connection:
         while (message := connection.receive(60.0)) is not None:
@@ -33,8 +33,10 @@ from qkdrelay.messages.answers import Late, Refusal, RelayView, ReplyBody
 from qkdrelay.messages.control import SignedMessage
 from qkdrelay.messages.dialogue import Asker
 from qkdrelay.messages.fields import TERMINAL
+from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.reports import Report, Reports
-from qkdrelay.messages.requests import RelayRequest, Request, RequestBody, ShowRequest, unlike
+from qkdrelay.messages.requests import OpenDemand, RelayRequest, Request, RequestBody, ShowRequest, unlike
+from qkdrelay.network.demand import Policy
 
 ANSWER_S: Final = 5.0
 """Seconds the coordinator may be silent; it answers at once when it runs."""
@@ -206,6 +208,37 @@ class FollowedRelay:
             f"the coordinator has not said in time how the relay ended; last it was {self._view.state}",
             hint=_LOOK,
         )
+
+
+def relay_request(
+    source: str,
+    target: str,
+    *,
+    relay_id: UUID | None = None,
+    key_count: int = 1,
+    key_size_bits: int = 256,
+    timeout_s: float = 30.0,
+    policy: Policy | None = None,
+    withstand: OpenDemand | None = None,
+    allow_unprotected: bool = False,
+    follow: bool = True,
+) -> RelayRequest:
+    """Return a request for keys at two KMEs; asked again under its id, it is for the same relay.
+
+    It fails ``timeout_s`` seconds after the coordinator has accepted it. See `RelayRequest` for what None stands for.
+    """
+    return RelayRequest(
+        relay_id=relay_id or new_relay_id(),
+        source=source,
+        target=target,
+        key_count=key_count,
+        key_size_bits=key_size_bits,
+        timeout_s=timeout_s,
+        policy=policy,
+        withstand=withstand,
+        allow_unprotected=allow_unprotected,
+        follow=follow,
+    )
 
 
 def reported(exchange: str, body: bytes) -> tuple[str, tuple[Report, ...]]:

@@ -5,12 +5,12 @@ from itertools import permutations
 
 import pytest
 
+from qkdrelay.client import relay_request
 from qkdrelay.errors import RequestRefusedError
 from qkdrelay.messages.plans import decode_plan
 from qkdrelay.messages.requests import AttackRequest
 from qkdrelay.network.analysis import delivers, shortfall
 from qkdrelay.network.planner import recursive_plan
-from qkdrelay_demo.network import relay_request
 from support.network import DIAMOND, REFERENCE, Network, ask, topology
 
 PLAN = recursive_plan(REFERENCE, "kme-1", "kme-8")

@@ -11,6 +11,7 @@ import coordinator.service
 import kme.links
 from kme.store import open_kme_store
 from qkdrelay.broker import definitions, names
+from qkdrelay.client import relay_request
 from qkdrelay.errors import StoreError
 from qkdrelay.link.envelope import seal
 from qkdrelay.link.simulated import SimulatedLinkKey
@@ -24,7 +25,6 @@ from qkdrelay.network.plan import Hop, Plan
 from qkdrelay.schemes.recursive import deal, rebuild, reshare
 from qkdrelay.service.moderation import LINES_MAX
 from qkdrelay.sharing import amd, shamir
-from qkdrelay_demo.network import relay_request
 from support.clock import Clock
 from support.kme import NOW
 from support.network import Network

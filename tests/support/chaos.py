@@ -22,6 +22,7 @@ from pathlib import Path
 from uuid import UUID
 
 from qkdrelay.broker.rabbitmq.client import RabbitMqClient
+from qkdrelay.client import relay_request
 from qkdrelay.errors import BrokerUnreachableError
 from qkdrelay.messages.answers import Refusal, RelayView, Reply
 from qkdrelay.messages.dialogue import Asker
@@ -29,7 +30,6 @@ from qkdrelay.messages.fields import TERMINAL
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.requests import Request
 from qkdrelay.network.names import COORDINATOR
-from qkdrelay_demo.network import relay_request
 from support import killable, recorder
 from support.killable import Processes
 from support.waiting import POLL_S, eventually

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from coordinator.lifecycle import Relay
 from kme.links import Link
+from qkdrelay import client
 from qkdrelay.broker.names import (
     CLI_EXCHANGE,
     COORD_EXCHANGE,
@@ -25,7 +26,6 @@ from qkdrelay.messages.requests import LabRequest, LinkRequest, RelayRequest
 from qkdrelay.network.names import CLI, COORDINATOR
 from qkdrelay.network.topology import Topology
 from qkdrelay.network.topology_file import parse_topology
-from qkdrelay_demo import network as demo
 from qkdrelay_demo.network import EmbeddedNetwork
 from support.clock import Clock
 from support.kme import NOTHING, NOW
@@ -237,8 +237,8 @@ def carried(network, plan):
 
 
 def relay_request(source, target, **wishes):
-    """As `demo.relay_request`, at the time at which a network's clock begins."""
-    return demo.relay_request(source, target, **{"relay_id": new_relay_id(NOW), **wishes})
+    """As the client's, at the time at which a network's clock begins."""
+    return client.relay_request(source, target, **{"relay_id": new_relay_id(NOW), **wishes})
 
 
 def ask(network, source, target, *, relay_id=None, **wishes):

@@ -22,13 +22,12 @@ import pika
 from qkdrelay.broker.definitions import definitions
 from qkdrelay.broker.rabbitmq.client import RabbitMqClient
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
-from qkdrelay.client import CoordinatorClient
+from qkdrelay.client import CoordinatorClient, relay_request
 from qkdrelay.messages.requests import NetworkRequest, RelayRequest, RequestBody
 from qkdrelay.network.names import CLI, SERVICE_USERS
 from qkdrelay.network.topology import Topology
 from qkdrelay.network.topology_file import load_topology
 from qkdrelay_cli.__main__ import main
-from qkdrelay_demo.network import relay_request
 from support import rabbitmq
 from support.waiting import eventually
 

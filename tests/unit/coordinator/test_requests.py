@@ -5,6 +5,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from coordinator import requests as module
+from qkdrelay.client import relay_request
 from qkdrelay.errors import RequestRefusedError
 from qkdrelay.messages.answers import Acknowledged, RelaySummary
 from qkdrelay.messages.control import FixedDemand
@@ -20,7 +21,6 @@ from qkdrelay.messages.requests import (
     ShowRequest,
 )
 from qkdrelay.network.topology import Topology
-from qkdrelay_demo.network import relay_request
 from support.kme import NOW
 from support.network import DIAMOND, Network, of
 
