@@ -32,7 +32,7 @@ class Chances:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """What is found about one plan."""
+    """The analysis of one plan in one situation."""
 
     plan: Plan
     situation: Situation

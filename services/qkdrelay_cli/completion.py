@@ -1,4 +1,4 @@
-"""What the shell can complete: KMEs and links of the network at hand, and names of topologies.
+"""Completion by the shell: KMEs and links of the network at hand, and names of topologies.
 
 Nobody is asked: the network is that of ``--topology`` on the line, or else of the deployment in this directory.
 """

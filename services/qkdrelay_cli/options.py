@@ -1,4 +1,4 @@
-"""What the commands that plan take alike: the network, the policy, and what is to be withstood."""
+"""Options and arguments that several commands have: the network, its KMEs and links, the policy, the demand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The files that pictures are written to."""
+"""Options for pictures: files to write them to."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PngOption = Annotated[Path | None, typer.Option("--png", metavar="FILE", help="D
 
 @dataclass(frozen=True, slots=True)
 class PictureFiles:
-    """Where a picture is to be written; raises RequestRefusedError for a place where it cannot be."""
+    """Files that a picture is to be written to; RequestRefusedError for a place where it cannot be."""
 
     svg: Path | None = None
     png: Path | None = None

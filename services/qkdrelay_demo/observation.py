@@ -1,4 +1,4 @@
-"""What was seen of one run of the scenario, and what must have been seen.
+"""Observations of one run of the scenario, and the claims that they must bear out.
 
 Nothing is taken for granted: each claim has the expected and the observed in words, and holds if
 the two are the same.
@@ -24,7 +24,7 @@ NOBODY = "none"
 
 @dataclass(frozen=True)
 class Attack:
-    """What the adversary made of what some KMEs have leaked of one relay."""
+    """An attack on one relay with what some KMEs have leaked, and its outcome."""
 
     relay_id: UUID
     kmes: tuple[str, ...]
@@ -32,7 +32,7 @@ class Attack:
     shares_held: int
     learned: bool
     short_splits: tuple[ShortSplit, ...]
-    """What a failed attack lacked, nearest to the source first."""
+    """Splits of which a failed attack had too few shares, nearest to the source first."""
 
     @property
     def outcome(self) -> str:
@@ -94,7 +94,7 @@ class Observation:
 
     @cached_property
     def claims(self) -> tuple[Claim, ...]:
-        """What the reference scenario must show, and what was seen of it."""
+        """The claims of the reference scenario, with what was seen of each."""
         return _claims(self)
 
     @property

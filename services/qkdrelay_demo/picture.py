@@ -32,7 +32,7 @@ _ON_LINK = {
     ("kme-6", "kme-8"): (4, 41),
     ("kme-7", "kme-8"): (6, 44),
 }
-"""Where a link can be marked: (line, column)."""
+"""The place to mark a link at: (line, column)."""
 _LEGEND = {3: (" x ", "QKD link is down"), 5: ("( )", "compromised: leaks")}
 _LEGEND_COLUMN = 55
 

@@ -17,7 +17,7 @@ from qkdrelay_demo.observer import Observer
 
 @dataclass(frozen=True)
 class Scenario:
-    """What is done; what is expected of it is always the reference scenario."""
+    """The actions of a run; what is expected of it is always the reference scenario."""
 
     source: str = "kme-1"
     target: str = "kme-8"
@@ -31,10 +31,10 @@ class Scenario:
     """KMEs that together do learn a second relay's keys: the attack is a real one."""
 
 
-REFERENCE = Scenario()
+REFERENCE_SCENARIO = Scenario()
 
 
-def play(scenario: Scenario = REFERENCE) -> Observation:
+def play(scenario: Scenario = REFERENCE_SCENARIO) -> Observation:
     """Play the scenario on the eight-KME reference network and return what was seen.
 
     RequestRefusedError if the coordinator refuses a part of it, BrokerUnreachableError if a KME does not obey.

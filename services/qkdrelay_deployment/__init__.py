@@ -1,1 +1,1 @@
-"""What a network needs to run: compose file, secrets, certificates, the broker's configuration."""
+"""Deployment of a network: compose file, secrets, certificates and RabbitMQ's configuration, from its topology."""

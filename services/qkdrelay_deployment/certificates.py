@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from qkdrelay.broker.rabbitmq.tls import AUTHORITY, CERTIFICATE, KEY
 from qkdrelay.errors import SettingsError
 from qkdrelay.escaping import escaped
 
@@ -31,8 +32,6 @@ RENEW_BEFORE: Final = timedelta(days=30)
 _CLOCK_SKEW: Final = timedelta(hours=1)
 
 AUTHORITY_KEY: Final = "ca-key.pem"
-CERTIFICATE: Final = "cert.pem"
-_AUTHORITY, _KEY = "ca.pem", "key.pem"
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ def certificate_files(
     or damaged; OSError if something there cannot be read.
     """
     certificate, authority = _authority(directory, network)
-    files = {directory / _AUTHORITY: _pem(certificate)}
+    files = {directory / AUTHORITY: _pem(certificate)}
     if authority:
         files[directory / AUTHORITY_KEY] = _key_pem(authority.key)
     for name, names in {server: hosts, **dict.fromkeys(clients, ())}.items():
@@ -97,7 +96,7 @@ def certificate_files(
                 f"{directory / AUTHORITY_KEY} is not there, and {name} needs a new certificate",
                 hint=f"put it back, or delete {directory} to begin with a new authority",
             )
-        files |= {folder / _AUTHORITY: _pem(certificate), folder / CERTIFICATE: pem, folder / _KEY: key}
+        files |= {folder / AUTHORITY: _pem(certificate), folder / CERTIFICATE: pem, folder / KEY: key}
     return files
 
 
@@ -108,7 +107,7 @@ def valid_until(certificate: str) -> datetime:
 
 def _authority(directory: Path, network: str) -> tuple[x509.Certificate, Authority | None]:
     """Return the authority's certificate and, if its key is there, the authority; a new one if there is none."""
-    path, key_path = directory / _AUTHORITY, directory / AUTHORITY_KEY
+    path, key_path = directory / AUTHORITY, directory / AUTHORITY_KEY
     if not path.exists() and not key_path.exists():
         authority = Authority.new(network)
         return authority.certificate, authority
@@ -126,7 +125,7 @@ def _authority(directory: Path, network: str) -> tuple[x509.Certificate, Authori
 
 def _damaged(directory: Path) -> SettingsError:
     return SettingsError(
-        f"{directory / _AUTHORITY} and {AUTHORITY_KEY} are not the certificate and the key of one authority",
+        f"{directory / AUTHORITY} and {AUTHORITY_KEY} are not the certificate and the key of one authority",
         hint=f"restore them, or delete {directory} to begin with a new authority",
     )
 
@@ -134,7 +133,7 @@ def _damaged(directory: Path) -> SettingsError:
 def _kept(folder: Path, authority: x509.Certificate, hosts: Sequence[str]) -> tuple[str, str] | None:
     """Return the pair in ``folder`` if it can go on being used."""
     try:
-        pair = (folder / CERTIFICATE).read_text(), (folder / _KEY).read_text()
+        pair = (folder / CERTIFICATE).read_text(), (folder / KEY).read_text()
         certificate = x509.load_pem_x509_certificate(pair[0].encode())
         key = load_pem_private_key(pair[1].encode(), None)
         certificate.verify_directly_issued_by(authority)

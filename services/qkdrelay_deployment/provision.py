@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from qkdrelay.broker.definitions import definitions
+from qkdrelay.broker.rabbitmq.tls import CERTIFICATE
 from qkdrelay.errors import SettingsError, TopologyError
 from qkdrelay.network.names import CLI, COORDINATOR, Link
 from qkdrelay.network.topology import Topology
 from qkdrelay.network.topology_file import format_topology
 from qkdrelay.service import dotenv_file
-from qkdrelay_deployment.certificates import AUTHORITY_KEY, CERTIFICATE, certificate_files
+from qkdrelay_deployment.certificates import AUTHORITY_KEY, certificate_files
 from qkdrelay_deployment.compose import (
     BROKER_SERVICE,
     CLUSTER_NODES,

@@ -1,4 +1,4 @@
-"""The broker's own configuration file in a deployment, for RabbitMQ 3.10 to 4.2."""
+"""RabbitMQ's configuration file in a deployment, for RabbitMQ 3.10 to 4.2."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Final
 
 from qkdrelay.broker.rabbitmq.settings import DEFAULT_TLS_PORT
+from qkdrelay.broker.rabbitmq.tls import AUTHORITY, CERTIFICATE, KEY
 from qkdrelay.messages.codec import MESSAGE_BYTES_MAX
 
 TLS_DIRECTORY: Final = "/etc/qkdrelay/tls"
-"""Where a container finds its certificates."""
+"""Folder of a container's certificates, in it."""
 
 _COMMON = """\
 # Written by `coordinator provision`, for RabbitMQ 3.10 to 4.2.
@@ -38,9 +39,9 @@ listeners.ssl.default = {port}
 """
 
 _TLS_OPTIONS = """\
-ssl_options.cacertfile = {directory}/ca.pem
-ssl_options.certfile = {directory}/cert.pem
-ssl_options.keyfile = {directory}/key.pem
+ssl_options.cacertfile = {directory}/{authority}
+ssl_options.certfile = {directory}/{certificate}
+ssl_options.keyfile = {directory}/{key}
 ssl_options.verify = verify_peer
 ssl_options.fail_if_no_peer_cert = true
 ssl_options.versions.1 = tlsv1.3
@@ -70,4 +71,4 @@ def rabbitmq_conf(*, tls: bool, nodes: Sequence[str]) -> str:
 
 def tls_options(directory: str) -> str:
     """Return how the broker's TLS listener finds its certificates in ``directory`` and checks those of clients."""
-    return _TLS_OPTIONS.format(directory=directory)
+    return _TLS_OPTIONS.format(directory=directory, authority=AUTHORITY, certificate=CERTIFICATE, key=KEY)

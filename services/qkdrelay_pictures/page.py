@@ -1,4 +1,4 @@
-"""What all pictures share: the page, its fonts and colours, and how text is written on it."""
+"""The page of a picture: its size, fonts, colours and texts."""
 
 from __future__ import annotations
 

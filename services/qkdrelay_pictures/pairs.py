@@ -50,14 +50,14 @@ _MORE = _Kind("#2b6cb0", "#ffffff", "withstands more than one of either")
 _NEIGHBOURS = _Kind("#eef1f4", PALE, "neighbours: nobody is between them")
 _NO_PLAN = _Kind("#ffffff", GREY, "no plan")
 _KINDS = (_BOTH, _LEARNED, _BLOCKED, _ONE, _MORE, _NEIGHBOURS, _NO_PLAN)
-KMES_MAX = 100
+MATRIX_KMES_MAX = 100
 """A matrix of more is no picture that anybody can read."""
 _BESIDE = 36.0
 """Between the network and the matrix."""
 _HEADING = 3 * LINE_HEIGHT
 _NUMBER = 26.0
 """Room for the number of a row."""
-_CELLS = ((10, 36.0), (16, 30.0), (26, 24.0), (KMES_MAX, 16.0))
+_CELLS = ((10, 36.0), (16, 30.0), (26, 24.0), (MATRIX_KMES_MAX, 16.0))
 """Up to so many KMEs, cells of this size; the smallest have no room for numbers."""
 _TRUST: dict[Trust, str] = {
     "trusted": "trusted, by the topology file",
@@ -68,9 +68,9 @@ _TRUST: dict[Trust, str] = {
 
 def check_drawable(topology: Topology) -> None:
     """Raise RequestRefusedError if there are too many KMEs for a picture."""
-    if (number := len(topology.kmes)) > KMES_MAX:
+    if (number := len(topology.kmes)) > MATRIX_KMES_MAX:
         raise RequestRefusedError(
-            f"{topology.name} has {number} KMEs; a picture of all pairs has room for {KMES_MAX}",
+            f"{topology.name} has {number} KMEs; a picture of all pairs has room for {MATRIX_KMES_MAX}",
             hint="leave out --svg and --png; --json has all pairs",
         )
 

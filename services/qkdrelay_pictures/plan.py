@@ -31,12 +31,12 @@ from qkdrelay_pictures.page import (
     text,
 )
 
-KMES_DRAWN_MAX = 48
+PLAN_KMES_MAX = 48
 """Of a larger network, only the KMEs of the plan are drawn."""
 _ROUNDS = 12
 BOX_HEIGHT = 34.0
 ARC_MAX = 36.0
-"""How far a link within a column may reach out beside it."""
+"""Pixels that a link within a column may reach out beside it."""
 _FILLS = {
     "end": ("#e3ecfb", BLUE),
     "plan": ("#f3f5f8", STEEL),
@@ -99,7 +99,7 @@ class _Drawing:
             for successor in self.plan.successors(kme):
                 columns[successor] = max(columns.get(successor, 0), columns[kme] + 1)
         columns = {kme: columns[kme] for kme in self.topology.kmes if kme in columns}
-        if len(self.topology.kmes) > KMES_DRAWN_MAX:
+        if len(self.topology.kmes) > PLAN_KMES_MAX:
             return columns
         return _with_others(self.topology, columns)
 

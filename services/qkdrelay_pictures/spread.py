@@ -15,10 +15,10 @@ _STARTS = 24
 _TURNS = 36
 _STEPS, _PACE = 200, 0.8
 _STRETCH = 1.5
-"""How much more one axis may be stretched than the other to fill the rectangle."""
+"""Factor by which one axis may be stretched more than the other to fill the rectangle."""
 _SEED = 20
 _CLOSE, _CROSSED = 8.0, 1.0
-"""How bad it is if a link passes too close to a KME; if it crosses another."""
+"""Costs of a link that passes too close to a KME, and of one that crosses another."""
 _ROUNDS, _MOVES, _DIRECTIONS = 8, (1.0, 2.5), 8
 _WORK_MAX = 8_000_000
 """Pairs of links compared while KMEs are moved; about a second."""

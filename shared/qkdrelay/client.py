@@ -49,7 +49,7 @@ ASK_AGAIN_S: Final = 2.0
 GRACE_S: Final = 10.0
 """Seconds after its deadline that a relay may still be undecided."""
 REPORTS: Final = ("results.#",)
-"""What a connection watches to get the reports of all KMEs; `reported` reads them."""
+"""Patterns that a connection watches to get the reports of all KMEs; `reported` reads them."""
 
 _LOOK = "look whether the coordinator is running, with this QKDRELAY_CLI_KEY (else its log has message.rejected)"
 
@@ -75,7 +75,7 @@ class CoordinatorClient:
         self.timer = timer
         self._asker = Asker(key, connection.address, clock)
         self._forged: str | None = None
-        """What is wrong with an answer that is not the coordinator's, if one came."""
+        """The fault of an answer that is not the coordinator's, if one came."""
 
     def ask(self, body: RequestBody, kind: type[R], wait_s: float = ANSWER_S) -> R:
         """Return the answer, of this kind, to one request; `COMMAND_S` is long enough for what KMEs must obey.

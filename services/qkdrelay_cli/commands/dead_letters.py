@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     pass
 
 LETTERS_SHOWN_MAX = 1_000
+REQUEUED_MAX = 100
 NUMBER_MAX = 2**62
 
-app = app_with("Messages that nobody accepted: look at them, put them back, delete them.")
+dead_letters_app = app_with("Messages that nobody accepted: look at them, put them back, delete them.")
 
 LetterArgument = Annotated[int, typer.Argument(metavar="LETTER", help="Its number in the list.")]
 LettersArgument = Annotated[
@@ -27,7 +28,7 @@ LettersArgument = Annotated[
 ]
 
 
-@app.command("list")
+@dead_letters_app.command("list")
 def list_letters(
     *,
     limit: Annotated[int, typer.Option(metavar="N", min=1, max=LETTERS_SHOWN_MAX, help="At most so many.")] = 20,
@@ -64,7 +65,7 @@ def list_letters(
         note(f"{len(view.letters)} of {view.total}; --limit shows more")
 
 
-@app.command("show")
+@dead_letters_app.command("show")
 def show_letter(
     letter: LetterArgument,
     *,
@@ -93,7 +94,7 @@ def show_letter(
         say(*dead_letter_in_words(view))
 
 
-@app.command(cls=ActionCommand)
+@dead_letters_app.command(cls=ActionCommand)
 def requeue(letters: LettersArgument = None, *, as_json: JsonOption = False) -> None:
     """Put dead letters back into the queues they came from.
 
@@ -107,8 +108,8 @@ def requeue(letters: LettersArgument = None, *, as_json: JsonOption = False) -> 
     from qkdrelay_cli import session
 
     chosen = checked(letters)
-    if not 1 <= len(chosen) <= 100:
-        raise RequestRefusedError(f"{len(chosen)} dead letters were named; 1 to 100 can be requeued at once")
+    if not 1 <= len(chosen) <= REQUEUED_MAX:
+        raise RequestRefusedError(f"{len(chosen)} dead letters were named; 1 to {REQUEUED_MAX} can be requeued at once")
     done = session.ask(RequeueRequest(letters=chosen), Acknowledged)
     if as_json:
         print_json({"requeued": list(chosen)})
@@ -116,7 +117,7 @@ def requeue(letters: LettersArgument = None, *, as_json: JsonOption = False) -> 
         say(done.text)
 
 
-@app.command(cls=ActionCommand)
+@dead_letters_app.command(cls=ActionCommand)
 def drop(
     letters: LettersArgument = None,
     *,

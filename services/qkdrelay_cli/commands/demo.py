@@ -23,12 +23,12 @@ def demo(
     Example: coordinator demo --json
     """
     # Imported only here: the other commands, and `--help`, should not wait for the KMEs' code.
-    from qkdrelay_demo.scenario import REFERENCE, play  # noqa: PLC0415
+    from qkdrelay_demo.scenario import REFERENCE_SCENARIO, play  # noqa: PLC0415
     from qkdrelay_demo.story import tell_story  # noqa: PLC0415
 
     _log_to_stderr(logs)
     try:
-        seen = play(REFERENCE)
+        seen = play(REFERENCE_SCENARIO)
     except QkdRelayError as error:
         say_error(error)
         raise typer.Exit(EXIT_FAILED) from None

@@ -16,22 +16,23 @@ from qkdrelay_cli.arguments import check_name
 if TYPE_CHECKING:
     pass
 
+Mode = Literal["leak", "tamper", "withhold"]
 ATTACK_S = 30.0
 """Rebuilding from many false shares takes a while."""
 
-app = app_with("Compromise KMEs on purpose, and attack (with the lab on).")
+lab_app = app_with("Compromise KMEs on purpose, and attack (with the lab on).")
 
 KmeArgument = Annotated[
     str, typer.Argument(metavar="KME", help="Its name, such as kme-4.", autocompletion=completion.KME)
 ]
 
 
-@app.command(cls=ActionCommand)
+@lab_app.command(cls=ActionCommand)
 def compromise(
     kme: KmeArgument,
     *,
     mode: Annotated[
-        Literal["leak", "tamper", "withhold"],
+        Mode,
         typer.Option(help="Hand shares to the adversary, alter them, or keep them back."),
     ],
     as_json: JsonOption = False,
@@ -45,7 +46,7 @@ def compromise(
     _set(kme, mode, as_json=as_json)
 
 
-@app.command(cls=ActionCommand)
+@lab_app.command(cls=ActionCommand)
 def restore(kme: KmeArgument, *, as_json: JsonOption = False) -> None:
     """Let a KME be honest again.
 
@@ -56,7 +57,7 @@ def restore(kme: KmeArgument, *, as_json: JsonOption = False) -> None:
     _set(kme, None, as_json=as_json)
 
 
-@app.command()
+@lab_app.command()
 def attack(
     relay: Annotated[str, typer.Argument(metavar="RELAY", help="The relay's id, or the beginning of it.")],
     *,
@@ -86,7 +87,7 @@ def attack(
         say(*attack_in_words(view))
 
 
-def _set(kme: str, mode: Literal["leak", "tamper", "withhold"] | None, *, as_json: bool) -> None:
+def _set(kme: str, mode: Mode | None, *, as_json: bool) -> None:
     from qkdrelay.client import COMMAND_S
     from qkdrelay.messages.answers import Acknowledged
     from qkdrelay.messages.requests import LabRequest

@@ -54,9 +54,10 @@ def certs(topology: TopologyFile, *, to: Folder = Path()) -> None:
 
     Example: coordinator certs eight-kmes --out .
     """
+    from qkdrelay.broker.rabbitmq.tls import CERTIFICATE
     from qkdrelay.network.topology_file import load_topology
     from qkdrelay_deployment import provision as deployment
-    from qkdrelay_deployment.certificates import CERTIFICATE, RENEW_BEFORE, valid_until
+    from qkdrelay_deployment.certificates import RENEW_BEFORE, valid_until
 
     written = deployment.provision_certificates(load_topology(topology), to)
     for path in written:

@@ -14,7 +14,7 @@ from qkdrelay.network.threshold_circuit import Element
 from qkdrelay.terminal.wording import counted
 from qkdrelay_cli.analysis import Analysis
 from qkdrelay_cli.arguments import link_argument
-from qkdrelay_cli.render import INDENT, WIDTH
+from qkdrelay_cli.render import LABEL_WIDTH, TERMINAL_WIDTH
 
 
 def analysis_in_words(found: Analysis, title: str) -> Iterator[Text]:
@@ -66,7 +66,7 @@ def _case(found: Analysis) -> Iterator[Text]:
 
 def _headline(what: str, happens: bool, *, good: bool) -> Text:
     return Text.assemble(
-        (what.ljust(INDENT), "dim"), ("yes" if happens else "no", "bold green" if happens == good else "bold red")
+        (what.ljust(LABEL_WIDTH), "dim"), ("yes" if happens else "no", "bold green" if happens == good else "bold red")
     )
 
 
@@ -101,9 +101,9 @@ def _lines(label: str, texts: Any, style: str = "") -> Iterator[Text]:
     for text in texts:
         # A set stays on one line as long as it fits.
         glued = text.replace(", ", ",\N{NO-BREAK SPACE}") if text.startswith("{") else text
-        for line in textwrap.wrap(glued, WIDTH - INDENT, break_long_words=False, break_on_hyphens=False):
+        for line in textwrap.wrap(glued, TERMINAL_WIDTH - LABEL_WIDTH, break_long_words=False, break_on_hyphens=False):
             plain = line.replace("\N{NO-BREAK SPACE}", " ")
-            yield Text.assemble((label.ljust(INDENT), "dim"), (plain, style))
+            yield Text.assemble((label.ljust(LABEL_WIDTH), "dim"), (plain, style))
             label = ""
 
 

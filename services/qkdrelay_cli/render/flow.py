@@ -1,4 +1,4 @@
-"""What a relay's reports say about the way of its shares."""
+"""The way of a relay's shares, as its reports tell it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Flow(Whereabouts):
 
     @property
     def share_messages(self) -> int:
-        """How many shares crossed a link."""
+        """Number of shares that crossed a link."""
         return sum(len(route) > 1 for route in self.seen)
 
     def loads(self) -> list[Load]:

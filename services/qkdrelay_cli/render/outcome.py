@@ -1,4 +1,4 @@
-"""How a relay is told: to people and to programs."""
+"""A relay and its outcome, in words and as data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qkdrelay.messages.reports import Dispute
 from qkdrelay.network.names import Route, link_name, route_name
 from qkdrelay.terminal import PIPE_WIDTH
 from qkdrelay.terminal.wording import counted, duration
-from qkdrelay_cli.render import INDENT, WIDTH
+from qkdrelay_cli.render import LABEL_WIDTH, TERMINAL_WIDTH
 from qkdrelay_cli.render.flow import Flow, Load
 
 KEYS_SHOWN = 3
@@ -93,7 +93,9 @@ def outcome(view: RelayView, width: int | None) -> Iterator[Text]:
     )
     if view.reason:
         reason = escaped(view.reason)
-        lines = [reason] if width is None else textwrap.wrap(reason, max(20, width - INDENT), break_long_words=False)
+        lines = (
+            [reason] if width is None else textwrap.wrap(reason, max(20, width - LABEL_WIDTH), break_long_words=False)
+        )
         yield from _block("reason", map(Text, lines))
     yield from _block("relay", [Text(str(view.relay_id), "bold")])
     if view.state == "confirmed":
@@ -102,7 +104,7 @@ def outcome(view: RelayView, width: int | None) -> Iterator[Text]:
         yield from _block("relies on", [Text(f"the honesty of {', '.join(view.relies_on)}", "yellow")])
     elif not view.protected:
         yield from _block("protection", [Text("none: one compromised KME on the way could learn the keys", "red")])
-    yield from _block("shares", _shares(flow, (width or WIDTH) - INDENT))
+    yield from _block("shares", _shares(flow, (width or TERMINAL_WIDTH) - LABEL_WIDTH))
     if view.missing:
         yield from _block("missing", _missing(flow))
     if view.state == "failed" and view.short_splits:
@@ -125,7 +127,7 @@ def short_split(split: Route, present: int, needed: int) -> str:
 def _block(label: str, lines: Iterable[Text]) -> Iterator[Text]:
     """Yield lines with a label before the first."""
     for n, line in enumerate(lines):
-        yield Text.assemble((("" if n else label).ljust(INDENT), "dim"), line)
+        yield Text.assemble((("" if n else label).ljust(LABEL_WIDTH), "dim"), line)
 
 
 def _keys(view: RelayView) -> Iterator[Text]:

@@ -1,4 +1,4 @@
-"""What every pair of a network withstands under one policy."""
+"""The resilience of every pair of a network under one policy, in tables and as data."""
 
 # ruff: noqa: PLC0415 - imports stand where they are needed, so that `--help` is quick
 
@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
@@ -21,10 +21,12 @@ from qkdrelay.network.topology import Topology
 from qkdrelay.terminal import console, print_json
 from qkdrelay.terminal.wording import counted
 from qkdrelay_cli.picture_files import PictureFiles
-from qkdrelay_cli.render import WIDTH
+from qkdrelay_cli.render import TERMINAL_WIDTH
+
+if TYPE_CHECKING:
+    from qkdrelay_pictures.pairs import Pair
 
 _CELL = 4
-Pair = tuple[str, str]
 
 
 def print_pairs(network: Topology, policy: Policy, demand: Demand, pictures: PictureFiles, *, as_json: bool) -> None:
@@ -49,7 +51,7 @@ def print_pairs(network: Topology, policy: Policy, demand: Demand, pictures: Pic
     screen.print(exposed.in_words(), soft_wrap=True)
     screen.print()
     screen.print(_counts(between))
-    if max(map(len, network.kmes)) + 1 + _CELL * len(network.kmes) <= WIDTH:
+    if max(map(len, network.kmes)) + 1 + _CELL * len(network.kmes) <= TERMINAL_WIDTH:
         screen.print()
         screen.print(Text("compromised/failed KMEs that each pair withstands, sources down, targets across"))
         for line in _matrix(network, found):
@@ -131,7 +133,7 @@ def _matrix(network: Topology, found: Mapping[Pair, Candidate | str]) -> list[Te
         line = Text(source.ljust(column))
         for target in network.kmes:
             line.append_text(_cell(network, (source, target), found.get((source, target))))
-        lines.append(line.append(f"  {number}", "dim") if line.cell_len + 4 <= WIDTH else line)
+        lines.append(line.append(f"  {number}", "dim") if line.cell_len + 4 <= TERMINAL_WIDTH else line)
     return [*lines, Text(f"{' ' * column}   -: neighbours, nobody is between them", "dim")]
 
 

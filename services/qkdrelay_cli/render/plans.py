@@ -14,7 +14,7 @@ from qkdrelay.network.candidates import Candidate
 from qkdrelay.network.names import link_name, route_name
 from qkdrelay.network.plan import Plan
 from qkdrelay.terminal import console
-from qkdrelay_cli.render import WIDTH
+from qkdrelay_cli.render import TERMINAL_WIDTH
 
 _LEGEND = (
     "In the worst case. Compromised and failed KMEs are withstood at the same time; a",
@@ -73,7 +73,7 @@ def _table(found: Sequence[Candidate]) -> Table:
     return table
 
 
-def plan_in_words(plan: Plan, width: int = WIDTH) -> Iterator[str]:
+def plan_in_words(plan: Plan, width: int = TERMINAL_WIDTH) -> Iterator[str]:
     """Yield what each KME of a plan does with what it receives; KMEs that forward share a line."""
     column = max(map(len, plan.order)) + 2
     for kme in plan.order:

@@ -24,7 +24,7 @@ from qkdrelay.messages.reports import (
 from qkdrelay.network.names import Route
 
 HOLD_S = 0.3
-"""How long a report waits for its causes: several times what a KME gathers before it sends."""
+"""Seconds that a report waits for its causes: several times what a KME gathers before it sends."""
 HELD_MAX, RELAY_HELD_MAX = 10_000, 500
 """Reports that wait, in all and of one relay; above, the first goes on."""
 _STAGES: dict[type, int] = {Expected: 0, Started: 1, Rebuilt: 2, Refused: 2, Verified: 3, Decided: 4}
@@ -38,7 +38,7 @@ class Seen:
     kme: str
     report: Report
     at: float
-    """When it came, in seconds since the epoch; later if a cause of it came later."""
+    """Time of its coming, in seconds since the epoch; later if a cause of it came later."""
     number: int
     due: float
 

@@ -10,12 +10,12 @@ from contextlib import redirect_stdout
 
 import typer
 
-Candidates = Callable[[typer.Context], Iterable[str]]
+Completions = Callable[[typer.Context], Iterable[str]]
 _BREAKS = ":="
 """Signs at which bash begins another word; it takes what comes after the last of them for the word to complete."""
 
 
-def one_of(candidates: Candidates) -> Callable[[typer.Context, str], list[str]]:
+def one_of(candidates: Completions) -> Callable[[typer.Context, str], list[str]]:
     """Return what completes a value; the shell itself offers files where there is none."""
 
     def complete(ctx: typer.Context, incomplete: str) -> list[str]:
@@ -24,7 +24,7 @@ def one_of(candidates: Candidates) -> Callable[[typer.Context, str], list[str]]:
     return complete
 
 
-def some_of(candidates: Candidates) -> Callable[[typer.Context, str], list[str]]:
+def some_of(candidates: Completions) -> Callable[[typer.Context, str], list[str]]:
     """Return what completes the last item of a list with commas, with what is not yet in it."""
 
     def complete(ctx: typer.Context, incomplete: str) -> list[str]:

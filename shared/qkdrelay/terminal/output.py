@@ -20,7 +20,7 @@ from qkdrelay.escaping import escaped, escaped_json
 
 PIPE_WIDTH = 10_000
 """Columns of a table that is not shown on a terminal."""
-LINE_MAX = 20_000
+RESULT_LINE_MAX = 20_000
 """Characters of a line of a result; the longest key there is takes 10,924."""
 
 
@@ -32,7 +32,7 @@ class Screen(Console):
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Return what a string is shown as."""
-        return super().render_str(escaped(text, LINE_MAX), **options)
+        return super().render_str(escaped(text, RESULT_LINE_MAX), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Render anything; whatever is made of others comes here again for each of them, down to the texts."""
@@ -50,7 +50,7 @@ def console() -> Screen:
 def say(*lines: object) -> None:
     """Print lines of a result."""
     for line in lines:
-        typer.echo(escaped(str(line), LINE_MAX))
+        typer.echo(escaped(str(line), RESULT_LINE_MAX))
 
 
 def note(*lines: object) -> None:

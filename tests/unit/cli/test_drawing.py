@@ -12,7 +12,7 @@ from qkdrelay.network.selection import plans
 from qkdrelay.network.topology import Topology
 from qkdrelay.network.topology_file import load_topology
 from qkdrelay_pictures.layered import layered
-from qkdrelay_pictures.plan import BOX_HEIGHT, KMES_DRAWN_MAX, draw_plan
+from qkdrelay_pictures.plan import BOX_HEIGHT, PLAN_KMES_MAX, draw_plan
 from support.svg import SVG, boxes, overlap, page, texts, within
 
 TOPOLOGIES = sorted((Path(__file__).parents[3] / "infra" / "topologies").glob("*.toml"))
@@ -84,7 +84,7 @@ def test_a_name_is_no_markup():
 
 
 def test_of_a_large_network_only_the_plan_is_drawn():
-    kmes = tuple(f"k{i}" for i in range(KMES_DRAWN_MAX + 1))
+    kmes = tuple(f"k{i}" for i in range(PLAN_KMES_MAX + 1))
     ring = Topology("ring", kmes, tuple(zip(kmes, (*kmes[1:], kmes[0]), strict=True)))
     chord = Topology("chord", kmes, (*ring.links, ("k0", "k3")))
     [candidate] = plans(chord, "k0", "k4", policy="recursive")

@@ -18,7 +18,7 @@ from qkdrelay.network.demand import Demand
 from qkdrelay.network.topology import Topology
 from qkdrelay.network.topology_file import load_topology
 from qkdrelay_cli.render.pairs import all_pairs
-from qkdrelay_pictures.pairs import KMES_MAX, draw_pairs
+from qkdrelay_pictures.pairs import MATRIX_KMES_MAX, draw_pairs
 from support.svg import SVG, boxes, overlap, page, texts, within
 
 TOPOLOGIES = Path(__file__).parents[3] / "infra" / "topologies"
@@ -179,11 +179,11 @@ def test_notes_on_trust_are_drawn_and_explained():
 
 
 def test_too_many_kmes_for_a_picture_are_refused_at_once(run, tmp_path):
-    kmes = [f"k{i}" for i in range(KMES_MAX + 1)]
+    kmes = [f"k{i}" for i in range(MATRIX_KMES_MAX + 1)]
     (tmp_path / "star.toml").write_text(
         f'name = "star"\nkmes = {kmes}\nlinks = {[["k0", kme] for kme in kmes[1:]]}\n', encoding="utf-8"
     )
     result = run("analyse", "--all-pairs", "--topology", "star.toml", "--png", "star.png")
     assert (result.code, result.out) == (2, "")
-    assert f"star has {KMES_MAX + 1} KMEs; a picture of all pairs has room for {KMES_MAX}" in result.err
+    assert f"star has {MATRIX_KMES_MAX + 1} KMEs; a picture of all pairs has room for {MATRIX_KMES_MAX}" in result.err
     assert not (tmp_path / "star.png").exists()

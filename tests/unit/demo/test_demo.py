@@ -120,7 +120,7 @@ def test_logs_go_to_stderr_and_only_on_request():
 
 @pytest.mark.parametrize("arguments", [(), ("--json",)])
 def test_compromised_kmes_that_learn_the_keys_fail_the_demo(monkeypatch, arguments):
-    monkeypatch.setattr(scenario, "REFERENCE", Scenario(compromised=("kme-5", "kme-6")))
+    monkeypatch.setattr(scenario, "REFERENCE_SCENARIO", Scenario(compromised=("kme-5", "kme-6")))
     run = demo(*arguments)
     assert run.exit_code == 1
     assert "not observed: kme-5 and kme-6 together learned: nothing; but: the keys" in run.stderr
@@ -167,7 +167,7 @@ def test_different_keys_at_the_two_ends_fail_the_demo(networks, monkeypatch):
 
 
 def test_what_the_coordinator_refuses_is_one_line_and_exit_code_1(monkeypatch):
-    monkeypatch.setattr(scenario, "REFERENCE", Scenario(cut_links=(("kme-1", "kme-8"),)))
+    monkeypatch.setattr(scenario, "REFERENCE_SCENARIO", Scenario(cut_links=(("kme-1", "kme-8"),)))
     run = demo("--json")
     assert (run.exit_code, run.stdout) == (1, "")
     assert run.stderr.startswith("error: there is no QKD link between kme-1 and kme-8\n")

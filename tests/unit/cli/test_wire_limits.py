@@ -1,0 +1,39 @@
+"""What the command line takes is what the messages take: it says so itself, to be quick with its help."""
+
+from typing import get_args
+
+import msgspec
+import pytest
+
+from qkdrelay.messages import codec
+from qkdrelay.messages.fields import LabMode
+from qkdrelay.messages.requests import DeadLettersRequest, DropRequest, RelaysRequest, RequeueRequest
+from qkdrelay_cli.commands.dead_letters import LETTERS_SHOWN_MAX, NUMBER_MAX, REQUEUED_MAX
+from qkdrelay_cli.commands.lab import Mode
+from qkdrelay_cli.commands.relays import RELAYS_SHOWN_MAX
+
+
+def taken(body):
+    try:
+        return codec.decode(codec.encode(body), type(body)) == body
+    except (codec.MalformedMessageError, msgspec.ValidationError):
+        return False
+
+
+@pytest.mark.parametrize(
+    ("most", "request_of"),
+    [
+        (RELAYS_SHOWN_MAX, lambda number: RelaysRequest(limit=number)),
+        (LETTERS_SHOWN_MAX, lambda number: DeadLettersRequest(limit=number)),
+        (LETTERS_SHOWN_MAX, lambda number: DropRequest(letters=(1,) * number)),
+        (REQUEUED_MAX, lambda number: RequeueRequest(letters=(1,) * number)),
+        (NUMBER_MAX, lambda number: RequeueRequest(letters=(number,))),
+    ],
+)
+def test_the_largest_number_is_the_largest_that_can_be_sent(most, request_of):
+    assert taken(request_of(most))
+    assert not taken(request_of(most + 1))
+
+
+def test_lab_modes_are_those_of_the_messages():
+    assert get_args(Mode) == get_args(LabMode)
