@@ -17,7 +17,7 @@ from kme.forwarding import NodeSettings
 from kme.links import Link
 from kme.store import KmeStore, open_kme_store
 from qkdrelay.broker.definitions import definitions
-from qkdrelay.broker.memory import MemoryHub
+from qkdrelay.broker.memory import MemoryBroker, MemoryClient, MemoryHub
 from qkdrelay.broker.names import coordinator_queues, kme_queues
 from qkdrelay.client import CoordinatorClient, relay_request
 from qkdrelay.link.envelope import Suite
@@ -82,14 +82,14 @@ class EmbeddedNetwork:
         if name == COORDINATOR:
             path = self._folder / COORDINATOR / "coordinator.sqlite" if self._folder else None
             self.coordinator_store = open_coordinator_store(path)
-            broker = self.hub.connect(COORDINATOR, coordinator_queues(self.topology.kmes, lab=self.lab))
+            broker = MemoryBroker(self.hub, COORDINATOR, coordinator_queues(self.topology.kmes, lab=self.lab))
             keys = self.control_keys, self.cli_key
             self.loops[name] = coordinator.assemble(
                 self.topology, self.coordinator_store, *keys, broker, lab=self.lab, clock=self.clock
             )
             return
         store = self.stores[name] = open_kme_store(self._folder / name / "kme.sqlite" if self._folder else None, name)
-        broker = self.hub.connect(name, kme_queues(name, self.topology.links))
+        broker = MemoryBroker(self.hub, name, kme_queues(name, self.topology.links))
         parts = self.settings[name], store, self.links[name], self.control_keys[name], broker
         self.loops[name] = kmes.assemble(*parts, random=self._random, clock=self.clock)
 
@@ -121,7 +121,7 @@ class SettlingConnection:
     """Implements `qkdrelay.broker.port.Client` in a network that works while its client waits."""
 
     def __init__(self, network: EmbeddedNetwork, watch: Sequence[str] = ()) -> None:
-        self._network, self._client = network, network.hub.client(watch=watch)
+        self._network, self._client = network, MemoryClient(network.hub, watch=watch)
 
     @property
     def address(self) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import TypeVar
 from uuid import UUID
 
-from qkdrelay.broker.memory import MemoryHub
+from qkdrelay.broker.memory import MemoryClient, MemoryHub
 from qkdrelay.broker.names import kme_exchange
 from qkdrelay.client import REPORTS, reported
 from qkdrelay.messages import codec
@@ -23,7 +23,7 @@ class Observer:
     """Takes a copy of every message on a QKD link and of every report; call `look` to take in what has come."""
 
     def __init__(self, hub: MemoryHub, kmes: Iterable[str]) -> None:
-        self._client = hub.client(watch=REPORTS)
+        self._client = MemoryClient(hub, watch=REPORTS)
         for kme in kmes:
             hub.bind(kme_exchange(kme), "link.#", self._client.address)
         self._carried: defaultdict[UUID, dict[bytes, Route]] = defaultdict(dict)

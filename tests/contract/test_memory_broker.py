@@ -28,10 +28,10 @@ class MemoryNetwork:
         return broker
 
     def made(self, user: str, queues: Sequence[str] = (), prefetch: int = 100) -> MemoryBroker:
-        return self._hub.connect(user, queues, prefetch)
+        return MemoryBroker(self._hub, user, queues, prefetch)
 
     def client(self, watch: Sequence[str] = ()) -> MemoryClient:
-        return self._hub.client(watch=watch)
+        return MemoryClient(self._hub, watch=watch)
 
 
 class TestMemoryBroker(BrokerContract):

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from coordinator.service import CoordinatorService
+from qkdrelay.broker.memory import MemoryClient
 from qkdrelay.broker.names import CLI_EXCHANGE, REPLIES_EXCHANGE
 from qkdrelay.client import CoordinatorClient
 from qkdrelay.errors import BrokerUnreachableError, RequestRefusedError
@@ -249,7 +250,7 @@ def test_a_requeued_letter_is_not_requeued_by_a_replay():
 def test_a_request_that_waited_for_the_coordinator_is_asked_again_and_carried_out_once(tmp_path):
     network = Network(DIAMOND, folder=tmp_path)
     network.stop(COORDINATOR)
-    client = network.hub.client()
+    client = MemoryClient(network.hub)
     asker = network.asker(client.address)
     request, signed = asker.request(DOWN)
     client.send(signed)
@@ -310,7 +311,7 @@ class Wired:
     """A client of ``network`` for a `CoordinatorClient`: while it waits, the network works and its clock goes on."""
 
     def __init__(self, network):
-        self.network, self._client = network, network.hub.client()
+        self.network, self._client = network, MemoryClient(network.hub)
         self.address, self.send, self.check = self._client.address, self._client.send, self._client.check
 
     def receive(self, timeout_s):

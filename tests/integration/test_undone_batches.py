@@ -5,6 +5,7 @@ from itertools import chain, cycle, repeat
 
 import pytest
 
+from qkdrelay.broker.memory import MemoryClient
 from qkdrelay.errors import StoreError
 from qkdrelay.messages.answers import Acknowledged
 from qkdrelay.messages.requests import LinkRequest
@@ -65,7 +66,7 @@ def answers(network, client, asker, *requests):
 
 def test_a_link_request_in_a_batch_that_failed_once_is_answered_once():
     network = Network(DIAMOND)
-    client = network.hub.client()
+    client = MemoryClient(network.hub)
     failing = FailingCommits(network.loops[COORDINATOR], [True])
     ((first, *more),) = answers(
         network, client, network.asker(client.address), LinkRequest(a="kme-1", b="kme-2", up=False)
@@ -81,7 +82,7 @@ def test_if_each_commit_fails_once_memory_is_as_before_each_time_and_all_comes_t
     network = Network(DIAMOND, lab=True)
     network.step_clock("kme-3", -7.0)
     failing = FailingCommits(network.loops[name], cycle([True, False]))
-    client = network.hub.client()
+    client = MemoryClient(network.hub)
     asker = network.asker(client.address)
     down, up = (LinkRequest(a="kme-1", b="kme-2", up=up) for up in (False, True))
     said = answers(network, client, asker, down, LinkRequest(a="kme-3", b="kme-4", up=True))

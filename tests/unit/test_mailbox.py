@@ -5,7 +5,7 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from qkdrelay.broker.memory import MemoryHub
+from qkdrelay.broker.memory import MemoryBroker, MemoryHub
 from qkdrelay.broker.port import Received
 from qkdrelay.errors import StoreError
 from qkdrelay.service import mailbox as module
@@ -120,7 +120,7 @@ def test_a_loop_that_waits_for_an_hour_is_woken_by_work_by_its_timer_and_by_its_
     made, stop = [], StopRequest()
 
     def run():
-        made.append(Loop(Idle(), hub.connect("idle"), gather_s=3600.0))
+        made.append(Loop(Idle(), MemoryBroker(hub, "idle"), gather_s=3600.0))
         made[0].run(stop)
 
     thread = threading.Thread(target=run)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qkdrelay.broker.memory import MemoryClient
 from qkdrelay.client import reported
 from qkdrelay.messages.control import SetLab, SetLink
 from qkdrelay.messages.reports import (
@@ -41,7 +42,7 @@ RELAY = UUID(int=7)
 def happened(request):
     """Each KME's reports of one relay, as it made them; one link was down for a while."""
     network = Network()
-    client = network.hub.client(watch=["results.#"])
+    client = MemoryClient(network.hub, watch=["results.#"])
     network.cut("kme-7", "kme-8")
     network.relay("kme-1", "kme-8", policy=request.param)
     network.mend("kme-7", "kme-8")

@@ -5,6 +5,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from coordinator import requests as module
+from qkdrelay.broker.memory import MemoryClient
 from qkdrelay.client import relay_request
 from qkdrelay.errors import RequestRefusedError
 from qkdrelay.messages.answers import Acknowledged, RelaySummary
@@ -215,7 +216,7 @@ def test_a_lab_command_for_a_kme_that_is_not_there_is_refused():
 
 def test_a_command_that_a_kme_does_not_answer_is_said_to_wait_for_it():
     network = Network(DIAMOND)
-    client = network.hub.client()
+    client = MemoryClient(network.hub)
     network.stop("kme-2")
     body = LinkRequest(a="kme-1", b="kme-2", up=False)
     asker = network.asker(client.address)
@@ -366,7 +367,7 @@ def test_where_there_is_nobody_else_a_relay_is_protected():
 
 def test_who_does_not_follow_is_told_once_how_the_relay_ended():
     network = Network(DIAMOND)
-    client, answers, request = network.hub.client(), [], relay(follow=False)
+    client, answers, request = MemoryClient(network.hub), [], relay(follow=False)
     asker = network.asker(client.address)
     asked, _ = asker.request(request)
     for _ in range(2):

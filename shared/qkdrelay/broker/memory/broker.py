@@ -5,17 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import structlog
 
 from qkdrelay.broker.intake import Intake
+from qkdrelay.broker.memory.hub import MemoryHub
 from qkdrelay.broker.memory.queue import QueuedMessage
 from qkdrelay.broker.memory.routing import no_route
 from qkdrelay.broker.port import Delivery, Publication, Received, check_size
-
-if TYPE_CHECKING:
-    from qkdrelay.broker.memory.hub import MemoryHub
 
 _RETRY_S: Final = 0.05
 
@@ -23,15 +21,15 @@ _log = structlog.get_logger()
 
 
 class MemoryBroker:
-    """Implements `qkdrelay.broker.port.Broker`; made by `MemoryHub.connect`.
+    """Implements `qkdrelay.broker.port.Broker`, and `Consumer` towards the hub.
 
-    `lose`, `lose_queue`, `has_room` and `deliver` are the hub's to call, with its lock held.
+    Of each of ``queues`` it holds up to ``prefetch`` deliveries unacknowledged.
     """
 
-    def __init__(self, hub: MemoryHub, user: str, queues: tuple[str, ...], prefetch: int) -> None:
+    def __init__(self, hub: MemoryHub, user: str, queues: Sequence[str] = (), prefetch: int = 100) -> None:
         self.user = user
         self._hub = hub
-        self._queues = queues
+        self._queues = tuple(queues)
         self._prefetch = prefetch
         self._changed = threading.Condition(hub.lock)
         self._inbox = Intake()
@@ -119,7 +117,6 @@ class MemoryBroker:
             while self._held and time.monotonic() < deadline:
                 self._changed.wait(max(0.0, min(deadline, self._retry_at) - time.monotonic()))
                 self._retry()
-            self._hub.leave(self)
 
     def _connect(self) -> None:
         """Consume what is not consumed yet and can be: a queue that is refused does not concern the others."""
@@ -128,8 +125,10 @@ class MemoryBroker:
         can = [queue for queue in self._queues if queue not in self._consumed and self._may_consume(queue)]
         if can or not self._connected:
             self._generation += 1
-        self._connections += not self._connected
-        self._connected = True
+        if not self._connected:
+            self._connections += 1
+            self._connected = True
+            self._hub.join(self)
         for name in can:
             self._consumed.add(name)
             queue = self._hub.queues[name]
@@ -153,14 +152,16 @@ class MemoryBroker:
         return reason is None
 
     def lose(self) -> None:
-        """Lose the connection: everything unacknowledged goes back."""
-        self._connected = False
+        """See `Consumer.lose`."""
+        if self._connected:
+            self._connected = False
+            self._hub.leave(self)
         for name in tuple(self._consumed):
             self.lose_queue(name)
         self._changed.notify_all()
 
     def lose_queue(self, name: str) -> None:
-        """Consume one queue no longer: what is unacknowledged of it goes back."""
+        """See `Consumer.lose_queue`."""
         self._consumed.discard(name)
         self._hub.queues[name].consumers.remove(self)
         given_back = [each for each in self._unacknowledged.values() if each[0] == name]
@@ -170,11 +171,11 @@ class MemoryBroker:
         self._hub.give_back(given_back)
 
     def has_room(self, queue: str) -> bool:
-        """Say whether the prefetch allows one more of ``queue``."""
+        """See `Consumer.has_room`."""
         return self._load[queue] < self._prefetch
 
     def deliver(self, queue: str, message: QueuedMessage) -> None:
-        """Take one message of ``queue`` into the inbox."""
+        """See `Consumer.deliver`."""
         self._tag += 1
         self._load[queue] += 1
         self._unacknowledged[self._tag] = (queue, message)

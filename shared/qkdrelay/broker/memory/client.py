@@ -5,22 +5,22 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
+from qkdrelay.broker.memory.broker import MemoryBroker
+from qkdrelay.broker.memory.hub import MemoryHub
 from qkdrelay.broker.names import CLI_EXCHANGE, CLIENT_QUEUE_PREFIX, EVENTS_EXCHANGE, REPLIES_EXCHANGE, REQUESTS_KEY
 from qkdrelay.broker.port import Publication, check_size
 from qkdrelay.errors import BrokerUnreachableError
-
-if TYPE_CHECKING:
-    from qkdrelay.broker.memory.hub import MemoryHub
+from qkdrelay.network.names import CLI
 
 _CLIENT_PREFETCH: Final = 100
 
 
 class MemoryClient:
-    """Implements `qkdrelay.broker.port.Client`; made by `MemoryHub.client`."""
+    """Implements `qkdrelay.broker.port.Client`; ``watch`` lists topic patterns of events to receive, too."""
 
-    def __init__(self, hub: MemoryHub, user: str, watch: Sequence[str]) -> None:
+    def __init__(self, hub: MemoryHub, user: str = CLI, *, watch: Sequence[str] = ()) -> None:
         self._hub = hub
         self._user = user
         self._address = f"{CLIENT_QUEUE_PREFIX}{uuid.uuid4()}"
@@ -29,7 +29,7 @@ class MemoryClient:
             hub.bind(REPLIES_EXCHANGE, self._address, self._address)
             for pattern in watch:
                 hub.bind(EVENTS_EXCHANGE, pattern, self._address)
-        self._broker = hub.connect(user, [self._address], _CLIENT_PREFETCH)
+        self._broker = MemoryBroker(hub, user, [self._address], _CLIENT_PREFETCH)
         self._broker.start()
 
     @property

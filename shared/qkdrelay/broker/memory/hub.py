@@ -1,27 +1,24 @@
-"""The in-process broker itself: exchanges, queues, permissions."""
+"""The hub of the in-process broker: exchanges, queues, permissions."""
 
 from __future__ import annotations
 
 import re
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import count
 from typing import Any
 
-from qkdrelay.broker.memory.broker import MemoryBroker
-from qkdrelay.broker.memory.client import MemoryClient
-from qkdrelay.broker.memory.queue import Queue, QueuedMessage
+from qkdrelay.broker.memory.queue import Consumer, Queue, QueuedMessage
 from qkdrelay.broker.memory.routing import matches, no_route
 from qkdrelay.broker.port import Publication
-from qkdrelay.network.names import CLI
 
 
 class MemoryHub:
-    """The broker itself. Takes what `qkdrelay.broker.names.definitions` returns.
+    """The exchanges and queues of one network, made from what `qkdrelay.broker.definitions.definitions` returns.
 
-    Services use `connect` and `client`; tests disturb it by `drop`, and make and delete what the definitions hold. The
-    methods after those are for the brokers and clients it made, which hold ``lock`` when they call them.
+    `MemoryBroker` and `MemoryClient` connect to it. Tests disturb it by `drop`, and make and delete what the
+    definitions hold; the methods after those are for the connections, which hold ``lock`` when they call them.
     """
 
     def __init__(self, definitions: Mapping[str, Any]) -> None:
@@ -40,24 +37,13 @@ class MemoryHub:
             self.declare(queue["name"], single_active_consumer=single)
         for binding in definitions["bindings"]:
             self.bind(binding["source"], binding["routing_key"], binding["destination"], binding["destination_type"])
-        self._brokers: list[MemoryBroker] = []
-
-    def connect(self, user: str, queues: Sequence[str] = (), prefetch: int = 100) -> MemoryBroker:
-        """Return ``user``'s broker; of each of ``queues`` it holds up to ``prefetch`` unacknowledged."""
-        with self.lock:
-            broker = MemoryBroker(self, user, tuple(queues), prefetch)
-            self._brokers.append(broker)
-            return broker
-
-    def client(self, user: str = CLI, *, watch: Sequence[str] = ()) -> MemoryClient:
-        """Return a command line's client; ``watch`` lists topic patterns of events to receive too."""
-        return MemoryClient(self, user, watch)
+        self._connections: list[Consumer] = []
 
     def drop(self, user: str) -> None:
         """Lose ``user``'s connections: what is unacknowledged goes back; the next `receive` reconnects."""
         with self.lock:
-            for broker in [broker for broker in self._brokers if broker.user == user]:
-                broker.lose()
+            for connection in [each for each in self._connections if each.user == user]:
+                connection.lose()
 
     def bind(self, source: str, routing_key: str, destination: str, kind: str = "queue") -> None:
         """Add a binding from the exchange ``source`` to a queue or (``kind="exchange"``) an exchange."""
@@ -95,12 +81,16 @@ class MemoryHub:
         with self.lock:
             return len(self.queues[queue].ready)
 
-    def leave(self, broker: MemoryBroker) -> None:
-        """Forget a broker that has closed."""
-        self._brokers.remove(broker)
+    def join(self, connection: Consumer) -> None:
+        """Know a new connection."""
+        self._connections.append(connection)
+
+    def leave(self, connection: Consumer) -> None:
+        """Forget a connection that has closed."""
+        self._connections.remove(connection)
 
     def may_read(self, user: str, name: str) -> bool:
-        """Say whether the permissions let ``user`` read ``name``."""
+        """Whether the permissions let ``user`` read ``name``."""
         return user in self._permissions and bool(self._permissions[user][1].search(name))
 
     def declare(self, name: str, *, single_active_consumer: bool) -> None:

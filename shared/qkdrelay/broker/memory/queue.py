@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from qkdrelay.broker.memory.broker import MemoryBroker
+from typing import Any, Protocol
 
 
 @dataclass(slots=True)
@@ -24,6 +21,28 @@ class QueuedMessage:
     """How often it was delivered and came back."""
 
 
+class Consumer(Protocol):
+    """A user's connection that consumes queues; the hub calls its methods with its lock held."""
+
+    user: str
+
+    def has_room(self, queue: str) -> bool:
+        """Whether the prefetch allows one more of ``queue``."""
+        ...
+
+    def deliver(self, queue: str, message: QueuedMessage) -> None:
+        """Take one message of ``queue``."""
+        ...
+
+    def lose(self) -> None:
+        """Lose the connection: what is unacknowledged goes back."""
+        ...
+
+    def lose_queue(self, name: str) -> None:
+        """Consume one queue no longer: what is unacknowledged of it goes back."""
+        ...
+
+
 @dataclass(slots=True)
 class Queue:
     """Messages that are ready, and those who consume them, in turn or, if single active, the first only."""
@@ -33,7 +52,7 @@ class Queue:
     policy: Mapping[str, Any]
     ready: deque[QueuedMessage] = field(default_factory=deque)
     ready_bytes: int = 0
-    consumers: list[MemoryBroker] = field(default_factory=list)
+    consumers: list[Consumer] = field(default_factory=list)
 
     def add(self, message: QueuedMessage) -> None:
         """Append a message."""
