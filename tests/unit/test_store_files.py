@@ -330,7 +330,7 @@ def test_a_log_that_was_long_is_not_carried_over_with_each_commit_from_then_on(p
         found = set()
         for _ in range(times):
             with store.transaction():
-                store._db.execute("INSERT OR REPLACE INTO things VALUES (?, ?)", (size, os.urandom(size)))
+                store.connection.execute("INSERT OR REPLACE INTO things VALUES (?, ?)", (size, os.urandom(size)))
             with store.transaction():
                 pass
             found.add(path.stat().st_mtime_ns)
