@@ -10,6 +10,8 @@ from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
 
+from typing_extensions import override
+
 from coordinator import bootstrap as coordinator
 from coordinator.store import open_coordinator_store
 from kme import bootstrap as kmes
@@ -19,6 +21,7 @@ from kme.store import KmeStore, open_kme_store
 from qkdrelay.broker.definitions import definitions
 from qkdrelay.broker.memory import MemoryBroker, MemoryClient, MemoryHub
 from qkdrelay.broker.names import coordinator_queues, kme_queues
+from qkdrelay.broker.port import Client
 from qkdrelay.client import CoordinatorClient, relay_request
 from qkdrelay.link.envelope import Suite
 from qkdrelay.link.simulated import SimulatedLinkKey
@@ -117,37 +120,40 @@ class EmbeddedNetwork:
         return relay.payload.keys if relay and relay.payload and relay.state == "delivered" else None
 
 
-class SettlingConnection:
-    """Implements `qkdrelay.broker.port.Client` in a network that works while its client waits."""
+class SettlingConnection(Client):
+    """A connection to the coordinator of a network that works while its client waits."""
 
     def __init__(self, network: EmbeddedNetwork, watch: Sequence[str] = ()) -> None:
         self._network, self._client = network, MemoryClient(network.hub, watch=watch)
 
     @property
+    @override
     def address(self) -> str:
-        """See `Client.address`."""
         return self._client.address
 
+    @override
     def send(self, body: bytes) -> None:
-        """See `Client.send`."""
         self._client.send(body)
 
+    @override
     def check(self) -> None:
-        """See `Client.check`."""
         self._client.check()
 
-    def receive(self, timeout_s: float) -> tuple[str, str, bytes] | None:  # noqa: ARG002 - nothing moves any more then
-        """See `Client.receive`; it does not wait: once nothing moves, nothing comes."""
+    @override
+    def receive(self, timeout_s: float) -> tuple[str, str, bytes] | None:
+        """Return the next reply or event; None without waiting, for once nothing moves, nothing comes."""
         self._network.settle()
         return self._client.receive(0.0)
 
+    @override
     def close(self) -> None:
-        """See `Client.close`."""
         self._client.close()
 
+    @override
     def __enter__(self) -> Self:
         return self
 
+    @override
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
