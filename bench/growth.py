@@ -14,7 +14,7 @@ from typing import Any
 
 from qkdrelay.client import relay_request
 from qkdrelay.errors import QkdRelayError
-from qkdrelay.link.envelope import Suite
+from qkdrelay.network.key_cost import Suite
 from qkdrelay.network.selection import choose
 from qkdrelay.network.topology import Topology
 from qkdrelay.network.topology_file import load_topology

@@ -11,9 +11,9 @@ from uuid import UUID
 
 from coordinator.reasons import unrebuilt
 from qkdrelay.messages.control import Command, Decide, Expect, Prove, Start, Terms
-from qkdrelay.messages.fields import TERMINAL, RelayState
 from qkdrelay.messages.plans import decode_plan
 from qkdrelay.messages.reports import Decided, Expected, Findings, Rebuilt, Refused, Report, Started, Verified
+from qkdrelay.messages.states import TERMINAL, RelayState
 from qkdrelay.network.plan import Plan
 from qkdrelay.network.whereabouts import Whereabouts
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Final
+from typing import Final, get_args
 
 from prometheus_client import Histogram
 
-from qkdrelay.messages.fields import TERMINAL
 from qkdrelay.messages.reports import Hello
+from qkdrelay.messages.states import TERMINAL, RelayState
 from qkdrelay.network.names import COORDINATOR
 from qkdrelay.service.metrics import Metrics, counters
 
-RELAY_STATES: Final = ("planned", "started", "reconstructed", "confirmed", "failed")
 DECISION_BUCKETS_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300)
 BROKER: Final = "broker"
 """Who gave a message up that no service rejected."""
@@ -24,7 +23,7 @@ class CoordinatorMetrics(Metrics):
     def __init__(self, kmes: Collection[str]) -> None:
         super().__init__()
         relays = self.counter("qkdrelay_coordinator_relays_total", "Relays by state reached.", "state")
-        self._relays = counters(relays, RELAY_STATES)
+        self._relays = counters(relays, get_args(RelayState))
         self._undecided = self.gauge("qkdrelay_coordinator_relays_undecided", "Relays under way.")
         self._decision = Histogram(
             "qkdrelay_coordinator_decision_seconds",

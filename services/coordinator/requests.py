@@ -16,9 +16,9 @@ from coordinator.views import summary, view
 from qkdrelay.errors import QkdRelayError, RequestRefusedError
 from qkdrelay.messages.answers import KmeView, NetworkView, NotedLink, Refusal, RelaysView, ReplyBody
 from qkdrelay.messages.control import Command, FixedDemand, SetLab, SetLink, Terms
-from qkdrelay.messages.fields import TIMEOUT_S_MAX, TIMEOUT_S_MIN
+from qkdrelay.messages.fields import PLAN_BYTES_MAX, TIMEOUT_S_MAX, TIMEOUT_S_MIN
 from qkdrelay.messages.keys import check_key_amount
-from qkdrelay.messages.plans import PLAN_BYTES_MAX, encode_plan
+from qkdrelay.messages.plans import encode_plan
 from qkdrelay.messages.relay_ids import NAMES_SHOWN_MAX, digits, the_one
 from qkdrelay.messages.reports import Hello
 from qkdrelay.messages.requests import (

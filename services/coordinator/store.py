@@ -11,8 +11,8 @@ from uuid import UUID
 from coordinator.lifecycle import Relay
 from qkdrelay.messages import codec
 from qkdrelay.messages.control import Terms
-from qkdrelay.messages.fields import RelayState
 from qkdrelay.messages.reports import DEAD_LETTER_BODY_MAX, Findings
+from qkdrelay.messages.states import RelayState
 from qkdrelay.network.names import Route, parse_route, route_name
 from qkdrelay.network.whereabouts import Whereabouts
 from qkdrelay.service.batch import BatchDict, Cell

@@ -14,9 +14,9 @@ from qkdrelay.broker.names import REPLIES_EXCHANGE
 from qkdrelay.errors import MalformedMessageError
 from qkdrelay.messages.answers import Acknowledged, Refusal, RelayView, ReplyBody
 from qkdrelay.messages.dialogue import Answerer
-from qkdrelay.messages.fields import TERMINAL
 from qkdrelay.messages.reports import Done
 from qkdrelay.messages.requests import Request
+from qkdrelay.messages.states import TERMINAL
 from qkdrelay.service.batch import BatchDict
 
 COMMAND_WAIT_S = 5.0

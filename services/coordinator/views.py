@@ -5,7 +5,7 @@ from __future__ import annotations
 from coordinator.lifecycle import Relay
 from coordinator.store import ShareFlow
 from qkdrelay.messages.answers import RelaySummary, RelayView, ShortSplit, Stuck
-from qkdrelay.messages.fields import TERMINAL
+from qkdrelay.messages.states import TERMINAL
 from qkdrelay.network.analysis import shortfall
 
 

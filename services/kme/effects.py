@@ -8,9 +8,9 @@ from uuid import UUID
 
 from qkdrelay.link.confirmation import Context, Payload
 from qkdrelay.messages.control import FixedDemand
-from qkdrelay.messages.fields import LabMode
 from qkdrelay.messages.plans import encode_plan
 from qkdrelay.messages.reports import Findings, Report
+from qkdrelay.messages.states import LabMode
 from qkdrelay.network.names import Route
 from qkdrelay.network.plan import Plan
 from qkdrelay.service.logs import LogLevel

@@ -27,7 +27,7 @@ from kme.effects import (
 from kme.forwarding import LATE_S, Memory, NodeSettings, RejectedShareError, check_final_share, sends, split_report
 from kme.rebuilding import Rebuilds
 from qkdrelay.errors import InvalidPlanError, QkdRelayError, RequestRefusedError
-from qkdrelay.link.confirmation import CONFIRMATION_KEY_BYTES, Payload
+from qkdrelay.link.confirmation import Payload
 from qkdrelay.messages.control import Command, Decide, Expect, Prove, SetLab, SetLink, Start, Terms
 from qkdrelay.messages.fields import TIMEOUT_S_MAX
 from qkdrelay.messages.keys import check_key_amount
@@ -50,6 +50,7 @@ from qkdrelay.messages.reports import (
 from qkdrelay.network.analysis import least_shares, withstands_compromised, withstands_failed
 from qkdrelay.network.demand import Demand
 from qkdrelay.network.exhaustive import STEPS_MAX
+from qkdrelay.network.key_cost import CONFIRMATION_KEY_BYTES
 from qkdrelay.network.names import Route
 from qkdrelay.network.plan import PLANS_KEPT, Plan
 from qkdrelay.schemes.recursive import RebuildResult, deal

@@ -20,12 +20,13 @@ from kme.effects import (
     TryRebuild,
 )
 from qkdrelay.errors import QkdRelayError
-from qkdrelay.link.confirmation import OVERHEAD
-from qkdrelay.messages.fields import TIMEOUT_S_MAX, LabMode
+from qkdrelay.messages.fields import TIMEOUT_S_MAX
 from qkdrelay.messages.keys import KEY_BYTES_MAX
 from qkdrelay.messages.link import ShareHeader
 from qkdrelay.messages.plans import decode_plan
 from qkdrelay.messages.reports import Collected, Forwarded, Split
+from qkdrelay.messages.states import LabMode
+from qkdrelay.network.key_cost import CONFIRMATION_BYTES
 from qkdrelay.network.names import Route
 from qkdrelay.network.plan import KMES_MAX, Plan
 from qkdrelay.schemes.recursive import reshare
@@ -109,7 +110,7 @@ class Forwarding:
     def on_share(self, sender: str, header: ShareHeader, payload: bytes, memory: Memory, now: float) -> list[Effect]:
         """Decide on a share that came over the link from ``sender``; raise RejectedShareError if it does not fit."""
         part = self._check(sender, header, now)
-        if len(payload) > amd.encoded_length(KEY_BYTES_MAX + OVERHEAD, times=len(header.route) - 1):
+        if len(payload) > amd.encoded_length(KEY_BYTES_MAX + CONFIRMATION_BYTES, times=len(header.route) - 1):
             raise RejectedShareError(f"the share has {len(payload)} bytes, more than any relay's can have")
         effects: list[Effect] = []
         mode = memory.lab_mode if self._me.lab else None

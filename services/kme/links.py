@@ -13,12 +13,13 @@ from kme.forwarding import LATE_S
 from kme.store import KmeStore, WaitingShare
 from qkdrelay.broker.names import kme_exchange, link_queue
 from qkdrelay.errors import ForgedMessageError, MalformedMessageError
-from qkdrelay.link.envelope import Suite, key_needed, pad_needed, seal, unseal
+from qkdrelay.link.envelope import seal, unseal
 from qkdrelay.link.port import LinkKey
 from qkdrelay.messages import codec
 from qkdrelay.messages.link import SealedMessage, ShareHeader
 from qkdrelay.messages.plans import encode_plan
 from qkdrelay.messages.reports import LinkReport
+from qkdrelay.network.key_cost import Suite, key_needed, pad_needed
 from qkdrelay.service.batch import Cell
 
 BACKLOG_MAX, BACKLOG_BYTES_MAX = 500, 4 << 20

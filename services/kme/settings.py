@@ -8,7 +8,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from qkdrelay.link.envelope import Suite
+from qkdrelay.network.key_cost import DEFAULT_SUITE, Suite
+from qkdrelay.network.topology import BUFFER_BYTES_MAX, BUFFER_BYTES_MIN, RATE_BPS_MAX, RATE_BPS_MIN
 from qkdrelay.service.settings import PREFIX, HexKey, JsonObject, KmeName, ServiceSettings
 
 
@@ -18,10 +19,10 @@ class LinkSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     secret: HexKey
-    suite: Suite = "otp"
-    rate_bps: Annotated[int, Field(ge=1, le=10**12)] = 1_000_000
+    suite: Suite = DEFAULT_SUITE
+    rate_bps: Annotated[int, Field(ge=RATE_BPS_MIN, le=RATE_BPS_MAX)] = 1_000_000
     """Key that appears per second and direction, in bit/s."""
-    buffer_bytes: Annotated[int, Field(ge=1024, le=1 << 34)] = 4 << 20
+    buffer_bytes: Annotated[int, Field(ge=BUFFER_BYTES_MIN, le=BUFFER_BYTES_MAX)] = 4 << 20
     """Key kept for each direction; full at start."""
 
 

@@ -13,10 +13,10 @@ from kme.forwarding import LATE_S
 from qkdrelay.link.confirmation import Payload
 from qkdrelay.messages import codec
 from qkdrelay.messages.control import FixedDemand
-from qkdrelay.messages.fields import LabMode
 from qkdrelay.messages.plans import decode_plan, encode_plan
 from qkdrelay.messages.relay_ids import CLOCKS_DIFFER_S, VALID_S, made_at
 from qkdrelay.messages.reports import Findings
+from qkdrelay.messages.states import LabMode
 from qkdrelay.network.names import Route, parse_route, route_name
 from qkdrelay.service.batch import Cell
 from qkdrelay.service.journal import Journal

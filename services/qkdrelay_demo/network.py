@@ -23,11 +23,11 @@ from qkdrelay.broker.memory import MemoryBroker, MemoryClient, MemoryHub
 from qkdrelay.broker.names import coordinator_queues, kme_queues
 from qkdrelay.broker.port import Client
 from qkdrelay.client import CoordinatorClient, relay_request
-from qkdrelay.link.envelope import Suite
 from qkdrelay.link.simulated import SimulatedLinkKey
 from qkdrelay.messages.answers import RelayView
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.requests import ShowRequest
+from qkdrelay.network.key_cost import Suite
 from qkdrelay.network.names import COORDINATOR, SERVICE_USERS
 from qkdrelay.network.topology import Topology
 from qkdrelay.randomness import random_bytes

@@ -22,20 +22,15 @@ from uuid import UUID
 
 from qkdrelay.broker.names import parse_kme_exchange
 from qkdrelay.broker.port import Client
-from qkdrelay.errors import (
-    BrokerUnreachableError,
-    ForgedMessageError,
-    MalformedMessageError,
-    RequestRefusedError,
-)
+from qkdrelay.errors import BrokerUnreachableError, ForgedMessageError, MalformedMessageError, RequestRefusedError
 from qkdrelay.messages import codec
 from qkdrelay.messages.answers import Late, Refusal, RelayView, ReplyBody
 from qkdrelay.messages.control import SignedMessage
 from qkdrelay.messages.dialogue import Asker
-from qkdrelay.messages.fields import TERMINAL
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.reports import Report, Reports
 from qkdrelay.messages.requests import OpenDemand, RelayRequest, Request, RequestBody, ShowRequest, unlike
+from qkdrelay.messages.states import TERMINAL
 from qkdrelay.network.demand import Policy
 
 ANSWER_S: Final = 5.0

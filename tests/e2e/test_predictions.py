@@ -18,10 +18,10 @@ from uuid import UUID
 import pytest
 
 from qkdrelay.messages.answers import RelayView
-from qkdrelay.messages.fields import TERMINAL
 from qkdrelay.messages.plans import decode_plan
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.requests import AttackRequest, LabRequest, LinkRequest, ShowRequest
+from qkdrelay.messages.states import TERMINAL
 from qkdrelay.network.names import Route
 from qkdrelay.network.plan import Plan
 from support import rabbitmq, stack

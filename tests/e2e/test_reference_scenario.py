@@ -15,10 +15,10 @@ from attack.coalition import SENDS_MAX, TRICKS, Coalition
 from attack.real import in_the_place_of
 from qkdrelay.broker.names import link_queue
 from qkdrelay.messages.answers import RelayView
-from qkdrelay.messages.fields import TERMINAL
 from qkdrelay.messages.keys import key_id
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.requests import ShowRequest
+from qkdrelay.messages.states import TERMINAL
 from qkdrelay.network.planner import recursive_plan
 from support import rabbitmq, stack
 from support.waiting import eventually

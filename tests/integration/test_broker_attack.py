@@ -9,13 +9,13 @@ import pytest
 from qkdrelay.broker.names import control_queue, link_queue, results_queue
 from qkdrelay.errors import ForgedMessageError
 from qkdrelay.link.envelope import one_time_tag, seal, unseal
-from qkdrelay.link.port import SLOT_BYTES
 from qkdrelay.link.simulated import SimulatedLinkKey
 from qkdrelay.messages import codec, signing
 from qkdrelay.messages.control import Commands, SetLink, SignedMessage
 from qkdrelay.messages.link import SealedMessage, ShareHeader
 from qkdrelay.messages.plans import encode_plan
 from qkdrelay.messages.reports import Alarm, Reports
+from qkdrelay.network.key_cost import SLOT_BYTES
 from qkdrelay.network.names import COORDINATOR
 from qkdrelay.network.plan import Hop, Plan
 from support.network import Network, ask

@@ -26,9 +26,9 @@ from qkdrelay.client import relay_request
 from qkdrelay.errors import BrokerUnreachableError
 from qkdrelay.messages.answers import Refusal, RelayView, Reply
 from qkdrelay.messages.dialogue import Asker
-from qkdrelay.messages.fields import TERMINAL
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.requests import Request
+from qkdrelay.messages.states import TERMINAL
 from qkdrelay.network.names import COORDINATOR
 from support import killable, recorder
 from support.killable import Processes

@@ -18,9 +18,9 @@ from qkdrelay.broker.rabbitmq import RabbitMqClient, RabbitMqSettings
 from qkdrelay.client import CoordinatorClient
 from qkdrelay.errors import BrokerUnreachableError, RequestRefusedError
 from qkdrelay.messages.answers import RelaySummary, RelaysView
-from qkdrelay.messages.fields import TERMINAL
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.requests import RelaysRequest
+from qkdrelay.messages.states import TERMINAL
 from qkdrelay.network.names import CLI, COORDINATOR
 from qkdrelay.network.topology import Topology
 from support import stack

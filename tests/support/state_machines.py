@@ -19,7 +19,6 @@ from kme.effects import EndpointRelay, EndpointState, KeepShare, SendShare
 from kme.forwarding import RejectedShareError
 from kme.store import TOMBSTONE_S, UNDECIDED_S, open_kme_store
 from qkdrelay.messages.control import Decide, Expect, Prove, Start
-from qkdrelay.messages.fields import RelayState
 from qkdrelay.messages.reports import (
     Collected,
     Decided,
@@ -35,6 +34,7 @@ from qkdrelay.messages.reports import (
     Verified,
     Waiting,
 )
+from qkdrelay.messages.states import RelayState
 from qkdrelay.network.whereabouts import Whereabouts
 from support import plans
 from support.kme import NOTHING, NOW, RELAY, Kme, only, terms, told

@@ -5,20 +5,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from qkdrelay.errors import RequestRefusedError
+from qkdrelay.messages.limits import LETTERS_SHOWN_MAX, NUMBER_MAX, REQUEUED_MAX
 from qkdrelay.terminal import ActionCommand, app_with, console, note, print_json, say
 from qkdrelay.terminal.wording import JsonOption
-
-if TYPE_CHECKING:
-    pass
-
-LETTERS_SHOWN_MAX = 1_000
-REQUEUED_MAX = 100
-NUMBER_MAX = 2**62
 
 dead_letters_app = app_with("Messages that nobody accepted: look at them, put them back, delete them.")
 

@@ -4,19 +4,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from qkdrelay.messages.states import LabMode
 from qkdrelay.terminal import ActionCommand, app_with, print_json, say
 from qkdrelay.terminal.wording import JsonOption
 from qkdrelay_cli import completion
 from qkdrelay_cli.arguments import check_name
 
-if TYPE_CHECKING:
-    pass
-
-Mode = Literal["leak", "tamper", "withhold"]
 ATTACK_S = 30.0
 """Rebuilding from many false shares takes a while."""
 
@@ -32,7 +29,7 @@ def compromise(
     kme: KmeArgument,
     *,
     mode: Annotated[
-        Mode,
+        LabMode,
         typer.Option(help="Hand shares to the adversary, alter them, or keep them back."),
     ],
     as_json: JsonOption = False,
@@ -87,7 +84,7 @@ def attack(
         say(*attack_in_words(view))
 
 
-def _set(kme: str, mode: Mode | None, *, as_json: bool) -> None:
+def _set(kme: str, mode: LabMode | None, *, as_json: bool) -> None:
     from qkdrelay.client import COMMAND_S
     from qkdrelay.messages.answers import Acknowledged
     from qkdrelay.messages.requests import LabRequest

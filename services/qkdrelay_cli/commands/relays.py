@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qkdrelay.messages.limits import RELAYS_SHOWN_MAX
 from qkdrelay.terminal import console, note, print_json
 from qkdrelay.terminal.wording import JsonOption
 from qkdrelay_cli.arguments import check_name
@@ -15,7 +16,6 @@ from qkdrelay_cli.arguments import check_name
 if TYPE_CHECKING:
     from qkdrelay.messages.answers import RelayView
 
-RELAYS_SHOWN_MAX = 1_000
 
 RelayArgument = Annotated[
     str, typer.Argument(metavar="RELAY", help="The relay's id, or its first hexadecimal digits, 4 or more.")

@@ -12,9 +12,9 @@ from rich.text import Text
 
 from qkdrelay.escaping import escaped
 from qkdrelay.messages.answers import RelaySummary, RelayView
-from qkdrelay.messages.fields import TERMINAL
 from qkdrelay.messages.keys import key_id
 from qkdrelay.messages.reports import Dispute
+from qkdrelay.messages.states import TERMINAL
 from qkdrelay.network.names import Route, link_name, route_name
 from qkdrelay.terminal import PIPE_WIDTH
 from qkdrelay.terminal.wording import counted, duration

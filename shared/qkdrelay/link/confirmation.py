@@ -13,9 +13,7 @@ from qkdrelay.link.envelope import one_time_tag, one_time_tag_is_valid
 from qkdrelay.messages import codec
 from qkdrelay.messages.control import FixedDemand
 from qkdrelay.messages.fields import Message
-
-CONFIRMATION_KEY_BYTES = 32
-OVERHEAD = 2 * CONFIRMATION_KEY_BYTES
+from qkdrelay.network.key_cost import CONFIRMATION_BYTES, CONFIRMATION_KEY_BYTES, payload_bytes
 
 
 class Context(Message, frozen=True):
@@ -31,7 +29,7 @@ class Context(Message, frozen=True):
     @property
     def payload_length(self) -> int:
         """Bytes of a payload under these terms."""
-        return self.key_count * self.key_size_bits // 8 + OVERHEAD
+        return payload_bytes(self.key_count, self.key_size_bits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +45,7 @@ class Payload:
     @classmethod
     def parse(cls, data: bytes) -> Payload:
         """Take a payload apart."""
-        keys, confirmation = data[:-OVERHEAD], data[-OVERHEAD:]
+        keys, confirmation = data[:-CONFIRMATION_BYTES], data[-CONFIRMATION_BYTES:]
         return cls(keys, confirmation[:CONFIRMATION_KEY_BYTES], confirmation[CONFIRMATION_KEY_BYTES:])
 
     def to_bytes(self) -> bytes:

@@ -6,33 +6,21 @@ caller takes number and pad offset from its durable store in the transaction tha
 
 from __future__ import annotations
 
-from typing import Literal
-
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 
 from qkdrelay.errors import ForgedMessageError
-from qkdrelay.link.port import SLOT_BYTES, LinkKey
+from qkdrelay.link.port import LinkKey
 from qkdrelay.messages import codec
 from qkdrelay.messages.link import SealedMessage, ShareHeader
+from qkdrelay.network.key_cost import Suite
 
-Suite = Literal["otp", "aes-256-gcm"]
 _TAG_BYTES = 16
 # A key that is used for one message needs no nonce beside it.
 _NONCE = bytes(12)
 _LONG_BYTES = 1024
 """From here on numpy is faster than one large integer. Measured."""
-
-
-def key_needed(suite: Suite, body_length: int) -> int:
-    """Return how many bytes of link key a message with a body of ``body_length`` bytes draws."""
-    return SLOT_BYTES + pad_needed(suite, body_length)
-
-
-def pad_needed(suite: Suite, body_length: int) -> int:
-    """Return how many bytes of the pad stream it draws."""
-    return body_length if suite == "otp" else 0
 
 
 def seal(suite: Suite, header: ShareHeader, body: bytes, key: LinkKey) -> bytes:

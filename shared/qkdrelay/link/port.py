@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
-SLOT_BYTES = 32
-
 
 class LinkKey(Protocol):
     """The key of one direction of a QKD link; both ends get the same bytes for the same address."""
 
     def slot(self, epoch: bytes, number: int) -> bytes:
-        """Return the 32 bytes of slot ``number``."""
+        """Return the `SLOT_BYTES` of slot ``number``."""
         ...
 
     def pad(self, epoch: bytes, offset: int, length: int) -> bytes:

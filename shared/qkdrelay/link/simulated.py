@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 from qkdrelay.errors import SettingsError
-from qkdrelay.link.port import SLOT_BYTES
+from qkdrelay.network.key_cost import SLOT_BYTES
 from qkdrelay.network.names import link_name
 
 LINK_SECRET_BYTES = 32

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
 from uuid import UUID
 
-from msgspec import Meta
-
 from qkdrelay.messages.control import FixedDemand
-from qkdrelay.messages.fields import (
-    LabMode,
-    Message,
-    Name,
-    Number,
-    PlanBytes,
-    RelayState,
-    Routes,
-    Seconds,
-    Text,
-    WireRoute,
-)
+from qkdrelay.messages.fields import Message, Name, Number, PlanBytes, QueueName, Routes, Seconds, Text, WireRoute
 from qkdrelay.messages.reports import Dispute, LinkReport
+from qkdrelay.messages.states import LabMode, RelayState
+from qkdrelay.network.key_cost import Suite
 from qkdrelay.network.topology import Trust
 
 
@@ -118,7 +106,7 @@ class NotedLink(Message, frozen=True):
 
     a: Name
     b: Name
-    suite: Text | None
+    suite: Suite | None
     rate_bps: Number | None
     buffer_bytes: Number | None
 
@@ -151,7 +139,7 @@ class DeadLetterSummary(Message, frozen=True):
     letter: Number
     at: Seconds
     age_s: Seconds
-    queue: Annotated[str, Meta(max_length=200)]
+    queue: QueueName
     """Where it came from, as far as who gave it up tells."""
     sender: Text
     """Who may write that queue; empty if the queue does not tell."""

@@ -7,8 +7,9 @@ from uuid import UUID
 
 from msgspec import Meta
 
-from qkdrelay.messages.fields import Epoch, KmeCount, LabMode, Mac, Message, Name, Number, PlanBytes, Seconds, Tag
+from qkdrelay.messages.fields import Epoch, KmeCount, Mac, Message, Name, Number, PlanBytes, Seconds, Tag
 from qkdrelay.messages.keys import KEY_COUNT_MAX, KEY_SIZE_BITS_MAX, KEY_SIZE_BITS_MIN
+from qkdrelay.messages.states import LabMode
 from qkdrelay.network.demand import Demand
 
 COMMANDS_MAX = 32

@@ -25,6 +25,7 @@ from qkdrelay.errors import ForgedMessageError, MalformedMessageError
 from qkdrelay.messages import codec, signing
 from qkdrelay.messages.answers import Late, Reply, ReplyBody
 from qkdrelay.messages.control import SignedMessage
+from qkdrelay.messages.fields import EPOCH_BYTES
 from qkdrelay.messages.requests import Request, RequestBody
 from qkdrelay.network.names import CLI, COORDINATOR
 
@@ -42,7 +43,7 @@ class Asker:
         self._key, self._address, self._clock = key, address, clock
         self._ahead_s = 0.0
         """How far the coordinator's clock is ahead, as far as it has told."""
-        self._epoch, self._numbers = secrets.token_bytes(16), count()
+        self._epoch, self._numbers = secrets.token_bytes(EPOCH_BYTES), count()
         self._latest: tuple[bytes, int] = (b"", -1)
         """Epoch and number of the latest answer."""
 

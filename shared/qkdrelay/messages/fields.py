@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from qkdrelay.messages.limits import NUMBER_MAX
+from qkdrelay.network.names import KME_NAME
+from qkdrelay.network.plan import KMES_MAX
+
 TIMEOUT_S_MIN, TIMEOUT_S_MAX = 1.0, 3_600.0
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9-]{1,32}\Z")]
-Number = Annotated[int, Meta(ge=0, le=2**62)]
-Epoch = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Name = Annotated[str, Meta(pattern=rf"^{KME_NAME.pattern}\Z")]
+Number = Annotated[int, Meta(ge=0, le=NUMBER_MAX)]
+EPOCH_BYTES = 16
+Epoch = Annotated[bytes, Meta(min_length=EPOCH_BYTES, max_length=EPOCH_BYTES)]
 Tag = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Mac = Annotated[bytes, Meta(min_length=32, max_length=32)]
-WireRoute = Annotated[tuple[Name, ...], Meta(min_length=1, max_length=512)]
+WireRoute = Annotated[tuple[Name, ...], Meta(min_length=1, max_length=KMES_MAX)]
 Seconds = Annotated[float, Meta(ge=0, le=4e9)]
-PlanBytes = Annotated[bytes, Meta(max_length=65_536)]
+PLAN_BYTES_MAX = 65_536
+PlanBytes = Annotated[bytes, Meta(max_length=PLAN_BYTES_MAX)]
 Text = Annotated[str, Meta(max_length=500)]
+QueueName = Annotated[str, Meta(max_length=200)]
 ROUTES_MAX = 8_192
 Routes = Annotated[tuple[WireRoute, ...], Meta(max_length=ROUTES_MAX)]
 KmeCount = Annotated[int, Meta(ge=0, le=1_000)]
-LabMode = Literal["leak", "tamper", "withhold"]
-RelayState = Literal["planned", "started", "reconstructed", "confirmed", "failed"]
-TERMINAL: frozenset[str] = frozenset({"confirmed", "failed"})
 
 
 class Message(Struct, frozen=True, forbid_unknown_fields=True):

@@ -28,7 +28,7 @@ _NONCE: Final = bytes(12)
 class SealedLeak(Message, frozen=True):
     """Lab only: a `Leak` on its way to the coordinator."""
 
-    salt: Annotated[bytes, Meta(min_length=32, max_length=32)]
+    salt: Annotated[bytes, Meta(min_length=SALT_BYTES, max_length=SALT_BYTES)]
     ciphertext: bytes
     """Ends in the tag."""
 

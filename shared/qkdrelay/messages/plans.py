@@ -8,12 +8,12 @@ import msgspec
 
 from qkdrelay.errors import InvalidPlanError, MalformedMessageError
 from qkdrelay.messages.codec import typed
+from qkdrelay.messages.fields import PLAN_BYTES_MAX
 from qkdrelay.network.plan import KMES_MAX, PLANS_KEPT, SUCCESSORS_MAX, Hop, Plan
 
 _WireHop = tuple[int, tuple[str, ...]]
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(tuple[str, str, dict[str, _WireHop]])
-PLAN_BYTES_MAX = 65_536
 
 
 @lru_cache(maxsize=PLANS_KEPT)

@@ -8,8 +8,10 @@ from uuid import UUID
 from msgspec import Meta
 
 from qkdrelay.messages.control import SetLab, SetLink
-from qkdrelay.messages.fields import ROUTES_MAX, LabMode, Message, Name, Number, Routes, Seconds, Tag, Text, WireRoute
-from qkdrelay.network.plan import KMES_MAX
+from qkdrelay.messages.fields import ROUTES_MAX, Message, Name, Number, QueueName, Routes, Seconds, Tag, Text, WireRoute
+from qkdrelay.messages.states import LabMode
+from qkdrelay.network.plan import KMES_MAX, SUCCESSORS_MAX
+from qkdrelay.network.topology import BUFFER_BYTES_MAX
 
 REPORTS_MAX = 2_000
 """Reports in one message: it is taken in as a whole, and the answer to the first waits for the last."""
@@ -21,7 +23,7 @@ class LinkReport(Message, frozen=True):
     peer: Name
     up: bool
     available_bytes: Number
-    buffer_bytes: Annotated[int, Meta(ge=1, le=1 << 34)]
+    buffer_bytes: Annotated[int, Meta(ge=1, le=BUFFER_BYTES_MAX)]
     waiting: Number
 
 
@@ -61,8 +63,8 @@ class Split(Message, frozen=True, tag="split", tag_field="type"):
 
     relay_id: UUID
     route: WireRoute
-    shares: Annotated[int, Meta(ge=1, le=255)]
-    threshold: Annotated[int, Meta(ge=1, le=255)]
+    shares: Annotated[int, Meta(ge=1, le=SUCCESSORS_MAX)]
+    threshold: Annotated[int, Meta(ge=1, le=SUCCESSORS_MAX)]
 
 
 class Forwarded(Message, frozen=True, tag="forwarded", tag_field="type"):
@@ -181,7 +183,7 @@ class DeadLetter(Message, frozen=True):
     """A message its receiver did not accept, and why; ``body`` is still sealed or signed."""
 
     kme: Name
-    queue: Annotated[str, Meta(max_length=200)]
+    queue: QueueName
     reason: Text
     at: Seconds
     body: bytes

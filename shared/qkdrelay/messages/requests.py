@@ -8,8 +8,11 @@ from uuid import UUID
 from msgspec import Meta
 
 from qkdrelay.messages.control import FixedDemand
-from qkdrelay.messages.fields import KmeCount, LabMode, Message, Number, Seconds, Text
+from qkdrelay.messages.fields import KmeCount, Message, Number, Seconds, Text
+from qkdrelay.messages.limits import LETTERS_SHOWN_MAX, RELAYS_SHOWN_MAX, REQUEUED_MAX
+from qkdrelay.messages.states import LabMode
 from qkdrelay.network.demand import Demand
+from qkdrelay.network.plan import KMES_MAX
 
 
 class OpenDemand(Message, frozen=True):
@@ -51,7 +54,7 @@ class RelayRequest(Message, frozen=True, tag="relay", tag_field="type"):
 class RelaysRequest(Message, frozen=True, tag="relays", tag_field="type"):
     """List the latest relays."""
 
-    limit: Annotated[int, Meta(ge=1, le=1_000)]
+    limit: Annotated[int, Meta(ge=1, le=RELAYS_SHOWN_MAX)]
 
 
 class ShowRequest(Message, frozen=True, tag="show", tag_field="type"):
@@ -85,14 +88,14 @@ class AttackRequest(Message, frozen=True, tag="attack", tag_field="type"):
     """Let the adversary try to rebuild a relay's secret from all it has seen."""
 
     relay: Text
-    kmes: Annotated[tuple[Text, ...], Meta(max_length=512)]
+    kmes: Annotated[tuple[Text, ...], Meta(max_length=KMES_MAX)]
     """Use only what these KMEs leaked; empty for all."""
 
 
 class DeadLettersRequest(Message, frozen=True, tag="dead-letters", tag_field="type"):
     """List the latest messages that nobody accepted."""
 
-    limit: Annotated[int, Meta(ge=1, le=1_000)]
+    limit: Annotated[int, Meta(ge=1, le=LETTERS_SHOWN_MAX)]
 
 
 class DeadLetterRequest(Message, frozen=True, tag="dead-letter", tag_field="type"):
@@ -104,13 +107,13 @@ class DeadLetterRequest(Message, frozen=True, tag="dead-letter", tag_field="type
 class RequeueRequest(Message, frozen=True, tag="requeue", tag_field="type"):
     """Put dead letters back into the queues they came from: all of these or none."""
 
-    letters: Annotated[tuple[Number, ...], Meta(min_length=1, max_length=100)]
+    letters: Annotated[tuple[Number, ...], Meta(min_length=1, max_length=REQUEUED_MAX)]
 
 
 class DropRequest(Message, frozen=True, tag="drop", tag_field="type"):
     """Delete dead letters: all of these or none; None: whatever there is."""
 
-    letters: Annotated[tuple[Number, ...], Meta(min_length=1, max_length=1_000)] | None
+    letters: Annotated[tuple[Number, ...], Meta(min_length=1, max_length=LETTERS_SHOWN_MAX)] | None
 
 
 RequestBody = (

@@ -1,18 +1,23 @@
-"""How much link key a relay over a plan draws, link by link, without unfolding the plan."""
+"""Link key that a message draws, and a whole relay over a plan: link by link, without unfolding the plan."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Final, Literal
 
 from qkdrelay.network.names import Link
 from qkdrelay.network.plan import Plan
 from qkdrelay.sharing import amd
 
-CONFIRMATION_BYTES = 64
-"""What a relay's payload has besides its keys: the two confirmation keys (protocol, section 5)."""
-SLOT_BYTES = 32
+Suite = Literal["otp", "aes-256-gcm"]
+"""How a link seals: ``otp`` takes as much pad as what it seals is long, ``aes-256-gcm`` none."""
+DEFAULT_SUITE: Final[Suite] = "otp"
+SLOT_BYTES: Final = 32
 """Link key each message takes besides its pad (protocol, section 4)."""
+CONFIRMATION_KEY_BYTES: Final = 32
+CONFIRMATION_BYTES: Final = 2 * CONFIRMATION_KEY_BYTES
+"""Bytes of a relay's payload besides its keys: the two confirmation keys (protocol, section 5)."""
 
 
 def payload_bytes(key_count: int, key_size_bits: int) -> int:
@@ -20,10 +25,20 @@ def payload_bytes(key_count: int, key_size_bits: int) -> int:
     return key_count * key_size_bits // 8 + CONFIRMATION_BYTES
 
 
-def link_key_bytes(plan: Plan, payload_length: int, suite: Callable[[Link], str]) -> dict[Link, int]:
+def pad_needed(suite: Suite, body_length: int) -> int:
+    """Return the bytes of the pad stream that a message with a body of ``body_length`` bytes draws."""
+    return body_length if suite == "otp" else 0
+
+
+def key_needed(suite: Suite, body_length: int) -> int:
+    """Return the bytes of link key that it draws, its slot included."""
+    return SLOT_BYTES + pad_needed(suite, body_length)
+
+
+def link_key_bytes(plan: Plan, payload_length: int, suite: Callable[[Link], Suite]) -> dict[Link, int]:
     """Return for each link of the plan (sender, receiver) the bytes of link key one relay draws from it.
 
-    ``suite`` says how a link seals: ``otp`` takes as much pad as the share is long, ``aes-256-gcm`` none.
+    ``suite`` says how a link seals.
     """
     # For each KME: how many shares reach it, by the number of times they were encoded on the way.
     arriving: dict[str, Counter[int]] = {kme: Counter() for kme in plan.order}
@@ -32,10 +47,10 @@ def link_key_bytes(plan: Plan, payload_length: int, suite: Callable[[Link], str]
     for kme in plan.order:
         encodes = int(kme == plan.source or plan.is_split(kme))
         leaving = {times + encodes: count for times, count in arriving[kme].items()}
-        for successor in plan.successors(kme):
-            link = (kme, successor)
-            arriving[successor].update(leaving)
-            drawn[link] = SLOT_BYTES * sum(leaving.values())
-            if suite(link) == "otp":
-                drawn[link] += sum(n * amd.encoded_length(payload_length, times) for times, n in leaving.items())
+        for link in ((kme, successor) for successor in plan.successors(kme)):
+            arriving[link[1]].update(leaving)
+            how = suite(link)
+            drawn[link] = sum(
+                count * key_needed(how, amd.encoded_length(payload_length, times)) for times, count in leaving.items()
+            )
     return drawn

@@ -8,11 +8,11 @@ from functools import cached_property, lru_cache
 from itertools import pairwise
 
 from qkdrelay.errors import InvalidPlanError
-from qkdrelay.network.names import KME_NAME, KME_NAME_RULE, Route
+from qkdrelay.network.names import KME_NAME, KME_NAME_RULE, Link, Route
 from qkdrelay.sharing import amd
+from qkdrelay.sharing.shamir import SHARES_MAX
 
-SUCCESSORS_MAX = 255
-"""Shamir over GF(2^8) has 255 evaluation points other than 0."""
+SUCCESSORS_MAX = SHARES_MAX
 KMES_MAX = 512
 SHARE_MESSAGES_MAX = 4_096
 """Budget of a plan: the share messages it may unfold to."""
@@ -136,11 +136,11 @@ class Plan:
         return amd.encoded_length(payload_length, encodings)
 
     @cached_property
-    def _link_set(self) -> frozenset[tuple[str, str]]:
+    def _link_set(self) -> frozenset[Link]:
         return frozenset(self.links)
 
     @property
-    def links(self) -> tuple[tuple[str, str], ...]:
+    def links(self) -> tuple[Link, ...]:
         """Every directed link the plan uses."""
         return tuple((kme, s) for kme in self.order for s in self.successors(kme))
 

@@ -10,17 +10,22 @@ from functools import cached_property
 from typing import Literal
 
 from qkdrelay.errors import TopologyError
+from qkdrelay.network.key_cost import Suite
+from qkdrelay.network.names import Link
 
 Trust = Literal["never", "avoid", "trusted"]
 """What the file notes of a KME: never relay through it, only if there is no other way, or it may be relied upon."""
-SUITES = ("otp", "aes-256-gcm")
+RATE_BPS_MIN, RATE_BPS_MAX = 1, 10**12
+"""Key that may appear on a link per second and direction, in bit/s."""
+BUFFER_BYTES_MIN, BUFFER_BYTES_MAX = 1024, 1 << 34
+"""Key that may be kept for each direction."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinkNote:
     """What the file says of one link; None where it leaves that to the deployment."""
 
-    suite: str | None = None
+    suite: Suite | None = None
     rate_bps: int | None = None
     """Key that appears per second and direction, in bit/s."""
     buffer_bytes: int | None = None
@@ -41,8 +46,8 @@ class Topology:
 
     name: str
     kmes: tuple[str, ...]
-    links: tuple[tuple[str, str], ...]
-    link_notes: Mapping[tuple[str, str], LinkNote] = field(default_factory=dict, hash=False)
+    links: tuple[Link, ...]
+    link_notes: Mapping[Link, LinkNote] = field(default_factory=dict, hash=False)
     """For links the file says more about, named as in ``links``."""
     trust: Mapping[str, Trust] = field(default_factory=dict, hash=False)
     """For KMEs with a note."""
@@ -62,7 +67,7 @@ class Topology:
             return kme
         raise TopologyError(f"there is no KME {kme!r} in network {self.name}", hint=did_you_mean(kme, self.kmes))
 
-    def link(self, a: str, b: str) -> tuple[str, str]:
+    def link(self, a: str, b: str) -> Link:
         """Return the QKD link between ``a`` and ``b`` as the file writes it; raise TopologyError if there is none."""
         self.require(a)
         self.require(b)

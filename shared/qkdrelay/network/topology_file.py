@@ -12,13 +12,18 @@ from typing import get_args
 
 from qkdrelay.errors import TopologyError
 from qkdrelay.escaping import escaped
-from qkdrelay.network.names import KME_NAME, KME_NAME_RULE, SERVICE_USERS
+from qkdrelay.network import topology
+from qkdrelay.network.key_cost import Suite
+from qkdrelay.network.names import KME_NAME, KME_NAME_RULE, SERVICE_USERS, Link
 from qkdrelay.network.plan import KMES_MAX
-from qkdrelay.network.topology import NOTHING_NOTED, SUITES, LinkNote, Topology, Trust, did_you_mean
+from qkdrelay.network.topology import NOTHING_NOTED, LinkNote, Topology, Trust, did_you_mean
 
 TOPOLOGY_BYTES_MAX = 1 << 20
 REFERENCE = "eight-kmes"
-_BOUNDS = {"rate_bps": (1, 10**12), "buffer_bytes": (1024, 1 << 34)}
+_BOUNDS = {
+    "rate_bps": (topology.RATE_BPS_MIN, topology.RATE_BPS_MAX),
+    "buffer_bytes": (topology.BUFFER_BYTES_MIN, topology.BUFFER_BYTES_MAX),
+}
 
 
 def load_topology(which: Path) -> Topology:
@@ -125,8 +130,8 @@ def _names(kmes: list[object], file: _File) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _links(links: list[object], kmes: tuple[str, ...], file: _File) -> dict[tuple[str, str], LinkNote]:
-    notes: dict[tuple[str, str], LinkNote] = {}
+def _links(links: list[object], kmes: tuple[str, ...], file: _File) -> dict[Link, LinkNote]:
+    notes: dict[Link, LinkNote] = {}
     for number, (link, at) in enumerate(zip(links, file.elements("links", len(links)), strict=True), 1):
         if not isinstance(link, list) or len(link) not in (2, 3) or not all(isinstance(end, str) for end in link[:2]):
             raise TopologyError(
@@ -151,8 +156,10 @@ def _note(said: object, where: str) -> LinkNote:
         raise TopologyError(f"{where}: what follows the two KMEs must be a table", hint=example)
     for key, value in said.items():
         if key == "suite":
-            if value not in SUITES:
-                raise TopologyError(f"{where}: there is no suite {value!r}", hint=f"known: {', '.join(SUITES)}")
+            if value not in get_args(Suite):
+                raise TopologyError(
+                    f"{where}: there is no suite {value!r}", hint=f"known: {', '.join(get_args(Suite))}"
+                )
         elif key in _BOUNDS:
             least, most = _BOUNDS[key]
             if type(value) is not int or not least <= value <= most:

@@ -1,16 +1,11 @@
-"""What the command line takes is what the messages take: it says so itself, to be quick with its help."""
-
-from typing import get_args
+"""What the command line takes is what the messages take."""
 
 import msgspec
 import pytest
 
 from qkdrelay.messages import codec
-from qkdrelay.messages.fields import LabMode
+from qkdrelay.messages.limits import LETTERS_SHOWN_MAX, NUMBER_MAX, RELAYS_SHOWN_MAX, REQUEUED_MAX
 from qkdrelay.messages.requests import DeadLettersRequest, DropRequest, RelaysRequest, RequeueRequest
-from qkdrelay_cli.commands.dead_letters import LETTERS_SHOWN_MAX, NUMBER_MAX, REQUEUED_MAX
-from qkdrelay_cli.commands.lab import Mode
-from qkdrelay_cli.commands.relays import RELAYS_SHOWN_MAX
 
 
 def taken(body):
@@ -33,7 +28,3 @@ def taken(body):
 def test_the_largest_number_is_the_largest_that_can_be_sent(most, request_of):
     assert taken(request_of(most))
     assert not taken(request_of(most + 1))
-
-
-def test_lab_modes_are_those_of_the_messages():
-    assert get_args(Mode) == get_args(LabMode)

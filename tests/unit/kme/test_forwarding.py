@@ -8,12 +8,12 @@ import pytest
 from kme import forwarding as module
 from kme.effects import KeepRelay, KeepShare, LeakShare, LogEvent, SendShare, TryRebuild
 from kme.forwarding import EARLY_BYTES_MAX, EARLY_SHARES_MAX, LATE_S, RejectedShareError
-from qkdrelay.link.confirmation import OVERHEAD
 from qkdrelay.messages.control import Expect
 from qkdrelay.messages.fields import TIMEOUT_S_MAX
 from qkdrelay.messages.keys import KEY_BYTES_MAX
 from qkdrelay.messages.plans import encode_plan
 from qkdrelay.messages.reports import Collected, Forwarded, Split
+from qkdrelay.network.key_cost import CONFIRMATION_BYTES
 from qkdrelay.network.plan import Hop, Plan
 from qkdrelay.sharing import amd, shamir
 from support import plans
@@ -102,7 +102,7 @@ def test_a_share_is_dropped_a_minute_after_its_deadline_and_not_before():
 
 @pytest.mark.parametrize(("route", "times"), [(TO_3, 1), (TO_5, 2)])
 def test_no_share_is_longer_than_those_of_the_largest_relay(route, times):
-    longest = amd.encoded_length(KEY_BYTES_MAX + OVERHEAD, times)
+    longest = amd.encoded_length(KEY_BYTES_MAX + CONFIRMATION_BYTES, times)
     assert only(Kme(route[-1]).share(route, bytes(longest)), SendShare)
     assert refused(Kme(route[-1]), route, bytes(longest + 1)) == (
         f"the share has {longest + 1} bytes, more than any relay's can have"

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qkdrelay.errors import ForgedMessageError, MalformedMessageError
-from qkdrelay.link.envelope import key_needed, pad_needed, seal, unseal
+from qkdrelay.link.envelope import seal, unseal
 from qkdrelay.link.simulated import SimulatedLinkKey
 from qkdrelay.messages import codec
 from qkdrelay.messages.link import SealedMessage, ShareHeader
+from qkdrelay.network.key_cost import key_needed, pad_needed
 from support import wire_slow as slow
 
 SUITES = ("otp", "aes-256-gcm")
