@@ -207,7 +207,7 @@ def test_any_damage_to_a_store_is_an_error_or_not_seen(store, tmp_path_factory, 
     except QkdRelayError:
         pass
     finally:
-        opened.close()
+        opened.journal.close()
 
 
 COLUMNS = (

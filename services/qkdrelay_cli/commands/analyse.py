@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -24,9 +24,6 @@ from qkdrelay_cli.options import (
     WithstandOption,
 )
 from qkdrelay_cli.picture_files import PictureFiles, PngOption, SvgOption
-
-if TYPE_CHECKING:
-    pass
 
 SHOWN = 12
 """Sets of each kind that people are shown unless they ask for another number."""

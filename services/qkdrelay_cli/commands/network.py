@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,10 +12,6 @@ from qkdrelay.terminal import ActionCommand, app_with, console, print_json, say
 from qkdrelay.terminal.wording import JsonOption
 from qkdrelay_cli import completion
 from qkdrelay_cli.arguments import check_name
-
-if TYPE_CHECKING:
-    pass
-
 
 link_app = app_with("Make a QKD link stop or resume carrying.")
 
