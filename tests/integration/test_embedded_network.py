@@ -9,9 +9,10 @@ from qkdrelay.client import relay_request
 from qkdrelay.errors import RequestRefusedError
 from qkdrelay.messages.plans import decode_plan
 from qkdrelay.messages.requests import AttackRequest
-from qkdrelay.network.analysis import delivers, shortfall
+from qkdrelay.network.analysis import shortfall
 from qkdrelay.network.planner import recursive_plan
 from support.network import DIAMOND, REFERENCE, Network, ask, topology
+from support.plans import delivers
 
 PLAN = recursive_plan(REFERENCE, "kme-1", "kme-8")
 BETWEEN = [f"kme-{n}" for n in range(2, 8)]

@@ -27,10 +27,10 @@ from qkdrelay.messages.requests import (
     RequeueRequest,
     ShowRequest,
 )
-from qkdrelay.network.analysis import learns
 from qkdrelay.network.names import CLI, COORDINATOR
 from support.kme import NOW
 from support.network import DIAMOND, Network, relay_request, topology
+from support.plans import learns
 
 TWO = OpenDemand(compromised=2, failed=0, tampering=0)
 UP, DOWN = (LinkRequest(a="kme-1", b="kme-2", up=up) for up in (True, False))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from qkdrelay.errors import RequestRefusedError
 from qkdrelay.network import exhaustive, minimal_sets, probability
-from qkdrelay.network.analysis import delivers, learns, withstands_compromised
+from qkdrelay.network.analysis import withstands_compromised
 from qkdrelay.network.bdd import Diagram
 from qkdrelay.network.demand import Demand
 from qkdrelay.network.plan import Hop, Plan
@@ -22,7 +22,7 @@ from qkdrelay.network.topology import Topology
 from qkdrelay.network.what_if import case
 from qkdrelay.schemes import recursive
 from qkdrelay.sharing import gf256
-from support.plans import at_target, carry, eight, random_plans, written
+from support.plans import at_target, carry, delivers, eight, learns, random_plans, written
 
 SEEDS = st.integers(0, 2**32)
 KEYS = bytes(range(48))

@@ -48,7 +48,7 @@ def test_gf256_is_a_field(a, b, c):
 
 @given(BLOCKS, BLOCKS, BLOCKS)
 def test_gf128_is_a_commutative_ring_with_one(a, b, c):
-    times = gf128.multiply
+    times = gf128.evaluate
     assert times(a, b) == times(b, a)
     assert times(a, times(b, c)) == times(times(a, b), c)
     assert times(a, slow.xor(b, c)) == slow.xor(times(a, b), times(a, c))
@@ -59,13 +59,13 @@ def test_gf128_is_a_commutative_ring_with_one(a, b, c):
 def test_gf128_is_a_field_because_each_element_is_its_own_2_to_the_128th_power(a):
     power = a
     for _ in range(128):
-        power = gf128.multiply(power, power)
+        power = gf128.evaluate(power, power)
     assert power == a
 
 
 @given(BLOCKS, BLOCKS)
 def test_gf128_multiplies_as_polynomials_do(a, b):
-    assert int.from_bytes(gf128.multiply(a, b)) == slow.mul128(int.from_bytes(a), int.from_bytes(b))
+    assert int.from_bytes(gf128.evaluate(a, b)) == slow.mul128(int.from_bytes(a), int.from_bytes(b))
 
 
 @given(st.data(), st.binary(min_size=1, max_size=64), RANDOM)

@@ -5,9 +5,9 @@ from itertools import combinations
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from qkdrelay.network.analysis import delivers
 from qkdrelay.network.planner import recursive_plan
 from support.network import Network, ask, of
+from support.plans import delivers
 
 
 @st.composite

@@ -125,3 +125,27 @@ def carry(plan, payload, random, tamper=lambda route, payload: payload):
 def at_target(plan, held):
     """What of ``held`` has arrived at the plan's target."""
     return {route: payload for route, payload in held.items() if route[-1] == plan.target}
+
+
+def learns(plan, coalition):
+    """Whether a coalition of KMEs learns the secret.
+
+    It holds what any of its members receives; a payload at a KME is held if the KME is in the
+    coalition or if the threshold of its successors' shares is held.
+    """
+    held = {kme: kme in coalition for kme in plan.order}
+    for kme in reversed(plan.order):
+        if kme != plan.target and not held[kme]:
+            held[kme] = sum(held[s] for s in plan.successors(kme)) >= plan.threshold(kme)
+    return held[plan.source]
+
+
+def delivers(plan, failed=(), cut=()):
+    """Whether the target rebuilds although KMEs have ``failed`` and links are ``cut`` (both directions)."""
+    broken = {frozenset(link) for link in cut}
+    rebuilt = {plan.target: plan.target not in failed}
+    for kme in reversed(plan.order):
+        if kme != plan.target:
+            good = sum(rebuilt[s] and frozenset((kme, s)) not in broken for s in plan.successors(kme))
+            rebuilt[kme] = kme not in failed and good >= plan.threshold(kme)
+    return rebuilt[plan.source]

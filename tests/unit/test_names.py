@@ -96,7 +96,6 @@ def test_bindings_of_control_reports_and_events() -> None:
         ("kme.kme-1", "results.kme-1", "queue", "results.kme-1"),
         ("kme.kme-1", "results.kme-1", "exchange", "events"),
         ("kme.kme-1", "dead.kme-1", "queue", "dead-letters"),
-        ("coord", "event.#", "exchange", "events"),
         ("cli", "requests", "queue", "coordinator.requests"),
         ("dlx", "", "queue", "dead-letters"),
     }

@@ -14,7 +14,6 @@ from qkdrelay.broker.names import (
     COORD_EXCHANGE,
     DEAD_LETTER_EXCHANGE,
     DEAD_LETTERS_QUEUE,
-    EVENT_KEYS,
     EVENTS_EXCHANGE,
     LEAKS_AGE_MS_MAX,
     LEAKS_KEY,
@@ -24,10 +23,10 @@ from qkdrelay.broker.names import (
     REQUESTS_KEY,
     REQUESTS_QUEUE,
     VHOST,
-    _directions,
     control_queue,
     coordinator_queues,
     dead_key,
+    directions,
     kme_exchange,
     link_queue,
     results_queue,
@@ -204,14 +203,14 @@ def _exchanges(kmes: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def _queues(kmes: Sequence[str], links: Iterable[tuple[str, str]], lab: bool) -> Iterator[str]:
-    yield from (link_queue(u, v) for u, v in _directions(links))
+    yield from (link_queue(u, v) for u, v in directions(links))
     yield from map(control_queue, kmes)
     yield from coordinator_queues(kmes, lab=lab)
 
 
 def _bindings(kmes: Sequence[str], links: Iterable[tuple[str, str]], lab: bool) -> Iterator[tuple[str, str, str, str]]:
     """Yield (source exchange, key, kind of the destination, destination)."""
-    for u, v in _directions(links):
+    for u, v in directions(links):
         yield kme_exchange(u), link_queue(u, v), "queue", link_queue(u, v)
         # The coordinator puts dead letters back. What it could write besides does not pass the seal.
         yield COORD_EXCHANGE, link_queue(u, v), "queue", link_queue(u, v)
@@ -224,7 +223,6 @@ def _bindings(kmes: Sequence[str], links: Iterable[tuple[str, str]], lab: bool) 
         yield own, dead_key(kme), "queue", DEAD_LETTERS_QUEUE
         if lab:
             yield own, LEAKS_KEY, "queue", LEAKS_QUEUE
-    yield COORD_EXCHANGE, EVENT_KEYS, "exchange", EVENTS_EXCHANGE
     yield CLI_EXCHANGE, REQUESTS_KEY, "queue", REQUESTS_QUEUE
     yield DEAD_LETTER_EXCHANGE, "", "queue", DEAD_LETTERS_QUEUE
 

@@ -24,8 +24,6 @@ LEAKS_QUEUE: Final = "lab.leaks"
 CLIENT_QUEUE_PREFIX: Final = "cli.q."
 REQUESTS_KEY: Final = "requests"
 LEAKS_KEY: Final = "lab.leaks"
-EVENT_KEYS: Final = "event.#"
-"""What the coordinator publishes to its own exchange under such keys reaches whoever watches."""
 REQUESTS_AGE_MS_MAX: Final = 30_000
 LEAKS_AGE_MS_MAX: Final = 600_000
 
@@ -76,7 +74,7 @@ def dead_key(kme: str) -> str:
 
 def kme_queues(kme: str, links: Iterable[tuple[str, str]]) -> tuple[str, ...]:
     """List the queues ``kme`` reads: its control queue first, then its links' incoming directions."""
-    incoming = sorted(link_queue(u, v) for u, v in _directions(links) if v == kme)
+    incoming = sorted(link_queue(u, v) for u, v in directions(links) if v == kme)
     return (control_queue(kme), *incoming)
 
 
@@ -86,6 +84,6 @@ def coordinator_queues(kmes: Iterable[str], *, lab: bool = False) -> tuple[str, 
     return (REQUESTS_QUEUE, DEAD_LETTERS_QUEUE, *leaks, *(results_queue(kme) for kme in kmes))
 
 
-def _directions(links: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+def directions(links: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return both directions of each pair, each once, however often the pair is named."""
     return sorted({direction for u, v in links for direction in ((u, v), (v, u))})

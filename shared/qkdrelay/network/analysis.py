@@ -11,30 +11,6 @@ from qkdrelay.network.plan import PLANS_KEPT, Plan
 from qkdrelay.network.threshold_circuit import blocking, learning
 
 
-def learns(plan: Plan, coalition: Collection[str]) -> bool:
-    """Whether a coalition of KMEs learns the secret.
-
-    It holds what any of its members receives; a payload at a KME is held if the KME is in the
-    coalition or if the threshold of its successors' shares is held.
-    """
-    held = {kme: kme in coalition for kme in plan.order}
-    for kme in reversed(plan.order):
-        if kme != plan.target and not held[kme]:
-            held[kme] = sum(held[s] for s in plan.successors(kme)) >= plan.threshold(kme)
-    return held[plan.source]
-
-
-def delivers(plan: Plan, failed: Collection[str] = (), cut: Collection[tuple[str, str]] = ()) -> bool:
-    """Whether the target rebuilds although KMEs have ``failed`` and links are ``cut`` (both directions)."""
-    broken = {frozenset(link) for link in cut}
-    rebuilt = {plan.target: plan.target not in failed}
-    for kme in reversed(plan.order):
-        if kme != plan.target:
-            good = sum(rebuilt[s] and frozenset((kme, s)) not in broken for s in plan.successors(kme))
-            rebuilt[kme] = kme not in failed and good >= plan.threshold(kme)
-    return rebuilt[plan.source]
-
-
 def withstands_compromised(plan: Plan, compromised: int, steps_max: int = STEPS_MAX) -> bool:
     """Whether no coalition of ``compromised`` KMEs between the two ends learns the secret.
 

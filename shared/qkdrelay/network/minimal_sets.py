@@ -61,17 +61,17 @@ def resilience(plan: Plan, others: int, trusted: Collection[str] = ()) -> Resili
     Where no set at all does harm, the number is ``others``. ``trusted`` KMEs are taken to be honest, but may fail.
 
     Tampering. B tampers: its KMEs alter, invent and withhold shares as they like, and know what B receives. The
-    target then releases the secret, and only it, for *every* behaviour of B exactly when ``delivers(plan, failed=B)``
-    and not ``learns(plan, B)``, up to the chance that the AMD code errs (protocol, section 3). Proof.
+    target then releases the secret, and only it, for *every* behaviour of B exactly when it rebuilds without B and B
+    does not learn (`what_if.case`), up to the chance that the AMD code errs (protocol, section 3). Proof.
 
-    - Enough: write D(v) if v is not in B and k of its successors have D, or v is the target; D(source) is
-      ``delivers(failed=B)``. By induction from the target, if D(v), then whatever payload p an honest v got on a
+    - Enough: write D(v) if v is not in B and k of its successors have D, or v is the target; D(source) says
+      that it rebuilds without B. By induction from the target, if D(v), then whatever payload p an honest v got on a
       route, p is among those the target has for that route: k successors with D each got a true share of p, the
       target has those shares among its candidates, and every subset of k candidates is tried. So the secret is found.
     - It stays alone: let p' != p decode at the split of an honest v that got p. If B knows fewer than k of the shares
       that v sent, the AMD code catches it. So B knows k of them; it knows what a successor got only if that is in B,
       or, by induction, B satisfies the circuit at it. So another payload at the source means that B satisfies the
-      circuit, that is, ``learns``.
+      circuit, that is, learns.
     - The search may be left out or cut short (`agreement`) at the source's split, for there nothing but p decodes; and
       at v if all thresholds from v on are majorities: by induction, then B does not satisfy the circuit at a KME that
       has D, for k of its n successors have D, k would be satisfied, and 2k > n. So nothing but p decodes at v, either.

@@ -31,11 +31,6 @@ def evaluate(blocks: bytes, point: bytes) -> bytes:
     return _gather(value).to_bytes(BLOCK)
 
 
-def multiply(a: bytes, b: bytes) -> bytes:
-    """Return the product of two blocks."""
-    return evaluate(a, b)
-
-
 def _spread(element: int) -> int:
     """Return the element with each of its 128 bits in a byte of its own."""
     return int.from_bytes(f"{element:0128b}".encode()) & _ONES

@@ -11,9 +11,9 @@ from coordinator.adversary import Adversary
 from coordinator.lifecycle import Relay
 from qkdrelay.link.confirmation import Context, Payload
 from qkdrelay.messages.leaks import Leak
-from qkdrelay.network.analysis import learns
 from support import plans
 from support.kme import NOW, RELAY, terms
+from support.plans import learns
 
 PLAN = plans.eight()
 PAYLOAD = Payload(os.urandom(64), os.urandom(32), os.urandom(32))

@@ -8,7 +8,7 @@ import networkx as nx
 import pytest
 
 from qkdrelay.errors import InvalidPlanError, RequestRefusedError, TopologyError
-from qkdrelay.network.analysis import learns, withstands_compromised
+from qkdrelay.network.analysis import withstands_compromised
 from qkdrelay.network.demand import Demand
 from qkdrelay.network.key_cost import link_key_bytes
 from qkdrelay.network.minimal_sets import Resilience
@@ -17,6 +17,7 @@ from qkdrelay.network.selection import choose, plans
 from qkdrelay.network.topology import LinkNote, Topology
 from qkdrelay.network.topology_file import load_topology, reference_topology
 from qkdrelay.terminal.refusals import hint_for
+from support.plans import learns
 
 REFERENCE = reference_topology()
 FILES = sorted((Path(__file__).parents[3] / "infra" / "topologies").glob("*.toml"))

@@ -7,7 +7,6 @@ import pytest
 
 from qkdrelay.errors import RequestRefusedError
 from qkdrelay.network import minimal_sets, probability
-from qkdrelay.network.analysis import delivers
 from qkdrelay.network.minimal_sets import Resilience
 from qkdrelay.network.planner import path_plan, recursive_plan
 from qkdrelay.network.probability import Probability
@@ -17,7 +16,7 @@ from qkdrelay.network.topology_file import reference_topology
 from qkdrelay.network.what_if import case
 from qkdrelay.schemes import recursive
 from qkdrelay.sharing import amd
-from support.plans import at_target, carry, fan, written
+from support.plans import at_target, carry, delivers, fan, written
 
 PLAN = recursive_plan(reference_topology(), "kme-1", "kme-8")
 

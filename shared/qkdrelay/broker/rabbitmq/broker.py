@@ -36,7 +36,7 @@ class RabbitMqBroker:
         self._consumer = Consumer(settings, self._loop, self._inbox, self._consumer_stopped.set)
         self._publisher = Publisher(settings, self._loop, self._inbox, self._publisher_stopped.set)
         self._started = self._closed = False
-        name = f"broker {settings.client_name or settings.user}"
+        name = f"broker {settings.user}"
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:

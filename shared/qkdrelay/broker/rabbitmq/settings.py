@@ -33,8 +33,6 @@ class RabbitMqSettings:
     """The queues to consume."""
     prefetch: int = 64
     """Messages unacknowledged at a time, for each queue."""
-    client_name: str = ""
-    """Shown by the management pages; the user if empty."""
     bundle_max: int = 1
     """Publications for one queue that may travel in one of the broker's messages (`bundle`)."""
     in_flight_max: int = 150
@@ -90,7 +88,7 @@ class RabbitMqSettings:
             stack_timeout=self.connect_timeout_s,
             connection_attempts=1,
             retry_delay=0,
-            client_properties={"connection_name": f"{self.client_name or self.user} {role}"},
+            client_properties={"connection_name": f"{self.user} {role}"},
         )
 
 
