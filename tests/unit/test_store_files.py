@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 
@@ -232,6 +233,38 @@ def test_somebody_who_reads_all_the_time_holds_up_a_start_for_seconds_and_is_nam
     assert error.value.hint
     reader.close()
     opened(copy).close()
+
+
+SECRET = "SELECT CAST(CAST('secret-' AS BLOB) || x'ff' AS TEXT)"
+"""A text that cannot be read as one."""
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda db: db.execute("SELECT 'secret-' FROM nowhere"),
+        lambda db: db.executemany("INSERT INTO nowhere VALUES (?)", [(b"secret-",)]),
+        lambda db: db.one(SECRET),
+        lambda db: db.all(SECRET),
+        lambda db: db.execute(SECRET).fetchone(),
+        lambda db: db.execute(SECRET).fetchall(),
+        lambda db: next(db.execute(SECRET)),
+    ],
+)
+def test_a_transaction_in_which_a_statement_failed_is_not_committed_whoever_made_what_of_it(store, act):
+    def swallowed():
+        store.set_meta("value", b"two")
+        with suppress(StoreError):
+            act(store.connection)
+
+    with pytest.raises(StoreError, match="cannot be used") as error, store.transaction():
+        swallowed()
+    assert "\n" not in str(error.value)
+    assert "secret-" not in str(error.value)
+    assert error.value.__suppress_context__
+    assert store.get_meta("value") == b"one"
+    set_meta(store, b"three")
+    assert store.get_meta("value") == b"three"
 
 
 # --- files that change under a running service ------------------------------------------------------

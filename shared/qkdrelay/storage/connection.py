@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal, ParamSpec, TypeVar
+from typing import Any, Literal
 
 from qkdrelay.errors import StoreError
 
@@ -21,55 +21,78 @@ _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR, 
 """Codes of what a whole store never gives: also the error of a statement, since its tables are missing, then."""
 _Mode = Literal["own", "read", "alone"]
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def _telling(method: Callable[P, T]) -> Callable[P, T]:
-    def told(*args: P.args, **options: P.kwargs) -> T:
-        try:
-            return method(*args, **options)
-        except _ERRORS as error:
-            if isinstance(error, _OUR_MISTAKES):
-                raise
-            db: Connection = args[0].connection  # type: ignore[attr-defined]
-            db.failure = _store_error(db.path, db.mode, error)
-            raise db.failure from None
-
-    return told
-
-
-class _Cursor(sqlite3.Cursor):
-    execute = _telling(sqlite3.Cursor.execute)
-    executemany = _telling(sqlite3.Cursor.executemany)
-    fetchone = _telling(sqlite3.Cursor.fetchone)
-    fetchall = _telling(sqlite3.Cursor.fetchall)
-    __next__ = _telling(sqlite3.Cursor.__next__)  # type: ignore[arg-type]
-
 
 class Connection(sqlite3.Connection):
-    """A connection to the store at ``path``."""
+    """A connection to the store at ``path``; raises StoreError for what fails of any statement, or of its rows."""
 
     path: Path | None
     mode: _Mode
     failure: StoreError | None = None
     """The last one: a transaction in which something failed is not committed, whoever made what of the error."""
 
+    # One call from Python to SQLite's module for each statement: there are some hundreds in a relay.
+
     def execute(self, sql: str, parameters: Sequence[object] = ()) -> sqlite3.Cursor:  # type: ignore[override]
-        """Execute a statement. Raises StoreError, as the cursor does that this returns."""
-        cursor: sqlite3.Cursor = self.cursor(_Cursor).execute(sql, parameters)
-        return cursor
+        """Execute a statement; its rows are read from what this returns, one by one."""
+        try:
+            return _execute(self.cursor(_Cursor), sql, parameters)
+        except _ERRORS as error:
+            raise self.failed(error) from None
 
-    def check_failure(self) -> None:
-        """Raise the error of a statement that failed, if one has."""
-        if self.failure is not None:
-            raise self.failure
-
-    def executemany(self, sql: str, rows: Iterable[Sequence[object]]) -> sqlite3.Cursor:  # type: ignore[override]
-        """Execute a statement with each of ``rows``. Raises StoreError."""
-        cursor = self.cursor(_Cursor)
+    def executemany(self, sql: str, rows: Iterable[Sequence[object]]) -> None:  # type: ignore[override]
+        """Execute a statement with each of ``rows``."""
         # Most batches have nothing for most tables, and a statement costs as much for no row as for one.
-        return cursor if rows == [] else cursor.executemany(sql, rows)
+        if rows:
+            try:
+                _executemany(self, sql, rows)
+            except _ERRORS as error:
+                raise self.failed(error) from None
+
+    def one(self, sql: str, parameters: Sequence[object] = ()) -> Any:
+        """Execute a query; return its first row, or None if there is none."""
+        try:
+            return _run(self, sql, parameters).fetchone()
+        except _ERRORS as error:
+            raise self.failed(error) from None
+
+    def all(self, sql: str, parameters: Sequence[object] = ()) -> list[Any]:
+        """Execute a query; return its rows."""
+        try:
+            return _run(self, sql, parameters).fetchall()
+        except _ERRORS as error:
+            raise self.failed(error) from None
+
+    def failed(self, error: Exception) -> Exception:
+        """Return what to raise for ``error``, and remember that something has failed; a mistake of ours as it is."""
+        if isinstance(error, _OUR_MISTAKES):
+            return error
+        self.failure = _store_error(self.path, self.mode, error)
+        return self.failure
+
+
+class _Cursor(sqlite3.Cursor):
+    connection: Connection
+
+    def fetchone(self) -> Any:
+        try:
+            return super().fetchone()
+        except _ERRORS as error:
+            raise self.connection.failed(error) from None
+
+    def fetchall(self) -> list[Any]:
+        try:
+            return super().fetchall()
+        except _ERRORS as error:
+            raise self.connection.failed(error) from None
+
+    def __next__(self) -> Any:
+        try:
+            return super().__next__()
+        except _ERRORS as error:
+            raise self.connection.failed(error) from None
+
+
+_run, _executemany, _execute = sqlite3.Connection.execute, sqlite3.Connection.executemany, sqlite3.Cursor.execute
 
 
 def connect(path: Path | None, mode: _Mode) -> Connection:

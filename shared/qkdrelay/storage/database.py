@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -54,6 +53,7 @@ class Database:
                 self.connection = connect(path, "own")
                 opened.callback(self.connection.close)
                 self.log = self._take(found, name, version, schema)
+            self._transaction = _Transaction(self.connection, self.log)
             self._opened = opened.pop_all()
 
     def _check(self, opened: ExitStack, path: Path, name: str, version: int, access: Access) -> Found:
@@ -66,7 +66,7 @@ class Database:
         opened.callback(reader.close)
         found = look(reader, path)
         if found.version == 0 and access == "own":
-            if reader.execute("SELECT 1 FROM sqlite_schema").fetchone():
+            if reader.one("SELECT 1 FROM sqlite_schema"):
                 wrong = f"the store {path} cannot be used: it is a database of something else"
                 raise StoreError(wrong, hint="QKDRELAY_STORE names a file of its own")
             return found
@@ -75,11 +75,11 @@ class Database:
                 f"the store {path} has format {found.version}; this version reads {version}",
                 hint="fetch its keys with the version that wrote it, then move it away; no link key is used again",
             )
-        row = reader.execute("SELECT value FROM meta WHERE key = 'name'").fetchone()
+        row = reader.one("SELECT value FROM meta WHERE key = 'name'")
         owner = row[0].decode(errors="replace") if row and isinstance(row[0], bytes) else "nobody"
         if owner != name:
             raise StoreError(f"the store {path} belongs to {owner}, not to {name}")
-        if access == "own" and (wrong := self._damage(reader)):
+        if access == "own" and (wrong := _damage(reader)):
             raise StoreError(wrong, hint=HINT_DAMAGED)
         return found
 
@@ -114,7 +114,7 @@ class Database:
         db.execute("COMMIT")
         mine.committed()
         if self._files is not None and self._reader is not None:
-            self._reader.execute("SELECT 1 FROM mark").fetchone()  # from now on it holds the file
+            self._reader.one("SELECT 1 FROM mark")  # from now on it holds the file
             self._files.note()
         if not mine.carry_over("TRUNCATE", wait_s=BUSY_TIMEOUT_S):
             raise StoreError(
@@ -123,29 +123,9 @@ class Database:
             )
         return mine
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> AbstractContextManager[None]:
         """All or nothing. Raises StoreError if the disk does not take it, or if somebody else has changed the store."""
-        db = self.connection
-        try:
-            self.log.check()
-            db.execute("BEGIN IMMEDIATE")
-            self.log.check_alone()
-            before, db.failure = db.total_changes, None
-            yield
-            db.check_failure()
-            if changed := db.total_changes != before:
-                self.log.mark()
-            db.execute("COMMIT")
-        except BaseException as error:
-            with suppress(StoreError):
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-            if is_contradiction(error) and (wrong := self._damage(db)):
-                raise StoreError(wrong, hint=HINT_DAMAGED) from None
-            raise
-        if changed:
-            self.log.committed()
+        return self._transaction
 
     def sizes(self) -> Sizes | None:
         """Return how much room the store takes and has; None for one in memory. Raises StoreError."""
@@ -156,11 +136,6 @@ class Database:
         except OSError as error:
             raise StoreError(f"the store {self._path} is not there any more: {error.strerror}") from None
 
-    def _damage(self, db: Connection) -> str:
-        """Return what is wrong with the file as such, or nothing."""
-        wrong = " ".join(db.execute("PRAGMA quick_check(1)").fetchone()[0].split())
-        return "" if wrong == "ok" else f"the store {self._path} cannot be used: it is damaged ({wrong})"
-
     def close(self) -> None:
         """Carry the log over if nobody hinders it, close the file and let others have it."""
         if self._files is not None and self._reader is not None:
@@ -169,3 +144,55 @@ class Database:
                     self._reader.close()
             self._files = None
         self._opened.close()
+
+
+class _Transaction:
+    """The transactions on ``db``, one after the other; ``log`` knows of each commit."""
+
+    def __init__(self, db: Connection, log: Log) -> None:
+        self._db, self._log = db, log
+        self._changes = 0
+        """Rows that were changed before."""
+
+    def __enter__(self) -> None:
+        db = self._db
+        self._log.begin()
+        db.execute("BEGIN IMMEDIATE")
+        self._changes, db.failure = db.total_changes, None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        if error is None:
+            try:
+                self._commit()
+            except BaseException as failed:
+                self._roll_back(failed)
+                raise
+        else:
+            self._roll_back(error)
+
+    def _commit(self) -> None:
+        db = self._db
+        if db.failure is not None:
+            raise db.failure
+        if db.total_changes == self._changes:
+            db.execute("COMMIT")
+        else:
+            self._log.check()
+            self._log.mark()
+            db.execute("COMMIT")
+            self._log.committed()
+
+    def _roll_back(self, error: BaseException) -> None:
+        """Undo what failed with ``error``. Raises StoreError if that was because the file is damaged."""
+        db = self._db
+        with suppress(StoreError):
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+        if is_contradiction(error) and (wrong := _damage(db)):
+            raise StoreError(wrong, hint=HINT_DAMAGED) from None
+
+
+def _damage(db: Connection) -> str:
+    """Return what is wrong with the file as such, or nothing."""
+    wrong = " ".join(db.one("PRAGMA quick_check(1)")[0].split())
+    return "" if wrong == "ok" else f"the store {db.path} cannot be used: it is damaged ({wrong})"

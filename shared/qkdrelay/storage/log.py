@@ -27,6 +27,8 @@ LOG_BYTES_KEPT = LOG_BYTES - 1
 """What its file is cut to when it begins anew, to be written over: less, or it would count as long for ever."""
 _HINDERED_REST_S = 1.0
 """How long to wait before the log is tried to be carried over once more, where a reader hindered it."""
+_LOOK_EVERY_S = 0.1
+"""How often to look who else is at the store while nothing is committed."""
 # One row, and so one page, which never moves; the first, so that it is carried over before any other.
 MARK_TABLE = "CREATE TABLE mark (id INTEGER PRIMARY KEY, generation BLOB, number INTEGER, parent BLOB);"
 _HINT_MIXTURE = f"the files are copies of different times: {HINT_DAMAGED}"
@@ -77,10 +79,10 @@ def look(db: Connection, path: Path) -> Found:
 
 
 def _look(db: Connection) -> Found:
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if db.execute("SELECT 1 FROM sqlite_schema WHERE name = 'mark'").fetchone() is None:
+    version = db.one("PRAGMA user_version")[0]
+    if db.one("SELECT 1 FROM sqlite_schema WHERE name = 'mark'") is None:
         return Found(version, Mark())
-    match db.execute("SELECT generation, number, parent FROM mark").fetchone():
+    match db.one("SELECT generation, number, parent FROM mark"):
         case (bytes(generation), int(number), bytes(parent)) if number >= 0:
             return Found(version, Mark(generation, number, parent))
     raise StoreError(f"the store {db.path} cannot be used: it does not say what it is", hint=HINT_DAMAGED)
@@ -93,24 +95,40 @@ class Log:
         """``mark`` is the last commit's; ``files`` is None for a store in memory."""
         self._db, self._files = db, files
         self._last, self._next = mark, mark if mark.generation else _begun_after(mark)
-        self._rests_until = 0.0
+        self._size = 0
+        self._rests_until = self._look_at = 0.0
+        self._wrote = self._checked = False
+        """Whether the last transaction was a commit, and whether the files were looked at before this one."""
         self._version = self._data_version()
 
     def _data_version(self) -> int:
-        return int(self._db.execute("PRAGMA data_version").fetchone()[0])
+        return int(self._db.one("PRAGMA data_version")[0])
 
-    def check(self) -> None:
-        """Raise StoreError if somebody else has changed the store; carry the log over if it has become long."""
-        size, begins_anew = self._check_files(), self._next.generation != self._last.generation
-        if size >= LOG_BYTES and not begins_anew and time.monotonic() >= self._rests_until and not self.carry_over():
+    def begin(self) -> None:
+        """Carry the log over if it has become long, before a transaction. Raises StoreError.
+
+        Looks at the files after each commit, and else now and then: `check` does it where that was left out.
+        """
+        now = time.monotonic()
+        self._checked = self._wrote or now >= self._look_at
+        if self._checked:
+            self._check()
+            self._wrote, self._look_at = False, now + _LOOK_EVERY_S
+        begins_anew = self._next.generation != self._last.generation
+        if self._size >= LOG_BYTES and not begins_anew and now >= self._rests_until and not self.carry_over():
             self._rests_until = time.monotonic() + _HINDERED_REST_S
 
-    def _check_files(self) -> int:
-        """Return the log's bytes."""
-        return 0 if self._files is None else self._files.check()
+    def check(self) -> None:
+        """Raise StoreError before a commit that would be lost, or be wrong: somebody else has changed the store."""
+        if self._files is not None:  # in memory nobody else has it
+            (self._check_alone if self._checked else self._check)()
 
-    def check_alone(self) -> None:
-        """Raise StoreError if somebody else has written: what is kept in memory would be wrong; in a transaction."""
+    def _check(self) -> None:
+        if self._files is not None:
+            self._size = self._files.check()
+            self._check_alone()
+
+    def _check_alone(self) -> None:
         if self._data_version() != self._version:
             raise StoreError(
                 f"the store {self._db.path} was changed by somebody else while in use",
@@ -128,7 +146,7 @@ class Log:
 
     def committed(self) -> None:
         """Remember that what `mark` marked is committed."""
-        self._last = self._next
+        self._last, self._wrote = self._next, True
 
     def carry_over(self, how: Literal["RESTART", "TRUNCATE"] = "RESTART", *, wait_s: float = 0.0) -> bool:
         """Carry the log over into the main file and begin it anew; with TRUNCATE nothing is left in it.
@@ -136,11 +154,10 @@ class Log:
         Returns whether that is done: somebody who reads the store hinders it, and is waited for ``wait_s``.
         Raises StoreError if the disk does not take it.
         """
-        self._check_files()
-        self.check_alone()
+        self._check()
         self._db.execute(f"PRAGMA busy_timeout={wait_s * 1000:.0f}")
         try:
-            busy, pages, carried = self._db.execute(f"PRAGMA wal_checkpoint({how})").fetchone()
+            busy, pages, carried = self._db.one(f"PRAGMA wal_checkpoint({how})")
         finally:
             self._db.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_S * 1000:.0f}")
             if self._files is not None:
