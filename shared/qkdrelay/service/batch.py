@@ -64,7 +64,8 @@ class Batch:
     def end(self) -> None:
         """Empty all scratch: what came of the batch has been told."""
         for container in self._scratch:
-            container.clear()
+            if container:  # most are empty, and to ask is cheaper than to clear
+                container.clear()
 
     def undo(self) -> None:
         """Have everything as it was before the batch."""

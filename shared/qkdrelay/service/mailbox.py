@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from queue import Empty, Full, Queue
+from threading import Lock
 from typing import Any, Generic, TypeVar
 
 from qkdrelay.errors import QkdRelayError
@@ -47,7 +48,8 @@ class Mailbox:
 
     def __init__(self, wake: Callable[[], None]) -> None:
         """``wake`` ends the wait of the service's thread, if it waits."""
-        self._posts: Queue[Post[Any]] = Queue(POSTS_MAX)
+        self._posts: deque[Post[Any]] = deque()
+        self._posting = Lock()
         self._wake = wake
 
     def post(self, work: Callable[[float], T]) -> Future[T]:
@@ -56,26 +58,23 @@ class Mailbox:
         Who gives up waiting cancels the answer. Raises MailboxFullError.
         """
         answer: Future[T] = Future()
-        try:
-            self._posts.put_nowait(Post(work, answer))
-        except Full:
-            raise MailboxFullError(f"{POSTS_MAX} pieces of work wait already", hint="try again later") from None
+        with self._posting:
+            if len(self._posts) >= POSTS_MAX:
+                raise MailboxFullError(f"{POSTS_MAX} pieces of work wait already", hint="try again later")
+            self._posts.append(Post(work, answer))
         self._wake()
         return answer
 
     def take(self, limit: int) -> list[Post[Any]]:
         """Return what waits and was not cancelled, at most ``limit``, oldest first."""
         taken: list[Post[Any]] = []
-        try:
-            while len(taken) < limit:
-                post = self._posts.get_nowait()
-                if post.answer.set_running_or_notify_cancel():
-                    taken.append(post)
-        except Empty:
-            pass
+        while self._posts and len(taken) < limit:
+            post = self._posts.popleft()
+            if post.answer.set_running_or_notify_cancel():
+                taken.append(post)
         return taken
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing waits."""
-        return self._posts.empty()
+        return not self._posts
