@@ -253,7 +253,7 @@ SECRET = "SELECT CAST(CAST('secret-' AS BLOB) || x'ff' AS TEXT)"
 )
 def test_a_transaction_in_which_a_statement_failed_is_not_committed_whoever_made_what_of_it(store, act):
     def swallowed():
-        store.set_meta("value", b"two")
+        store.meta.set("value", b"two")
         with suppress(StoreError):
             act(store.connection)
 
@@ -262,9 +262,9 @@ def test_a_transaction_in_which_a_statement_failed_is_not_committed_whoever_made
     assert "\n" not in str(error.value)
     assert "secret-" not in str(error.value)
     assert error.value.__suppress_context__
-    assert store.get_meta("value") == b"one"
+    assert store.meta.get("value") == b"one"
     set_meta(store, b"three")
-    assert store.get_meta("value") == b"three"
+    assert store.meta.get("value") == b"three"
 
 
 # --- files that change under a running service ------------------------------------------------------
