@@ -9,7 +9,7 @@ from qkdrelay.broker.port import Delivery
 
 
 class Intake:
-    """What has been delivered and not taken, by queue; within a queue in its order. Not for several threads."""
+    """Deliveries not taken yet, by queue; within a queue in its order. Not for several threads."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, deque[Delivery]] = {}

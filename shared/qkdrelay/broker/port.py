@@ -1,4 +1,4 @@
-"""What a service needs of a message broker, whichever broker it is."""
+"""The port to a message broker, for services and for the command line."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What `Broker.receive` returns; each field may be empty."""
+    """The outcome of `Broker.receive`; each field may be empty."""
 
     deliveries: list[Delivery]
     confirmed: list[int]
@@ -63,15 +63,15 @@ class Received:
     unrouted: Mapping[str, str] = field(default_factory=dict)
     """Routing keys to which nothing is bound, with their exchanges, as the last attempt to publish showed."""
     blocked: str = ""
-    """Why the broker takes no publications at this moment ("low on disk"); empty if it does."""
+    """The broker's reason to take no publications at this moment ("low on disk"); empty if it takes them."""
     version: str = ""
-    """What the broker says that it is of."""
+    """The broker's, as it says itself."""
     nodes: int = 1
     """Addresses of the broker this user was given: of a cluster, the nodes that each queue should be on."""
 
     @property
     def hindrance(self) -> str:
-        """What keeps part of it from working, in one line; empty for nothing."""
+        """A line on what keeps part of it from working; empty for nothing."""
         if self.blocked:
             return f"the broker takes nothing: {self.blocked}"
         if self.refused:
@@ -80,7 +80,7 @@ class Received:
 
     @property
     def remark(self) -> str:
-        """What does not get where it is to go while all else works, in one line; empty for nothing."""
+        """A line on what does not get where it is to go while all else works; empty for nothing."""
         return _listed([f"nothing is bound to {key} at exchange {where}" for key, where in self.unrouted.items()])
 
 

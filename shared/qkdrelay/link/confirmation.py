@@ -1,4 +1,4 @@
-"""How the two ends of a relay prove to each other that they have the same keys (protocol, section 5).
+"""Proofs of the two ends of a relay that they have the same keys (protocol, section 5).
 
 The payload of a relay is ``keys || c_S || c_T``, with two fresh one-time Poly1305 keys. A one-time
 tag under a key that nobody else has reveals nothing about what it covers.
@@ -17,7 +17,7 @@ from qkdrelay.network.key_cost import CONFIRMATION_BYTES, CONFIRMATION_KEY_BYTES
 
 
 class Context(Message, frozen=True):
-    """What a confirmation tag covers beside the keys; source and target are the plan's."""
+    """The context that a confirmation tag covers beside the keys; source and target are the plan's."""
 
     relay_id: UUID
     plan: bytes
@@ -34,7 +34,7 @@ class Context(Message, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Payload:
-    """What a relay carries."""
+    """The payload of a relay: its keys and the two confirmation keys."""
 
     keys: bytes = field(repr=False)
     source_key: bytes = field(repr=False)
@@ -44,12 +44,12 @@ class Payload:
 
     @classmethod
     def parse(cls, data: bytes) -> Payload:
-        """Take a payload apart."""
+        """Return the payload that these bytes are."""
         keys, confirmation = data[:-CONFIRMATION_BYTES], data[-CONFIRMATION_BYTES:]
         return cls(keys, confirmation[:CONFIRMATION_KEY_BYTES], confirmation[CONFIRMATION_KEY_BYTES:])
 
     def to_bytes(self) -> bytes:
-        """Put it together."""
+        """Return its bytes."""
         return self.keys + self.source_key + self.target_key
 
     def source_proof(self, context: Context) -> bytes:

@@ -20,7 +20,7 @@ _TAG_BYTES = 16
 # A key that is used for one message needs no nonce beside it.
 _NONCE = bytes(12)
 _LONG_BYTES = 1024
-"""From here on numpy is faster than one large integer. Measured."""
+"""Length from which on numpy is faster than one large integer. Measured."""
 
 
 def seal(suite: Suite, header: ShareHeader, body: bytes, key: LinkKey) -> bytes:

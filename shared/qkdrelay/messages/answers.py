@@ -25,7 +25,7 @@ class Stuck(Message, frozen=True):
 
     route: WireRoute
     reason: Text
-    """Why it waits (``link.down`` and the like), or ``dropped: `` and ``refused: `` with what was wrong."""
+    """The reason why it waits (``link.down`` and the like), or ``dropped: `` and ``refused: `` with what was wrong."""
 
 
 class RelayView(Message, frozen=True, tag="relay", tag_field="type"):
@@ -38,7 +38,7 @@ class RelayView(Message, frozen=True, tag="relay", tag_field="type"):
     reason: str
     policy: Text
     withstand: FixedDemand
-    """What the terms demand of the plan, and both ends check."""
+    """The terms' demand on the plan, which both ends check."""
     protected: bool
     relies_on: tuple[Name, ...]
     plan: PlanBytes
@@ -47,7 +47,7 @@ class RelayView(Message, frozen=True, tag="relay", tag_field="type"):
     created_at: Seconds
     deadline: Seconds
     elapsed_s: Seconds
-    """From the request to the decision, or to now."""
+    """Time from the request to the decision, or to now."""
     planned_share_messages: Number
     split: Routes
     """Shares, by the route to their holder, that were split there."""
@@ -93,7 +93,7 @@ class KmeView(Message, frozen=True):
 
     name: Name
     trust: Trust | None
-    """What the topology notes of it."""
+    """The topology's note of it."""
     heard_s_ago: Seconds | None
     lab: bool
     lab_mode: LabMode | None
@@ -102,7 +102,7 @@ class KmeView(Message, frozen=True):
 
 
 class NotedLink(Message, frozen=True):
-    """What the topology says of the link between ``a`` and ``b`` (see `qkdrelay.network.topology.LinkNote`)."""
+    """A `LinkNote` of the topology, on the link between ``a`` and ``b``."""
 
     a: Name
     b: Name
@@ -123,7 +123,7 @@ class NetworkView(Message, frozen=True, tag="network", tag_field="type"):
 
 
 class AttackView(Message, frozen=True, tag="attack", tag_field="type"):
-    """What the pooled knowledge of all compromised KMEs came to; never the secret itself."""
+    """The outcome of an attack with all that compromised KMEs have leaked; never the secret itself."""
 
     relay_id: UUID
     kmes: tuple[Name, ...]
@@ -140,9 +140,9 @@ class DeadLetterSummary(Message, frozen=True):
     at: Seconds
     age_s: Seconds
     queue: QueueName
-    """Where it came from, as far as who gave it up tells."""
+    """The queue it came from, as far as who gave it up tells."""
     sender: Text
-    """Who may write that queue; empty if the queue does not tell."""
+    """The only one who may write that queue; empty if the queue does not tell."""
     given_up_by: Text
     size: Number
     whole: bool
@@ -176,7 +176,7 @@ class Refusal(Message, frozen=True, tag="refusal", tag_field="type"):
     text: str
     hint: str | None
     unanswered: bool
-    """It was passed on, and a KME has not answered; not refused by anybody."""
+    """Whether it was passed on and a KME has not answered: then nobody has refused it."""
 
 
 class Late(Message, frozen=True, tag="late", tag_field="type"):

@@ -16,7 +16,7 @@ import msgspec
 from qkdrelay.errors import MalformedMessageError
 
 VERSION = 1
-"""Of the protocol; every encoded message carries it as ``v``, its first field."""
+"""The protocol's; every encoded message carries it as ``v``, its first field."""
 MESSAGE_BYTES_MAX = 1 << 20
 """Also the broker's own limit. It, times the prefetch, times the queues consumed, bounds the memory in use."""
 # msgspec crashes when one thread uses what it has of a type while another is still building it.
@@ -91,7 +91,7 @@ def _check_start(data: bytes, fields: int) -> None:
 
 
 class _Form(NamedTuple):
-    """What a kind of message is encoded as: a struct with its version, its tag and its fields."""
+    """The encoded form of a kind of message: a struct with its version, its tag and its fields."""
 
     make: Callable[..., msgspec.Struct]
     decoder: msgspec.msgpack.Decoder[msgspec.Struct]

@@ -40,14 +40,14 @@ class FixedDemand(Message, frozen=True):
 
 
 class Terms(Message, frozen=True):
-    """What both ends of a relay must agree on; the confirmation tags cover it, but for the deadline."""
+    """The terms of a relay, on which both ends must agree; the confirmation tags cover all but the deadline."""
 
     relay_id: UUID
     plan: PlanBytes
     key_count: Annotated[int, Meta(ge=1, le=KEY_COUNT_MAX)]
     key_size_bits: Annotated[int, Meta(ge=KEY_SIZE_BITS_MIN, le=KEY_SIZE_BITS_MAX, multiple_of=8)]
     withstand: FixedDemand
-    """What the plan was asked to withstand; neither end takes a plan that does not."""
+    """The demand on the plan; neither end takes a plan that does not withstand it."""
     deadline: Seconds
 
 

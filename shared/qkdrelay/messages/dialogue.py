@@ -42,7 +42,7 @@ class Asker:
         """``address`` is the queue of the session; ``clock`` returns seconds since the epoch."""
         self._key, self._address, self._clock = key, address, clock
         self._ahead_s = 0.0
-        """How far the coordinator's clock is ahead, as far as it has told."""
+        """Seconds that the coordinator's clock is ahead, as far as it has told."""
         self._epoch, self._numbers = secrets.token_bytes(EPOCH_BYTES), count()
         self._latest: tuple[bytes, int] = (b"", -1)
         """Epoch and number of the latest answer."""

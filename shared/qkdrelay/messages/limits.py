@@ -7,5 +7,5 @@ from typing import Final
 NUMBER_MAX: Final = 2**62
 RELAYS_SHOWN_MAX: Final = 1_000
 LETTERS_SHOWN_MAX: Final = 1_000
-"""Of dead letters also the most that one request drops."""
+"""Dead letters in a list, and in a request to drop them."""
 REQUEUED_MAX: Final = 100

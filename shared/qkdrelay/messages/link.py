@@ -11,7 +11,7 @@ from qkdrelay.messages.fields import Epoch, Message, Name, Number, PlanBytes, Se
 
 
 class SealedMessage(Message, frozen=True):
-    """What travels over a QKD link: immutable bytes, published again as they are or never."""
+    """A message over a QKD link: immutable bytes, published again as they are or never."""
 
     header: Annotated[bytes, Meta(max_length=131_072)]
     ciphertext: bytes

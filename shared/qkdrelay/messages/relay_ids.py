@@ -16,9 +16,9 @@ from qkdrelay.errors import RequestRefusedError
 from qkdrelay.messages.fields import TIMEOUT_S_MAX
 
 CLOCKS_DIFFER_S = 600.0
-"""How far the clock of whoever made an id may be off."""
+"""Seconds that the clock of whoever made an id may be off."""
 VALID_S = TIMEOUT_S_MAX + CLOCKS_DIFFER_S
-"""How long after it was made an id may be new to an end."""
+"""Seconds after it was made that an id may be new to an end."""
 NAMES_SHOWN_MAX = 8
 
 

@@ -114,7 +114,7 @@ class Dispute(Message, frozen=True):
 
 
 class Findings(Message, frozen=True, tag="findings", tag_field="type"):
-    """What the target's shares say about those on the way; the latest one counts."""
+    """Findings of the target about those on the way, from its shares; the latest ones count."""
 
     relay_id: UUID
     false: Routes

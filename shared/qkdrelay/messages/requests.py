@@ -47,7 +47,7 @@ class RelayRequest(Message, frozen=True, tag="relay", tag_field="type"):
 
     @property
     def demand(self) -> Demand:
-        """What its plan must withstand."""
+        """The demand on its plan."""
         return Demand() if self.withstand is None else self.withstand.to_demand()
 
 
@@ -138,7 +138,7 @@ class Request(Message, frozen=True):
     """Random: what is answered, also where a request is sent once more."""
     reply_to: Annotated[str, Meta(pattern=r"^cli\.q\.[0-9a-f-]{1,64}\Z")]
     at: Seconds
-    """When it was sent, in seconds since the epoch."""
+    """Time it was sent, in seconds since the epoch."""
     body: RequestBody
 
 

@@ -1,4 +1,4 @@
-"""What a plan withstands: the plan read as a circuit of thresholds (protocol, section 9)."""
+"""Checks of a plan as a circuit of thresholds (protocol, section 9), and of what has reached its target."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from qkdrelay.network.threshold_circuit import learning
 from qkdrelay.network.topology import Topology
 
 Load = frozenset[tuple[Link, float]]
-"""How much of the key of a link, from sender to receiver, is spoken for, in any unit; of others nothing is."""
+"""Key of links (sender, receiver) that is spoken for, in any unit; of links not named nothing is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from qkdrelay.network.plan import Plan
 from qkdrelay.sharing import amd
 
 Suite = Literal["otp", "aes-256-gcm"]
-"""How a link seals: ``otp`` takes as much pad as what it seals is long, ``aes-256-gcm`` none."""
+"""The way a link seals: ``otp`` takes as much pad as what it seals is long, ``aes-256-gcm`` none."""
 DEFAULT_SUITE: Final[Suite] = "otp"
 SLOT_BYTES: Final = 32
 """Link key each message takes besides its pad (protocol, section 4)."""

@@ -22,7 +22,7 @@ SOLVED_MAX = 100
 """Minimal sets the solver is asked for."""
 _QUICK_NODES_MAX = 20_000
 _SHARE_BYTES = 1 << 10
-"""Of a share in what is said of a rebuild's bound on work: 20 keys and more, depending on how often it was split."""
+"""Bytes of the shares that a rebuild's bound on work is reckoned with: 20 keys and more."""
 
 E = TypeVar("E", bound=Element)
 
@@ -43,7 +43,7 @@ class MinimalSets(Generic[E]):
 
 @dataclass(frozen=True, slots=True)
 class Resilience:
-    """What a plan withstands in the worst case: no set of that size (or smaller) ...
+    """Sizes of what a plan withstands in the worst case: no set of that size (or smaller) ...
 
     ``compromised``: ... of KMEs learns the secret; ``failed``: ... of KMEs, ``failed_links``: ... of links blocks it;
     ``tampering``: ... of KMEs, altering, withholding and conspiring, keeps the target from the secret.

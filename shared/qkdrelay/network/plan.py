@@ -27,7 +27,7 @@ def majority(n: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """What one KME does with a share: split among ``successors`` with ``threshold``, or forward to one."""
+    """One KME's part in a plan: split among ``successors`` with ``threshold``, or forward to one."""
 
     successors: tuple[str, ...]
     threshold: int

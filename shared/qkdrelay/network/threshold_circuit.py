@@ -19,7 +19,7 @@ from qkdrelay.network.names import Link
 from qkdrelay.network.plan import Plan
 
 Element = str | Link
-"""What a set is made of: a KME's name, or a link (sender, receiver) of the plan."""
+"""A member of a set: a KME's name, or a link (sender, receiver) of the plan."""
 
 
 @dataclass(frozen=True, slots=True)

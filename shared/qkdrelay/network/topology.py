@@ -14,7 +14,7 @@ from qkdrelay.network.key_cost import Suite
 from qkdrelay.network.names import Link
 
 Trust = Literal["never", "avoid", "trusted"]
-"""What the file notes of a KME: never relay through it, only if there is no other way, or it may be relied upon."""
+"""A note on a KME: never relay through it, only if there is no other way, or it may be relied upon."""
 RATE_BPS_MIN, RATE_BPS_MAX = 1, 10**12
 """Key that may appear on a link per second and direction, in bit/s."""
 BUFFER_BYTES_MIN, BUFFER_BYTES_MAX = 1024, 1 << 34
@@ -23,7 +23,7 @@ BUFFER_BYTES_MIN, BUFFER_BYTES_MAX = 1024, 1 << 34
 
 @dataclass(frozen=True, slots=True)
 class LinkNote:
-    """What the file says of one link; None where it leaves that to the deployment."""
+    """A note on one link; None where it leaves something to the deployment."""
 
     suite: Suite | None = None
     rate_bps: int | None = None
@@ -33,7 +33,7 @@ class LinkNote:
 
     @property
     def settings(self) -> dict[str, str | int]:
-        """What is noted, by its name, as both KMEs of the link are told it."""
+        """The settings that it makes, by name, as both KMEs of the link get them."""
         return {name: value for name, value in asdict(self).items() if value is not None}
 
 

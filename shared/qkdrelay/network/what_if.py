@@ -1,4 +1,4 @@
-"""What happens in one case: these KMEs compromised, those failed, these links cut; and why."""
+"""The outcome of a relay in one case: these KMEs compromised, those failed, these links cut; and why."""
 
 from __future__ import annotations
 

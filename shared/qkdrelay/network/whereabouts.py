@@ -1,4 +1,4 @@
-"""Where the shares of a relay are, as far as the KMEs have reported it."""
+"""Whereabouts of a relay's shares, as far as the KMEs have reported them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from qkdrelay.network.names import Route
 from qkdrelay.network.plan import Plan
 
 REFUSED = "refused: "
-"""How the reason begins for a share that its receiver did not accept."""
+"""Beginning of the reason for a share that its receiver did not accept."""
 DROPPED = "dropped: "
-"""How it begins for one that its holder could not even keep."""
+"""Beginning of it for one that its holder could not even keep."""
 _WHY_STUCK = {
     "link.down": "the QKD link to {} is down",
     "link.key_exhausted": "the QKD link to {} has no key left",
@@ -21,14 +21,14 @@ _WHY_STUCK = {
 
 @dataclass(frozen=True, slots=True)
 class Halt:
-    """Where a share came no further."""
+    """A place where a share came no further."""
 
     holder: Route
-    """To the last KME known to have had it."""
+    """The route to the last KME known to have had it."""
     next: str
     """The KME that did not get it, or did not say so."""
     reason: str
-    """Why it is not there, as a KME reported it; empty if nothing is known."""
+    """The reason a KME reported for it; empty if nothing is known."""
     sent: bool
     """Whether the holder is known to have split or forwarded what it had."""
 

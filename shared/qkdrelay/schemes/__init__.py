@@ -1,1 +1,1 @@
-"""How the bytes of a relay reach the target: the recursive sharing over a plan."""
+"""Schemes by which the bytes of a relay reach the target; there is one, the recursive sharing over a plan."""

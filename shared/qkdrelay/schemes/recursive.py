@@ -29,20 +29,6 @@ from qkdrelay.sharing.agreement import Agreement, agreements
 from qkdrelay.sharing.shamir import Random
 from qkdrelay.sharing.work import CALL, Budget, Steps, finished
 
-__all__ = [
-    "RELAY_SEARCH_MAX",
-    "SEARCH_MAX",
-    "DisputedSplit",
-    "Graph",
-    "RebuildResult",
-    "Route",
-    "SplitStatus",
-    "deal",
-    "rebuild",
-    "rebuilding",
-    "reshare",
-]
-
 SEARCH_MAX = 1 << 30
 """Work one rebuild may put into searching among false shares. Each split has an equal part: none starves another."""
 RELAY_SEARCH_MAX = 4 * SEARCH_MAX
@@ -72,7 +58,7 @@ class DisputedSplit:
 
 @dataclass(frozen=True, slots=True)
 class RebuildResult:
-    """What a set of shares amounts to; all routes in the plan's order.
+    """The outcome of a rebuild; all routes in the plan's order.
 
     ``secret`` is there if exactly one decodes; ``ambiguous`` says that several do, which takes KMEs that can
     learn the secret. ``exhausted``: the bound on work was hit, so there may be more to find. ``splits``

@@ -11,7 +11,7 @@ Route = tuple[str, ...]
 
 
 class Graph(Protocol):
-    """What sharing needs to know of a plan. It is acyclic; the KME without successors is the target."""
+    """A plan, as far as sharing needs to know it. It is acyclic; the KME without successors is the target."""
 
     @property
     def source(self) -> str:

@@ -1,4 +1,4 @@
-"""What the shares of one split say together: each polynomial that decodes, and who agrees with it.
+"""Agreement among the shares of one split: each polynomial that decodes, and who agrees with it.
 
 Protocol, section 3. A subset of k shares fixes a polynomial. If its value at 0 is a code word, the shares
 that lie on the polynomial are an *agreeing set*, and the message in the code word is one payload this split
@@ -33,7 +33,7 @@ Candidates = Mapping[int, Sequence[bytes]]
 """x -> what the share with this index may be: one value, or several if a split below allows several."""
 
 FOLDS = 4
-"""How often decoding is tried: one in some hundred folds hides a false share."""
+"""Times decoding is tried: one in some hundred folds hides a false share."""
 SHORT_SEARCH = 1 << 25
 """Work after which the search ends where nothing depends on it any more."""
 _AT_ONCE = 1 << 23

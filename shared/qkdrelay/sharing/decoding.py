@@ -1,4 +1,4 @@
-"""Which shares of a split are false, found without trying subsets: Shamir's sharing is a Reed-Solomon code.
+"""Decoding: the false shares of a split, without trying subsets, since Shamir's sharing is a Reed-Solomon code.
 
 All bytes of a false share stand at one x, so all columns of the shares have their errors at the same places. The
 shares are folded to a few columns at random, and the *syndromes* of those, s_j = sum of u_x x^j y_x over the x that

@@ -16,7 +16,7 @@ BLOCK = 16
 _ONES = int.from_bytes(b"\x01" * 2 * 128)
 _LOW = (1 << 8 * 128) - 1
 _REDUCED = 1 | 1 << 8 | 1 << 16 | 1 << 56
-"""What x^128 is in the field, spread: 1 + x + x^2 + x^7."""
+"""The element x^128, spread: 1 + x + x^2 + x^7."""
 _TO_DIGITS = bytes(48 + (byte & 1) for byte in range(256))
 _FROM_DIGITS = bytes(byte & 1 for byte in range(256))
 

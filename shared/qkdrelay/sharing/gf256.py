@@ -23,7 +23,7 @@ def _powers() -> list[int]:
 EXP = tuple(_powers())
 """The powers of the generator, 0 to 254."""
 LOG = tuple(EXP.index(element) if element else 0 for element in range(256))
-"""To which power the generator is each element; 0, which is none, has 0 here."""
+"""The power of the generator that each element is; 0, which is none, has 0 here."""
 
 
 def multiply(a: int, b: int) -> int:

@@ -17,7 +17,7 @@ SHARES_MAX = 255
 """GF(2^8) has 255 points besides 0, where the secret is."""
 
 LONG = 2048
-"""From how many bytes on numpy is quicker, in splitting and in combining. Measured."""
+"""Bytes from which on numpy is quicker, in splitting and in combining. Measured."""
 
 Random = Callable[[int], bytes]
 """Returns that many uniformly random bytes: `qkdrelay.randomness.random_bytes`, or a replay in a test."""

@@ -23,7 +23,7 @@ _Bytes: TypeAlias = NDArray[np.uint8]
 
 _SIGN = np.int8(7)
 _REDUCED = np.int8(0x1B)
-"""What x^8 is in the field."""
+"""The element x^8."""
 
 
 def values(secret: bytes, coefficients: bytes, n: int) -> list[bytes]:

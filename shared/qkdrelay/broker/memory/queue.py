@@ -18,7 +18,7 @@ class QueuedMessage:
     routing_key: str
     body: bytes = field(repr=False)
     returns: int = 0
-    """How often it was delivered and came back."""
+    """Times it was delivered and came back."""
 
 
 class Consumer(Protocol):

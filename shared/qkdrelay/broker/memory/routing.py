@@ -1,4 +1,4 @@
-"""Which bindings let a routing key through."""
+"""Routing: the bindings that let a routing key through."""
 
 from __future__ import annotations
 

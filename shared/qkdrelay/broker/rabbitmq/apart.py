@@ -10,7 +10,7 @@ import structlog
 from pika.adapters.select_connection import IOLoop, SelectConnection
 
 from qkdrelay.broker.rabbitmq.connection import LiveConnection
-from qkdrelay.broker.rabbitmq.explain import describe
+from qkdrelay.broker.rabbitmq.connection_errors import describe
 from qkdrelay.broker.rabbitmq.inbox import Inbox
 from qkdrelay.broker.rabbitmq.reader import Reader
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings

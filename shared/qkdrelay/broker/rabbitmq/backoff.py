@@ -1,4 +1,4 @@
-"""How long to wait before the next attempt."""
+"""Back-off: the seconds to wait before the next attempt."""
 
 import random
 

@@ -41,7 +41,7 @@ class Parcel:
 
     @property
     def content_type(self) -> str | None:
-        """What the broker's message is marked with; None for a message that is alone."""
+        """The mark of the broker's message; None for a message that is alone."""
         return CONTENT_TYPE if len(self.publications) > 1 else None
 
 

@@ -11,7 +11,7 @@ from pika.channel import Channel
 from pika.exceptions import ChannelClosedByBroker, NoFreeChannels
 
 from qkdrelay.broker.rabbitmq.backoff import backoff_s
-from qkdrelay.broker.rabbitmq.explain import describe
+from qkdrelay.broker.rabbitmq.connection_errors import describe
 from qkdrelay.broker.rabbitmq.inbox import Inbox
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
 
@@ -49,7 +49,7 @@ class LiveChannel:
         self._timer: Any = None
         self._reason = ""
         self.failures = 0
-        """How often in a row the channel was closed before it worked."""
+        """Times in a row that the channel was closed before it worked."""
 
     def start(self, connection: SelectConnection) -> None:
         """Open it on a new connection."""

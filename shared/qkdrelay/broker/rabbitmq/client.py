@@ -19,13 +19,13 @@ from pika.spec import Basic, BasicProperties
 from qkdrelay.broker.names import CLI_EXCHANGE, CLIENT_QUEUE_PREFIX, EVENTS_EXCHANGE, REPLIES_EXCHANGE, REQUESTS_KEY
 from qkdrelay.broker.port import Publication, check_size
 from qkdrelay.broker.rabbitmq.bundle import unpacked
-from qkdrelay.broker.rabbitmq.explain import HINT_PROVISION, blocked, describe, explain
+from qkdrelay.broker.rabbitmq.connection_errors import HINT_PROVISION, blocked, describe, explain
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
 from qkdrelay.broker.rabbitmq.sockets import Sockets
 from qkdrelay.errors import BrokerUnreachableError
 
 BLOCKED_S: Final = 2.0
-"""How long a broker may take nothing before that is said: an alarm may pass."""
+"""Seconds that a broker may take nothing before that is said: an alarm may pass."""
 _CLOSE_S: Final = 1.0
 _PREFETCH: Final = 100
 _PERSISTENT: Final = 2

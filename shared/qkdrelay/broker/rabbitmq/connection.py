@@ -11,7 +11,7 @@ import structlog
 from pika.adapters.select_connection import IOLoop, SelectConnection
 
 from qkdrelay.broker.rabbitmq.backoff import backoff_s
-from qkdrelay.broker.rabbitmq.explain import describe, explain
+from qkdrelay.broker.rabbitmq.connection_errors import describe, explain
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
 from qkdrelay.broker.rabbitmq.sockets import Sockets
 from qkdrelay.errors import SettingsError

@@ -1,4 +1,4 @@
-"""What the I/O thread has for the service's thread."""
+"""The inbox: deliveries and confirms, from the I/O thread to the service's."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class Lane:
 
     @property
     def waiting(self) -> int:
-        """How many parcels wait to be sent."""
+        """Number of parcels that wait to be sent."""
         return len(self._waiting)
 
     @property

@@ -1,4 +1,4 @@
-"""What is needed to connect to RabbitMQ, and the bounds a connection keeps."""
+"""Settings of a connection to RabbitMQ: the way there, and the bounds it keeps."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class RabbitMqSettings:
     connect_timeout_s: float = 5.0
     heartbeat_s: int = 10
     blocked_timeout_s: float = 60.0
-    """How long a broker short of memory or disk may block a connection before it is given up."""
+    """Seconds that a broker short of memory or disk may block a connection before it is given up."""
     steady_s: float = 10.0
     """A connection that lived this long was a good one: the back-off starts afresh after it."""
     backoff_min_s: float = 0.1

@@ -1,4 +1,4 @@
-"""What pika's connections read from and write to: as pika does it, and several times as fast."""
+"""Streams for pika's connections: as its own, and several times as fast."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PAYLOAD_MAX: Final = 1 << 20
 """Bytes in a frame. A bound on memory: RabbitMQ itself goes beyond the size agreed on when a header is long."""
 _SIZE_AT: Final = slice(3, 7)
 _GREETING, _GREETING_BYTES = b"AMQP", 8
-"""What a broker of another version answers with, in place of a frame."""
+"""The answer of a broker of another version, in place of a frame."""
 _READ_BYTES: Final = 1 << 18
 _BUFFERS_MAX: Final = 64
 """Frames handed to the system in one call."""

@@ -90,7 +90,7 @@ _FAULTS: Final = (
     (
         ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"),
         "what answers at {where} does not speak TLS",
-        "the usual port for TLS is 5671; unset QKDRELAY_BROKER_TLS to do without",
+        "the usual port for TLS is {port}; unset QKDRELAY_BROKER_TLS to do without",
     ),
     (
         ("ALERT_PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL"),
@@ -100,9 +100,17 @@ _FAULTS: Final = (
 )
 
 
-def tls_fault(error: str, where: str, directory: Path) -> tuple[str, str] | None:
-    """Return what was wrong and what would be right, if ``error``, an error of OpenSSL or pika's around it, says so."""
-    files = {"where": where, "authority": directory / AUTHORITY, "certificate": directory / CERTIFICATE}
+def tls_fault(error: str, where: str, directory: Path, port: int) -> tuple[str, str] | None:
+    """Return what was wrong and what would be right, if ``error``, an error of OpenSSL or pika's around it, says so.
+
+    ``port`` is the usual one for TLS.
+    """
+    files = {
+        "where": where,
+        "port": port,
+        "authority": directory / AUTHORITY,
+        "certificate": directory / CERTIFICATE,
+    }
     for signs, message, hint in _FAULTS:
         if any(sign in error for sign in signs):
             return message.format(**files), hint.format(**files)

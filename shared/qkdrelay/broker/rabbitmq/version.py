@@ -1,4 +1,4 @@
-"""Which versions of RabbitMQ are supported, and whether a broker is of one of them."""
+"""Versions of RabbitMQ that are supported, and the check that a broker is of one of them."""
 
 from __future__ import annotations
 

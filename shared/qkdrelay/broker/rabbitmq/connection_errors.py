@@ -1,4 +1,4 @@
-"""Why a connection to RabbitMQ failed, for the person at the terminal."""
+"""Errors of a connection to RabbitMQ, in a line and a hint for the person at the terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pika.exceptions import (
     ProbableAuthenticationError,
 )
 
-from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
+from qkdrelay.broker.rabbitmq.settings import DEFAULT_PORT, DEFAULT_TLS_PORT, RabbitMqSettings
 from qkdrelay.broker.rabbitmq.tls import tls_fault
 from qkdrelay.errors import BrokerUnreachableError, SettingsError
 
@@ -29,7 +29,7 @@ def explain(error: BaseException, settings: RabbitMqSettings, address: tuple[str
     where = f"{address[0]}:{address[1]}"
     hint: str | None
     cause = _cause(error)
-    if settings.tls is not None and (fault := tls_fault(str(cause), where, settings.tls)):
+    if settings.tls is not None and (fault := tls_fault(str(cause), where, settings.tls, DEFAULT_TLS_PORT)):
         return BrokerUnreachableError(fault[0], hint=fault[1])
     match cause:
         case SettingsError():
@@ -45,10 +45,10 @@ def explain(error: BaseException, settings: RabbitMqSettings, address: tuple[str
         case IncompatibleProtocolError():
             # A published port of a container accepts, and hangs up, before the broker inside is ready.
             message = f"what answers at {where} is no AMQP broker, or none that is ready"
-            hint = "is the broker still starting? AMQP's usual port is 5672"
+            hint = f"is the broker still starting? AMQP's usual port is {DEFAULT_PORT}"
             if settings.tls is None:
                 message += ", or it wants TLS"
-                hint += "; for TLS, usually at 5671, set QKDRELAY_BROKER_TLS"
+                hint += f"; for TLS, usually at {DEFAULT_TLS_PORT}, set QKDRELAY_BROKER_TLS"
         case socket.gaierror() | UnicodeError():  # the latter for what cannot be a host's name
             message, hint = f"the broker's host {address[0]!r} is unknown", "check the address"
         case ConnectionRefusedError():
