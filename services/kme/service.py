@@ -106,6 +106,7 @@ class KmeService:
         self._destroyed = True
         """The write-ahead log may hold secrets that were deleted; what was left undone is done at start."""
         self._hello_at, self._housekeeping_at = Cell(batch, 0.0), Cell(batch, 0.0)
+        self._is_connected = Cell(batch, value=False)
         self._stirred = Cell(batch, value=False)
         """Shares began to wait since the last hello."""
         self._wishes = ForgetRequests(store.journal.path, batch)
@@ -122,8 +123,9 @@ class KmeService:
 
     def wait_s(self, now: float) -> float:
         """Return in how many seconds something is due: a hello, housekeeping, rebuilds put off, shares that wait."""
-        since_hello, since_housekeeping = abs(now - self._hello_at.value), abs(now - self._housekeeping_at.value)
-        timers = [self._patience_s - since_hello, _HOUSEKEEPING_EVERY_S - since_housekeeping]
+        timers = [_HOUSEKEEPING_EVERY_S - abs(now - self._housekeeping_at.value)]
+        if self._is_connected.value:
+            timers.append(self._patience_s - abs(now - self._hello_at.value))
         timers += [self._settling.wait_s(now), self._links.wait_s(), self._wishes.wait_s(now)]
         return max(0.0, min(timers))
 
@@ -307,6 +309,7 @@ class KmeService:
         self._grant_wishes(now)
         self._links.resume(self._note_resumed, self._tell_stuck)
         self._send_reports()
+        self._is_connected.value = connected
         if connected and (reconnected or abs(now - self._hello_at.value) >= self._patience_s):
             self._hello_at.value, self._stirred.value = now, False
             self._say_hello(now)

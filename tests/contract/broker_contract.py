@@ -193,6 +193,19 @@ class BrokerContract:
                 sender.broker.wake()
                 assert waiting.result(10).deliveries == []
 
+    def test_who_waits_hears_of_a_new_connection_when_it_is_there(self, network: Network, receiver: Service) -> None:
+        before = receiver.until_connected().last
+
+        def until_it_is_another() -> Received:
+            while (now := receiver.broker.receive(10, 60.0)).generation == before.generation or not now.connected:
+                pass
+            return now
+
+        with ThreadPoolExecutor() as threads:
+            waiting = threads.submit(until_it_is_another)
+            network.drop("kme-2")
+            assert waiting.result(30).publishing > before.publishing
+
     def test_before_it_is_started_nothing_comes(self, network: Network, sender: Service) -> None:
         sender.publish([b"early"])
         receiver = Service(network.made("kme-2", [LINK]))

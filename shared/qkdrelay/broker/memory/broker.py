@@ -125,6 +125,7 @@ class MemoryBroker:
         can = [queue for queue in self._queues if queue not in self._consumed and self._may_consume(queue)]
         if can or not self._connected:
             self._generation += 1
+            self._woken = True
         if not self._connected:
             self._connections += 1
             self._connected = True

@@ -50,6 +50,7 @@ class Inbox:
         """Note whether the connection of that role works."""
         with self._changed:
             (self._working.add if works else self._working.discard)(role)
+            self.wake()
 
     def refuse(self, name: str, reason: str | None) -> bool:
         """Note why a queue or an exchange cannot be used, or with None that it can.
@@ -60,19 +61,25 @@ class Inbox:
             before = self._refused.pop(name, None)
             if reason is not None:
                 self._refused[name] = reason[:_REASON_MAX]
-            return (before is None) != (reason is None)
+            is_new = (before is None) != (reason is None)
+            if is_new:
+                self.wake()
+            return is_new
 
     def route(self, key: str, missing_at: str | None) -> None:
         """Note at which exchange nothing is bound to a routing key, or with None that something is."""
         with self._changed:
-            self._unrouted.pop(key, None)
+            before = self._unrouted.pop(key, None)
             if missing_at is not None and len(self._unrouted) < _UNROUTED_MAX:
                 self._unrouted[key] = missing_at
+            if before != missing_at:
+                self.wake()
 
     def block(self, reason: str) -> None:
         """Note why the broker takes nothing, or with an empty reason that it does."""
         with self._changed:
             self._blocked = reason[:_REASON_MAX]
+            self.wake()
 
     def be_of(self, version: str) -> bool:
         """Note of which version the broker says it is; return whether that is new."""
@@ -84,12 +91,14 @@ class Inbox:
         """Count a new connection to consume from, or a queue that can be consumed again, and return its number."""
         with self._changed:
             self._generation += 1
+            self.wake()
             return self._generation
 
     def new_publishing(self) -> None:
         """Count a new publishing connection."""
         with self._changed:
             self._publishing += 1
+            self.wake()
 
     def forget_deliveries(self, queue: str | None = None) -> None:
         """Drop what has not been taken, of one queue or of all: it goes back there with the channel it came by."""
