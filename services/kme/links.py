@@ -20,6 +20,7 @@ from qkdrelay.messages.link import SealedMessage, ShareHeader
 from qkdrelay.messages.plans import encode_plan
 from qkdrelay.messages.reports import LinkReport
 from qkdrelay.network.key_cost import Suite, key_needed, pad_needed
+from qkdrelay.network.whereabouts import BACKLOG, LINK_DOWN, NO_KEY
 from qkdrelay.service.batch import Cell
 
 BACKLOG_MAX, BACKLOG_BYTES_MAX = 500, 4 << 20
@@ -27,7 +28,6 @@ BACKLOG_MAX, BACKLOG_BYTES_MAX = 500, 4 << 20
 _SEAL_AT_ONCE = 100
 LOOK_AGAIN_S = 0.2
 """How often what waits is looked at: links get key all the time."""
-LINK_DOWN, NO_KEY, BACKLOG = "link.down", "link.key_exhausted", "link.backlog"
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ from qkdrelay.messages.reports import (
     Waiting,
 )
 from qkdrelay.network.names import COORDINATOR, link_name
+from qkdrelay.network.whereabouts import DROPPED
 from qkdrelay.randomness import random_bytes
 from qkdrelay.service.batch import BatchDict, Cell
 from qkdrelay.service.events import event_name, log_fields, log_level
@@ -253,7 +254,7 @@ class KmeService:
                 self._note_sent(share)
         except OverflowError as error:
             self._note("share.dropped", "error", relay_id=share.relay_id, route=share.route, reason=str(error))
-            self._tell(Waiting(relay_id=share.relay_id, route=share.route, reason=f"dropped: {error}"))
+            self._tell(Waiting(relay_id=share.relay_id, route=share.route, reason=f"{DROPPED}{error}"))
 
     def _note_sent(self, share: SendShare) -> None:
         self._note(

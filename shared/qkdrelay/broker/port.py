@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 from qkdrelay.errors import QkdRelayError
 from qkdrelay.messages.codec import MESSAGE_BYTES_MAX
+
+CLIENT_PREFETCH: Final = 100
+"""Messages that a `Client` has at a time, not taken yet."""
 
 
 class MessageTooLargeError(QkdRelayError):

@@ -12,10 +12,12 @@ REFUSED = "refused: "
 """Beginning of the reason for a share that its receiver did not accept."""
 DROPPED = "dropped: "
 """Beginning of it for one that its holder could not even keep."""
+LINK_DOWN, NO_KEY, BACKLOG = "link.down", "link.key_exhausted", "link.backlog"
+"""Reasons for which a share waits at its holder."""
 _WHY_STUCK = {
-    "link.down": "the QKD link to {} is down",
-    "link.key_exhausted": "the QKD link to {} has no key left",
-    "link.backlog": "{} does not take in what was sent before",
+    LINK_DOWN: "the QKD link to {} is down",
+    NO_KEY: "the QKD link to {} has no key left",
+    BACKLOG: "{} does not take in what was sent before",
 }
 
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Final, Self
+from typing import Self
 
 from qkdrelay.broker.memory.broker import MemoryBroker
 from qkdrelay.broker.memory.hub import MemoryHub
 from qkdrelay.broker.names import CLI_EXCHANGE, CLIENT_QUEUE_PREFIX, EVENTS_EXCHANGE, REPLIES_EXCHANGE, REQUESTS_KEY
-from qkdrelay.broker.port import Publication, check_size
+from qkdrelay.broker.port import CLIENT_PREFETCH, Publication, check_size
 from qkdrelay.errors import BrokerUnreachableError
 from qkdrelay.network.names import CLI
-
-_CLIENT_PREFETCH: Final = 100
 
 
 class MemoryClient:
@@ -29,7 +27,7 @@ class MemoryClient:
             hub.bind(REPLIES_EXCHANGE, self._address, self._address)
             for pattern in watch:
                 hub.bind(EVENTS_EXCHANGE, pattern, self._address)
-        self._broker = MemoryBroker(hub, user, [self._address], _CLIENT_PREFETCH)
+        self._broker = MemoryBroker(hub, user, [self._address], CLIENT_PREFETCH)
         self._broker.start()
 
     @property

@@ -12,12 +12,13 @@ from typing import Any, Final, Self
 
 from pika.adapters.select_connection import IOLoop, SelectConnection
 from pika.channel import Channel
+from pika.delivery_mode import DeliveryMode
 from pika.exceptions import ChannelClosedByBroker, ConnectionClosed
 from pika.frame import Method
 from pika.spec import Basic, BasicProperties
 
 from qkdrelay.broker.names import CLI_EXCHANGE, CLIENT_QUEUE_PREFIX, EVENTS_EXCHANGE, REPLIES_EXCHANGE, REQUESTS_KEY
-from qkdrelay.broker.port import Publication, check_size
+from qkdrelay.broker.port import CLIENT_PREFETCH, Publication, check_size
 from qkdrelay.broker.rabbitmq.bundle import unpacked
 from qkdrelay.broker.rabbitmq.connection_errors import HINT_PROVISION, blocked, describe, explain
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
@@ -27,8 +28,6 @@ from qkdrelay.errors import BrokerUnreachableError
 BLOCKED_S: Final = 2.0
 """Seconds that a broker may take nothing before that is said: an alarm may pass."""
 _CLOSE_S: Final = 1.0
-_PREFETCH: Final = 100
-_PERSISTENT: Final = 2
 _NOT_FOUND: Final = 404
 _NOBODYS_KEY: Final = "nobody"
 """Nothing is bound to it: what is published so goes nowhere, and the broker says whether it takes it."""
@@ -150,7 +149,7 @@ class RabbitMqClient:
         self._answered(partial(channel.queue_bind, self._address, REPLIES_EXCHANGE, self._address))
         for pattern in watch:
             self._answered(partial(channel.queue_bind, self._address, EVENTS_EXCHANGE, pattern))
-        self._answered(partial(channel.basic_qos, prefetch_count=_PREFETCH))
+        self._answered(partial(channel.basic_qos, prefetch_count=CLIENT_PREFETCH))
         self._answered(partial(channel.basic_consume, self._address, self._keep))
         return channel
 
@@ -159,7 +158,7 @@ class RabbitMqClient:
         self._check()
         self._published += 1
         number = self._published
-        properties = BasicProperties(delivery_mode=_PERSISTENT)
+        properties = BasicProperties(delivery_mode=DeliveryMode.Persistent)
         self._channel.basic_publish(CLI_EXCHANGE, key, body, properties, mandatory=True)
         self._until(lambda: number in self._outcomes, "confirm")
         return self._outcomes.pop(number)

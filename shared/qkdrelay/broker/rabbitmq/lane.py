@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import structlog
 from pika.adapters.select_connection import IOLoop, SelectConnection
 from pika.channel import Channel
+from pika.delivery_mode import DeliveryMode
 from pika.frame import Method
 from pika.spec import Basic, BasicProperties
 
@@ -18,8 +19,7 @@ from qkdrelay.broker.rabbitmq.channel import LiveChannel
 from qkdrelay.broker.rabbitmq.inbox import Inbox
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
 
-_PERSISTENT = 2
-_TRANSIENT = 1
+_PERSISTENT, _TRANSIENT = DeliveryMode.Persistent.value, DeliveryMode.Transient.value
 _REASONS_MAX = 5
 _REFUSALS_MAX = 4
 """After so many refusals of one parcel, and again so many, a connection that is old enough is given up for another."""
