@@ -1,37 +1,67 @@
-"""Dead letters: listed, shown, put back where they came from, deleted."""
+"""Dead letters: taken in, listed, shown, put back where they came from, deleted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 
 from coordinator.metrics import BROKER
-from coordinator.store import CoordinatorStore, StoredDeadLetter
+from coordinator.store import CoordinatorStore
+from coordinator.store.dead_letters import StoredDeadLetter
 from qkdrelay.broker.names import (
     COORD_EXCHANGE,
+    LEAKS_QUEUE,
     REQUESTS_QUEUE,
     control_queue,
     kme_queues,
+    parse_kme_exchange,
     parse_link_queue,
     results_queue,
 )
-from qkdrelay.errors import RequestRefusedError, TopologyError
+from qkdrelay.broker.port import Delivery
+from qkdrelay.errors import MalformedMessageError, QkdRelayError, RequestRefusedError, TopologyError
+from qkdrelay.messages import codec
 from qkdrelay.messages.answers import Acknowledged, DeadLetterSummary, DeadLettersView, DeadLetterView, ReplyBody
+from qkdrelay.messages.reports import DeadLetter
 from qkdrelay.messages.requests import DeadLetterRequest, DeadLettersRequest, DropRequest, RequeueRequest
 from qkdrelay.network.names import COORDINATOR
 from qkdrelay.network.topology import Topology
+from qkdrelay.service.batch_events import BatchEvents
 
 
 class DeadLetters:
-    """What can be done with dead letters; each request inside the batch's transaction."""
+    """What can be done with dead letters; each inside the batch's transaction."""
 
-    def __init__(self, topology: Topology, store: CoordinatorStore, note: Callable[..., None]) -> None:
-        """``note`` logs after the commit."""
-        self._store, self._note = store, note
+    def __init__(self, topology: Topology, store: CoordinatorStore, events: BatchEvents) -> None:
+        self._kept, self._outbox, self._events = store.dead_letters, store.journal.outbox, events
         self._readers = {queue: kme for kme in topology.kmes for queue in kme_queues(kme, topology.links)}
         self._senders = {REQUESTS_QUEUE: "the command line"}
         self._senders |= {control_queue(kme): COORDINATOR for kme in topology.kmes}
         self._senders |= {results_queue(kme): kme for kme in topology.kmes}
+
+    def take(self, delivery: Delivery, now: float) -> None:
+        """Keep what a KME, or the broker, has given up."""
+        kme, queue, body = "", delivery.routing_key, delivery.body
+        reason = "the broker gave up delivering it"
+        # The broker's own come as they were, through an exchange that no KME may write.
+        with suppress(TopologyError):
+            kme = parse_kme_exchange(delivery.exchange)
+            try:
+                letter = codec.decode(delivery.body, DeadLetter)
+                queue, reason, body = letter.queue, letter.reason, letter.body
+            except MalformedMessageError as error:
+                # Not refused: it is one queue for all.
+                reason = f"{kme} sent what is no dead letter: {error}"
+        self._kept.add(now, kme, queue, reason, body)
+        self._events.note("message.dead_lettered", "warning", kme=kme or BROKER, queue=queue, reason=reason)
+
+    def reject(self, delivery: Delivery, error: Exception, now: float) -> None:
+        """Keep what the coordinator itself does not accept, with the reason."""
+        foreseen = isinstance(error, QkdRelayError)
+        reason = str(error) if foreseen else f"could not be handled ({type(error).__name__})"
+        # What leaks is secret, also when it is no message: it is not kept.
+        body = b"" if delivery.queue == LEAKS_QUEUE else delivery.body
+        self._kept.add(now, COORDINATOR, delivery.queue, reason, body)
+        self._events.note("message.rejected", "warning", queue=delivery.queue, reason=reason)
 
     def answer(
         self, body: DeadLettersRequest | DeadLetterRequest | RequeueRequest | DropRequest, now: float
@@ -39,8 +69,8 @@ class DeadLetters:
         """Return the answer; RequestRefusedError for what cannot be done, and then nothing is."""
         match body:
             case DeadLettersRequest(limit=limit):
-                letters = tuple(self._summary(letter, now) for letter in self._store.dead_letters(limit))
-                return DeadLettersView(letters=letters, total=self._store.dead_letter_count())
+                letters = tuple(self._summary(letter, now) for letter in self._kept.latest(limit))
+                return DeadLettersView(letters=letters, total=self._kept.count())
             case DeadLetterRequest(letter=number):
                 letter = self._find(number)
                 return DeadLetterView(letter=self._summary(letter, now), body=letter.body)
@@ -50,7 +80,7 @@ class DeadLetters:
                 return self._drop(chosen)
 
     def _find(self, number: int) -> StoredDeadLetter:
-        letter = self._store.dead_letter(number)
+        letter = self._kept.get(number)
         if letter is None:
             raise RequestRefusedError(
                 f"there is no dead letter {number}", hint="`coordinator dead-letters list` lists them"
@@ -63,9 +93,9 @@ class DeadLetters:
             self._check_requeueable(letter)
         for letter in letters:
             # Through the broker like any other: who reads it checks it anew, and knows what it has handled before.
-            self._store.journal.outbox.put(COORD_EXCHANGE, letter.queue, letter.body)
-            self._note("dead_letter.requeued", "info", letter=letter.id, queue=letter.queue)
-        self._store.drop_dead_letters(numbers)
+            self._outbox.put(COORD_EXCHANGE, letter.queue, letter.body)
+            self._events.note("dead_letter.requeued", "info", letter=letter.id, queue=letter.queue)
+        self._kept.drop(numbers)
         back = ", ".join(f"{letter.id} to {letter.queue}" for letter in letters)
         return Acknowledged(text=f"requeued: {back}"[:500])
 
@@ -88,9 +118,9 @@ class DeadLetters:
             )
 
     def _drop(self, numbers: tuple[int, ...] | None) -> Acknowledged:
-        count = self._store.dead_letter_count() if numbers is None else len({self._find(n).id for n in numbers})
-        self._store.drop_dead_letters(numbers)
-        self._note("dead_letter.dropped", "info", letters=count)
+        count = self._kept.count() if numbers is None else len({self._find(n).id for n in numbers})
+        self._kept.drop(numbers)
+        self._events.note("dead_letter.dropped", "info", letters=count)
         return Acknowledged(text=f"dropped {count} dead letter{'' if count == 1 else 's'}")
 
     def _summary(self, letter: StoredDeadLetter, now: float) -> DeadLetterSummary:

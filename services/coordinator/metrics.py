@@ -34,21 +34,21 @@ class CoordinatorMetrics(Metrics):
         )
         for state in TERMINAL:
             self._decision.labels(state)
-        letters = self.counter(
+        dead_letters = self.counter(
             "qkdrelay_coordinator_dead_letters_total", "Messages nobody accepted, by who gave them up.", "kme"
         )
-        self._letters = counters(letters, (*kmes, COORDINATOR, BROKER))
-        self._letters_kept = self.gauge("qkdrelay_coordinator_dead_letters_kept", "Dead letters kept.")
+        self._dead_letters = counters(dead_letters, (*kmes, COORDINATOR, BROKER))
+        self._dead_letters_kept = self.gauge("qkdrelay_coordinator_dead_letters_kept", "Dead letters kept.")
         alarms = self.counter("qkdrelay_coordinator_alarms_total", "Alarms that KMEs raised.", "kme")
         self._alarms = counters(alarms, kmes)
-        self._heard = self.gauge(
+        self._last_hello = self.gauge(
             "qkdrelay_coordinator_kme_heard_timestamp_seconds", "When a KME last said hello; 0 for not yet.", "kme"
         )
         self._skew = self.gauge(
             "qkdrelay_coordinator_kme_clock_skew_seconds", "How far a KME's clock is ahead of the coordinator's.", "kme"
         )
         for kme in kmes:
-            self._heard.labels(kme).set(0)
+            self._last_hello.labels(kme).set(0)
 
     def happened(self, event: str, fields: Mapping[str, object]) -> None:
         """Count what was logged, if it is one of a few events."""
@@ -58,16 +58,16 @@ class CoordinatorMetrics(Metrics):
             if isinstance(seconds := fields.get("seconds"), float):
                 self._decision.labels(what).observe(seconds)
         elif event == "message.rejected":
-            self._letters[COORDINATOR].inc()
+            self._dead_letters[COORDINATOR].inc()
         elif event == "message.dead_lettered":
-            self._letters.get(str(fields["kme"]), self._letters[BROKER]).inc()
+            self._dead_letters.get(str(fields["kme"]), self._dead_letters[BROKER]).inc()
         elif event == "kme.alarm":
             self._alarms[str(fields["kme"])].inc()
 
-    def measured_here(self, undecided: int, letters: int, heard: Mapping[str, tuple[float, Hello]]) -> None:
-        """Set the gauges; ``heard`` has the time and text of each KME's last hello."""
+    def measured_here(self, undecided: int, dead_letters: int, last_hellos: Mapping[str, tuple[float, Hello]]) -> None:
+        """Set the gauges; ``last_hellos`` has the time and text of each KME's last hello."""
         self._undecided.set(undecided)
-        self._letters_kept.set(letters)
-        for kme, (at, hello) in heard.items():
-            self._heard.labels(kme).set(at)
+        self._dead_letters_kept.set(dead_letters)
+        for kme, (at, hello) in last_hellos.items():
+            self._last_hello.labels(kme).set(at)
             self._skew.labels(kme).set(hello.clock - at)

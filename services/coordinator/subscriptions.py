@@ -1,9 +1,9 @@
-"""Those at a command line who wait for an answer: they are told what changes, and forgotten in time."""
+"""Subscriptions of command lines to answers that come later: to changes of a relay, and to what KMEs carry out."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from uuid import UUID
 
@@ -52,7 +52,7 @@ class _Follower:
 
 
 class Subscriptions:
-    """Everybody who waits. It is kept in memory only: after a restart, people ask again."""
+    """Everybody who waits, in memory only: after a restart, people ask again."""
 
     def __init__(self, store: CoordinatorStore, answerer: Answerer) -> None:
         """``store`` is where relays are read from and answers are published through; ``answerer`` signs them."""
@@ -67,13 +67,20 @@ class Subscriptions:
         self._following: dict[UUID, dict[UUID, None]] = BatchDict(batch)
         """The requests of those who follow a relay."""
         self._changed: dict[UUID, None] = BatchDict(batch)
+        """Relays that somebody is still to be shown."""
 
     def wait_s(self, now: float) -> float:
         """Return in how many seconds somebody is to be answered."""
         waits = [COMMAND_WAIT_S - abs(now - caller.asked_at) for caller in self._callers.values()]
-        if self._changed:
-            waits.append(_SHOW_EVERY_S)
+        waits += [_SHOW_EVERY_S - abs(now - follower.shown_at) for follower in self._to_show()]
         return max(0.0, min(waits, default=math.inf))
+
+    def _to_show(self) -> Iterator[_Follower]:
+        """Yield those who wait to be shown a change, because they were shown one a moment ago."""
+        for relay_id in self._changed:
+            for follower in map(self._followers.__getitem__, self._following.get(relay_id, ())):
+                if not follower.until_decided:
+                    yield follower
 
     def reply(self, request: Request, body: ReplyBody) -> None:
         """Answer a request, at most once: its asker may be gone."""
@@ -123,6 +130,10 @@ class Subscriptions:
             if not others:
                 del self._following[follower.relay_id]
 
+    def followers_count(self) -> int:
+        """Return how many follow a relay."""
+        return len(self._followers)
+
     def changed(self, relay_id: UUID) -> None:
         """Take note that a relay changed."""
         if relay_id in self._following:
@@ -154,7 +165,7 @@ class Subscriptions:
         for relay_id in changed:
             if relay_id not in self._following:
                 continue
-            relay = self._store.relay(relay_id)
+            relay = self._store.relays.get(relay_id)
             if relay is None:
                 continue
             due = []
@@ -168,10 +179,11 @@ class Subscriptions:
         if changed:
             self._changed.clear()
             self._changed |= later
-        for follower in list(self._followers.values()):
+        while self._followers:
+            request_id, follower = next(iter(self._followers.items()))
             if abs(now - follower.asked_at) < FOLLOW_MAX_S:
                 break  # those after it asked later
-            self._unfollow(follower.request.request_id)
+            self._unfollow(request_id)
 
     def _show_to(self, followers: list[_Follower], relay: Relay, now: float) -> None:
         shown: RelayView | None = None
@@ -181,7 +193,7 @@ class Subscriptions:
                 self._unfollow(follower.request.request_id)
                 continue
             self._followers[follower.request.request_id] = replace(follower, shown_at=now)
-            shown = shown or view(relay, self._store.flow(relay.relay_id), now)
+            shown = shown or view(relay, self._store.flow.of(relay.relay_id), now)
             self.reply(follower.request, shown)
             if shown.final:
                 self._unfollow(follower.request.request_id)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from coordinator.lifecycle import Relay
-from coordinator.store import ShareFlow
-from qkdrelay.messages.answers import RelaySummary, RelayView, ShortSplit, Stuck
+from coordinator.store.flow import ShareFlow
+from qkdrelay.messages.answers import KmeView, NetworkView, NotedLink, RelaySummary, RelayView, ShortSplit, Stuck
+from qkdrelay.messages.reports import Hello
 from qkdrelay.messages.states import TERMINAL
 from qkdrelay.network.analysis import shortfall
+from qkdrelay.network.names import Link
+from qkdrelay.network.topology import Topology
 
 
 def summary(relay: Relay, now: float) -> RelaySummary:
@@ -63,4 +68,40 @@ def view(relay: Relay, flow: ShareFlow, now: float) -> RelayView:
         equivocating=findings.equivocating if findings else (),
         released_at=relay.released,
         final=settled and (not missing or now > relay.terms.deadline),
+    )
+
+
+def network_view(
+    topology: Topology,
+    last_hellos: Mapping[str, tuple[float, Hello]],
+    down: tuple[Link, ...],
+    now: float,
+    *,
+    lab: bool,
+) -> NetworkView:
+    """Return the network as it is known; ``down`` has the links that were told to stop carrying."""
+    kmes = []
+    for kme in topology.kmes:
+        at, hello = last_hellos.get(kme, (None, None))
+        kmes.append(
+            KmeView(
+                name=kme,
+                trust=topology.trust.get(kme),
+                heard_s_ago=None if at is None else max(0.0, now - at),
+                lab=hello.lab if hello else False,
+                lab_mode=hello.lab_mode if hello else None,
+                pending=hello.pending if hello else 0,
+                links=hello.links if hello else (),
+            )
+        )
+    return NetworkView(
+        name=topology.name,
+        lab=lab,
+        kmes=tuple(kmes),
+        links=topology.links,
+        noted=tuple(
+            NotedLink(a=a, b=b, suite=note.suite, rate_bps=note.rate_bps, buffer_bytes=note.buffer_bytes)
+            for (a, b), note in topology.link_notes.items()
+        ),
+        down=down,
     )

@@ -90,7 +90,7 @@ class Sealed:
             wishes = {"key_count": 2, "key_size_bits": 128, "timeout_s": TIMEOUT_S, "allow_unprotected": True}
             relay_id = network.relay(case.plan.source, case.plan.target, policy=case.policy, **wishes).relay_id
             # The coordinator's own plan, which spreads the load: another one, perhaps, than the first of its policy.
-            plan = decode_plan(network.coordinator_store.relay(relay_id).terms.plan)
+            plan = decode_plan(network.coordinator_store.relays.get(relay_id).terms.plan)
             outcome.case = replace(case, plan=plan)
         for step_s in (0.0, 0.0, TIMEOUT_S + 1.0, 11.0):
             self.look(outcome, relay_id)
@@ -117,7 +117,7 @@ class Sealed:
         if shares:
             outcome.arrived = set(shares)
             outcome.altered = {r for r, payload in shares.items() if self.sent.get((relay_id, r[:2])) != payload}
-        kept = self.network.coordinator_store.relay(relay_id)
+        kept = self.network.coordinator_store.relays.get(relay_id)
         if kept is not None:
             outcome.confirmed, outcome.reason, outcome.findings = kept.state == "confirmed", kept.reason, kept.findings
 

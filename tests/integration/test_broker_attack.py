@@ -49,7 +49,7 @@ def before(network, bodies):
 
 def none_was_lost(network):
     """The share that was held back arrives, and so does everything else; then a relay as if nothing had been."""
-    relay = next(iter(network.coordinator_store.latest(1)))
+    relay = next(iter(network.coordinator_store.relays.latest(1)))
     assert network.show(relay.relay_id).missing == ()
     assert network.show(relay.relay_id).state == "confirmed"
     assert network.relay("kme-1", "kme-8", policy="recursive").missing == ()
@@ -195,7 +195,7 @@ def test_a_flood_on_one_link_holds_up_no_other():
     for _ in range(12):
         for loop in network.loops.values():
             loop.step(0.0)
-    assert network.coordinator_store.relay(relay_id).state == "confirmed"
+    assert network.coordinator_store.relays.get(relay_id).state == "confirmed"
     assert network.hub.depth(link_queue("kme-2", "kme-5")) > 1_000
 
 

@@ -7,9 +7,9 @@ from uuid import UUID
 import msgspec
 import pytest
 
+from coordinator.commands import CommandQueue
 from qkdrelay.messages.control import Decide, Expect, FixedDemand, Prove, Start
 from qkdrelay.messages.plans import decode_plan, encode_plan
-from qkdrelay.network.names import COORDINATOR
 from qkdrelay.network.plan import Hop, Plan
 from qkdrelay.network.planner import recursive_plan
 from support import plans
@@ -56,22 +56,21 @@ DIFFERENT = {
 """Terms told to one end; the other is told of two keys of 256 bits over the reference plan."""
 
 
-def lie(network, monkeypatch, told, *, insist=False):
+def lie(monkeypatch, told, *, insist=False):
     """Have the coordinator change what it tells: ``told`` maps a kind of command to the terms it gets instead.
 
     If it ``insists``, it confirms whatever the ends have found, and hands each end its own tag if asked to.
     """
-    service = network.service(COORDINATOR)
-    tell = service.command
+    put = CommandQueue.put
 
-    def command(kme, said):
+    def lying(queue, kme, said):
         if type(said) in told:
             said = msgspec.structs.replace(said, terms=msgspec.structs.replace(said.terms, **told[type(said)]))
         elif isinstance(said, Decide) and insist:
             said = msgspec.structs.replace(said, confirmed=True)
-        tell(kme, said)
+        put(queue, kme, said)
 
-    monkeypatch.setattr(service, "command", command)
+    monkeypatch.setattr(CommandQueue, "put", lying)
 
 
 def relay(network):
@@ -88,7 +87,7 @@ def released(network, relay_id):
 @pytest.mark.parametrize("insist", [False, True])
 def test_with_the_same_terms_for_both_the_keys_are_released(monkeypatch, insist):
     network = Network()
-    lie(network, monkeypatch, {Start: plan(PLAN), Expect: plan(PLAN)}, insist=insist)
+    lie(monkeypatch, {Start: plan(PLAN), Expect: plan(PLAN)}, insist=insist)
     view = relay(network)
     keys = released(network, view.relay_id)
     assert (view.state, keys.keys()) == ("confirmed", {"kme-1", "kme-8"})
@@ -100,7 +99,7 @@ def test_with_the_same_terms_for_both_the_keys_are_released(monkeypatch, insist)
 @pytest.mark.parametrize("what", DIFFERENT)
 def test_ends_that_are_told_different_terms_release_nothing(monkeypatch, what, lied_to, insist):
     network = Network()
-    lie(network, monkeypatch, {lied_to: DIFFERENT[what]}, insist=insist)
+    lie(monkeypatch, {lied_to: DIFFERENT[what]}, insist=insist)
     view = relay(network)
     assert released(network, view.relay_id) == released(network, ANOTHER) == {}
     assert view.state == "failed"
@@ -110,7 +109,7 @@ def test_ends_that_are_told_different_terms_release_nothing(monkeypatch, what, l
 @pytest.mark.parametrize("weak", [FRIENDS, ANY], ids=["one path", "any share is enough"])
 def test_an_end_refuses_a_plan_through_the_coordinators_friends_and_nothing_is_sent(monkeypatch, weak, lied_to):
     network = Network()
-    lie(network, monkeypatch, {lied_to: plan(weak)})
+    lie(monkeypatch, {lied_to: plan(weak)})
     view = relay(network)
     end = "kme-1" if lied_to is Start else "kme-8"
     assert view.state == "failed"
@@ -131,19 +130,18 @@ def test_an_end_that_asks_for_more_than_the_other_has_it_its_way(asks):
 @pytest.mark.parametrize("forged", ["its own tag", "no tag"])
 def test_a_tag_that_the_other_end_did_not_make_releases_nothing(monkeypatch, forged):
     network = Network()
-    service = network.service(COORDINATOR)
-    tell = service.command
+    put, kept = CommandQueue.put, network.coordinator_store.relays
 
-    def command(kme, said):
+    def forging(queue, kme, said):
         if isinstance(said, Prove):
-            known = service._store.relay(said.relay_id)
+            known = kept.get(said.relay_id)
             own = known.source_proof if kme == "kme-1" else known.target_proof
             said = msgspec.structs.replace(said, peer_proof=own if forged == "its own tag" else bytes(16))
         elif isinstance(said, Decide):
             said = msgspec.structs.replace(said, confirmed=True)
-        tell(kme, said)
+        put(queue, kme, said)
 
-    monkeypatch.setattr(service, "command", command)
+    monkeypatch.setattr(CommandQueue, "put", forging)
     view = relay(network)
     assert released(network, view.relay_id) == {}
     assert {network.stores[end].relay(view.relay_id).state for end in ("kme-1", "kme-8")} == {"pending"}

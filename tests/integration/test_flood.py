@@ -110,7 +110,7 @@ def pages(network, name):
 
 
 def test_garbage_at_full_speed_leaves_memory_and_store_flat_and_the_kme_relaying(monkeypatch):
-    monkeypatch.setattr("coordinator.store.DEAD_LETTERS_MAX", 100)
+    monkeypatch.setattr("coordinator.store.dead_letters.DEAD_LETTERS_MAX", 100)
     network = Network()
     network.relay("kme-1", "kme-8", policy="recursive")
     tracemalloc.start()

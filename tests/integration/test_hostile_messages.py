@@ -235,7 +235,7 @@ def test_a_request_that_did_not_come_from_the_command_line_is_not_carried_out(ne
     network.inject("kme-3", "kme.kme-3", "stolen", request)
     network.settle()
     assert "did not come from the command line" in network.dead_letters()[0][2]
-    assert network.coordinator_store.links_down() == ()
+    assert network.coordinator_store.links.down() == ()
 
 
 def test_what_a_kme_between_says_of_a_relay_is_not_believed(network):

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-import coordinator.service
+import coordinator.commands
 import kme.links
 from kme.store import open_kme_store
 from qkdrelay.broker import definitions, names
@@ -79,7 +79,7 @@ def test_a_kme_that_is_away_stops_neither_its_neighbours_nor_the_relays_around_i
 
 def test_a_target_that_is_away_does_not_stop_the_coordinator(monkeypatch):
     monkeypatch.setattr(definitions, "CONTROL_BYTES_MAX", 8 * 1024)
-    monkeypatch.setattr(coordinator.service, "COMMANDS_WAITING_MAX", 5)
+    monkeypatch.setattr(coordinator.commands, "COMMANDS_WAITING_MAX", 5)
     network = Network()
     away(network, "kme-7")
     for _ in range(60):
@@ -91,8 +91,10 @@ def test_a_target_that_is_away_does_not_stop_the_coordinator(monkeypatch):
     network.resume("kme-7")
     for _ in range(200):
         network.later(20)
-    assert network.coordinator_store.undecided_count() == 0
-    assert all("kme-7" in relay.released for relay in network.coordinator_store.latest(60) if "kme-7" in relay.ends)
+    assert network.coordinator_store.relays.undecided_count() == 0
+    assert all(
+        "kme-7" in relay.released for relay in network.coordinator_store.relays.latest(60) if "kme-7" in relay.ends
+    )
 
 
 def test_a_share_larger_than_a_links_whole_buffer_is_dropped_at_once_and_holds_nobody_up():
@@ -355,7 +357,7 @@ def test_a_clock_that_is_stepped_keeps_nobody_from_saying_hello(step_s):
     network = Network()
     network.later(step_s)
     network.later(11)
-    assert all(at >= network.clock() - 11 for at, _ in network.service("coordinator")._heard.values())
+    assert all(at >= network.clock() - 11 for at, _ in network.service("coordinator").liveness.last_hellos.values())
 
 
 def test_hellos_that_waited_for_the_coordinator_are_no_alarm(capsys):

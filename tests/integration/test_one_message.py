@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from coordinator.service import ORDER_AGAIN_S
+from coordinator.liveness import ORDER_AGAIN_S
 from qkdrelay.broker.names import control_queue, results_queue
 from qkdrelay.messages import codec, signing
 from qkdrelay.messages.control import COMMANDS_MAX, Commands, Decide, Expect, Prove, SetLab, SetLink, SignedMessage
@@ -162,7 +162,7 @@ def test_one_message_of_a_kme_brings_few_commands_lines_rows_and_answers(flood):
 def test_proofs_of_a_source_bring_one_command(monkeypatch):
     at = Watched()
     at.network.resume("kme-6")
-    monkeypatch.setattr(at.network.service(COORDINATOR), "_on_hello", lambda *_: None)
+    monkeypatch.setattr(at.network.service(COORDINATOR).liveness, "note", lambda *_: None)
     many = [Started(relay_id=at.ended, proof=os.urandom(16)) for _ in range(REPORTS_MAX)]
     assert at.report(*many, kme="kme-1")[0] <= 1
 
@@ -197,20 +197,20 @@ def test_a_link_that_does_not_keep_to_its_order_is_ordered_again_in_time_however
 def test_what_is_known_of_a_kme_are_its_own_links_each_once():
     at = Watched()
     at.report(hello(link("kme-5"), link("kme-1"), link("kme-5", up=True), link("kme-99")))
-    _, heard = at.network.service(COORDINATOR)._heard[BAD]
-    assert heard.links == (link("kme-5", up=True),)
+    _, last = at.network.service(COORDINATOR).liveness.last_hellos[BAD]
+    assert last.links == (link("kme-5", up=True),)
 
 
 def test_no_kme_can_say_that_another_one_has_obeyed():
     at = Watched()
-    audience = at.network.service(COORDINATOR)._audience
+    subscriptions = at.network.service(COORDINATOR).subscriptions
     command = uuid4()
     request, _ = at.network.asker().request(ShowRequest(relay="0000", follow=False))
-    audience.await_done(request, "", {command: "kme-1"}, 0.0)
-    audience.done(BAD, Done(command=SetLab(command_id=command, mode=None), error="never"))
-    assert audience._callers[request.request_id].kmes == {command: "kme-1"}
-    audience.done("kme-1", Done(command=SetLab(command_id=command, mode=None), error=""))
-    caller = audience._callers[request.request_id]
+    subscriptions.await_done(request, "", {command: "kme-1"}, 0.0)
+    subscriptions.done(BAD, Done(command=SetLab(command_id=command, mode=None), error="never"))
+    assert subscriptions._callers[request.request_id].kmes == {command: "kme-1"}
+    subscriptions.done("kme-1", Done(command=SetLab(command_id=command, mode=None), error=""))
+    caller = subscriptions._callers[request.request_id]
     assert (caller.kmes, caller.errors) == ({}, ())
 
 

@@ -4,9 +4,10 @@ from itertools import pairwise
 
 import pytest
 
+from coordinator import lifecycle, reports
 from kme import forwarding
 from kme.forwarding import RejectedShareError
-from qkdrelay.messages.reports import Waiting
+from qkdrelay.messages.reports import Rebuilt, Waiting
 from qkdrelay.service.events import event_name, log_fields, log_level
 from support.kme import RELAY
 from support.network import Network, carried, of
@@ -75,17 +76,16 @@ def test_a_share_that_its_receiver_refuses_is_said_to_be_refused(network, monkey
     assert {stuck.reason for stuck in view.stuck} == {"refused: it is not to my liking"}
 
 
-def test_an_inner_split_that_fell_short_is_no_reason_where_enough_others_did_not(network):
-    service, lost = network.service("coordinator"), []
-    on_report = service._on_report
+def test_an_inner_split_that_fell_short_is_no_reason_where_enough_others_did_not(network, monkeypatch):
+    advance, lost = lifecycle.advance, []
 
-    def hearing(sender, report, now):
-        if type(report).__name__ == "Rebuilt":
-            lost.append(report)
-        else:
-            on_report(sender, report, now)
+    def advancing(relay, sender, report, now):
+        if not isinstance(report, Rebuilt):
+            return advance(relay, sender, report, now)
+        lost.append(report)
+        return relay
 
-    service._on_report = hearing
+    monkeypatch.setattr(reports, "advance", advancing)
     network.cut("kme-7", "kme-8")
     view = network.wait(network.relay("kme-1", "kme-8").relay_id)
     assert lost

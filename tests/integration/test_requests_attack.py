@@ -7,7 +7,7 @@ from itertools import combinations
 import msgspec
 import pytest
 
-from coordinator.service import CoordinatorService
+from coordinator.commands import CommandQueue
 from qkdrelay.broker.memory import MemoryClient
 from qkdrelay.broker.names import CLI_EXCHANGE, REPLIES_EXCHANGE
 from qkdrelay.client import CoordinatorClient
@@ -73,7 +73,7 @@ def state(network):
     """All that a request may change at the coordinator and the KMEs."""
     store = network.coordinator_store
     labs = {kme: (kept.lab_mode, kept.links_down()) for kme, kept in network.stores.items()}
-    return store.links_down(), store.relay_count(), labs
+    return store.links.down(), store.relays.count(), labs
 
 
 # --- requests --------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ def test_no_field_of_a_request_can_be_rewritten(field):
     change = lambda body: msgspec.structs.replace(body, **{field: REWRITTEN[field]})  # noqa: E731
     Broker(network, change=lambda signed: [with_body(signed, change)])
     silent(network, relay_request("kme-1", "kme-8", withstand=TWO))
-    assert network.coordinator_store.relay_count() == 0
+    assert network.coordinator_store.relays.count() == 0
     ((kme, queue, reason),) = network.dead_letters()
     assert (kme, queue) == (COORDINATOR, "coordinator.requests")
     assert reason.startswith("the signature does not verify: QKDRELAY_CLI_KEY is another there, or somebody forges")
@@ -125,10 +125,10 @@ def test_what_was_asked_to_be_withstood_is_withstood_or_nothing_is_relayed():
         for end in (source, target):
             assert network.stores[end].relay(asked.relay_id).checked.compromised == 2
     assert tried == 3
-    count = network.coordinator_store.relay_count()
+    count = network.coordinator_store.relays.count()
     Broker(network, change=lambda s: [with_body(s, lambda body: msgspec.structs.replace(body, withstand=None))])
     silent(network, relay_request(source, target, **wishes))
-    assert network.coordinator_store.relay_count() == count
+    assert network.coordinator_store.relays.count() == count
 
 
 FORGED = {
@@ -225,12 +225,12 @@ def test_an_old_copy_of_the_coordinators_store_does_not_bring_old_requests_back(
     network.later(1.0)
     network.restart(COORDINATOR, copy)
     network.settle()
-    assert network.coordinator_store.relay(relay.relay_id) is None
+    assert network.coordinator_store.relays.get(relay.relay_id) is None
     for signed in broker.seen[:3]:
         network.as_cli(signed)
         network.settle()
-    assert network.coordinator_store.links_down() == ()
-    assert network.coordinator_store.relay_count() == 0
+    assert network.coordinator_store.links.down() == ()
+    assert network.coordinator_store.relays.count() == 0
 
 
 def test_a_requeued_letter_is_not_requeued_by_a_replay():
@@ -257,12 +257,12 @@ def test_a_request_that_waited_for_the_coordinator_is_asked_again_and_carried_ou
     network.time.forward(1.0)
     network.restart(COORDINATOR)
     network.resume(COORDINATOR)
-    assert network.coordinator_store.links_down() == ()
+    assert network.coordinator_store.links.down() == ()
     asker.answer(client.receive(0.0)[2], {request.request_id})
     client.send(asker.request(DOWN, request.request_id)[1])
     network.settle()
     assert isinstance(asker.answer(client.receive(0.0)[2], {request.request_id}).body, Acknowledged)
-    assert network.coordinator_store.links_down() == (("kme-1", "kme-2"),)
+    assert network.coordinator_store.links.down() == (("kme-1", "kme-2"),)
 
 
 @pytest.mark.parametrize("off_s", [-3 * 3600.0, -2.0, 2.0, 3 * 3600.0])
@@ -273,21 +273,21 @@ def test_a_command_line_whose_clock_is_off_is_served_all_the_same(off_s):
     assert isinstance(network.ask(DOWN), Acknowledged)
     # Its deadline is by the coordinator's clock, which the KMEs may not share.
     assert isinstance(network.ask(relay_request("kme-1", "kme-4")), RelayView)
-    assert network.coordinator_store.relay_count() == 1
+    assert network.coordinator_store.relays.count() == 1
 
 
 def test_a_request_in_a_batch_that_fails_is_carried_out_once_it_does_not(monkeypatch):
     network = Network(DIAMOND)
-    tick, failures = CoordinatorService.tick, iter([True])
+    send, failures = CommandQueue.send, iter([True])
 
-    def failing(self, now, **more):
+    def failing(self):
         if self._commands and next(failures, False):
             raise ZeroDivisionError
-        tick(self, now, **more)
+        send(self)
 
-    monkeypatch.setattr(CoordinatorService, "tick", failing)
+    monkeypatch.setattr(CommandQueue, "send", failing)
     assert isinstance(network.ask(DOWN), Acknowledged)
-    assert network.coordinator_store.links_down() == (("kme-1", "kme-2"),)
+    assert network.coordinator_store.links.down() == (("kme-1", "kme-2"),)
     assert network.dead_letters() == []
 
 
@@ -300,7 +300,7 @@ def test_what_the_broker_gives_out_again_is_not_carried_out_again():
     network.ask(UP)
     network.hub.drop(COORDINATOR)
     network.settle()
-    assert network.coordinator_store.links_down() == ()
+    assert network.coordinator_store.links.down() == ()
     assert network.dead_letters() == []
 
 
@@ -487,7 +487,7 @@ def test_an_id_stands_for_one_relay(changed, named):
     assert str(refusal.value) == f"relay {first.relay_id} was asked for before, as another: {named}"
     again = network.ask(relay_request("kme-1", "kme-4", relay_id=first.relay_id))
     assert again.relay_id == first.relay_id
-    assert network.coordinator_store.relay_count() == 1
+    assert network.coordinator_store.relays.count() == 1
 
 
 def test_reading_is_signed_as_well():

@@ -39,7 +39,7 @@ def outcome(network, *, silent=(), cut=()):
     network.resume(*silent)
     turn(network, cut, up=True)
     network.settle()
-    plan = decode_plan(network.coordinator_store.relay(view.relay_id).terms.plan)
+    plan = decode_plan(network.coordinator_store.relays.get(view.relay_id).terms.plan)
     keys = [network.keys(end, view.relay_id) for end in ("kme-1", "kme-8")]
     assert keys[0] == keys[1]
     assert (keys[0] is not None) == (view.state == "confirmed")

@@ -78,28 +78,30 @@ def coordinator(path, access="own"):
 def fill_coordinator(store):
     for number, relay_id in enumerate(IDS):
         wanted = terms(PLAN, relay_id=relay_id, deadline=NOW + number)
-        store.keep(Relay(terms=wanted, policy="best", protected=True, created_at=NOW), NOW, told=("kme-1", "kme-8"))
-        store.add_step(relay_id, ROUTE, "collected")
-        store.add_stuck(relay_id, ROUTE, "link.down")
-        store.add_dead_letter(NOW, "kme-1", "q", "why", os.urandom(90))
+        relay = Relay(terms=wanted, policy="best", protected=True, created_at=NOW)
+        store.relays.keep(relay, NOW, told=("kme-1", "kme-8"))
+        store.flow.add_step(relay_id, ROUTE, "collected")
+        store.flow.add_stuck(relay_id, ROUTE, "link.down")
+        store.dead_letters.add(NOW, "kme-1", "q", "why", os.urandom(90))
         store.journal.outbox.put("x", "k", os.urandom(50))
-    store.turn_link(("kme-1", "kme-2"), up=False)
+    store.links.switch(("kme-1", "kme-2"), up=False)
 
 
 def use_coordinator(store):
-    yield from (lambda: store.latest(9), store.relay_count, store.undecided_count, lambda: store.overdue(NOW + 99))
+    relays, dead_letters = store.relays, store.dead_letters
+    yield from (lambda: relays.latest(9), relays.count, relays.undecided_count, lambda: relays.overdue(NOW + 99))
     yield from (
-        lambda: store.to_tell_again("kme-1", NOW + 99),
-        store.links_down,
-        store.dead_letters,
+        lambda: relays.due_again("kme-1", NOW + 99),
+        store.links.down,
+        dead_letters.latest,
         store.journal.seen.epochs,
     )
-    yield from (lambda: store.relays_named("0000", 9), lambda: store.dead_letter(3), store.purge)
+    yield from (lambda: relays.named("0000", 9), lambda: dead_letters.get(3), store.purge)
     for relay_id in IDS[:5]:
-        yield from (lambda i=relay_id: store.relay(i), lambda i=relay_id: store.flow(i))
+        yield from (lambda i=relay_id: relays.get(i), lambda i=relay_id: store.flow.of(i))
     yield from (
         lambda: fill_coordinator(store),
-        lambda: store.drop_dead_letters(None),
+        lambda: dead_letters.drop(None),
         lambda: store.journal.outbox.confirm(range(9)),
     )
 

@@ -198,7 +198,7 @@ class Network(EmbeddedNetwork):
 
     def dead_letters(self):
         """(KME, queue, reason) of each, oldest first."""
-        letters = self.coordinator_store.dead_letters()
+        letters = self.coordinator_store.dead_letters.latest()
         return [(letter.kme, letter.queue, letter.reason) for letter in reversed(letters)]
 
     def pads(self):
@@ -231,7 +231,7 @@ def carried(network, plan):
     terms = Terms(relay_id=new_relay_id(NOW), plan=plans.encode_plan(plan), deadline=network.clock() + 30.0, **amount)
     planned = Relay(terms=terms, policy="", protected=False, created_at=network.clock())
     with network.coordinator_store.journal.transaction():
-        network.service(COORDINATOR).change(None, planned, network.clock())
+        network.service(COORDINATOR).relays.change(None, planned, network.clock())
     network.settle()
     return network.wait(terms.relay_id)
 

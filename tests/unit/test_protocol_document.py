@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.service import SKEW_MAX_S
+from coordinator.liveness import SKEW_MAX_S
 from kme import fairness, forwarding, links
 from qkdrelay import randomness
 from qkdrelay.messages import codec, control, dialogue, fields, keys, link, plans, reports

@@ -35,3 +35,7 @@ class NoPlanError(RequestRefusedError):
 
 class UnprotectedError(RequestRefusedError):
     """The plan to be taken keeps the keys from no single KME on the way, and that was not allowed."""
+
+    def __init__(self, source: str, target: str) -> None:
+        super().__init__(f"one compromised KME could learn keys relayed from {source} to {target}")
+        self.source, self.target = source, target

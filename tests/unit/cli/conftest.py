@@ -71,12 +71,15 @@ class Result:
 class Here:
     """A network, its clock, and a command line that reaches it."""
 
-    def __init__(self, lab: bool, topology: Topology | None, withstand_compromised: int) -> None:
+    def __init__(
+        self, lab: bool, topology: Topology | None, withstand_compromised: int, folder: Path | None = None
+    ) -> None:
         self.clock = Clock()
         self.network = EmbeddedNetwork(
             topology or reference_topology(),
             lab=lab,
             clock=self.clock,
+            folder=folder,
             withstand_compromised=withstand_compromised,
         )
         self.sent = 0
@@ -101,6 +104,11 @@ class Here:
 
     def stop(self, *services: str) -> None:
         self.network.stopped = frozenset(services)
+
+    def restart(self, service: str) -> None:
+        """Start a service anew from what is on its disk."""
+        self.network.loops[service].close()
+        self.network.start(service)
 
 
 @pytest.fixture(autouse=True)
@@ -152,8 +160,14 @@ def no_logs() -> Iterator[None]:
 def place(monkeypatch: pytest.MonkeyPatch, run: Callable[..., Result], no_logs: None) -> Callable[..., Here]:
     """Make a network that `coordinator` reaches."""
 
-    def place(*, lab: bool = False, topology: Topology | None = None, withstand_compromised: int = 1) -> Here:
-        here = Here(lab, topology, withstand_compromised)
+    def place(
+        *,
+        lab: bool = False,
+        topology: Topology | None = None,
+        withstand_compromised: int = 1,
+        folder: Path | None = None,
+    ) -> Here:
+        here = Here(lab, topology, withstand_compromised, folder)
         here.run = run
         monkeypatch.setattr(session, "connected_client", lambda watch=(): FakeClient(here, watch))
         monkeypatch.setattr(session, "opened", here.opened)

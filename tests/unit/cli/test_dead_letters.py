@@ -97,7 +97,7 @@ def test_a_message_that_was_handled_before_changes_nothing_when_requeued(here):
     before = here.run("relay", "kme-1", "kme-8", "--policy", "recursive", "--json").data
     body = next(p.body for p in sealed if p.routing_key == QUEUE)
     with here.network.coordinator_store.journal.transaction():
-        here.network.coordinator_store.add_dead_letter(here.clock(), "", QUEUE, "the broker gave up", body)
+        here.network.coordinator_store.dead_letters.add(here.clock(), "", QUEUE, "the broker gave up", body)
     (letter,) = letters(here)
     assert letter["given_up_by"] == "broker"
     sealed.clear()

@@ -249,15 +249,11 @@ def test_a_silent_coordinator_is_no_failure_of_the_relay(here):
     assert f"coordinator show {relay_id}" in hint
 
 
-def forget_followers(here):
-    """What a restart does to those who wait: the coordinator keeps them in memory only."""
-    here.network.loops[COORDINATOR].service._audience._followers.clear()
-
-
-def test_a_restarted_coordinator_is_found_again(here):
+def test_a_restarted_coordinator_is_found_again(place, tmp_path):
+    here = place(folder=tmp_path)
     here.stop("kme-1")
     here.after(1, lambda: here.stop("kme-1", COORDINATOR))
-    here.after(9, lambda: (forget_followers(here), here.stop()))
+    here.after(9, lambda: (here.restart(COORDINATOR), here.stop()))
     result = here.run(*REFERENCE_RELAY, "--timeout", "30")
     assert result.code == 0
     assert result.out.startswith("confirmed")
@@ -279,4 +275,4 @@ def test_while_it_waits_it_asks_again_but_is_answered_once(here):
     result = here.run(*REFERENCE_RELAY, "--timeout", "10")
     assert result.code == 1
     assert here.sent > 3
-    assert len(here.network.loops[COORDINATOR].service._audience._followers) <= 1
+    assert here.network.loops[COORDINATOR].service.subscriptions.followers_count() <= 1

@@ -189,12 +189,12 @@ def test_with_another_key_than_the_coordinators_nothing_is_done_and_the_setting_
     error, hint = refused(here.run(*arguments), code=3)
     assert error.startswith("the broker took the request, but the coordinator did not answer within ")
     assert "with this QKDRELAY_CLI_KEY" in hint
-    letters = here.network.coordinator_store.dead_letters()
+    letters = here.network.coordinator_store.dead_letters.latest()
     assert {letter.reason for letter in letters} == {
         "the signature does not verify: QKDRELAY_CLI_KEY is another there, or somebody forges"
     }
-    assert here.network.coordinator_store.links_down() == ()
-    assert here.network.coordinator_store.relay_count() == 0
+    assert here.network.coordinator_store.links.down() == ()
+    assert here.network.coordinator_store.relays.count() == 0
 
 
 def test_a_wrong_address_is_named(run, monkeypatch):

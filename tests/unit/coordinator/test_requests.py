@@ -4,7 +4,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from coordinator import requests as module
+from coordinator import admission as module
 from qkdrelay.broker.memory import MemoryClient
 from qkdrelay.client import relay_request
 from qkdrelay.errors import RequestRefusedError

@@ -28,7 +28,7 @@ def store():
 def service(store):
     service = CoordinatorService(load_topology("eight-kmes"), store, KEYS, bytes(32))
     with store.journal.transaction():
-        service.change(None, Relay(terms=terms(), policy="recursive", protected=True, created_at=NOW), NOW)
+        service.relays.change(None, Relay(terms=terms(), policy="recursive", protected=True, created_at=NOW), NOW)
     return service
 
 
@@ -44,8 +44,8 @@ def after(service, store, *deliveries):
             service.handle(delivery, NOW)
             service.tick(NOW, connected=True, reconnected=False)
         service.committed()
-    assert store.dead_letter_count() == 0
-    return store.relay(RELAY).findings.false[0]
+    assert store.dead_letters.count() == 0
+    return store.relays.get(RELAY).findings.false[0]
 
 
 EARLIER, LATER = ("kme-1", "kme-2"), ("kme-1", "kme-3")

@@ -1,0 +1,157 @@
+"""Admission of relays: what is asked for is planned, within budgets, or refused with data that front ends word.
+
+It runs in the turn that takes the request, and nothing else happens meanwhile. What bounds it: a plan has at most
+`SHARE_MESSAGES_MAX` share messages and one hop for each KME of the topology; what the plans withstand is asked of all
+policies only if the best one does not meet the demand. For the largest topologies that can take seconds, once: what was
+chosen for the same ends, demand and load is remembered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import cast
+from uuid import UUID
+
+from coordinator.lifecycle import Relay
+from coordinator.store.relays import RelayTable
+from qkdrelay.errors import RequestRefusedError
+from qkdrelay.messages.control import FixedDemand, Terms
+from qkdrelay.messages.fields import PLAN_BYTES_MAX, TIMEOUT_S_MAX, TIMEOUT_S_MIN
+from qkdrelay.messages.keys import check_key_amount
+from qkdrelay.messages.plans import encode_plan
+from qkdrelay.messages.reports import Hello
+from qkdrelay.network.candidates import Candidate
+from qkdrelay.network.demand import Demand, Policy
+from qkdrelay.network.names import Link
+from qkdrelay.network.refusals import UnprotectedError
+from qkdrelay.network.selection import choose
+from qkdrelay.network.topology import Topology
+
+UNDECIDED_MAX = 10_000
+_CHOICES_KEPT = 256
+_LOAD_STEPS = 4
+"""How finely plans look at how much of a link's key is drawn: coarse, so that they are not made anew all the time."""
+
+
+class TimeoutRefusedError(RequestRefusedError):
+    """A relay cannot have so long, or so little time."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(f"timeout {timeout_s:g} s; it must be from {TIMEOUT_S_MIN:g} to {TIMEOUT_S_MAX:g} s")
+        self.timeout_s = timeout_s
+
+
+class TooManyUndecidedError(RequestRefusedError):
+    """As many relays as there may be are under way."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} relays are under way")
+        self.limit = limit
+
+
+class PlanTooLargeError(RequestRefusedError):
+    """No message to the ends could have the plan."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"the plan takes {size} bytes; at most {limit} fit a message")
+        self.size, self.limit = size, limit
+
+
+@dataclass(frozen=True, slots=True)
+class RelaySpec:
+    """What is asked for, by whomever."""
+
+    relay_id: UUID
+    source: str
+    target: str
+    key_count: int
+    key_size_bits: int
+    demand: Demand
+    timeout_s: float
+    policy: str | None = None
+    """None: the best."""
+    allow_unprotected: bool = False
+    """Whether any plan will do if none meets the demand."""
+
+
+class Admission:
+    """Plans relays over a topology that does not change, with regard to how much link key there is."""
+
+    def __init__(self, topology: Topology, relays: RelayTable, last_hellos: Mapping[str, tuple[float, Hello]]) -> None:
+        """``last_hellos`` has the time and text of each KME's last hello: it tells what key is left."""
+        self._relays, self._last_hellos = relays, last_hellos
+        # In a network of two there is nobody to withstand.
+        self._compromised_min = min(1, len(topology.kmes) - 2)
+        self._choose: Callable[..., Candidate] = lru_cache(maxsize=_CHOICES_KEPT)(partial(choose, topology))
+
+    def admit(self, spec: RelaySpec, now: float) -> Relay:
+        """Return the relay, planned, to be begun.
+
+        Raises KeyAmountError, TimeoutRefusedError, UnprotectedError, TooManyUndecidedError, PlanTooLargeError, and
+        whatever `choose` does.
+        """
+        check_key_amount(spec.key_count, spec.key_size_bits)
+        if not TIMEOUT_S_MIN <= spec.timeout_s <= TIMEOUT_S_MAX:
+            raise TimeoutRefusedError(spec.timeout_s)
+        candidate = self._chosen(spec)
+        protected = candidate.resilience.compromised >= self._compromised_min
+        if not protected and not spec.allow_unprotected:
+            raise UnprotectedError(spec.source, spec.target)
+        if self._relays.undecided_count() >= UNDECIDED_MAX:
+            raise TooManyUndecidedError(UNDECIDED_MAX)
+        plan = encode_plan(candidate.plan)
+        if len(plan) > PLAN_BYTES_MAX:
+            raise PlanTooLargeError(len(plan), PLAN_BYTES_MAX)
+        terms = Terms(
+            relay_id=spec.relay_id,
+            plan=plan,
+            key_count=spec.key_count,
+            key_size_bits=spec.key_size_bits,
+            withstand=_demanded(spec.demand, candidate),
+            deadline=now + spec.timeout_s,
+        )
+        return Relay(
+            terms=terms,
+            policy=candidate.policy,
+            protected=protected,
+            relies_on=candidate.relies_on,
+            created_at=now,
+        )
+
+    def _chosen(self, spec: RelaySpec) -> Candidate:
+        return self._choose(
+            spec.source,
+            spec.target,
+            spec.demand,
+            cast("Policy | None", spec.policy),
+            load=self._load(),
+            allow_unprotected=spec.allow_unprotected,
+            key_count=spec.key_count,
+            key_size_bits=spec.key_size_bits,
+        )
+
+    def _load(self) -> frozenset[tuple[Link, int]]:
+        """Return how much of each link's key is drawn, in steps; a link that is full is left out."""
+        drawn = {
+            (kme, link.peer): round(_LOAD_STEPS * (1 - link.available_bytes / link.buffer_bytes))
+            for kme, (_, hello) in self._last_hellos.items()
+            for link in hello.links
+            if link.available_bytes < link.buffer_bytes
+        }
+        return frozenset((link, steps) for link, steps in drawn.items() if steps)
+
+
+def _demanded(demand: Demand, candidate: Candidate) -> FixedDemand:
+    """Return what both ends are to check: what was asked for or, if any plan was to do, as much of it as this one has.
+
+    The one failed KME that is withstood if the network allows it is demanded where it does.
+    """
+    have = candidate.resilience
+    if candidate.meets_demand:
+        failed = int(have.failed > demand.lost) if demand.failed is None else demand.failed
+        return FixedDemand(compromised=demand.compromised, failed=failed, tampering=demand.tampering)
+    tampering = min(demand.tampering, have.tampering, have.compromised, have.failed)
+    failed = min(1 if demand.failed is None else demand.failed, have.failed - tampering)
+    return FixedDemand(compromised=min(demand.compromised, have.compromised), failed=failed, tampering=tampering)

@@ -1,0 +1,95 @@
+"""Which KMEs are alive, whether their clocks are right, and whether their links keep to their orders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from uuid import uuid4
+
+from msgspec import structs
+
+from coordinator.commands import CommandQueue
+from coordinator.relay_actions import RelayActions
+from coordinator.store import CoordinatorStore
+from qkdrelay.messages.control import SetLink
+from qkdrelay.messages.reports import Hello
+from qkdrelay.network.topology import Topology
+from qkdrelay.service.batch import BatchDict
+from qkdrelay.service.batch_events import BatchEvents
+
+SKEW_MAX_S = 5.0
+"""A KME whose clock differs by more raises an alarm: deadlines are in absolute time."""
+ORDER_AGAIN_S = 30.0
+"""A KME whose link does not keep to its order is given it again so often, whatever it says how often."""
+
+
+class Liveness:
+    """The KMEs as their hellos say they are."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        store: CoordinatorStore,
+        relays: RelayActions,
+        commands: CommandQueue,
+        events: BatchEvents,
+    ) -> None:
+        batch = store.journal.batch
+        self._links, self._store = frozenset(map(frozenset, topology.links)), store
+        self._relays, self._commands, self._events = relays, commands, events
+        self._last_hellos: dict[str, tuple[float, Hello]] = BatchDict(batch)
+        self._said: dict[str, Hello] = batch.scratch({})
+        """In this batch, the last of each KME."""
+        self._behind: dict[str, None] = BatchDict(batch)
+        """KMEs whose clock seemed to be behind."""
+        self._ordered: dict[tuple[str, str, bool], float] = BatchDict(batch)
+        """When a KME was ordered again to turn its link to another up, or down."""
+
+    @property
+    def last_hellos(self) -> Mapping[str, tuple[float, Hello]]:
+        """When each KME last said hello, in seconds since the epoch, and what."""
+        return self._last_hellos
+
+    def note(self, kme: str, hello: Hello) -> None:
+        """Take note of a hello; of several in a batch the last counts."""
+        self._said[kme] = hello
+
+    def tick(self, now: float) -> None:
+        """Do what follows from the hellos of this batch."""
+        for kme, hello in self._said.items():
+            self._take(kme, hello, now)
+        self._said.clear()
+
+    def _take(self, kme: str, hello: Hello, now: float) -> None:
+        """Take in a hello, and in it the KME's own links, each once."""
+        links = {link.peer: link for link in hello.links if frozenset((kme, link.peer)) in self._links}
+        hello = structs.replace(hello, links=tuple(links.values()))
+        self._check_clock(kme, hello.clock - now)
+        if kme not in self._last_hellos:
+            self._events.note("kme.heard", "info", kme=kme, lab=hello.lab)
+        self._last_hellos[kme] = (now, hello)
+        self._relays.remind(kme, now)
+        self._hold_links(kme, hello, now)
+
+    def _check_clock(self, kme: str, off_s: float) -> None:
+        """Raise the alarm if a clock is off; that it is behind is seen by the second hello: one may have waited."""
+        if off_s > SKEW_MAX_S or (off_s < -SKEW_MAX_S and kme in self._behind):
+            self._events.note("clock.skewed", "error", kme=kme, text=f"its clock is off by {off_s:+.1f} s")
+        if off_s < -SKEW_MAX_S:
+            self._behind[kme] = None
+        elif kme in self._behind:
+            del self._behind[kme]
+
+    def _hold_links(self, kme: str, hello: Hello, now: float) -> None:
+        """Order again what a KME's links do not keep to, but not while that is under way.
+
+        It may have lost its store, and with it what it was ordered; or somebody brought it an old order after that.
+        """
+        down = set(map(frozenset, self._store.links.down()))
+        for link in hello.links:
+            order = (kme, link.peer, not link.up)
+            if link.up != (frozenset(order[:2]) in down):
+                continue
+            if abs(now - self._ordered.get(order, -math.inf)) >= ORDER_AGAIN_S:
+                self._ordered[order] = now
+                self._commands.put(kme, SetLink(command_id=uuid4(), peer=link.peer, up=not link.up))

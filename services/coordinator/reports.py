@@ -1,0 +1,146 @@
+"""Reports of KMEs: each verified, taken once, and handed to what it is about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from uuid import UUID
+
+from coordinator.lifecycle import Relay, advance
+from coordinator.liveness import Liveness
+from coordinator.relay_actions import RelayActions
+from coordinator.store import CoordinatorStore
+from coordinator.store.relays import RELAYS_CACHED
+from coordinator.subscriptions import Subscriptions
+from qkdrelay.messages import codec, signing
+from qkdrelay.messages.control import SignedMessage
+from qkdrelay.messages.reports import (
+    Alarm,
+    Collected,
+    Done,
+    Findings,
+    Forwarded,
+    Hello,
+    Rejected,
+    Report,
+    Reports,
+    Split,
+    Waiting,
+)
+from qkdrelay.network.names import COORDINATOR, link_name
+from qkdrelay.network.plan import Plan
+from qkdrelay.network.topology import Topology
+from qkdrelay.network.whereabouts import REFUSED
+from qkdrelay.service.batch_events import BatchEvents
+from qkdrelay.service.lru import LruCache
+
+
+class ReportHandler:
+    """Takes the messages of KMEs, and what they report of relays and shares."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        keys: Mapping[str, bytes],
+        store: CoordinatorStore,
+        *,
+        relays: RelayActions,
+        liveness: Liveness,
+        subscriptions: Subscriptions,
+        events: BatchEvents,
+    ) -> None:
+        """``keys`` has the key shared with each KME of ``topology``."""
+        self._links, self._keys, self._store = frozenset(map(frozenset, topology.links)), keys, store
+        self._relays, self._liveness, self._subscriptions, self._events = relays, liveness, subscriptions, events
+        self._seen = store.journal.seen
+        self._found: LruCache[tuple[UUID, str], tuple[bytes, int]] = store.journal.batch.cache(LruCache(RELAYS_CACHED))
+        """Epoch and number of the message that said last what was found, by relay and who found it."""
+
+    def start(self) -> None:
+        """Forget what was seen under other keys."""
+        for kme, key in self._keys.items():
+            self._seen.verified_under(f"reports {kme}", signing.mark(key))
+
+    def handle(self, sender: str, body: bytes, now: float) -> None:
+        """Take a message of ``sender``. Raises MalformedMessageError or ForgedMessageError."""
+        message = codec.decode(body, SignedMessage)
+        signing.verify(self._keys[sender], sender, COORDINATOR, message)
+        place = (f"reports {sender}", message.epoch, message.number, message.mac)
+        if self._seen.check(*place) == "finished":
+            return
+        reports = codec.decode(message.body, Reports)
+        self._seen.finish(*place)
+        for report in reports.items:
+            if not self._is_overtaken(sender, report, message):
+                self._take(sender, report, now)
+
+    def _is_overtaken(self, sender: str, report: Report, message: SignedMessage) -> bool:
+        """Whether it is a finding that a later one has overtaken: what the broker refused at first comes late.
+
+        Epochs sort by time, and numbers within one. What was found before this start is not compared.
+        """
+        if not isinstance(report, Findings):
+            return False
+        place, latest = (message.epoch, message.number), self._found.get((report.relay_id, sender))
+        if latest is not None and latest > place:
+            return True
+        self._found.keep((report.relay_id, sender), place)
+        return False
+
+    def _take(self, sender: str, report: Report, now: float) -> None:
+        match report:
+            case Hello():
+                self._liveness.note(sender, report)
+            case Done():
+                self._subscriptions.done(sender, report)
+            case Alarm():
+                # Under a name of its own: a KME must not write the coordinator's events.
+                self._events.note("kme.alarm", "error", kme=sender, alarm=report.event, text=report.text)
+            case Rejected():
+                self._take_rejected(sender, report)
+            case _:
+                relay = self._store.relays.get(report.relay_id)
+                if relay is None:
+                    self._events.note("report.unknown_relay", "warning", kme=sender, relay_id=report.relay_id)
+                elif isinstance(report, Split | Forwarded | Collected | Waiting):
+                    self._take_step(relay, sender, report)
+                elif isinstance(report, Findings) and not _is_about(report, relay.plan):
+                    self._events.note("report.misplaced", "warning", kme=sender, relay_id=relay.relay_id)
+                else:
+                    self._relays.change(relay, advance(relay, sender, report, now), now)
+
+    def _take_rejected(self, sender: str, report: Rejected) -> None:
+        """Log it; and keep that the share did not arrive, if it is known which one it was."""
+        if report.link[1] != sender or frozenset(report.link) not in self._links:
+            self._events.note("report.misplaced", "warning", kme=sender, link=link_name(*report.link))
+            return
+        link = link_name(*report.link)
+        self._events.note("share.rejected", "warning", kme=sender, link=link, reason=report.reason)
+        relay = self._store.relays.get(report.relay_id) if report.relay_id is not None else None
+        route = report.route
+        if relay is not None and route is not None and route[-1] == sender and relay.plan.is_route(route):
+            self._store.flow.add_stuck(relay.relay_id, route, f"{REFUSED}{report.reason}")
+            self._subscriptions.changed(relay.relay_id)
+
+    def _take_step(self, relay: Relay, sender: str, report: Split | Forwarded | Collected | Waiting) -> None:
+        """Keep what became of a share, if it is for the sender to say and the plan has such a route."""
+        route, plan, flow = report.route, relay.plan, self._store.flow
+        speaker = route[-2] if isinstance(report, Waiting) and len(route) > 1 else route[-1]
+        if speaker != sender or not plan.is_route(route):
+            self._events.note("report.misplaced", "warning", kme=sender, relay_id=relay.relay_id, route=route)
+            return
+        if isinstance(report, Waiting):
+            flow.add_stuck(relay.relay_id, route, report.reason)
+        elif isinstance(report, Split):
+            flow.add_step(relay.relay_id, route, "split")
+        elif isinstance(report, Forwarded):
+            flow.add_step(relay.relay_id, route, "forwarded")
+        elif sender == plan.target:
+            flow.add_step(relay.relay_id, route, "collected")
+        self._subscriptions.changed(relay.relay_id)
+
+
+def _is_about(findings: Findings, plan: Plan) -> bool:
+    """Whether all that was found is on routes of the plan."""
+    routes = (*findings.false, *findings.equivocating, *(dispute.split for dispute in findings.disputed))
+    disputed = (route for dispute in findings.disputed for group in dispute.sets for route in group)
+    return all(map(plan.is_route, (*routes, *disputed)))
