@@ -15,7 +15,7 @@ from qkdrelay.network.analysis import withstands_compromised
 from qkdrelay.network.bdd import Diagram
 from qkdrelay.network.demand import Demand
 from qkdrelay.network.plan import Hop, Plan
-from qkdrelay.network.planner import Routes
+from qkdrelay.network.planner import PairPaths
 from qkdrelay.network.selection import choose, plans
 from qkdrelay.network.threshold_circuit import blocking, learning
 from qkdrelay.network.topology import Topology
@@ -265,7 +265,7 @@ def test_so_many_disjoint_paths_have_no_fewer_links_than_those_found(topology):
         graph.add_edge((kme, "in"), (kme, "out"), capacity=1, weight=0)
     for a, b in (*topology.links, *((b, a) for a, b in topology.links)):
         graph.add_edge((a, "out"), (b, "in"), capacity=1, weight=1)
-    found = Routes(topology, source, target).disjoint()
+    found = PairPaths(topology, source, target).disjoint()
     assert len(found) == connectivity(topology, source, target)
     for number, paths in enumerate(found, 1):
         graph.nodes[source, "out"]["demand"], graph.nodes[target, "in"]["demand"] = -number, number

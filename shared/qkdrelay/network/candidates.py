@@ -11,11 +11,11 @@ from qkdrelay.network.key_cost import DEFAULT_SUITE, Suite, link_key_bytes, payl
 from qkdrelay.network.minimal_sets import Resilience, resilience, smallest
 from qkdrelay.network.names import Link
 from qkdrelay.network.plan import SUCCESSORS_MAX, Plan
-from qkdrelay.network.planner import Routes, no_path, path_plan, recursive_plan, union_plan, without
+from qkdrelay.network.planner import PairPaths, no_path, path_plan, recursive_plan, union_plan, without
 from qkdrelay.network.threshold_circuit import learning
 from qkdrelay.network.topology import Topology
 
-Load = frozenset[tuple[Link, float]]
+LinkLoad = frozenset[tuple[Link, float]]
 """Key of links (sender, receiver) that is spoken for, in any unit; of links not named nothing is."""
 
 
@@ -51,7 +51,7 @@ class CandidateMaker:
         target: str,
         *,
         demand: Demand,
-        load: Load,
+        load: LinkLoad,
         budget: int,
     ) -> None:
         topology.require(source)
@@ -61,8 +61,8 @@ class CandidateMaker:
         self._topology, self._source, self._target = topology, source, target
         self._budget, self._demand = budget, demand
         self._others = len(topology.kmes) - 2
-        self._routes = Routes(topology, source, target, dict(load))
-        self._disjoint = self._routes.disjoint()[:SUCCESSORS_MAX]
+        self._paths = PairPaths(topology, source, target, dict(load))
+        self._disjoint = self._paths.disjoint()[:SUCCESSORS_MAX]
         if not self._disjoint:
             raise no_path(topology, source, target)
 
@@ -122,7 +122,7 @@ class CandidateMaker:
 
     def _best(self) -> Plan:
         """Split over as few disjoint paths as the demand takes; over all there are, secrecy first, if it takes more."""
-        if self._routes.direct():
+        if self._paths.direct():
             return path_plan([(self._source, self._target)], 1, self._budget)
         paths = len(self._disjoint)
         threshold = min(self._demand.readers + 1, paths)
@@ -155,12 +155,12 @@ class CandidateMaker:
 
     def _relying(self) -> Iterator[Plan]:
         trusted, demand = self._topology.noted("trusted"), self._demand
-        for paths in self._routes.mostly_trusted():
+        for paths in self._paths.mostly_trusted():
             if len(paths) > demand.lost:
                 plan = path_plan(paths, len(paths) - demand.lost, self._budget)
                 if resilience(plan, self._others, trusted).compromised >= demand.readers:
                     yield plan
         if demand.lost == 0:
-            shared = self._routes.through_trusted(demand.readers + 1)
+            shared = self._paths.through_trusted(demand.readers + 1)
             if shared is not None:
                 yield union_plan(shared, self._budget)

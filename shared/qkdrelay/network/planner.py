@@ -55,7 +55,7 @@ def no_path(topology: Topology, source: str, target: str) -> InvalidPlanError:
     return InvalidPlanError(f"there is no path from {source} to {target} in network {topology.name}{besides}")
 
 
-class Routes:
+class PairPaths:
     """The disjoint paths of one pair, cheapest first; KMEs noted as ``never`` are not there.
 
     A path costs, in this order: KMEs to avoid, links (each is a message), and how much of the key of its links is

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qkdrelay.errors import InvalidPlanError, RequestRefusedError
-from qkdrelay.network.candidates import Candidate, CandidateMaker, Load
+from qkdrelay.network.candidates import Candidate, CandidateMaker, LinkLoad
 from qkdrelay.network.demand import POLICIES, Demand, Policy
 from qkdrelay.network.plan import SHARE_MESSAGES_MAX
-from qkdrelay.network.planner import Routes
+from qkdrelay.network.planner import PairPaths
 from qkdrelay.network.refusals import NoPlanError
 from qkdrelay.network.topology import Topology
 
@@ -22,7 +22,7 @@ def plans(
     *,
     key_count: int = 1,
     key_size_bits: int = 256,
-    load: Load = frozenset(),
+    load: LinkLoad = frozenset(),
     budget: int = SHARE_MESSAGES_MAX,
 ) -> list[Candidate]:
     """Return the candidate plans, the chosen one marked if any meets the demand; of all policies or of one.
@@ -67,7 +67,7 @@ def choose(
     allow_unprotected: bool = False,
     key_count: int = 1,
     key_size_bits: int = 256,
-    load: Load = frozenset(),
+    load: LinkLoad = frozenset(),
     budget: int = SHARE_MESSAGES_MAX,
 ) -> Candidate:
     """Return the plan to take; parameters as for `plans`.
@@ -127,7 +127,7 @@ def _nearest(found: list[Candidate], demand: Demand) -> Candidate:
 def _reason(topology: Topology, source: str, target: str, demand: Demand, policy: Policy | None) -> str:
     if policy is not None:
         return f"no {policy} plan from {source} to {target} withstands {demand}"
-    paths = len(Routes(topology, source, target).disjoint())
+    paths = len(PairPaths(topology, source, target).disjoint())
     needed = demand.readers + demand.lost + 1
     some = "1 path joins" if paths == 1 else f"{paths} disjoint paths join"
     return f"no plan withstands {demand}: {some} {source} and {target}, and that takes {needed}"

@@ -64,7 +64,7 @@ class LiveChannel:
         if self._inbox.refuse(self._name, None):
             _log.info("broker.restored", user=self._settings.user, name=self._name)
 
-    def give_up(self, channel: Channel, reason: str) -> None:
+    def drop(self, channel: Channel, reason: str) -> None:
         """Close ``channel`` because of ``reason``, and open another after a while."""
         if channel.is_open:
             self._reason = reason
@@ -86,12 +86,12 @@ class LiveChannel:
 
     def _closed(self, _channel: Channel, reason: Exception) -> None:
         self._drop_timer()
-        given_up, self._reason = self._reason, ""
-        alone = bool(given_up) or isinstance(reason, ChannelClosedByBroker)
+        why, self._reason = self._reason, ""
+        alone = bool(why) or isinstance(reason, ChannelClosedByBroker)
         self._on_lost(alone)
         if not alone:
             return  # the next connection begins anew
-        self._try_later(given_up or describe(reason))
+        self._try_later(why or describe(reason))
 
     def _try_later(self, why: str) -> None:
         self.failures += 1

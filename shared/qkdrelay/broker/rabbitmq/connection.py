@@ -76,17 +76,17 @@ class LiveConnection:
         host, port = self._address
         return f"{host}:{port}"
 
-    def give_up(self, reason: object) -> None:
+    def drop(self, reason: object) -> None:
         """Drop this connection, because of ``reason``, and build another."""
         # Never one that is still being opened: pika 1.4.4 fails an assertion of its own on that.
         if self._connection is not None and self._connection.is_open:
             self._reason = self._reason or reason
             self._connection.close()
 
-    def give_up_if_steady(self, reason: object) -> None:
+    def drop_if_steady(self, reason: object) -> None:
         """Do so if it has lived long enough for another to be worth a try: not again and again."""
         if self._open_since is not None and time.monotonic() - self._open_since > self._settings.steady_s:
-            self.give_up(reason)
+            self.drop(reason)
 
     def stop(self) -> None:
         """Close for good; the channel's close-ok comes after the broker has handled all that was sent.
@@ -99,7 +99,7 @@ class LiveConnection:
             self._timer = None
             self._on_stopped()
         else:
-            self.give_up("stopped")
+            self.drop("stopped")
 
     def _opened(self, connection: SelectConnection) -> None:
         if self._stopping:

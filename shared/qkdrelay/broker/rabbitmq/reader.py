@@ -73,7 +73,7 @@ class Reader:
     def _set_up(self, channel: Channel) -> None:
         self.asked = True
         # Deleted, or its node is gone: nothing else would tell.
-        channel.add_on_cancel_callback(lambda _: self._live.give_up(channel, "cancelled by the broker: deleted?"))
+        channel.add_on_cancel_callback(lambda _: self._live.drop(channel, "cancelled by the broker: deleted?"))
         channel.basic_qos(
             prefetch_count=self._prefetch,
             callback=lambda _: channel.basic_consume(
