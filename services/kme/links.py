@@ -133,7 +133,7 @@ class Links:
 
     def _read_room(self) -> WaitingQuota:
         if self._read.room is None:
-            self._read.room = WaitingQuota(self._store.waiting_room())
+            self._read.room = WaitingQuota(self._store.waiting_room() if self._any_waits.value else ())
         return self._read.room
 
     def _obstacle(self, peer: str, share: SendShare) -> str | None:
@@ -173,6 +173,8 @@ class Links:
 
     def resume(self, on_sent: Callable[[WaitingShare], None], on_stuck: Callable[[SendShare, str], None]) -> None:
         """Seal what waits and can go now; call ``on_stuck`` once for each share and reason."""
+        if not self._any_waits.value:
+            return
         peers = self._read_room().peers()
         self._any_waits.value = bool(peers)
         for peer in peers:
