@@ -80,6 +80,8 @@ def lines_lost() -> int:
 
 def log_all(lines: Iterable[tuple[LogLevel, str, Mapping[str, object]]], **bound: str) -> None:
     """Log (level, event, fields) of each line, with ``bound`` in all of them: a whole batch in one go."""
+    if not (lines := list(lines)):
+        return
     renderer = structlog.get_config()["processors"][-1]
     if isinstance(renderer, _JsonLines):
         renderer.write(lines, bound)
