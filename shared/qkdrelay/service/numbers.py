@@ -16,6 +16,8 @@ WINDOW_BACK = 32_768
 """How far behind the highest finished number of a stream a late message may still be."""
 WINDOW_ENDED = 4_096
 """The same for a stream whose sender has begun a new epoch since."""
+_FORGET_EVERY = 64
+"""So many numbers that are too far behind may still be remembered."""
 EPOCHS_MAX = 64
 """Epochs of one stream that are remembered: a peer begins one at each start. Older ones are refused."""
 
@@ -97,6 +99,8 @@ class _Stream:
     """Up to this one all are refused."""
     written: int
     """The highest number that the store has: none above it was finished before this transaction."""
+    forgotten: int
+    """The highest number when those too far behind it were deleted last."""
 
 
 class SeenNumbers(Table):
@@ -118,9 +122,11 @@ class SeenNumbers(Table):
             rows = [(stream.id, number, tag) for number, tag in sorted(finished.items())]
             self._db.executemany("INSERT INTO finished VALUES (?, ?, ?)", rows)
             self._db.execute("UPDATE heard SET highest = ? WHERE id = ?", (stream.highest, stream.id))
-            # Each time, not now and then: the numbers are the sender's choice, and it could avoid the occasion.
-            forgotten = (stream.id, stream.highest - WINDOW_BACK)
-            self._db.execute("DELETE FROM finished WHERE heard = ? AND number <= ?", forgotten)
+            # By how far the numbers have come, not at some of them: they are the sender's choice.
+            if stream.highest - stream.forgotten >= _FORGET_EVERY:
+                stream.forgotten = stream.highest
+                forgotten = (stream.id, stream.highest - WINDOW_BACK)
+                self._db.execute("DELETE FROM finished WHERE heard = ? AND number <= ?", forgotten)
             stream.written = stream.highest
         self._finished.clear()
 
@@ -184,7 +190,9 @@ class SeenNumbers(Table):
             query = "SELECT id, highest, below FROM heard WHERE stream = ? AND epoch = ?"
             row = self.run(query, stream, epoch).fetchone()
             if row is not None:
-                known = self._streams[stream, epoch] = _Stream(row[0], row[1], row[2], written=row[1])
+                known = self._streams[stream, epoch] = _Stream(
+                    row[0], row[1], row[2], written=row[1], forgotten=row[1] - _FORGET_EVERY
+                )
         return known
 
     def _finished_with(self, known: _Stream, number: int) -> bytes | None:
@@ -210,5 +218,5 @@ class SeenNumbers(Table):
             self._db.execute(f"DELETE FROM {table} WHERE {column} IN ({surplus})", (stream, EPOCHS_MAX - 1))
         values = (stream, epoch, number, -1)
         cursor = self._db.execute("INSERT INTO heard (stream, epoch, highest, below) VALUES (?, ?, ?, ?)", values)
-        begun = self._streams[stream, epoch] = _Stream(cursor.lastrowid or 0, number, -1, written=-1)
+        begun = self._streams[stream, epoch] = _Stream(cursor.lastrowid or 0, number, -1, -1, number)
         return begun
