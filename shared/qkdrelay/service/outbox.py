@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import groupby
 
 from qkdrelay.broker.port import Publication
 from qkdrelay.service.tables import Store, Table
+from qkdrelay.storage.database import PAGE_BYTES
 
 SCHEMA = """
 CREATE TABLE outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, exchange TEXT NOT NULL,
@@ -59,6 +60,8 @@ class Outbox(Table):
         self.backlog = Backlog()
         self._fresh: list[Publication] = store.batch.scratch([])
         self._outgoing: list[tuple[int, str, str, bytes, float | None]] = store.batch.scratch([])
+        self._long: set[int] = set()
+        """Messages that take pages of their own, until they are confirmed."""
         # Never the id of a message before, also if that is gone: AUTOINCREMENT's own promise, kept by hand.
         last = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'outbox'), 0)"
         self._next_id = 1 + store.parsed(int, self.run(last).fetchone()[0])
@@ -79,6 +82,8 @@ class Outbox(Table):
         """
         self._fresh.append(Publication(self._next_id, exchange, routing_key, body, urgent))
         self._outgoing.append((self._next_id, exchange, routing_key, body, expires))
+        if len(body) >= PAGE_BYTES:
+            self._long.add(self._next_id)
         self._next_id += 1
 
     def publish_once(self, exchange: str, routing_key: str, body: bytes) -> None:
@@ -99,18 +104,24 @@ class Outbox(Table):
             Publication(*row) for row in self.run("SELECT id, exchange, routing_key, body FROM outbox ORDER BY id")
         ]
         self.backlog.add(found)
+        self._long.update(message.id for message in found if message.id and len(message.body) >= PAGE_BYTES)
         return found
 
     def drop(self, routing_key: str) -> None:
         """Delete what is there under this key: nobody takes it any more. Only before `unconfirmed` is read."""
         self.run("DELETE FROM outbox WHERE routing_key = ?", routing_key)
 
-    def confirm(self, ids: Iterable[int]) -> None:
+    def confirm(self, ids: Collection[int]) -> None:
         """Delete messages that the broker has taken over."""
+        delete = "DELETE FROM outbox WHERE id BETWEEN ? AND ?"
+        if self._long.isdisjoint(ids):
+            self._db.executemany(delete, _runs(ids))
+            return
+        self._long.difference_update(ids)
         # What was to leave is sealed, signed or public: to wipe it would double what is written of long messages.
         self._db.execute("PRAGMA secure_delete=OFF")
         try:
-            self._db.executemany("DELETE FROM outbox WHERE id BETWEEN ? AND ?", _runs(ids))
+            self._db.executemany(delete, _runs(ids))
         finally:
             self._db.execute("PRAGMA secure_delete=ON")
 

@@ -15,7 +15,7 @@ from qkdrelay.storage.log import LOG_BYTES_KEPT, MARK_TABLE, Found, Log, Mark, l
 
 Access = Literal["own", "read"]
 """As the one service that holds the store, or to look into it."""
-_PAGE_BYTES = 8192
+PAGE_BYTES = 8192
 _SCHEMA = f"{MARK_TABLE}CREATE TABLE meta (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;"
 
 
@@ -90,7 +90,7 @@ class Database:
             # What SQLite puts aside, to sort it say, may be secret, and its files would lie where there is little room.
             "temp_store=MEMORY",
             # Both for long messages: half as many pages to write, and few that are read again to be deleted.
-            f"page_size={_PAGE_BYTES}",
+            f"page_size={PAGE_BYTES}",
             "cache_size=-16384",
             "journal_mode=WAL",
             # FULL, not NORMAL: a power cut must not undo a commit, or link key would be used again.
