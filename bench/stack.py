@@ -19,14 +19,14 @@ from uuid import UUID, uuid4
 import pika
 
 from bench.peer import Peer
-from qkdrelay.broker.names import CLI_EXCHANGE, CLIENT_QUEUE_PREFIX, REPLIES_EXCHANGE, REQUESTS_KEY
+from qkdrelay.broker.names import CLI_EXCHANGE, REPLIES_EXCHANGE, REQUESTS_KEY
 from qkdrelay.client import relay_request
 from qkdrelay.errors import QkdRelayError
 from qkdrelay.messages.answers import NetworkView, RelaySummary
 from qkdrelay.messages.dialogue import Asker
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.requests import NetworkRequest, RelayRequest, RequestBody
-from qkdrelay.network.names import CLI
+from qkdrelay.network.names import CLI, CLIENT_QUEUE_PREFIX
 from qkdrelay.network.topology import Topology
 
 ROOT = Path(__file__).parents[1]

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from qkdrelay.broker.names import (
     CLI_EXCHANGE,
-    CLIENT_QUEUE_PREFIX,
     COORD_EXCHANGE,
     DEAD_LETTER_EXCHANGE,
     DEAD_LETTERS_QUEUE,
@@ -32,7 +31,15 @@ from qkdrelay.broker.names import (
     results_queue,
 )
 from qkdrelay.errors import SettingsError, TopologyError
-from qkdrelay.network.names import CLI, COORDINATOR, KME_NAME, KME_NAME_RULE, OPERATOR, SERVICE_USERS
+from qkdrelay.network.names import (
+    CLI,
+    CLIENT_QUEUE_PREFIX,
+    COORDINATOR,
+    KME_NAME,
+    KME_NAME_RULE,
+    OPERATOR,
+    SERVICE_USERS,
+)
 
 DELIVERY_LIMIT: Final = 1000
 """Every crash counts against all that was prefetched, so a small limit would throw honest messages away."""

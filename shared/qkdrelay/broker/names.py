@@ -21,7 +21,6 @@ DEAD_LETTER_EXCHANGE: Final = "dlx"
 REQUESTS_QUEUE: Final = "coordinator.requests"
 DEAD_LETTERS_QUEUE: Final = "dead-letters"
 LEAKS_QUEUE: Final = "lab.leaks"
-CLIENT_QUEUE_PREFIX: Final = "cli.q."
 REQUESTS_KEY: Final = "requests"
 LEAKS_KEY: Final = "lab.leaks"
 REQUESTS_AGE_MS_MAX: Final = 30_000

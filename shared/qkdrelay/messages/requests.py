@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from qkdrelay.messages.fields import KmeCount, Message, Number, Seconds, Text
 from qkdrelay.messages.limits import LETTERS_SHOWN_MAX, RELAYS_SHOWN_MAX, REQUEUED_MAX
 from qkdrelay.messages.states import LabMode
 from qkdrelay.network.demand import Demand
+from qkdrelay.network.names import CLIENT_QUEUE_PREFIX
 from qkdrelay.network.plan import KMES_MAX
 
 
@@ -136,7 +138,7 @@ class Request(Message, frozen=True):
 
     request_id: UUID
     """Random: what is answered, also where a request is sent once more."""
-    reply_to: Annotated[str, Meta(pattern=r"^cli\.q\.[0-9a-f-]{1,64}\Z")]
+    reply_to: Annotated[str, Meta(pattern=rf"^{re.escape(CLIENT_QUEUE_PREFIX)}[0-9a-f-]{{1,64}}\Z")]
     at: Seconds
     """Time it was sent, in seconds since the epoch."""
     body: RequestBody

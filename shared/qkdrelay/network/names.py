@@ -18,6 +18,8 @@ CLI: Final = "cli"
 OPERATOR: Final = "operator"
 SERVICE_USERS: Final = (COORDINATOR, CLI, OPERATOR)
 """Users of the broker beside the KMEs; no KME may have such a name."""
+CLIENT_QUEUE_PREFIX: Final = f"{CLI}.q."
+"""Of the queues that the command line has answers sent to."""
 # No name has this character.
 _STEP: Final = ">"
 

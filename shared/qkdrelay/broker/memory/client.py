@@ -9,10 +9,10 @@ from typing import Self
 
 from qkdrelay.broker.memory.broker import MemoryBroker
 from qkdrelay.broker.memory.hub import MemoryHub
-from qkdrelay.broker.names import CLI_EXCHANGE, CLIENT_QUEUE_PREFIX, EVENTS_EXCHANGE, REPLIES_EXCHANGE, REQUESTS_KEY
+from qkdrelay.broker.names import CLI_EXCHANGE, EVENTS_EXCHANGE, REPLIES_EXCHANGE, REQUESTS_KEY
 from qkdrelay.broker.port import CLIENT_PREFETCH, Publication, check_size
 from qkdrelay.errors import BrokerUnreachableError
-from qkdrelay.network.names import CLI
+from qkdrelay.network.names import CLI, CLIENT_QUEUE_PREFIX
 
 
 class MemoryClient:

@@ -17,13 +17,14 @@ from pika.exceptions import ChannelClosedByBroker, ConnectionClosed
 from pika.frame import Method
 from pika.spec import Basic, BasicProperties
 
-from qkdrelay.broker.names import CLI_EXCHANGE, CLIENT_QUEUE_PREFIX, EVENTS_EXCHANGE, REPLIES_EXCHANGE, REQUESTS_KEY
+from qkdrelay.broker.names import CLI_EXCHANGE, EVENTS_EXCHANGE, REPLIES_EXCHANGE, REQUESTS_KEY
 from qkdrelay.broker.port import CLIENT_PREFETCH, Publication, check_size
 from qkdrelay.broker.rabbitmq.bundle import unpacked
 from qkdrelay.broker.rabbitmq.connection_errors import HINT_PROVISION, blocked, describe, explain
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
 from qkdrelay.broker.rabbitmq.sockets import Sockets
 from qkdrelay.errors import BrokerUnreachableError
+from qkdrelay.network.names import CLIENT_QUEUE_PREFIX
 
 BLOCKED_S: Final = 2.0
 """Seconds that a broker may take nothing before that is said: an alarm may pass."""

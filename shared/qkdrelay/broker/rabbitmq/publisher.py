@@ -9,12 +9,12 @@ from typing import Any, Final
 import structlog
 from pika.adapters.select_connection import IOLoop, SelectConnection
 
-from qkdrelay.broker.names import CLIENT_QUEUE_PREFIX
 from qkdrelay.broker.port import Publication
 from qkdrelay.broker.rabbitmq.connection import LiveConnection
 from qkdrelay.broker.rabbitmq.inbox import Inbox
 from qkdrelay.broker.rabbitmq.lane import Lane
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
+from qkdrelay.network.names import CLIENT_QUEUE_PREFIX
 
 ROLE: Final = "publish"
 _LANES_MAX: Final = 500
