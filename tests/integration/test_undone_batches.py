@@ -90,6 +90,7 @@ def test_if_each_commit_fails_once_memory_is_as_before_each_time_and_all_comes_t
     network.as_kme("kme-2", b"nothing")
     network.on_link("kme-1", "kme-2", b"nothing")
     settle(network)
+    relays.append(ask(network, "kme-1", "kme-4", key_count=512))
     network.hub.drop(name)
     network.time.forward(11.0)
     said += answers(network, client, asker, up)

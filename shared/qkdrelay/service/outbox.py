@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from functools import partial
 from itertools import groupby
 
 from qkdrelay.broker.port import Publication
@@ -84,6 +85,7 @@ class Outbox(Table):
         self._outgoing.append((self._next_id, exchange, routing_key, body, expires))
         if len(body) >= PAGE_BYTES:
             self._long.add(self._next_id)
+            self._store.batch.restore(partial(self._long.discard, self._next_id))
         self._next_id += 1
 
     def publish_once(self, exchange: str, routing_key: str, body: bytes) -> None:
@@ -114,10 +116,12 @@ class Outbox(Table):
     def confirm(self, ids: Collection[int]) -> None:
         """Delete messages that the broker has taken over."""
         delete = "DELETE FROM outbox WHERE id BETWEEN ? AND ?"
-        if self._long.isdisjoint(ids):
+        long = self._long.intersection(ids)
+        if not long:
             self._db.executemany(delete, _runs(ids))
             return
-        self._long.difference_update(ids)
+        self._long -= long
+        self._store.batch.restore(partial(self._long.update, long))
         # What was to leave is sealed, signed or public: to wipe it would double what is written of long messages.
         self._db.execute("PRAGMA secure_delete=OFF")
         try:
