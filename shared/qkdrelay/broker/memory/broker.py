@@ -21,7 +21,7 @@ _log = structlog.get_logger()
 
 
 class MemoryBroker:
-    """Implements `qkdrelay.broker.port.Broker`, and `Connection` towards the hub.
+    """Implements `qkdrelay.broker.port.Broker`, and `QueueConsumer` towards the hub.
 
     Of each of ``queues`` it holds up to ``prefetch`` deliveries unacknowledged.
     """
@@ -153,7 +153,7 @@ class MemoryBroker:
         return reason is None
 
     def lose(self) -> None:
-        """See `Connection.lose`."""
+        """See `QueueConsumer.lose`."""
         if self._connected:
             self._connected = False
             self._hub.leave(self)
@@ -162,7 +162,7 @@ class MemoryBroker:
         self._changed.notify_all()
 
     def lose_queue(self, name: str) -> None:
-        """See `Connection.lose_queue`."""
+        """See `QueueConsumer.lose_queue`."""
         self._consumed.discard(name)
         self._hub.queues[name].consumers.remove(self)
         given_back = [each for each in self._unacknowledged.values() if each[0] == name]
@@ -172,11 +172,11 @@ class MemoryBroker:
         self._hub.give_back(given_back)
 
     def has_room(self, queue: str) -> bool:
-        """See `Connection.has_room`."""
+        """See `QueueConsumer.has_room`."""
         return self._load[queue] < self._prefetch
 
     def deliver(self, queue: str, message: QueuedMessage) -> None:
-        """See `Connection.deliver`."""
+        """See `QueueConsumer.deliver`."""
         self._tag += 1
         self._load[queue] += 1
         self._unacknowledged[self._tag] = (queue, message)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from itertools import count
 from typing import Any
 
-from qkdrelay.broker.memory.queue import Connection, Queue, QueuedMessage
+from qkdrelay.broker.memory.queue import Queue, QueueConsumer, QueuedMessage
 from qkdrelay.broker.memory.routing import matches, no_route
 from qkdrelay.broker.port import Publication
 
@@ -37,7 +37,7 @@ class MemoryHub:
             self.declare(queue["name"], single_active_consumer=single)
         for binding in definitions["bindings"]:
             self.bind(binding["source"], binding["routing_key"], binding["destination"], binding["destination_type"])
-        self._connections: list[Connection] = []
+        self._connections: list[QueueConsumer] = []
 
     def drop(self, user: str) -> None:
         """Lose ``user``'s connections: what is unacknowledged goes back; the next `receive` reconnects."""
@@ -81,11 +81,11 @@ class MemoryHub:
         with self.lock:
             return len(self.queues[queue].ready)
 
-    def join(self, connection: Connection) -> None:
+    def join(self, connection: QueueConsumer) -> None:
         """Know a new connection."""
         self._connections.append(connection)
 
-    def leave(self, connection: Connection) -> None:
+    def leave(self, connection: QueueConsumer) -> None:
         """Forget a connection that has closed."""
         self._connections.remove(connection)
 

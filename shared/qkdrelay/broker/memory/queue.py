@@ -21,7 +21,7 @@ class QueuedMessage:
     """Times it was delivered and came back."""
 
 
-class Connection(Protocol):
+class QueueConsumer(Protocol):
     """A user's connection that consumes queues; the hub calls its methods with its lock held."""
 
     user: str
@@ -52,7 +52,7 @@ class Queue:
     policy: Mapping[str, Any]
     ready: deque[QueuedMessage] = field(default_factory=deque)
     ready_bytes: int = 0
-    consumers: list[Connection] = field(default_factory=list)
+    consumers: list[QueueConsumer] = field(default_factory=list)
 
     def add(self, message: QueuedMessage) -> None:
         """Append a message."""
