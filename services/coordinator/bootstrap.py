@@ -1,4 +1,4 @@
-"""The composition root of the coordinator: what it is made of, in one place."""
+"""The composition root of the coordinator: settings, store, broker, service and loop are put together here alone."""
 
 # ruff: noqa: PLC0415 - imports stand where they are needed, so that the command line's `--help` is quick
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from functools import partial
 from itertools import islice
 
 from qkdrelay.broker.names import COORD_EXCHANGE, control_queue
-from qkdrelay.messages import signing
 from qkdrelay.messages.control import COMMANDS_MAX, Command, Commands
-from qkdrelay.network.names import COORDINATOR
 from qkdrelay.service.batch_events import BatchEvents
 from qkdrelay.service.journal import Journal
+from qkdrelay.service.signed_channel import SignedChannel
 
 COMMANDS_WAITING_MAX = 500
 """Messages to one KME that the broker has not taken over."""
@@ -21,9 +19,9 @@ COMMANDS_WAITING_MAX = 500
 class CommandQueue:
     """The commands of a batch, each once, however often something in it asks for it."""
 
-    def __init__(self, journal: Journal, keys: Mapping[str, bytes], events: BatchEvents) -> None:
-        """``keys`` has the key shared with each KME."""
-        self._outbox, self._numbers, self._keys, self._events = journal.outbox, journal.numbers, keys, events
+    def __init__(self, journal: Journal, channels: Mapping[str, SignedChannel], events: BatchEvents) -> None:
+        """``channels`` has that to each KME."""
+        self._outbox, self._channels, self._events = journal.outbox, channels, events
         self._commands: defaultdict[str, dict[Command, None]] = journal.batch.scratch(defaultdict(dict))
 
     def put(self, kme: str, command: Command) -> None:
@@ -32,7 +30,7 @@ class CommandQueue:
         Not one that does not take in what it was told; what is left out follows from the relay's state, and is told
         once it says hello.
         """
-        if kme not in self._keys:
+        if kme not in self._channels:
             self._events.note("command.no_such_kme", "error", kme=kme, text="it is not in the network any more")
         elif self._outbox.backlog.of(control_queue(kme))[0] >= COMMANDS_WAITING_MAX:
             text = "it has not taken in what it was told before"
@@ -44,13 +42,7 @@ class CommandQueue:
         """Put everything into as few messages as fit."""
         for kme, commands in self._commands.items():
             for start in range(0, len(commands), COMMANDS_MAX):
-                for signed in signing.sign_all(
-                    self._keys[kme],
-                    COORDINATOR,
-                    kme,
-                    epoch=self._numbers.epoch,
-                    number=partial(self._numbers.next, f"control {kme}"),
-                    body=Commands(items=tuple(islice(commands, start, start + COMMANDS_MAX))),
-                ):
+                body = Commands(items=tuple(islice(commands, start, start + COMMANDS_MAX)))
+                for signed in self._channels[kme].sign(body):
                     self._outbox.put(COORD_EXCHANGE, control_queue(kme), signed)
         self._commands.clear()

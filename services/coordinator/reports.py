@@ -11,7 +11,6 @@ from coordinator.relay_actions import RelayActions
 from coordinator.store import CoordinatorStore
 from coordinator.store.relays import RELAYS_CACHED
 from coordinator.subscriptions import Subscriptions
-from qkdrelay.messages import codec, signing
 from qkdrelay.messages.control import SignedMessage
 from qkdrelay.messages.reports import (
     Alarm,
@@ -26,12 +25,13 @@ from qkdrelay.messages.reports import (
     Split,
     Waiting,
 )
-from qkdrelay.network.names import COORDINATOR, link_name
+from qkdrelay.network.names import link_name
 from qkdrelay.network.plan import Plan
 from qkdrelay.network.topology import Topology
 from qkdrelay.network.whereabouts import REFUSED
 from qkdrelay.service.batch_events import BatchEvents
 from qkdrelay.service.lru import LruCache
+from qkdrelay.service.signed_channel import SignedChannel
 
 
 class ReportHandler:
@@ -40,7 +40,7 @@ class ReportHandler:
     def __init__(
         self,
         topology: Topology,
-        keys: Mapping[str, bytes],
+        channels: Mapping[str, SignedChannel],
         store: CoordinatorStore,
         *,
         relays: RelayActions,
@@ -48,27 +48,18 @@ class ReportHandler:
         subscriptions: Subscriptions,
         events: BatchEvents,
     ) -> None:
-        """``keys`` has the key shared with each KME of ``topology``."""
-        self._links, self._keys, self._store = frozenset(map(frozenset, topology.links)), keys, store
+        """``channels`` has that to each KME of ``topology``."""
+        self._links, self._channels, self._store = frozenset(map(frozenset, topology.links)), channels, store
         self._relays, self._liveness, self._subscriptions, self._events = relays, liveness, subscriptions, events
-        self._seen = store.journal.seen
         self._found: LruCache[tuple[UUID, str], tuple[bytes, int]] = store.journal.batch.cache(LruCache(RELAYS_CACHED))
         """Epoch and number of the message that said last what was found, by relay and who found it."""
 
-    def start(self) -> None:
-        """Forget what was seen under other keys."""
-        for kme, key in self._keys.items():
-            self._seen.verified_under(f"reports {kme}", signing.mark(key))
-
     def handle(self, sender: str, body: bytes, now: float) -> None:
         """Take a message of ``sender``. Raises MalformedMessageError or ForgedMessageError."""
-        message = codec.decode(body, SignedMessage)
-        signing.verify(self._keys[sender], sender, COORDINATOR, message)
-        place = (f"reports {sender}", message.epoch, message.number, message.mac)
-        if self._seen.check(*place) == "finished":
+        taken = self._channels[sender].take(body, Reports)
+        if taken is None:
             return
-        reports = codec.decode(message.body, Reports)
-        self._seen.finish(*place)
+        message, reports = taken
         for report in reports.items:
             if not self._is_overtaken(sender, report, message):
                 self._take(sender, report, now)

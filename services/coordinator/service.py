@@ -25,6 +25,7 @@ from qkdrelay.network.topology import Topology
 from qkdrelay.service.batch import BatchDict, Cell
 from qkdrelay.service.batch_events import BatchEvents
 from qkdrelay.service.metrics import refusal
+from qkdrelay.service.signed_channel import SignedChannel
 
 _HOUSEKEEPING_EVERY_S = 10.0
 _OF_OTHERS = {
@@ -66,14 +67,20 @@ class CoordinatorService:
         taken = BatchDict[bytes, float](batch)
         answerer = Answerer(cli_key, lambda: store.journal.numbers.epoch, store.requests_until, taken)
         self.subscriptions = Subscriptions(store, answerer)
-        self._commands = CommandQueue(store.journal, control_keys, events)
+        self._channels = {
+            kme: SignedChannel(
+                store.journal, key, COORDINATOR, kme, incoming=f"reports {kme}", outgoing=f"control {kme}"
+            )
+            for kme, key in control_keys.items()
+        }
+        self._commands = CommandQueue(store.journal, self._channels, events)
         self.relays = RelayActions(store, self._commands, self.subscriptions, events)
         self.liveness = Liveness(topology, store, self.relays, self._commands, events)
         self._dead_letters = DeadLetters(topology, store, events)
         self._adversary = Adversary() if lab else None
         self._reports = ReportHandler(
             topology,
-            control_keys,
+            self._channels,
             store,
             relays=self.relays,
             liveness=self.liveness,
@@ -96,7 +103,8 @@ class CoordinatorService:
 
     def start(self, now: float) -> None:  # noqa: ARG002 - as of `Service`
         """Forget what was seen under other keys."""
-        self._reports.start()
+        for channel in self._channels.values():
+            channel.start()
 
     def wait_s(self, now: float) -> float:
         """Return in how many seconds something is due: a deadline, an answer, housekeeping."""
