@@ -55,15 +55,15 @@ class DeadLetterTable(Table):
 
     def count(self) -> int:
         """Return how many are kept."""
-        return int(self.run("SELECT count(*) FROM dead_letters").fetchone()[0])
+        return int(self.one("SELECT count(*) FROM dead_letters")[0])
 
     def latest(self, limit: int = DEAD_LETTERS_MAX) -> list[StoredDeadLetter]:
         """Return the latest, newest first."""
-        return [StoredDeadLetter(*row) for row in self.run(f"{_SELECT} ORDER BY id DESC LIMIT ?", limit)]
+        return [StoredDeadLetter(*row) for row in self.all(f"{_SELECT} ORDER BY id DESC LIMIT ?", limit)]
 
     def get(self, number: int) -> StoredDeadLetter | None:
         """Return one, by its id."""
-        row = self.run(f"{_SELECT} WHERE id = ?", number).fetchone()
+        row = self.one(f"{_SELECT} WHERE id = ?", number)
         return None if row is None else StoredDeadLetter(*row)
 
     def drop(self, ids: Iterable[int] | None) -> None:

@@ -73,13 +73,9 @@ class FlowTable(Table):
 
     def of(self, relay_id: UUID) -> ShareFlow:
         """Return everything known of a relay's shares."""
-        steps: dict[str, list[Route]] = {"split": [], "forwarded": [], "collected": []}
-        query = "SELECT route, step FROM flow WHERE relay_id = ? ORDER BY route"
-        for route, step in self.run(query, relay_id.bytes):
-            steps[step].append(self._store.parsed(parse_route, route))
-        query = "SELECT route, reason FROM stuck WHERE relay_id = ? ORDER BY route"
-        stuck = [(self._store.parsed(parse_route, route), why) for route, why in self.run(query, relay_id.bytes)]
-        return ShareFlow(tuple(steps["split"]), tuple(steps["forwarded"]), tuple(steps["collected"]), tuple(stuck))
+        steps = self.all("SELECT route, step FROM flow WHERE relay_id = ? ORDER BY route", relay_id.bytes)
+        stuck = self.all("SELECT route, reason FROM stuck WHERE relay_id = ? ORDER BY route", relay_id.bytes)
+        return self._store.parsed(_flow, (steps, stuck))
 
     def whereabouts(self, relay: Relay) -> Whereabouts:
         """Return where a relay's shares are."""
@@ -94,3 +90,11 @@ class FlowTable(Table):
             self.flush()
             for table in ("flow", "stuck"):
                 self._db.executemany(f"DELETE FROM {table} WHERE relay_id = ?", [(each.bytes,) for each in relay_ids])
+
+
+def _flow(stored: tuple[list[tuple[str, Step]], list[tuple[str, str]]]) -> ShareFlow:
+    steps: dict[Step, list[Route]] = {"split": [], "forwarded": [], "collected": []}
+    for route, step in stored[0]:
+        steps[step].append(parse_route(route))
+    stuck = tuple((parse_route(route), reason) for route, reason in stored[1])
+    return ShareFlow(tuple(steps["split"]), tuple(steps["forwarded"]), tuple(steps["collected"]), stuck)

@@ -15,7 +15,7 @@ class LinkTable(Table):
 
     def down(self) -> tuple[Link, ...]:
         """Return them, sorted."""
-        return tuple(self.run("SELECT a, b FROM down ORDER BY a, b").fetchall())
+        return tuple(self.all("SELECT a, b FROM down ORDER BY a, b"))
 
     def switch(self, link: Link, *, up: bool) -> None:
         """Keep whether a link carries."""

@@ -96,7 +96,7 @@ class RelayTable(Table):
         )
         self._undecided: BatchDict[UUID, None] = BatchDict(batch)
         """The relays under way; read when the store is opened."""
-        rows = self.run("SELECT relay_id FROM relays WHERE ended_at IS NULL")
+        rows = self.all("SELECT relay_id FROM relays WHERE ended_at IS NULL")
         self._undecided.update((store.parsed(_id, row[0]), None) for row in rows)
         self._none_due_before = Cell(batch, -math.inf)
         """No deadline of an undecided relay is earlier, in seconds since the epoch."""
@@ -108,7 +108,7 @@ class RelayTable(Table):
             self._kept.clear()
 
     def _relays(self, condition: str, *values: object) -> list[Relay]:
-        return [self._store.parsed(self._record.read, row) for row in self.run(f"{self._select} {condition}", *values)]
+        return [self._store.parsed(self._record.read, row) for row in self.all(f"{self._select} {condition}", *values)]
 
     def get(self, relay_id: UUID) -> Relay | None:
         """Return a relay."""
@@ -129,7 +129,7 @@ class RelayTable(Table):
         """Return the ids that begin with ``digits`` (hexadecimal, no hyphens), at most ``limit``."""
         first, last = (bytes.fromhex(digits.ljust(32, filler)) for filler in "0f")
         query = "SELECT relay_id FROM relays WHERE relay_id BETWEEN ? AND ? ORDER BY relay_id LIMIT ?"
-        return [self._store.parsed(_id, row[0]) for row in self.run(query, first, last, limit)]
+        return [self._store.parsed(_id, row[0]) for row in self.all(query, first, last, limit)]
 
     def latest(self, limit: int) -> list[Relay]:
         """Return the latest relays, newest first."""
@@ -137,7 +137,7 @@ class RelayTable(Table):
 
     def count(self) -> int:
         """Return how many relays are known."""
-        return int(self.run("SELECT count(*) FROM relays").fetchone()[0])
+        return int(self.one("SELECT count(*) FROM relays")[0])
 
     def undecided_count(self) -> int:
         """Return how many relays are under way."""
@@ -153,7 +153,7 @@ class RelayTable(Table):
             return []
         found = self._relays("WHERE ended_at IS NULL AND deadline <= ? LIMIT ?", now, _OVERDUE_AT_ONCE)
         if not found:
-            first = self.run("SELECT min(deadline) FROM relays WHERE ended_at IS NULL").fetchone()[0]
+            first = self.one("SELECT min(deadline) FROM relays WHERE ended_at IS NULL")[0]
             self._none_due_before.value = math.inf if first is None else self._store.parsed(float, first)
         return found
 
@@ -202,7 +202,7 @@ class RelayTable(Table):
             return []
         settled = "ended_at IS NOT NULL AND source_due IS NULL AND target_due IS NULL"
         query = f"SELECT relay_id FROM relays WHERE {settled} ORDER BY created_at LIMIT ?"
-        oldest = [self._store.parsed(_id, row[0]) for row in self.run(query, surplus)]
+        oldest = [self._store.parsed(_id, row[0]) for row in self.all(query, surplus)]
         for relay_id in oldest:
             self._cache.drop(relay_id)
         self._db.executemany("DELETE FROM relays WHERE relay_id = ?", [(relay_id.bytes,) for relay_id in oldest])

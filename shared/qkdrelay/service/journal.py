@@ -24,6 +24,8 @@ from qkdrelay.storage.database import Access, Database, Sizes
 from qkdrelay.storage.files import resolved
 
 _SCHEMA_VERSION = 5
+_NOT_OURS = (ValueError, TypeError, AttributeError, LookupError, MalformedMessageError, InvalidPlanError)
+"""What reading something raises that no service wrote."""
 T = TypeVar("T")
 
 
@@ -78,15 +80,20 @@ class Journal:
         """Raise StoreError if what is read is nothing that a service wrote; it may be a secret, so it is not quoted."""
         try:
             yield
-        except (ValueError, TypeError, AttributeError, MalformedMessageError, InvalidPlanError) as error:
-            what = f"the store {self.path} cannot be used: it is damaged ({type(error).__name__})"
-            self.connection.failure = StoreError(what, hint=HINT_DAMAGED)
-            raise self.connection.failure from None
+        except _NOT_OURS as error:
+            raise self._damaged(error) from None
 
     def parsed(self, parse: Callable[[Any], T], stored: object) -> T:
         """Return what ``parse`` makes of something stored. Raises StoreError if that cannot be (see `reading`)."""
-        with self.reading():
+        try:
             return parse(stored)
+        except _NOT_OURS as error:
+            raise self._damaged(error) from None
+
+    def _damaged(self, error: Exception) -> StoreError:
+        what = f"the store {self.path} cannot be used: it is damaged ({type(error).__name__})"
+        self.connection.failure = failure = StoreError(what, hint=HINT_DAMAGED)
+        return failure
 
     def scrub(self) -> bool:
         """Empty the write-ahead log, which still holds deleted rows; after a commit that destroyed keys.

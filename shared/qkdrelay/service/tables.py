@@ -37,8 +37,22 @@ class Table:
     def flush(self) -> None:
         """Write what is in memory only."""
 
+    def _flush_all(self) -> None:
+        for table in self._others:
+            table.flush()
+        self.flush()
+
     def run(self, sql: str, *values: object) -> Cursor:
         """Execute a statement, on what is flushed. Raises StoreError."""
-        for table in (*self._others, self):
-            table.flush()
+        self._flush_all()
         return self._db.execute(sql, values)
+
+    def one(self, sql: str, *values: object) -> Any:
+        """Return the first row of a query, or None. Raises StoreError."""
+        self._flush_all()
+        return self._db.one(sql, values)
+
+    def all(self, sql: str, *values: object) -> list[Any]:
+        """Return the rows of a query. Raises StoreError."""
+        self._flush_all()
+        return self._db.all(sql, values)
