@@ -33,7 +33,7 @@ from qkdrelay.network.topology import Topology
 UNDECIDED_MAX = 10_000
 _CHOICES_KEPT = 256
 _LOAD_STEPS = 4
-"""How finely plans look at how much of a link's key is drawn: coarse, so that they are not made anew all the time."""
+"""Steps in which plans see how much of a link's key is drawn: few, so that they are not made anew all the time."""
 
 
 class TimeoutRefusedError(RequestRefusedError):
@@ -62,7 +62,7 @@ class PlanTooLargeError(RequestRefusedError):
 
 @dataclass(frozen=True, slots=True)
 class RelaySpec:
-    """What is asked for, by whomever."""
+    """A relay that is asked for, by whomever."""
 
     relay_id: UUID
     source: str

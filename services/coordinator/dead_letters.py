@@ -29,7 +29,7 @@ from qkdrelay.service.batch_events import BatchEvents
 
 
 class DeadLetters:
-    """What can be done with dead letters; each inside the batch's transaction."""
+    """Dead letters kept, listed, requeued and deleted, inside the batch's transaction."""
 
     def __init__(self, topology: Topology, store: CoordinatorStore, events: BatchEvents) -> None:
         self._kept, self._outbox, self._events = store.dead_letters, store.journal.outbox, events

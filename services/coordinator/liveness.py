@@ -43,11 +43,11 @@ class Liveness:
         self._behind: dict[str, None] = BatchDict(batch)
         """KMEs whose clock seemed to be behind."""
         self._ordered: dict[tuple[str, str, bool], float] = BatchDict(batch)
-        """When a KME was ordered again to turn its link to another up, or down."""
+        """Times at which a KME was ordered again to turn its link to another up, or down; seconds since the epoch."""
 
     @property
     def last_hellos(self) -> Mapping[str, tuple[float, Hello]]:
-        """When each KME last said hello, in seconds since the epoch, and what."""
+        """The last hello of each KME, and its time in seconds since the epoch."""
         return self._last_hellos
 
     def note(self, kme: str, hello: Hello) -> None:

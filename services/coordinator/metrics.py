@@ -1,4 +1,4 @@
-"""What the coordinator counts and measures."""
+"""The coordinator's metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qkdrelay.service.metrics import Metrics, counters
 
 DECISION_BUCKETS_S: Final = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300)
 BROKER: Final = "broker"
-"""Who gave a message up that no service rejected."""
+"""The label of a message that no service gave up."""
 
 
 class CoordinatorMetrics(Metrics):

@@ -14,14 +14,14 @@ from qkdrelay.service.batch_events import BatchEvents
 
 
 class RelayActions:
-    """What can be done with relays; each inside the batch's transaction."""
+    """Changes and reminders of relays, inside the batch's transaction."""
 
     def __init__(
         self, store: CoordinatorStore, commands: CommandQueue, subscriptions: Subscriptions, events: BatchEvents
     ) -> None:
         self._store, self._commands, self._subscriptions, self._events = store, commands, subscriptions, events
         self._hears_since = Cell(store.journal.batch, -math.inf)
-        """When the connection to the broker was made; infinite while there is none."""
+        """The time at which the connection to the broker was made; infinite while there is none."""
 
     def change(self, before: Relay | None, after: Relay, now: float) -> None:
         """Keep a relay's new state and tell the ends what follows from it; ``before`` is None for a new one."""

@@ -9,7 +9,7 @@ from qkdrelay.service.settings import HexKey, JsonObject, KmeName, ServiceSettin
 
 
 class CoordinatorSettings(ServiceSettings):
-    """What `coordinator serve` is told; never a link secret."""
+    """The settings of `coordinator serve`; never a link secret."""
 
     topology: Path
     control_keys: Annotated[dict[KmeName, HexKey], *JsonObject]

@@ -20,10 +20,10 @@ from qkdrelay.messages.states import TERMINAL
 from qkdrelay.service.batch import BatchDict
 
 COMMAND_WAIT_S = 5.0
-"""How long a KME may take to carry out a command before the caller is told that it did not."""
+"""The time a KME has to carry out a command before the caller is told that it did not."""
 FOLLOWERS_MAX = 10_000
 FOLLOW_MAX_S = 60.0
-"""Who hears nothing asks again long before; who does not is gone."""
+"""The time after which a follower is gone: who hears nothing asks again long before."""
 _SHOW_EVERY_S = 0.1
 
 
@@ -35,7 +35,7 @@ class _Caller:
     text: str
     asked_at: float
     kmes: Mapping[UUID, str]
-    """Those that have not answered, by command."""
+    """The KMEs that have not answered, by command."""
     errors: tuple[str, ...] = ()
 
 

@@ -24,9 +24,9 @@ class StoredDeadLetter:
 
     id: int
     at: float
-    """When the coordinator got it, in seconds since the epoch."""
+    """The time at which the coordinator got it, in seconds since the epoch."""
     kme: str
-    """Who gave it up: a KME, the coordinator; empty for the broker."""
+    """The service that gave it up; empty for the broker."""
     queue: str
     reason: str
     body: bytes = field(repr=False)

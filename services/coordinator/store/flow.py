@@ -1,4 +1,4 @@
-"""What became of the shares of each relay."""
+"""The flow of the shares of each relay."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CREATE TABLE stuck (relay_id BLOB NOT NULL, route TEXT NOT NULL, reason TEXT NOT
 
 @dataclass(frozen=True, slots=True)
 class ShareFlow:
-    """What is known of a relay's shares, each by the route to its holder."""
+    """A relay's shares as far as they are known, each by the route to its holder."""
 
     split: tuple[Route, ...] = ()
     forwarded: tuple[Route, ...] = ()
@@ -40,7 +40,7 @@ class FlowTable(Table):
         super().__init__(store)
         self._steps: dict[tuple[bytes, str, Step], None] = store.batch.scratch({})
         self._stuck: dict[tuple[bytes, str], str] = store.batch.scratch({})
-        """What this transaction has yet to write."""
+        """Of this transaction, yet to be written."""
         self._any_stuck = Cell(store.batch, value=True)
 
     def flush(self) -> None:

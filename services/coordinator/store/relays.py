@@ -85,7 +85,7 @@ class RelayTable(Table):
         self._record, batch = record, store.batch
         self._cache: LruCache[UUID, Relay] = batch.cache(LruCache(RELAYS_CACHED))
         self._kept: dict[UUID, tuple[object, ...]] = batch.scratch({})
-        """What this transaction has yet to write."""
+        """Rows that this transaction has yet to write."""
         self._select = f"SELECT {', '.join(record.names)} FROM relays"
         columns = ["relay_id", *record.names, *_BESIDE]
         changing = ", ".join(f"{name} = excluded.{name}" for name in [*record.changing, *_BESIDE[3:]])

@@ -2,7 +2,7 @@
 
 import math
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from uuid import UUID, uuid4
 
 import pytest
@@ -175,6 +175,10 @@ def test_one_more_field_of_a_relay_is_kept_by_declaring_it_once():
             table.keep(kept, NOW, told=())
     (read,) = table.latest(1)
     assert read == replace(changed, policy="p")  # it is none of those that change
+
+
+def test_no_field_of_a_relay_is_forgotten():
+    assert set(relays.RELAY.names) == {field.name for field in fields(Relay)}
 
 
 def test_a_store_has_the_columns_it_has_always_had(store):
