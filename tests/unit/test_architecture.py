@@ -42,5 +42,5 @@ def test_each_word_of_the_glossary_is_one_of_the_code():
 
 
 def test_what_the_page_names_in_the_code_is_there():
-    for module in set(re.findall(r"`((?:qkdrelay|kme|coordinator|qkdrelay_\w+)\.[\w.]+)`", TEXT)):
+    for module in set(re.findall(r"\b((?:qkdrelay|kme|coordinator|qkdrelay_\w+)(?:\.[a-z_]+)+)\b", TEXT)):
         assert rooms.folder(module).exists(), module
