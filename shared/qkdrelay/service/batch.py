@@ -95,8 +95,9 @@ class Cell(Generic[T]):
     @value.setter
     def value(self, value: T) -> None:
         before = self._value
-        self._batch.restore(lambda: self._set(before))
-        self._value = value
+        if value is not before:
+            self._batch.restore(lambda: self._set(before))
+            self._value = value
 
     def _set(self, value: T) -> None:
         self._value = value
