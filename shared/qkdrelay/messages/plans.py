@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import msgpack
 import msgspec
 
 from qkdrelay.errors import InvalidPlanError, MalformedMessageError
@@ -12,7 +13,6 @@ from qkdrelay.messages.fields import PLAN_BYTES_MAX
 from qkdrelay.network.plan import KMES_MAX, PLANS_KEPT, SUCCESSORS_MAX, Hop, Plan
 
 _WireHop = tuple[int, tuple[str, ...]]
-_ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(tuple[str, str, dict[str, _WireHop]])
 
 
@@ -20,7 +20,8 @@ _DECODER = msgspec.msgpack.Decoder(tuple[str, str, dict[str, _WireHop]])
 def encode_plan(plan: Plan) -> bytes:
     """Return the canonical bytes of a plan: [source, target, {kme: [threshold, [successor, ...]]}], KMEs sorted."""
     hops = {kme: (hop.threshold, hop.successors) for kme, hop in sorted(plan.hops.items())}
-    return _ENCODER.encode((plan.source, plan.target, hops))
+    encoded: bytes = msgpack.packb((plan.source, plan.target, hops))
+    return encoded
 
 
 @lru_cache(maxsize=PLANS_KEPT)
