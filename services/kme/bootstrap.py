@@ -6,8 +6,8 @@ import math
 import time
 from collections.abc import Callable, Mapping
 
-from kme.forwarding import NodeSettings
 from kme.links import Link
+from kme.model import NodeSettings
 from kme.service import KmeService
 from kme.settings import KmeSettings
 from kme.store import KmeStore, open_kme_store

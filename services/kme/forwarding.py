@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from operator import xor
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 from uuid import UUID
 
-from kme.effects import (
-    Effect,
-    EndpointRelay,
-    KeepRelay,
-    KeepShare,
-    LeakShare,
-    LogEvent,
-    SendReport,
-    SendShare,
-    TryRebuild,
-)
+from kme.effects import Effect, KeepRelay, KeepShare, LogEvent, SendReport, SendShare, TryRebuild
+from kme.memory import Memory
+from kme.model import LATE_S, EndpointRelay, NodeSettings
+from kme.progress import split_report
 from qkdrelay.errors import QkdRelayError
 from qkdrelay.messages.fields import TIMEOUT_S_MAX
 from qkdrelay.messages.keys import KEY_BYTES_MAX
 from qkdrelay.messages.link import ShareHeader
 from qkdrelay.messages.plans import decode_plan
-from qkdrelay.messages.reports import Collected, Forwarded, Split
-from qkdrelay.messages.states import LabMode
+from qkdrelay.messages.reports import Collected, Forwarded
 from qkdrelay.network.key_cost import CONFIRMATION_BYTES
 from qkdrelay.network.names import Route
 from qkdrelay.network.plan import KMES_MAX, Plan
 from qkdrelay.schemes.recursive import reshare
 from qkdrelay.sharing import amd
 
-LATE_S = 60.0
-"""How long after its deadline a share is still looked at."""
 EARLY_SHARES_MAX, EARLY_BYTES_MAX = 2_000, 64 << 20
 """Shares kept at a target for relays it does not expect (yet)."""
-
-
 _TAMPERED_BYTES = 16
 
 
@@ -45,63 +32,16 @@ class RejectedShareError(QkdRelayError):
     """A share that came over its link with a valid seal, and yet does not fit; the message says why."""
 
 
-@dataclass(frozen=True)
-class NodeSettings:
-    """What a KME knows of itself, whatever the coordinator says."""
+class ShareHandler(Protocol):
+    """Whoever decides on shares that come over links."""
 
-    name: str
-    links: frozenset[str]
-    """The KMEs it shares a QKD link with."""
-    withstand_compromised: int = 1
-    """A plan must keep the secret from every coalition of this many KMEs."""
-    lab: bool = False
-    pending_max: int = 10_000
-    key_bytes_max: int = 1 << 28
-
-
-class Memory(Protocol):
-    """What a node may ask its store."""
-
-    @property
-    def lab_mode(self) -> LabMode | None:
-        """How a compromised KME behaves."""
-        ...
-
-    def relay(self, relay_id: UUID) -> EndpointRelay | None:
-        """Return a relay that starts or ends here."""
-        ...
-
-    def shares(self, relay_id: UUID) -> Mapping[Route, bytes]:
-        """Return the shares collected for a relay that ends here."""
-        ...
-
-    def share_count(self, relay_id: UUID) -> int:
-        """Return how many shares are collected for a relay that ends here."""
-        ...
-
-    def share(self, relay_id: UUID, route: Route) -> bytes | None:
-        """Return one collected share."""
-        ...
-
-    def early_shares(self) -> tuple[int, int]:
-        """Return how many shares of relays that are not expected are kept, and their bytes."""
-        ...
-
-    def pending(self) -> int:
-        """Return how many relays at this end are undecided."""
-        ...
-
-    def key_bytes(self) -> int:
-        """Return how many bytes of keys are kept."""
-        ...
-
-    def ids_refused_until(self) -> float:
-        """Return the time at or before which no relay id that may be new was made, in seconds since the epoch."""
+    def on_share(self, sender: str, header: ShareHeader, payload: bytes, memory: Memory, now: float) -> list[Effect]:
+        """Decide on a share that came over the link from ``sender``; raise RejectedShareError if it does not fit."""
         ...
 
 
 class Forwarding:
-    """The decisions of one KME on shares it receives (protocol, sections 2 and 6)."""
+    """An honest KME's decisions on the shares it receives (protocol, sections 2 and 6)."""
 
     def __init__(self, settings: NodeSettings, random: Callable[[int], bytes]) -> None:
         """``random`` returns that many uniform bytes: the operating system's, except where a test replays them."""
@@ -112,24 +52,13 @@ class Forwarding:
         part = self._check(sender, header, now)
         if len(payload) > amd.encoded_length(KEY_BYTES_MAX + CONFIRMATION_BYTES, times=len(header.route) - 1):
             raise RejectedShareError(f"the share has {len(payload)} bytes, more than any relay's can have")
-        effects: list[Effect] = []
-        mode = memory.lab_mode if self._me.lab else None
-        if mode == "leak":
-            effects.append(LeakShare(header.relay_id, header.route, payload))
         if part.target == self._me.name:
-            return effects + self._collect(header, payload, memory, now)
-        if mode == "withhold":
-            return [LogEvent("lab.withheld", "warning", {"relay_id": header.relay_id, "route": header.route})]
-        if mode == "tamper":
-            # At random: one and the same change on several routes could cancel out where they meet.
-            changed = bytes(map(xor, payload, self._random(_TAMPERED_BYTES)))
-            payload = changed + payload[len(changed) :]
-            effects.append(LogEvent("lab.tampered", "warning", {"relay_id": header.relay_id, "route": header.route}))
-        route = header.route
-        done = split_report(part, header.relay_id, route) if part.is_split(self._me.name) else None
-        effects.append(SendReport(done or Forwarded(relay_id=header.relay_id, route=route)))
+            return self._collect(header, payload, memory, now)
+        relay_id, route = header.relay_id, header.route
+        is_split = part.is_split(self._me.name)
+        done = split_report(part, relay_id, route) if is_split else Forwarded(relay_id=relay_id, route=route)
         children = reshare(part, payload, self._random)
-        return effects + sends(part, header.relay_id, header.route, header.deadline, children)
+        return [SendReport(done), *sends(part, relay_id, route, header.deadline, children)]
 
     def _check(self, sender: str, header: ShareHeader, now: float) -> Plan:
         me, route = self._me.name, header.route
@@ -156,10 +85,10 @@ class Forwarding:
         return part
 
     def _collect(self, header: ShareHeader, payload: bytes, memory: Memory, now: float) -> list[Effect]:
-        relay = memory.relay(header.relay_id)
+        relay = memory.relays.get(header.relay_id)
         fields: dict[str, object] = {"relay_id": header.relay_id, "route": header.route}
         if relay is None:
-            kept_early, kept_bytes = memory.early_shares()
+            kept_early, kept_bytes = memory.shares.early()
             if kept_early >= EARLY_SHARES_MAX or kept_bytes + len(payload) > EARLY_BYTES_MAX:
                 raise RejectedShareError("the relay is not expected here, and too many such shares are kept")
             # For a minute, then: who sends it must not say how long it takes up room here.
@@ -174,7 +103,7 @@ class Forwarding:
         if relay.state in ("failed", "forgotten") or now > relay.deadline + LATE_S:
             return [LogEvent("share.late", "info", fields)]
         check_final_share(relay, header.route, payload)
-        kept = memory.share(header.relay_id, header.route)
+        kept = memory.shares.get(header.relay_id, header.route)
         if kept is None:
             return [
                 KeepShare(header.relay_id, header.route, payload, relay.deadline),
@@ -197,12 +126,6 @@ def check_final_share(relay: EndpointRelay, route: Route, payload: bytes) -> Non
     length = relay.plan.share_length(route, relay.payload_length)
     if len(payload) != length:
         raise RejectedShareError(f"the share has {len(payload)} bytes; on this route it must have {length}")
-
-
-def split_report(plan: Plan, relay_id: UUID, route: Route) -> Split:
-    """Return the report that the holder at ``plan.source`` split what it received on ``route``."""
-    kme = plan.source
-    return Split(relay_id=relay_id, route=route, shares=len(plan.successors(kme)), threshold=plan.threshold(kme))
 
 
 def sends(plan: Plan, relay_id: UUID, route: Route, deadline: float, children: list[tuple[str, bytes]]) -> list[Effect]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from kme.effects import EndpointRelay
+from kme.model import EndpointRelay
 from kme.store import KmeStore
 from qkdrelay.messages.keys import key_id
 
@@ -20,7 +20,7 @@ def listed(store: KmeStore, *, reveal: bool, limit: int) -> list[dict[str, Any]]
     """
     keys: list[dict[str, Any]] = []
     with store.journal.reading():
-        for relay in store.relays():
+        for relay in store.relays.latest():
             for index in range(relay.key_count):
                 if len(keys) >= limit:
                     return keys

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from qkdrelay.messages.reports import LinkReport
@@ -44,7 +44,7 @@ class KmeMetrics(Metrics):
         self._up = self.gauge("qkdrelay_link_up", "Whether the QKD link carries (1) or was told not to (0).", "link")
         self._waiting = self.gauge("qkdrelay_link_shares_waiting", "Shares that wait for their link.", "link")
 
-    def happened(self, event: str) -> None:
+    def happened(self, event: str, fields: Mapping[str, object]) -> None:  # noqa: ARG002 - as of `BatchEvents`
         """Count what was logged, if it is the outcome of a share or a relay's state."""
         if (counter := self._events.get(event)) is not None:
             counter.inc()

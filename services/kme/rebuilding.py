@@ -1,87 +1,71 @@
-"""Rebuilding in parts: a target that has to search among false shares does so a little in each turn.
-
-What is begun is in memory only. After a crash the shares are still in the store, and the search begins anew.
-"""
+"""A target's decision to rebuild a relay's keys from the shares it has, and to name the false ones."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+import sys
+from dataclasses import replace
+from functools import cache
 from uuid import UUID
 
-from kme.effects import EndpointRelay
+from kme.effects import Effect, KeepRelay, SendReport
+from kme.findings import findings_of, no_findings, rebuilt_splits
+from kme.memory import Memory
+from kme.progress import endpoint_report
+from kme.searches import Searches
+from kme.terms import TermsCheck
+from qkdrelay.link.confirmation import Payload
+from qkdrelay.network.analysis import least_shares
+from qkdrelay.network.exhaustive import STEPS_MAX
 from qkdrelay.network.names import Route
-from qkdrelay.schemes.recursive import RELAY_SEARCH_MAX, RebuildResult, rebuilding
-from qkdrelay.service.lru import LruCache
-from qkdrelay.sharing.work import Budget, Steps, run_within
-
-_SEARCHES_KEPT, _ROUTES_KEPT = 10_000, 512
-"""Relays whose searches are remembered, and routes in what is remembered of one."""
+from qkdrelay.sharing.work import Budget
 
 
-@dataclass(slots=True)
-class _Search:
-    """What searching has left of a relay's budget, and what came of it; None if that is not known yet."""
+class Rebuilder:
+    """Rebuilds the relays that end at one KME."""
 
-    budget: Budget
-    shares: int = 0
-    result: RebuildResult | None = None
-    rebuilt: bool = False
-    """Whether there was a secret; it is not kept here."""
+    def __init__(self, terms: TermsCheck) -> None:
+        """``terms`` says which part of a plan withstands what this KME reckons with."""
+        self._terms, self._searches = terms, Searches()
 
-    def note(self, shares: int, result: RebuildResult) -> None:
-        """Keep what came of so many shares, unless it is long."""
-        self.shares, self.rebuilt = shares, result.secret is not None
-        routes = sum(len(agreeing) for dispute in result.disputed for agreeing in dispute.sets)
-        self.result = replace(result, secret=None) if routes <= _ROUTES_KEPT else None
+    def try_rebuild(
+        self, relay_id: UUID, memory: Memory, turn: Budget | None = None, *, keep: bool = False
+    ) -> list[Effect] | None:
+        """Try to rebuild from what is collected; after the rebuild, see which shares were false.
 
-
-@dataclass(frozen=True, slots=True)
-class _Begun:
-    relay_id: UUID
-    shares: int
-    steps: Steps[RebuildResult] = field(repr=False)
-
-
-class Rebuilds:
-    """The rebuilds of one KME. A relay's shares are only ever added to, so their number says whether some are new."""
-
-    def __init__(self) -> None:
-        self._begun: _Begun | None = None
-        self._searches: LruCache[UUID, _Search] = LruCache(_SEARCHES_KEPT)
-
-    def rebuild(
-        self,
-        relay: EndpointRelay,
-        shares: int,
-        held: Callable[[], Mapping[Route, bytes]],
-        may_name: Callable[[str], bool],
-        turn: Budget,
-        *,
-        keep: bool,
-    ) -> RebuildResult | None:
-        """Return what so many ``shares``, those ``held``, amount to; None if it takes more than is left of ``turn``.
-
-        ``keep``: then it goes on at the next call with the same shares. One is kept, the last; it holds the shares.
+        None if this takes more work than is left of ``turn``; `Searches.rebuild` says what ``keep`` does then.
         """
-        search = self._searches.get(relay.relay_id) or _Search(Budget(RELAY_SEARCH_MAX))
-        if search.result and search.shares == shares and not (search.rebuilt and relay.state == "expecting"):
-            return search.result
-        begun = self._begun
-        if begun is None or (begun.relay_id, begun.shares) != (relay.relay_id, shares):
-            steps = rebuilding(relay.plan, held(), relay.payload_length, budget=search.budget, may_name=may_name)
-            begun = _Begun(relay.relay_id, shares, steps)
-        done = run_within(begun.steps, turn)
-        if done:
-            self.drop(relay.relay_id)
-            search.note(shares, done[0])
-        elif keep:
-            self._begun = begun
-        if search.budget.left < RELAY_SEARCH_MAX:
-            self._searches.keep(relay.relay_id, search)
-        return done[0] if done else None
+        before = relay = memory.relays.get(relay_id)
+        if relay is None or relay.role != "target" or relay.state in ("failed", "forgotten"):
+            self._searches.drop(relay_id)
+            return []
+        plan = relay.plan
+        count = memory.shares.count(relay_id)
+        if count < least_shares(plan):
+            return []
 
-    def drop(self, relay_id: UUID) -> None:
-        """Give up what is begun for this relay, if it is that one."""
-        if self._begun and self._begun.relay_id == relay_id:
-            self._begun = None
+        def fitting() -> dict[Route, bytes]:
+            return {route: share for route, share in memory.shares.of(relay_id).items() if plan.is_route(route)}
+
+        # However many parts a plan has, looking at all of them takes no more than one check of a plan may.
+        may_name = cache(lambda kme: self._terms.keeps(plan.below(kme), STEPS_MAX // len(plan.hops)))
+        result = self._searches.rebuild(relay, count, fitting, may_name, turn or Budget(sys.maxsize), keep=keep)
+        if result is None:
+            return None
+        effects: list[Effect] = []
+        if relay.state == "expecting" and result.secret is not None:
+            relay = replace(relay, state="pending", payload=Payload.parse(result.secret))
+            effects += [*rebuilt_splits(relay, fitting(), result), SendReport(endpoint_report(relay))]
+        findings = findings_of(relay, result)
+        if findings != (relay.findings or no_findings(relay_id)):
+            relay = replace(relay, findings=findings)
+            effects.append(SendReport(findings))
+        if relay is not before:
+            effects.insert(0, KeepRelay(relay))
+        return effects
+
+    def is_urgent(self, relay_id: UUID, memory: Memory, *, calm: bool) -> bool:
+        """Whether to try at once; what comes after the rebuild can only name false shares, best all together."""
+        relay = memory.relays.get(relay_id)
+        if relay is None or relay.equivocating or (calm and relay.state == "expecting"):
+            return True
+        return memory.shares.count(relay_id) >= relay.plan.final_shares

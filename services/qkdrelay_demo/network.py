@@ -15,8 +15,8 @@ from typing_extensions import override
 from coordinator import bootstrap as coordinator
 from coordinator.store import open_coordinator_store
 from kme import bootstrap as kmes
-from kme.forwarding import NodeSettings
 from kme.links import Link
+from kme.model import NodeSettings
 from kme.store import KmeStore, open_kme_store
 from qkdrelay.broker.definitions import definitions
 from qkdrelay.broker.memory import MemoryBroker, MemoryClient, MemoryHub
@@ -116,7 +116,7 @@ class EmbeddedNetwork:
 
     def keys(self, kme: str, relay_id: UUID) -> bytes | None:
         """Return the keys ``kme`` has released of a relay it is an end of."""
-        relay = self.stores[kme].relay(relay_id)
+        relay = self.stores[kme].relays.get(relay_id)
         return relay.payload.keys if relay and relay.payload and relay.state == "delivered" else None
 
 

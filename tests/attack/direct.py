@@ -17,7 +17,8 @@ from attack.outcome import Outcome
 from coordinator import lifecycle
 from kme.effects import Effect, SendReport, SendShare, TryRebuild
 from kme.endpoint import Endpoint
-from kme.forwarding import LATE_S, Forwarding, NodeSettings, RejectedShareError
+from kme.forwarding import Forwarding, RejectedShareError
+from kme.model import LATE_S, NodeSettings
 from qkdrelay.messages.control import Command, Terms
 from qkdrelay.messages.link import ShareHeader
 from qkdrelay.messages.plans import encode_plan
@@ -34,8 +35,8 @@ TIMEOUT_S = 30.0
 class Kme:
     """An honest KME."""
 
-    node: Forwarding
-    ends: Endpoint
+    forwarding: Forwarding
+    endpoint: Endpoint
     memory: Memory = field(default_factory=Memory)
 
 
@@ -104,7 +105,7 @@ class Direct:
         kme = self.kmes[receiver]
         before = set(kme.memory.collected)
         try:
-            effects = kme.node.on_share(sender, header, payload, kme.memory, self.now)
+            effects = kme.forwarding.on_share(sender, header, payload, kme.memory, self.now)
         except RejectedShareError:
             self.outcome.rejected += 1
             return
@@ -147,12 +148,12 @@ class Direct:
         self.unsettled = False
         target = self.case.plan.target
         kme = self.kmes[target]
-        self.carry_out(target, kme.ends.settle(self.relay.relay_id, kme.memory))
+        self.carry_out(target, kme.endpoint.rebuilder.try_rebuild(self.relay.relay_id, kme.memory))
 
     def watch(self, kme: str) -> None:
         """Take note of the keys at an end as they are now."""
         if kme in (self.case.plan.source, self.case.plan.target):
-            self.outcome.note(kme, self.kmes[kme].memory.relay(self.relay.relay_id))
+            self.outcome.note(kme, self.kmes[kme].memory.relays.get(self.relay.relay_id))
 
     # --- the coordinator ---------------------------------------------------------------------------
 
@@ -175,12 +176,12 @@ class Direct:
                     self.obey(*order)
 
     def obey(self, kme: str, command: Command) -> None:
-        self.carry_out(kme, self.kmes[kme].ends.on_command(command, self.kmes[kme].memory, self.now))
+        self.carry_out(kme, self.kmes[kme].endpoint.on_command(command, self.kmes[kme].memory, self.now))
 
     def finished(self) -> Outcome:
         out = self.outcome
         out.confirmed, out.reason = self.relay.state == "confirmed", self.relay.reason
-        kept = self.kmes[self.case.plan.target].memory.relay(self.relay.relay_id)
+        kept = self.kmes[self.case.plan.target].memory.relays.get(self.relay.relay_id)
         out.findings = self.relay.findings or (kept.findings if kept else None)
         out.altered = {route for route, payload in self.arrived.items() if self.sent_by_source(route) != payload}
         out.arrived = set(self.arrived)

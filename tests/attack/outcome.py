@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from attack import oracle
 from attack.case import Case
-from kme.effects import EndpointRelay
+from kme.model import EndpointRelay
 from qkdrelay.messages.reports import Findings
 from qkdrelay.network.names import Route
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from attack.coalition import Coalition
 from attack.sealed import Compromised, send_late
-from kme.forwarding import NodeSettings
 from kme.links import Link
+from kme.model import NodeSettings
 from kme.service import KmeService
 from kme.store import open_kme_store
 from qkdrelay.broker.names import kme_queues
@@ -46,7 +46,7 @@ def _work(stack: Any, kme: str, settings: dict[str, str], coalition: Coalition, 
     }
     store, control_key = open_kme_store(None, kme), bytes.fromhex(settings["QKDRELAY_CONTROL_KEY"])
     service = KmeService(NodeSettings(kme, frozenset(links)), store, links, control_key)
-    service._node = Compromised(coalition, kme)
+    service.forwarding = Compromised(coalition, kme)
     queues = kme_queues(kme, stack.topology.links)
     password, addresses = stack.passwords[kme], stack.server.addresses
     way = RabbitMqSettings(addresses=addresses, user=kme, password=password, vhost=stack.vhost, queues=queues)
@@ -54,7 +54,7 @@ def _work(stack: Any, kme: str, settings: dict[str, str], coalition: Coalition, 
     while not stop.is_set():
         if not loop.step(0.2):
             for _, shares in coalition.later():
-                send_late(loop, service, coalition, shares)
+                send_late(loop, kme, coalition, shares)
     loop.close()
 
 

@@ -42,10 +42,11 @@ def sendable(coalition: Coalition, member: str, shares: list[SendShare]) -> list
     return [share for share in shares if share.route and share.route[-1] in coalition.neighbours[member]]
 
 
-def send_late(loop: Loop, service: KmeService, coalition: Coalition, shares: list[SendShare]) -> None:
+def send_late(loop: Loop, member: str, coalition: Coalition, shares: list[SendShare]) -> None:
     """Have a member send what it kept back."""
+    service: KmeService = loop.service
     with service.journal.transaction():
-        service._carry_out(sendable(coalition, service._me.name, shares), loop.clock())
+        service.carry_out(sendable(coalition, member, shares))
     loop._publish()
 
 
@@ -62,7 +63,7 @@ class Sealed:
         self.signed: list[tuple[str, bytes]] = []
         for name, service in self.services():
             if name not in case.coalition:
-                service._links.send = self.recorded(service._links.send)
+                service.links.send = self.recorded(service.links.send)
         for a, b in map(sorted, case.cut):
             self.network.cut(a, b)
 
@@ -81,7 +82,7 @@ class Sealed:
         case, network = self.case, self.network
         coalition = Coalition(self.rng, case.coalition, case.plan, case.neighbours, case.tricks, self.past)
         for member in case.coalition:
-            network.service(member)._node = Compromised(coalition, member)
+            network.service(member).forwarding = Compromised(coalition, member)
         outcome, before = Outcome(case), len(network.dead_letters())
         network.stop(*case.silent)
         if case.dishonest:
@@ -105,15 +106,15 @@ class Sealed:
     def release(self, coalition: Coalition) -> None:
         """Let the members send what they kept back."""
         for member, shares in coalition.later():
-            send_late(self.network.loops[member], self.network.service(member), coalition, shares)
+            send_late(self.network.loops[member], member, coalition, shares)
         self.network.settle()
 
     def look(self, outcome: Outcome, relay_id: UUID) -> None:
         """Take note of everything there is to see of a relay now."""
         plan = outcome.case.plan
         for end in (plan.source, plan.target):
-            outcome.note(end, self.network.stores[end].relay(relay_id))
-        shares = self.network.stores[plan.target].shares(relay_id)
+            outcome.note(end, self.network.stores[end].relays.get(relay_id))
+        shares = self.network.stores[plan.target].shares.of(relay_id)
         if shares:
             outcome.arrived = set(shares)
             outcome.altered = {r for r, payload in shares.items() if self.sent.get((relay_id, r[:2])) != payload}
@@ -146,7 +147,7 @@ class Sealed:
                 network.as_coordinator(*rng.choice(self.signed))
             network.settle()
             for end in (plan.source, plan.target):
-                kept = network.stores[end].relay(terms.relay_id)
+                kept = network.stores[end].relays.get(terms.relay_id)
                 outcome.note(end, kept)
                 if kept is not None and kept.payload is not None and kept.state == "pending":
                     proof = kept.payload.source_proof if kept.role == "source" else kept.payload.target_proof

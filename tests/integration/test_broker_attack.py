@@ -134,11 +134,11 @@ def test_no_byte_of_a_signed_message_can_be_changed_and_none_be_left_out(back):
     assert len(letters) == len(forged)
     queue = results_queue("kme-3") if back else control_queue("kme-3")
     assert {letter[1] for letter in letters} == {queue}
-    assert network.stores["kme-3"].links_down() == frozenset()
+    assert network.stores["kme-3"].waiting.links_down() == frozenset()
     # The genuine one, last, is none the worse for it.
     send("kme-3", genuine)
     network.loops["kme-3"].step(0.0)
-    assert back or network.stores["kme-3"].links_down() == {"kme-5"}
+    assert back or network.stores["kme-3"].waiting.links_down() == {"kme-5"}
     network.settle()
     assert len(network.dead_letters()) == len(forged)
 
@@ -183,7 +183,7 @@ def test_an_old_order_brought_to_a_kme_that_lost_its_store_does_not_last(tmp_pat
     network.loops["kme-3"].step(0.0)
     network.settle()
     network.later(11.0)
-    assert network.stores["kme-3"].links_down() == ({"kme-5"} if cut else frozenset())
+    assert network.stores["kme-3"].waiting.links_down() == ({"kme-5"} if cut else frozenset())
     assert network.relay("kme-1", "kme-8").state == "confirmed"
 
 

@@ -6,8 +6,8 @@ from uuid import uuid4
 import pytest
 
 from coordinator.requests import RequestHandler
-from kme.endpoint import Endpoint
 from kme.forwarding import Forwarding
+from kme.rebuilding import Rebuilder
 from qkdrelay.errors import StoreError
 from qkdrelay.messages.requests import NetworkRequest
 from qkdrelay.service.loop import BATCH_MAX
@@ -132,7 +132,7 @@ def test_a_restarted_kme_keeps_links_down_waiting_shares_and_keys(tmp_path):
     keys = network.keys("kme-1", view.relay_id)
     network.restart("kme-1")
     network.settle()
-    assert network.stores["kme-1"].links_down() == {"kme-2"}
+    assert network.stores["kme-1"].waiting.links_down() == {"kme-2"}
     assert network.keys("kme-1", view.relay_id) == keys
     assert {route[1] for route in network.show(view.relay_id).missing} == {"kme-2"}
     network.mend("kme-1", "kme-2")
@@ -219,14 +219,14 @@ def test_one_message_that_a_kme_fails_on_does_not_take_the_others_with_it(monkey
 def test_one_relay_whose_rebuild_fails_does_not_take_the_others_with_it(monkeypatch):
     network = Network()
     bad, good = ask(network, "kme-1", "kme-8"), ask(network, "kme-1", "kme-8")
-    settle = Endpoint.settle
+    try_rebuild = Rebuilder.try_rebuild
 
     def failing(self, relay_id, memory, *turn, keep):
         if relay_id == bad:
             raise ZeroDivisionError
-        return settle(self, relay_id, memory, *turn, keep=keep)
+        return try_rebuild(self, relay_id, memory, *turn, keep=keep)
 
-    monkeypatch.setattr(Endpoint, "settle", failing)
+    monkeypatch.setattr(Rebuilder, "try_rebuild", failing)
     network.settle()
     assert network.show(good).state == "confirmed"
     assert network.wait(bad).state == "failed"
@@ -235,15 +235,15 @@ def test_one_relay_whose_rebuild_fails_does_not_take_the_others_with_it(monkeypa
 def test_one_relay_whose_late_shares_cannot_be_looked_at_does_not_stop_the_kme(monkeypatch):
     network = Network()
     network.stop("kme-2", "kme-5")
-    settle, failed = Endpoint.settle, []
+    try_rebuild, failed = Rebuilder.try_rebuild, []
 
     def failing(self, relay_id, memory, *turn, keep):
-        if relay_id == bad and memory.relay(relay_id).state != "expecting":
+        if relay_id == bad and memory.relays.get(relay_id).state != "expecting":
             failed.append(relay_id)
             raise ZeroDivisionError
-        return settle(self, relay_id, memory, *turn, keep=keep)
+        return try_rebuild(self, relay_id, memory, *turn, keep=keep)
 
-    monkeypatch.setattr(Endpoint, "settle", failing)
+    monkeypatch.setattr(Rebuilder, "try_rebuild", failing)
     bad, good = ask(network, "kme-1", "kme-8"), ask(network, "kme-1", "kme-8")
     network.settle()
     assert failed == []
@@ -261,15 +261,15 @@ def test_late_shares_are_looked_at_once_the_disk_takes_something_again(monkeypat
     network.stop("kme-2", "kme-5")
     relay_id = ask(network, "kme-1", "kme-8")
     network.settle()
-    settle = Endpoint.settle
+    try_rebuild = Rebuilder.try_rebuild
 
     def failing(self, relay_id, memory, *turn, keep):
         if full:
             raise StoreError(full)
         settled.append(relay_id)
-        return settle(self, relay_id, memory, *turn, keep=keep)
+        return try_rebuild(self, relay_id, memory, *turn, keep=keep)
 
-    monkeypatch.setattr(Endpoint, "settle", failing)
+    monkeypatch.setattr(Rebuilder, "try_rebuild", failing)
     with pytest.raises(StoreError, match=full):
         network.resume("kme-5")
     full = ""
@@ -280,9 +280,9 @@ def test_late_shares_are_looked_at_once_the_disk_takes_something_again(monkeypat
 def test_what_is_settled_later_is_settled_in_parts(monkeypatch):
     network, settled = Network(), []
     network.settle()
-    monkeypatch.setattr(Endpoint, "settle", lambda _self, relay_id, *_, keep: settled.append(relay_id) or [])
+    monkeypatch.setattr(Rebuilder, "try_rebuild", lambda _self, relay_id, *_, keep: settled.append(relay_id) or [])
     many = [uuid4() for _ in range(3 * BATCH_MAX)]
-    network.service("kme-8")._settling.later.update(dict.fromkeys(many))
+    network.service("kme-8").rebuild_queue.later.update(dict.fromkeys(many))
     network.loops["kme-8"].step(0.0)
     assert settled == many[:BATCH_MAX]
     network.loops["kme-8"].step(0.0)

@@ -144,7 +144,7 @@ def test_a_tag_that_the_other_end_did_not_make_releases_nothing(monkeypatch, for
     monkeypatch.setattr(CommandQueue, "put", forging)
     view = relay(network)
     assert released(network, view.relay_id) == {}
-    assert {network.stores[end].relay(view.relay_id).state for end in ("kme-1", "kme-8")} == {"pending"}
+    assert {network.stores[end].relays.get(view.relay_id).state for end in ("kme-1", "kme-8")} == {"pending"}
 
 
 # --- a KME on the way that follows a plan of its own -----------------------------------------------
@@ -176,7 +176,7 @@ SWAPPED = {
 def test_kmes_that_follow_another_plan_than_they_were_given_make_no_wrong_secret(monkeypatch, what, hostile):
     network = Network()
     for kme in hostile:
-        node = network.service(kme)._node
+        node = network.service(kme).forwarding
         monkeypatch.setattr(node, "on_share", swapped(node.on_share, SWAPPED[what]))
     view = relay(network)
     keys = released(network, view.relay_id)

@@ -149,9 +149,9 @@ def test_without_kme_6_the_relay_fails_at_its_deadline_and_names_what_fell_short
     assert short == {(("kme-1",), 1, 2), (("kme-1", "kme-2"), 1, 2), (("kme-1", "kme-4"), 1, 2)}
     assert all("kme-6" in route for route in view.missing)
     for end in ("kme-1", "kme-8"):
-        kept = network.stores[end].relay(view.relay_id)
+        kept = network.stores[end].relays.get(view.relay_id)
         assert (kept.state, kept.payload) == ("failed", None)
-    assert network.stores["kme-8"].shares(view.relay_id) == {}
+    assert network.stores["kme-8"].shares.of(view.relay_id) == {}
 
 
 def test_what_comes_after_the_failure_changes_nothing(network):
@@ -223,7 +223,7 @@ def test_a_tampering_kme_cannot_have_its_false_share_forgotten(monkeypatch):
     """It gives its share a deadline that is almost over, and waits for a late one of somebody else's."""
     network = Network(lab=True)
     network.compromise("kme-7", "tamper")
-    links = network.service("kme-7")._links
+    links = network.service("kme-7").links
     seal = links._seal
     monkeypatch.setattr(links, "_seal", lambda share: seal(replace(share, deadline=network.time() - 59.0)))
     network.cut("kme-4", "kme-6")
@@ -315,7 +315,7 @@ def test_what_waited_too_long_is_dropped_and_fresh_shares_go():
     network.cut("kme-1", "kme-2")
     view = network.wait(network.relay("kme-1", "kme-4").relay_id, 100.0)
     assert view.state == "failed"
-    assert network.stores["kme-1"].waiting() == {}
+    assert network.stores["kme-1"].waiting.counts() == {}
     network.mend("kme-1", "kme-2")
     assert network.relay("kme-1", "kme-4").state == "confirmed"
 

@@ -60,21 +60,21 @@ def test_a_flood_of_invented_relays_takes_at_most_its_share_of_a_links_key(netwo
     flood(network, 200, size)
     views = [network.relay("kme-3", "kme-8", policy="recursive") for _ in range(5)]
     assert [len(missing(network, view)) for view in views] == [1] * 5
-    before = network.stores["kme-5"].waiting()["kme-8"]
+    before = network.stores["kme-5"].waiting.counts()["kme-8"]
     # Key for twice the honest shares, and for one more of the flood's: half of it is theirs.
     network.keys_at.forward(2 * 5 + (size + 32) / ONE_SHARE)
     network.settle()
     assert [missing(network, view) for view in views] == [()] * 5
-    assert network.stores["kme-5"].waiting()["kme-8"] >= before - 5 - 7
+    assert network.stores["kme-5"].waiting.counts()["kme-8"] >= before - 5 - 7
 
 
 def test_a_flood_leaves_the_others_room_to_wait(network, monkeypatch, capsys):
     monkeypatch.setattr(fairness, "WAITING_MAX", 100)
     flood(network, 400)
-    assert network.stores["kme-5"].waiting() == {"kme-8": 50}
+    assert network.stores["kme-5"].waiting.counts() == {"kme-8": 50}
     view = network.relay("kme-3", "kme-8", policy="recursive")
     assert "came from kme-2" in capsys.readouterr().out
-    assert network.stores["kme-5"].waiting() == {"kme-8": 51}
+    assert network.stores["kme-5"].waiting.counts() == {"kme-8": 51}
     network.keys_at.forward(3)
     network.settle()
     assert missing(network, view) == ()

@@ -170,7 +170,7 @@ def test_a_bad_command_is_dead_lettered_with_its_reason_and_not_obeyed(network, 
     ((kme, queue, said),) = network.dead_letters()
     assert (kme, queue) == ("kme-3", control_queue("kme-3"))
     assert reason in said
-    assert network.stores["kme-3"].links_down() == frozenset()
+    assert network.stores["kme-3"].waiting.links_down() == frozenset()
     goes_on(network)
 
 
@@ -180,7 +180,7 @@ def test_a_command_with_a_number_of_another_command_is_refused(network):
     network.as_coordinator("kme-3", signed(network, "kme-3", CUT))
     network.settle()
     assert "was used for another message before" in network.dead_letters()[0][2]
-    assert network.stores["kme-3"].links_down() == frozenset()
+    assert network.stores["kme-3"].waiting.links_down() == frozenset()
 
 
 def test_a_replayed_command_is_not_obeyed_again(network):
@@ -191,7 +191,7 @@ def test_a_replayed_command_is_not_obeyed_again(network):
     for body in (down, up, down):
         network.as_coordinator("kme-3", body)
         network.settle()
-    assert network.stores["kme-3"].links_down() == frozenset()
+    assert network.stores["kme-3"].waiting.links_down() == frozenset()
     assert network.dead_letters() == []
 
 

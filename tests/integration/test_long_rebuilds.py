@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from kme import rebuilding, settling
+from kme import rebuild_queue, searches
 from qkdrelay.schemes import recursive
 from support.network import Network, ask, of
 from support.work import note_rebuilding
@@ -22,10 +22,10 @@ SLICE, TURN, STEP = 1 << 21, 1 << 23, 1 << 20
 @pytest.fixture
 def turns(monkeypatch):
     """The work of rebuilding in each turn of t, in slices that make a search last for many turns."""
-    monkeypatch.setattr(settling, "SLICE_WORK", SLICE)
-    monkeypatch.setattr(settling, "TURN_WORK", TURN)
+    monkeypatch.setattr(rebuild_queue, "SLICE_WORK", SLICE)
+    monkeypatch.setattr(rebuild_queue, "TURN_WORK", TURN)
     monkeypatch.setattr(recursive, "SEARCH_MAX", 64 * SLICE)
-    monkeypatch.setattr(rebuilding, "RELAY_SEARCH_MAX", 64 * SLICE)
+    monkeypatch.setattr(searches, "RELAY_SEARCH_MAX", 64 * SLICE)
     works = [0]
     note_rebuilding(monkeypatch, works)
     return works
@@ -40,13 +40,13 @@ def step(network, turns):
 
 
 def searching(network):
-    return bool(network.service("t")._settling._long)
+    return bool(network.service("t").rebuild_queue._long)
 
 
 def send_noise(network, kme):
     """Have a KME send on something else; those that only tamper alter all shares alike, so that some cancel."""
-    on_share = network.service(kme)._node.on_share
-    network.service(kme)._node.on_share = lambda sender, header, payload, *rest: on_share(
+    on_share = network.service(kme).forwarding.on_share
+    network.service(kme).forwarding.on_share = lambda sender, header, payload, *rest: on_share(
         sender, header, os.urandom(len(payload)), *rest
     )
 

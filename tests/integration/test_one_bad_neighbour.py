@@ -74,7 +74,7 @@ def test_a_kme_that_is_away_stops_neither_its_neighbours_nor_the_relays_around_i
     # What waits for it is bounded, and goes when it has expired.
     assert network.stores["kme-2"].journal.outbox.backlog.total()[0] <= 10
     network.later(600)
-    assert network.stores["kme-2"].waiting() == {}
+    assert network.stores["kme-2"].waiting.counts() == {}
 
 
 def test_a_target_that_is_away_does_not_stop_the_coordinator(monkeypatch):
@@ -117,7 +117,7 @@ def test_a_share_longer_than_any_relays_is_refused_before_it_can_wait():
     route = ("kme-9", "kme-1", "kme-2")
     network.on_link("kme-1", "kme-2", sealed_by(network, "kme-1", "kme-2", route, part, bytes(600_000)))
     network.settle()
-    assert network.stores["kme-2"].waiting() == {}
+    assert network.stores["kme-2"].waiting.counts() == {}
     assert "more than any relay's can have" in network.dead_letters()[-1][2]
     assert network.relay("kme-1", "kme-8").state == "confirmed"
 
@@ -235,7 +235,7 @@ def test_what_fails_without_any_message_costs_no_message(monkeypatch):
     )
     network.on_link("kme-1", "kme-2", body)
     with monkeypatch.context() as broken:
-        broken.setattr(network.service("kme-2")._links, "resume", lambda *_: 1 / 0)
+        broken.setattr(network.service("kme-2").links, "resume", lambda *_: 1 / 0)
         for _ in range(5):
             with pytest.raises(ZeroDivisionError):
                 loop.step(0.0)
@@ -274,7 +274,7 @@ def test_secrets_that_a_killed_kme_left_in_its_log_are_wiped_at_its_next_start(t
     network = Network(folder=tmp_path)
     network.stop("kme-6")
     relay_id = network.relay("kme-1", "kme-8").relay_id
-    keys = network.stores["kme-1"].relay(relay_id).payload.keys
+    keys = network.stores["kme-1"].relays.get(relay_id).payload.keys
     monkeypatch.setattr(type(network.stores["kme-1"].journal), "scrub", lambda _self: False)
     assert network.wait(relay_id).state == "failed"
 
@@ -335,8 +335,8 @@ def test_a_decision_that_overtakes_what_it_decides_on_is_told_again():
     network.settle()
     for _ in range(30):
         network.later(10)
-    assert network.stores["kme-1"].relay(view.relay_id).state == "failed"
-    assert network.stores["kme-1"].pending() == 0
+    assert network.stores["kme-1"].relays.get(view.relay_id).state == "failed"
+    assert network.stores["kme-1"].relays.pending() == 0
 
 
 def test_relays_with_a_kme_that_left_the_network_are_failed_and_the_coordinator_goes_on(tmp_path):

@@ -100,12 +100,14 @@ def inside(body):
 
 def signed(network, kme, body, recipient=COORDINATOR):
     """Signed by a KME with the key it has, under a number that is its next; by the coordinator, if that is it."""
-    service = network.service(kme if recipient == COORDINATOR else recipient)
-    journal = service.journal if recipient == COORDINATOR else network.coordinator_store.journal
+    end = kme if recipient == COORDINATOR else recipient
+    journal = network.stores[kme].journal if recipient == COORDINATOR else network.coordinator_store.journal
     stream = "reports" if recipient == COORDINATOR else f"control {recipient}"
     with journal.transaction():
         number = journal.numbers.next(stream)
-    return signing.sign(service._key, kme, recipient, epoch=journal.numbers.epoch, number=number, body=body)
+    return signing.sign(
+        network.control_keys[end], kme, recipient, epoch=journal.numbers.epoch, number=number, body=body
+    )
 
 
 def hello(*links):
@@ -274,4 +276,4 @@ def test_a_message_with_more_commands_is_refused_as_a_whole():
     at.network.as_coordinator(BAD, signed(at.network, COORDINATOR, many, BAD))
     at.network.settle()
     assert [letter[1] for letter in at.network.dead_letters()] == [control_queue(BAD)]
-    assert at.network.stores[BAD].links_down() == frozenset()
+    assert at.network.stores[BAD].waiting.links_down() == frozenset()

@@ -7,9 +7,9 @@ from uuid import uuid4
 
 import pytest
 
-from kme.forwarding import LATE_S
 from kme.links import Link
-from kme.store import UNDECIDED_S
+from kme.model import LATE_S
+from kme.store.relays import UNDECIDED_S
 from qkdrelay.link.envelope import seal
 from qkdrelay.link.simulated import SimulatedLinkKey
 from qkdrelay.messages.link import ShareHeader
@@ -117,7 +117,7 @@ def test_a_link_order_given_since_the_copy_is_given_again(tmp_path, up):
     copy = copied(tmp_path / "kme-7")
     (network.mend if up else network.cut)("kme-7", "kme-8")
     restore(network, "kme-7", tmp_path / "kme-7", copy)
-    assert network.stores["kme-7"].links_down() == (frozenset() if up else {"kme-8"})
+    assert network.stores["kme-7"].waiting.links_down() == (frozenset() if up else {"kme-8"})
 
 
 @pytest.mark.parametrize("state", ["confirmed", "failed"])
@@ -126,7 +126,7 @@ def test_a_relay_that_was_undecided_in_the_copy_is_decided_again_as_it_was(tmp_p
     restore(network, "kme-1", tmp_path / "kme-1", copy)
     network.later(10)
     network.later(10)
-    assert network.stores["kme-1"].relay(relay_id).state == {"confirmed": "delivered", "failed": "failed"}[state]
+    assert network.stores["kme-1"].relays.get(relay_id).state == {"confirmed": "delivered", "failed": "failed"}[state]
     assert network.keys("kme-1", relay_id) == network.keys("kme-8", relay_id)
     assert (network.keys("kme-1", relay_id) is None) == (state == "failed")
 
@@ -137,13 +137,13 @@ def test_a_relay_that_nobody_decides_any_more_stays_undecided_until_it_is_forgot
     restore(network, "kme-1", tmp_path / "kme-1", copy)
     network.later(300)
     store = network.stores["kme-1"]
-    assert store.relay(relay_id).state == "pending"
+    assert store.relays.get(relay_id).state == "pending"
     assert network.keys("kme-1", relay_id) is None
     with store.journal.transaction():
         assert not store.forget_relay(relay_id, network.clock())
         assert store.forget_relay(relay_id, network.clock() + UNDECIDED_S)
-    assert store.relay(relay_id).state == "failed"
-    assert store.relay(relay_id).payload is None
+    assert store.relays.get(relay_id).state == "failed"
+    assert store.relays.get(relay_id).payload is None
     network.resume("coordinator")
     assert network.relay("kme-1", "kme-8").state == "confirmed"
 

@@ -23,7 +23,7 @@ def turn(network, a, b, *, up):
     """A link carries, or not, and nobody is told."""
     for kme, peer in ((a, b), (b, a)):
         with network.stores[kme].journal.transaction():
-            network.stores[kme].turn_link(peer, up=up)
+            network.stores[kme].waiting.switch_link(peer, up=up)
 
 
 def test_a_link_that_is_down_between_neighbours_is_the_reason(network):

@@ -72,7 +72,7 @@ def silent(network, body):
 def state(network):
     """All that a request may change at the coordinator and the KMEs."""
     store = network.coordinator_store
-    labs = {kme: (kept.lab_mode, kept.links_down()) for kme, kept in network.stores.items()}
+    labs = {kme: (kept.journal.meta.get("lab_mode"), kept.waiting.links_down()) for kme, kept in network.stores.items()}
     return store.links.down(), store.relays.count(), labs
 
 
@@ -123,7 +123,7 @@ def test_what_was_asked_to_be_withstood_is_withstood_or_nothing_is_relayed():
         assert not any(learns(plan, pair) for pair in combinations(between, 2))
         assert asked.withstand == FixedDemand(compromised=2, failed=0, tampering=0)
         for end in (source, target):
-            assert network.stores[end].relay(asked.relay_id).checked.compromised == 2
+            assert network.stores[end].relays.get(asked.relay_id).checked.compromised == 2
     assert tried == 3
     count = network.coordinator_store.relays.count()
     Broker(network, change=lambda s: [with_body(s, lambda body: msgspec.structs.replace(body, withstand=None))])
@@ -140,7 +140,7 @@ FORGED = {
         b"cli-password".ljust(32), "cli.q.0", network.clock
     ).request(DOWN)[1],
     "a KME's control key": lambda network, signed: dialogue.Asker(
-        network.service("kme-1")._key, "cli.q.0", network.clock
+        network.control_keys["kme-1"], "cli.q.0", network.clock
     ).request(DOWN)[1],
 }
 

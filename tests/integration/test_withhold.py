@@ -26,7 +26,7 @@ def turn(network, links, *, up):
     for link in links:
         for kme, peer in (link, link[::-1]):
             with network.stores[kme].journal.transaction():
-                network.stores[kme].turn_link(peer, up=up)
+                network.stores[kme].waiting.switch_link(peer, up=up)
 
 
 def outcome(network, *, silent=(), cut=()):

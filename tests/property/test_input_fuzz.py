@@ -15,8 +15,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from coordinator.settings import CoordinatorSettings
-from kme.effects import EndpointRelay
 from kme.keys import listed
+from kme.model import EndpointRelay
 from kme.settings import KmeSettings, StoreSettings
 from kme.store import open_kme_store
 from qkdrelay.errors import QkdRelayError, SettingsError, StoreError, TopologyError

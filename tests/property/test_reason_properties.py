@@ -69,7 +69,7 @@ class Broken:
         for a, b in map(sorted, self.cut):
             for kme, peer in ((a, b), (b, a)):
                 with network.stores[kme].journal.transaction():
-                    network.stores[kme].turn_link(peer, up=False)
+                    network.stores[kme].waiting.switch_link(peer, up=False)
         network.stop(*self.dead)
         service = network.service("coordinator")
         on_report = service._on_report

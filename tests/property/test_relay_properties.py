@@ -38,7 +38,7 @@ def test_a_relay_confirms_exactly_when_the_plan_delivers(topology, suite, data):
     assert keys[0] == keys[1]
     assert (keys[0] is not None) == expected
     if not expected and not {source, target} & set(stopped):
-        kept = [network.stores[end].relay(view.relay_id) for end in (source, target)]
+        kept = [network.stores[end].relays.get(view.relay_id) for end in (source, target)]
         assert [(relay.state, relay.payload) for relay in kept] == [("failed", None)] * 2
     assert (view.false_shares, view.disputed, view.equivocating) == ((), (), ())
     assert network.dead_letters() == []
@@ -49,7 +49,7 @@ def test_a_relay_confirms_exactly_when_the_plan_delivers(topology, suite, data):
         network.mend(*link)
     network.later(400.0)
     assert set(network.show(view.relay_id).released_at) == {source, target}
-    assert all(store.waiting() == {} and store.pending() == 0 for store in network.stores.values())
+    assert all(store.waiting.counts() == {} and store.relays.pending() == 0 for store in network.stores.values())
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from coordinator.lifecycle import Relay
 from coordinator.store import open_coordinator_store
-from kme.effects import EndpointRelay, KeepShare, SendShare
+from kme.effects import KeepShare, SendShare
+from kme.model import EndpointRelay
 from kme.store import open_kme_store
 from qkdrelay.errors import ForgedMessageError, StoreError
 from qkdrelay.link.confirmation import Payload
@@ -40,31 +41,39 @@ def fill_kme(store):
             relay_id, "target", STATES[number % 4], PLAN, 2, 256, DEMAND, 1, NOW + number, findings=findings
         )
         store.keep_relay(replace(relay, payload=Payload(*map(os.urandom, (64, 32, 32))), equivocating=(ROUTE,)))
-        store.keep_share(KeepShare(relay_id, ROUTE, os.urandom(200), NOW))
-        store.wait(SendShare(relay_id, ("kme-8", "kme-5"), PLAN.below("kme-5"), NOW, os.urandom(160), 2, 3), "kme-8")
+        store.shares.keep(KeepShare(relay_id, ROUTE, os.urandom(200), NOW))
+        store.waiting.add(
+            SendShare(relay_id, ("kme-8", "kme-5"), PLAN.below("kme-5"), NOW, os.urandom(160), 2, 3), "kme-8"
+        )
         store.journal.outbox.put("x", "k", os.urandom(50))
         if store.journal.seen.check("link", bytes(16), number, bytes(16)) == "new":
             store.journal.seen.finish("link", bytes(16), number, bytes(16))
         store.journal.numbers.next("reports")
-    store.turn_link("kme-5", up=False)
+    store.waiting.switch_link("kme-5", up=False)
 
 
 def use_kme(store):
-    yield from (lambda: list(store.relays()), store.undecided, store.waiting, store.waiting_room, store.links_down)
     yield from (
-        store.pending,
-        store.key_bytes,
-        store.early_shares,
+        lambda: list(store.relays.latest()),
+        store.relays.undecided,
+        store.waiting.counts,
+        store.waiting.sizes,
+        store.waiting.links_down,
+    )
+    yield from (
+        store.relays.pending,
+        store.relays.key_bytes,
+        store.shares.early,
         store.journal.seen.epochs,
         store.journal.sizes,
-        store.ids_refused_until,
+        store.relays.ids_refused_until,
     )
-    yield from (lambda: store.relays_with_shares(5), lambda: store.relays_named("0000", 9), lambda: store.lab_mode)
-    yield from (lambda: list(store.waiting_for("kme-5", "kme-8")), lambda: store.waiting_untold("kme-5", "x", 9))
+    yield from (lambda: store.shares.relays_with(5), lambda: store.relays.named("0000", 9))
+    yield from (lambda: list(store.waiting.queue("kme-5", "kme-8")), lambda: store.waiting.unreported("kme-5", "x", 9))
     for relay_id in IDS[:5]:
-        yield from (lambda i=relay_id: store.relay(i), lambda i=relay_id: store.shares(i))
+        yield from (lambda i=relay_id: store.relays.get(i), lambda i=relay_id: store.shares.of(i))
         yield from (lambda i=relay_id: store.forget_relay(i, NOW), lambda i=relay_id: store.drop_shares(i))
-    yield from (lambda: store.purge(NOW + 9_999), lambda: store.expire_waiting(NOW + 1), lambda: fill_kme(store))
+    yield from (lambda: store.purge(NOW + 9_999), lambda: store.waiting.expire(NOW + 1), lambda: fill_kme(store))
     yield from (
         lambda: store.journal.seen.check("link", bytes(16), 3, bytes(16)),
         lambda: store.journal.outbox.confirm(range(9)),

@@ -9,8 +9,8 @@ from uuid import UUID
 
 import pytest
 
-from kme import store as module
-from kme.effects import EndpointRelay, KeepShare
+from kme.effects import KeepShare
+from kme.model import EndpointRelay
 from kme.store import open_kme_store
 from qkdrelay.errors import NumberReusedError
 from qkdrelay.link.confirmation import Payload
@@ -78,7 +78,7 @@ def do_something(random, store, model):
             store.keep_relay(model.relays[relay_id])
         case "share":
             payload, deadline = os.urandom(random.choice([10, 300])), random.choice([NOW - 100, NOW])
-            store.keep_share(KeepShare(relay_id, route, payload, deadline))
+            store.shares.keep(KeepShare(relay_id, route, payload, deadline))
             model.shares[relay_id, route] = model.shares.get((relay_id, route), (payload,))[0], deadline
         case "drop":
             store.drop_shares(relay_id)
@@ -99,13 +99,13 @@ def do_something(random, store, model):
             store.journal.outbox.put("x", "k", model.outbox[-1])
         case "ask":
             collected = {r: payload for (i, r), (payload, _) in model.shares.items() if i == relay_id}
-            assert store.relay(relay_id) == model.relays.get(relay_id)
-            assert store.share(relay_id, route) == collected.get(route)
+            assert store.relays.get(relay_id) == model.relays.get(relay_id)
+            assert store.shares.get(relay_id, route) == collected.get(route)
             if random.random() < 0.5:
-                assert store.shares(relay_id) == collected
+                assert store.shares.of(relay_id) == collected
             states = [relay.state for relay in model.relays.values()]
-            assert store.pending() == states.count("expecting") + states.count("pending")
-            assert store.key_bytes() == 64 * (states.count("pending") + states.count("delivered"))
+            assert store.relays.pending() == states.count("expecting") + states.count("pending")
+            assert store.relays.key_bytes() == 64 * (states.count("pending") + states.count("delivered"))
 
 
 def finish(store, model, stream, epoch, number, random):
@@ -138,15 +138,14 @@ def in_the_file(db):
 def opened(path):
     store = open_kme_store(path, "kme-8")
     cache = store.journal.batch.cache
-    store._relays, store._shares = cache(LruCache(3, 10_000)), cache(LruCache(2, 200))
+    store.relays._cached, store.shares._cached = cache(LruCache(3, 10_000)), cache(LruCache(2, 200))
     return store
 
 
-def test_a_store_answers_as_if_nothing_were_kept_in_memory(tmp_path, monkeypatch):
+def test_a_store_answers_as_if_nothing_were_kept_in_memory(tmp_path):
     seed = SystemRandom().getrandbits(32)
     print(f"seed {seed}")
     random, model, path = Random(seed), Model(), tmp_path / "store"
-    monkeypatch.setattr(module, "CACHED_BYTES_MAX", 1_000)
     store = opened(path)
     beside = open_kme_store(path, "kme-8", access="read")
     for _ in range(TRANSACTIONS):
@@ -166,7 +165,7 @@ def test_a_store_answers_as_if_nothing_were_kept_in_memory(tmp_path, monkeypatch
         assert after.outbox == model.outbox + published
         model = after
         found = in_the_file(beside.journal.connection)
-        found.relays = {relay.relay_id: relay for relay in beside.relays()}
+        found.relays = {relay.relay_id: relay for relay in beside.relays.latest()}
         assert vars(found) == vars(model)
     beside.journal.close()
     store.journal.close()

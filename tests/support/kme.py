@@ -3,9 +3,10 @@
 import os
 from uuid import UUID
 
-from kme.effects import DropShares, KeepRelay, KeepShare, SendReport, SetLabMode
+from kme.effects import DropShares, KeepRelay, KeepShare, SendReport
 from kme.endpoint import Endpoint
-from kme.forwarding import Forwarding, NodeSettings
+from kme.forwarding import Forwarding
+from kme.model import NodeSettings
 from qkdrelay.messages.control import FixedDemand, Terms
 from qkdrelay.messages.link import ShareHeader
 from qkdrelay.messages.plans import encode_plan
@@ -18,37 +19,37 @@ DEMAND, NOTHING = (FixedDemand(compromised=number, failed=0, tampering=0) for nu
 """What terms demand; and terms that demand nothing."""
 
 
-class Memory:
-    """What a node may ask its store, kept in dictionaries."""
-
-    def __init__(self):
-        self.relays, self.collected = {}, {}
-        self.lab_mode = None
-
-    def relay(self, relay_id):
-        return self.relays.get(relay_id)
-
-    def shares(self, relay_id):
-        return {route: kept.payload for (relay, route), kept in self.collected.items() if relay == relay_id}
-
-    def share_count(self, relay_id):
-        return len(self.shares(relay_id))
-
-    def share(self, relay_id, route):
-        return self.shares(relay_id).get(route)
-
-    def early_shares(self):
-        early = [kept for (relay, _), kept in self.collected.items() if relay not in self.relays]
-        return len(early), sum(len(kept.payload) for kept in early)
+class Relays(dict):
+    """A `kme.memory.RelayMemory`."""
 
     def pending(self):
-        return sum(relay.state in ("expecting", "pending") for relay in self.relays.values())
+        return sum(relay.state in ("expecting", "pending") for relay in self.values())
 
     def ids_refused_until(self):
         return 0.0
 
     def key_bytes(self):
-        return sum(relay.key_count * relay.key_size_bits // 8 for relay in self.relays.values())
+        return sum(relay.key_count * relay.key_size_bits // 8 for relay in self.values())
+
+
+class Memory:
+    """What a node may ask its store, kept in dictionaries; the `kme.memory.ShareMemory` is itself."""
+
+    def __init__(self):
+        self.relays, self.collected, self.shares = Relays(), {}, self
+
+    def of(self, relay_id):
+        return {route: kept.payload for (relay, route), kept in self.collected.items() if relay == relay_id}
+
+    def count(self, relay_id):
+        return len(self.of(relay_id))
+
+    def get(self, relay_id, route):
+        return self.of(relay_id).get(route)
+
+    def early(self):
+        early = [kept for (relay, _), kept in self.collected.items() if relay not in self.relays]
+        return len(early), sum(len(kept.payload) for kept in early)
 
     def carry_out(self, effects):
         for effect in effects:
@@ -59,8 +60,6 @@ class Memory:
                     self.collected.setdefault((effect.relay_id, effect.route), effect)
                 case DropShares(relay_id=relay_id):
                     self.collected = {key: kept for key, kept in self.collected.items() if key[0] != relay_id}
-                case SetLabMode(mode=mode):
-                    self.lab_mode = mode
         return effects
 
 
@@ -71,19 +70,19 @@ class Kme:
         self.plan = plan or plans.eight()
         near = {b if a == name else a for a, b in self.plan.links if name in (a, b)}
         me = NodeSettings(name, frozenset(near if links is None else links), **settings)
-        self.node, self.ends, self.memory = Forwarding(me, random), Endpoint(me, random), Memory()
+        self.forwarding, self.endpoint, self.memory = Forwarding(me, random), Endpoint(me, random), Memory()
         self.name = name
 
     def share(self, route, payload, *, sender=None, now=NOW, **changed):
         """Let a share come in over the link from ``sender``, the one it should come over unless given."""
         wanted = header(self.plan, tuple(route), **changed)
-        return self.memory.carry_out(self.node.on_share(sender or route[-2], wanted, payload, self.memory, now))
+        return self.memory.carry_out(self.forwarding.on_share(sender or route[-2], wanted, payload, self.memory, now))
 
     def command(self, command, *, now=NOW):
-        return self.memory.carry_out(self.ends.on_command(command, self.memory, now))
+        return self.memory.carry_out(self.endpoint.on_command(command, self.memory, now))
 
-    def settle(self):
-        return self.memory.carry_out(self.ends.settle(RELAY, self.memory))
+    def try_rebuild(self):
+        return self.memory.carry_out(self.endpoint.rebuilder.try_rebuild(RELAY, self.memory))
 
     @property
     def relay(self):

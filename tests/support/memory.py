@@ -19,7 +19,7 @@ BESIDE = {
     "qkdrelay.storage.database.Database": "the store, which rolls back itself",
     "qkdrelay.storage.connection.Connection": "the store, which rolls back itself",
     "qkdrelay.network.topology.Topology": "does not change",
-    "kme.rebuilding.Rebuilds": "results of computations, which are the same whenever they are made",
+    "kme.searches.Searches": "results of computations, which are the same whenever they are made",
     "qkdrelay.link.simulated.SimulatedLinkKey": "the device: what is taken off it is what was committed",
 }
 ONLY_GROWS = {

@@ -15,8 +15,9 @@ from random import Random
 from typing import NamedTuple, TypeVar
 
 from coordinator.lifecycle import Relay, advance, fail_if_overdue, outstanding
-from kme.effects import EndpointRelay, EndpointState, KeepShare, SendShare
+from kme.effects import KeepShare, SendShare
 from kme.forwarding import RejectedShareError
+from kme.model import EndpointRelay, EndpointState
 from kme.store import TOMBSTONE_S, UNDECIDED_S, open_kme_store
 from qkdrelay.messages.control import Decide, Expect, Prove, Start
 from qkdrelay.messages.reports import (
@@ -201,7 +202,7 @@ def _kept(relay: EndpointRelay | None, now: float, *, forget: bool) -> EndpointR
                 store.forget_relay(RELAY, now)
             else:
                 store.purge(now)
-        return store.relay(RELAY)
+        return store.relays.get(RELAY)
     finally:
         store.journal.close()
 

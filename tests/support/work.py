@@ -2,7 +2,7 @@
 
 from unittest.mock import patch
 
-from kme import rebuilding
+from kme import searches
 from qkdrelay.schemes import recursive
 from qkdrelay.sharing.work import Budget
 
@@ -27,7 +27,7 @@ def counted(plan, held, length, *, search=recursive.SEARCH_MAX):
 
 def note_rebuilding(monkeypatch, works, *, begun=lambda: None):
     """Have the work of all KMEs' rebuilds added to the last of ``works`` from now on; call ``begun`` as one begins."""
-    rebuild = rebuilding.rebuilding
+    rebuild = searches.rebuilding
 
     def noting(*arguments, **options):
         begun()
@@ -40,4 +40,4 @@ def note_rebuilding(monkeypatch, works, *, begun=lambda: None):
             works[-1] += work
             yield work
 
-    monkeypatch.setattr(rebuilding, "rebuilding", noting)
+    monkeypatch.setattr(searches, "rebuilding", noting)

@@ -61,8 +61,8 @@ def network(tmp_path):
 def test_a_leak_counts_for_the_kme_that_sealed_it_and_for_no_other(network):
     relay_id = network.relay("kme-1", "kme-8").relay_id
     leak = Leak(kme="kme-5", relay_id=relay_id, route=("kme-1", "kme-5"), payload=bytes(160))
-    sealed = seal_leak(network.service("kme-5")._key, leak)
-    forged = [codec.encode(leak), seal_leak(bytes(32), leak), seal_leak(network.service("kme-4")._key, leak)]
+    sealed = seal_leak(network.control_keys["kme-5"], leak)
+    forged = [codec.encode(leak), seal_leak(bytes(32), leak), seal_leak(network.control_keys["kme-4"], leak)]
     for body in forged:
         network.inject("kme-5", kme_exchange("kme-5"), LEAKS_KEY, body)
     network.inject("kme-4", kme_exchange("kme-4"), LEAKS_KEY, sealed)

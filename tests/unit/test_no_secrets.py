@@ -18,10 +18,11 @@ from pydantic import ValidationError
 from attack.case import Case
 from attack.coalition import TRICKS
 from attack.sealed import Sealed
-from kme.effects import EndpointRelay, KeepShare, LeakShare, SendShare
-from kme.endpoint import Endpoint
+from kme.effects import KeepShare, SendShare
 from kme.forwarding import Forwarding
 from kme.links import Links, Opened
+from kme.model import EndpointRelay
+from kme.rebuilding import Rebuilder
 from kme.settings import KmeSettings
 from qkdrelay.broker.names import LEAKS_KEY
 from qkdrelay.broker.port import Delivery, Publication, Received
@@ -112,7 +113,7 @@ def scenario(network, monkeypatch):
     network.as_coordinator("kme-3", b"noise")
     network.as_kme("kme-3", b"noise")
     network.settle()
-    on_share, settle = Forwarding.on_share, Endpoint.settle
+    on_share, try_rebuild = Forwarding.on_share, Rebuilder.try_rebuild
 
     def failing_on_share(self, sender, head, payload, *rest):
         held = payload + payload  # a local variable that a traceback might print
@@ -120,16 +121,16 @@ def scenario(network, monkeypatch):
             raise ZeroDivisionError(len(held))
         return on_share(self, sender, head, payload, *rest)
 
-    def failing_settle(self, relay_id, memory, *turn, keep):
-        shares = memory.shares(relay_id)
+    def failing_try(self, relay_id, memory, *turn, keep):
+        shares = memory.shares.of(relay_id)
         if len(shares) > 2:
             raise KeyError(len(shares))
-        return settle(self, relay_id, memory, *turn, keep=keep)
+        return try_rebuild(self, relay_id, memory, *turn, keep=keep)
 
     with monkeypatch.context() as patch:
         patch.setattr(Forwarding, "on_share", failing_on_share)
         network.relay("kme-1", "kme-8")
-        patch.setattr(Endpoint, "settle", failing_settle)
+        patch.setattr(Rebuilder, "try_rebuild", failing_try)
         network.relay("kme-1", "kme-8")
 
 
@@ -147,7 +148,7 @@ def test_whatever_happens_no_secret_is_logged_reported_or_kept_by_the_coordinato
         return publish(user, publication)
 
     monkeypatch.setattr(network.hub, "publish", recorded)
-    keys = [service._key for service in (network.service(kme) for kme in network.topology.kmes)]
+    keys = network.control_keys.values()
     for key in keys:
         recorder.note(key)
     scenario(network, monkeypatch)
@@ -185,7 +186,7 @@ def test_whatever_a_coalition_does_no_secret_is_logged_reported_counted_or_kept_
 
     monkeypatch.setattr(network.hub, "publish", recorded)
     for kme in case.kmes:
-        recorder.note(network.service(kme)._key)
+        recorder.note(network.control_keys[kme])
     for _ in range(6):
         attacked.relay()
     said = "".join(capfd.readouterr())
@@ -231,9 +232,8 @@ HOLDERS = [
     dataclasses.replace(END, state="delivered"),
     SendShare(RELAY, ROUTE, PLAN.below("kme-8"), NOW, SECRET, 1, 1),
     KeepShare(RELAY, ROUTE, SECRET, NOW),
-    LeakShare(RELAY, ROUTE, SECRET),
     Leak(kme="kme-5", relay_id=RELAY, route=ROUTE, payload=SECRET),
-    Opened("kme-5", header(PLAN, ROUTE), SECRET, bytes(16)),
+    Opened("kme-5", header(PLAN, ROUTE), SECRET, is_new=True),
     Publication(1, "kme.kme-1", "lab.leaks", SECRET),
     Delivery("q", "e", "k", SECRET, redelivered=False, token=(1, 1)),
     Received(

@@ -10,19 +10,7 @@ import pytest
 from qkdrelay.link import confirmation
 from qkdrelay.link.envelope import one_time_tag, one_time_tag_is_valid, seal, unseal
 from qkdrelay.link.simulated import SimulatedLinkKey
-from qkdrelay.messages import (
-    answers,
-    codec,
-    control,
-    dialogue,
-    keys,
-    leaks,
-    link,
-    plans,
-    reports,
-    requests,
-    signing,
-)
+from qkdrelay.messages import answers, codec, control, dialogue, keys, leaks, link, plans, reports, requests, signing
 from support import wire_slow as slow
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "wire.json").read_text())

@@ -138,7 +138,7 @@ def test_what_was_asked_for_is_in_the_terms_and_kept_by_both_ends(reference, ask
     view = reference.ask(relay(withstand=OpenDemand(*asked) if asked else None, **REFERENCE_PAIR))
     assert (view.state, view.withstand) == ("confirmed", FixedDemand(*demanded))
     for end in ("kme-1", "kme-8"):
-        assert reference.stores[end].relay(view.relay_id).withstand == FixedDemand(*demanded)
+        assert reference.stores[end].relays.get(view.relay_id).withstand == FixedDemand(*demanded)
 
 
 def test_what_no_plan_withstands_is_demanded_as_far_as_the_best_does_if_that_is_allowed(reference):
@@ -229,7 +229,7 @@ def test_a_command_that_a_kme_does_not_answer_is_said_to_wait_for_it():
     answer = asker.answer(client.receive(0.0)[2], {request.request_id}).body
     assert answer.text == "kme-2 did not answer within 5 s"
     network.resume("kme-2")
-    assert network.stores["kme-2"].links_down() == {"kme-1"}
+    assert network.stores["kme-2"].waiting.links_down() == {"kme-1"}
 
 
 def test_the_network_is_shown_as_the_kmes_say_it_is():

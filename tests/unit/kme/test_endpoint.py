@@ -2,15 +2,14 @@
 
 import os
 from dataclasses import replace
-from uuid import UUID
 
 import pytest
 
-from kme import endpoint, rebuilding
-from kme.effects import DropShares, KeepRelay, LogEvent, SendShare, SetLabMode, SwitchLink, TryRebuild
-from kme.forwarding import LATE_S
+from kme import rebuilding, searches
+from kme.effects import DropShares, KeepRelay, LogEvent, SendShare, TryRebuild
+from kme.model import LATE_S
 from qkdrelay.messages.codec import MESSAGE_BYTES_MAX
-from qkdrelay.messages.control import Decide, Expect, FixedDemand, Prove, SetLab, SetLink, Start
+from qkdrelay.messages.control import Decide, Expect, FixedDemand, Prove, Start
 from qkdrelay.messages.fields import TIMEOUT_S_MAX
 from qkdrelay.messages.plans import encode_plan
 from qkdrelay.messages.relay_ids import new_relay_id
@@ -18,7 +17,6 @@ from qkdrelay.messages.reports import (
     Alarm,
     Collected,
     Decided,
-    Done,
     Expected,
     Findings,
     Rebuilt,
@@ -73,7 +71,7 @@ def both_ends(shares=lambda held: held):
     target.command(Expect(terms=terms()))
     for route, payload in shares(delivered_shares(effects)).items():
         target.share(route, payload)
-    (rebuilt, *_) = told(target.settle())
+    (rebuilt, *_) = told(target.try_rebuild())
     return source, target, told(effects)[0].proof, rebuilt.proof
 
 
@@ -153,7 +151,7 @@ def test_ends_that_were_told_different_demands_do_not_prove_their_keys_to_each_o
     target.command(Expect(terms=terms(withstand=NOTHING)))
     for route, payload in delivered_shares(start).items():
         target.share(route, payload)
-    (rebuilt, *_) = told(target.settle())
+    (rebuilt, *_) = told(target.try_rebuild())
     for kme, proof in ((source, rebuilt.proof), (target, told(start)[0].proof)):
         assert told(kme.command(Prove(relay_id=RELAY, peer_proof=proof))) == [Verified(relay_id=RELAY, valid=False)]
 
@@ -278,7 +276,7 @@ def test_early_shares_count_once_their_terms_come_and_those_that_do_not_fit_do_n
     rejected = only(effects, LogEvent)
     assert {note.event for note in rejected} == {"share.rejected"}
     assert {note.fields["route"] for note in rejected} == {("kme-9", "kme-5", "kme-8"), short}
-    assert isinstance(told(kme.settle())[0], Rebuilt)
+    assert isinstance(told(kme.try_rebuild())[0], Rebuilt)
 
 
 def test_the_target_rebuilds_the_sources_keys_and_proves_it():
@@ -289,7 +287,7 @@ def test_the_target_rebuilds_the_sources_keys_and_proves_it():
 
 def test_it_reports_a_rebuild_once():
     _, target, _, _ = both_ends()
-    assert target.settle() == []
+    assert target.try_rebuild() == []
 
 
 def test_too_few_shares_change_nothing():
@@ -298,7 +296,7 @@ def test_too_few_shares_change_nothing():
     _, effects = started()
     route, payload = next(iter(delivered_shares(effects).items()))
     kme.share(route, payload)
-    assert kme.settle() == []
+    assert kme.try_rebuild() == []
     assert kme.relay.state == "expecting"
 
 
@@ -312,11 +310,11 @@ def test_a_late_false_share_is_found_after_the_rebuild():
 
     _, target, _, _ = both_ends(without)
     target.share(route, bytes([late["payload"][0] ^ 1]) + late["payload"][1:])
-    (findings,) = told(target.settle())
+    (findings,) = told(target.try_rebuild())
     assert isinstance(findings, Findings)
     assert findings.false == (route,)
     assert target.relay.state == "pending"
-    assert target.settle() == []
+    assert target.try_rebuild() == []
 
 
 def test_however_many_splits_may_be_named_the_work_is_that_of_one_check_of_a_plan(monkeypatch):
@@ -328,12 +326,12 @@ def test_however_many_splits_may_be_named_the_work_is_that_of_one_check_of_a_pla
         yield 1
         return recursive.RebuildResult(None, (), ())
 
-    monkeypatch.setattr(rebuilding, "rebuilding", ask_for_each_route)
-    monkeypatch.setattr(endpoint, "least_shares", lambda _plan: 0)
+    monkeypatch.setattr(searches, "rebuilding", ask_for_each_route)
+    monkeypatch.setattr(rebuilding, "least_shares", lambda _plan: 0)
     target = Kme("t", plan, withstand_compromised=3)
     target.command(Expect(terms=terms(plan)))
     steps.clear()
-    target.settle()
+    target.try_rebuild()
     assert len(asked) == 3 * len(plan.hops)
     assert {True, False} == set(asked)
     assert 0 < sum(steps) <= 2 * STEPS_MAX
@@ -356,9 +354,9 @@ def test_findings_fit_a_message_however_long_the_routes_are(monkeypatch, kind):
         yield 1
         return result
 
-    monkeypatch.setattr(rebuilding, "rebuilding", rebuilt)
-    monkeypatch.setattr(endpoint, "least_shares", lambda _plan: 0)
-    (findings,) = told(target.settle())
+    monkeypatch.setattr(searches, "rebuilding", rebuilt)
+    monkeypatch.setattr(rebuilding, "least_shares", lambda _plan: 0)
+    (findings,) = told(target.try_rebuild())
     body = Reports(items=(findings,))
     assert len(sign(bytes(32), "kme-8", COORDINATOR, epoch=bytes(16), number=2**62, body=body)) > MESSAGE_BYTES_MAX / 2
     assert 0 < len(getattr(findings, kind)) < len(routes)
@@ -368,8 +366,8 @@ def test_findings_fit_a_message_however_long_the_routes_are(monkeypatch, kind):
 def test_equivocation_is_among_the_findings():
     _, target, _, _ = both_ends()
     route = ("kme-1", "kme-3", "kme-7", "kme-8")
-    target.share(route, bytes(len(target.memory.share(RELAY, route))))
-    (findings,) = told(target.settle())
+    target.share(route, bytes(len(target.memory.get(RELAY, route))))
+    (findings,) = told(target.try_rebuild())
     assert findings.equivocating == (route,)
     assert findings.false == ()
 
@@ -442,7 +440,7 @@ def test_a_failed_relay_destroys_keys_shares_and_findings(end):
     assert told(effects) == [Decided(relay_id=RELAY, confirmed=False)]
     assert DropShares(RELAY) in effects
     assert (kme.relay.state, kme.relay.payload) == ("failed", None)
-    assert kme.memory.shares(RELAY) == {}
+    assert kme.memory.of(RELAY) == {}
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -477,32 +475,7 @@ def test_the_failure_of_a_relay_nobody_knows_is_carried_out_and_its_confirmation
     assert kme.command(Decide(relay_id=RELAY, confirmed=True)) == []
 
 
-def test_settling_what_is_not_a_targets_does_nothing():
+def test_to_rebuild_what_is_not_a_targets_does_nothing():
     source, _ = started()
-    assert source.settle() == []
-    assert Kme("kme-8").settle() == []
-
-
-# --- links and the lab -----------------------------------------------------------------------------
-
-
-def test_a_link_is_turned_and_the_command_answered():
-    command = SetLink(command_id=UUID(int=5), peer="kme-2", up=False)
-    assert Kme("kme-1").command(command)[0] == SwitchLink("kme-2", up=False)
-    (done,) = told(Kme("kme-1").command(command))
-    assert done == Done(command=command, error="")
-
-
-def test_a_link_that_is_not_there_is_named():
-    command = SetLink(command_id=UUID(int=5), peer="kme-8", up=False)
-    effects = Kme("kme-1").command(command)
-    assert told(effects) == [Done(command=command, error="kme-1 has no link to kme-8")]
-    assert only(effects, SwitchLink) == []
-
-
-def test_the_lab_is_obeyed_only_where_the_kmes_own_setting_has_it_on():
-    command = SetLab(command_id=UUID(int=5), mode="leak")
-    assert only(Kme("kme-5", lab=True).command(command), SetLabMode) == [SetLabMode("leak")]
-    effects = Kme("kme-5").command(command)
-    assert only(effects, SetLabMode) == []
-    assert "lab is off at kme-5" in told(effects)[0].error
+    assert source.try_rebuild() == []
+    assert Kme("kme-8").try_rebuild() == []

@@ -6,7 +6,7 @@ import pytest
 
 from kme import fairness
 from kme.effects import SendShare
-from kme.fairness import FairQueue, WaitingQuota, origin
+from kme.fairness import FairQueue, WaitingQuota, origin_of
 from qkdrelay.service.batch import Batch
 from support import plans
 from support.kme import NOW, RELAY
@@ -18,8 +18,8 @@ def share(came_from, size=100, to="kme-8"):
 
 
 def test_a_share_comes_from_the_kme_before_this_one_or_from_here():
-    assert origin(share("kme-2")) == "kme-2"
-    assert origin(share("kme-5")) == "kme-5"
+    assert origin_of(share("kme-2")) == "kme-2"
+    assert origin_of(share("kme-5")) == "kme-5"
 
 
 @pytest.mark.parametrize("honest", [1, 10, 100])

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 
 from kme import forwarding as module
-from kme.effects import KeepRelay, KeepShare, LeakShare, LogEvent, SendShare, TryRebuild
-from kme.forwarding import EARLY_BYTES_MAX, EARLY_SHARES_MAX, LATE_S, RejectedShareError
+from kme.effects import KeepRelay, KeepShare, SendShare, TryRebuild
+from kme.forwarding import EARLY_BYTES_MAX, EARLY_SHARES_MAX, RejectedShareError
+from kme.model import LATE_S
 from qkdrelay.messages.control import Expect
 from qkdrelay.messages.fields import TIMEOUT_S_MAX
 from qkdrelay.messages.keys import KEY_BYTES_MAX
@@ -188,7 +189,7 @@ def test_a_second_share_with_other_bytes_names_the_route_as_equivocating_once(ta
     effects = target.share(TO_8, other)
     assert only(effects, KeepRelay)[0].relay.equivocating == (TO_8,)
     assert only(effects, KeepShare) == []
-    assert target.memory.share(RELAY, TO_8) == FINAL
+    assert target.memory.get(RELAY, TO_8) == FINAL
     assert [effect.event for effect in target.share(TO_8, other)] == ["share.duplicate"]
 
 
@@ -231,48 +232,3 @@ def test_shares_of_expected_relays_are_not_counted_as_early(target, monkeypatch)
     monkeypatch.setattr(module, "EARLY_SHARES_MAX", 1)
     target.share(TO_8, FINAL)
     assert only(target.share(("kme-1", "kme-2", "kme-5", "kme-8"), FINAL), KeepShare)
-
-
-# --- the lab ---------------------------------------------------------------------------------------
-
-
-def compromised(mode, *, lab, name="kme-5"):
-    kme = Kme(name, lab=lab)
-    kme.memory.lab_mode = mode
-    return kme
-
-
-def test_a_leaking_kme_hands_out_what_it_receives_and_goes_on():
-    effects = compromised("leak", lab=True).share(TO_5, PAYLOAD)
-    assert only(effects, LeakShare) == [LeakShare(RELAY, TO_5, PAYLOAD)]
-    assert only(effects, SendShare)[0].payload == PAYLOAD
-
-
-def test_a_withholding_kme_sends_nothing_and_reports_nothing():
-    effects = compromised("withhold", lab=True).share(TO_5, PAYLOAD)
-    assert [type(effect) for effect in effects] == [LogEvent]
-
-
-def test_a_tampering_kme_sends_something_else():
-    effects = compromised("tamper", lab=True).share(TO_5, PAYLOAD)
-    (sent,) = only(effects, SendShare)
-    assert sent.payload != PAYLOAD
-    assert len(sent.payload) == len(PAYLOAD)
-
-
-def test_a_leaking_target_leaks_what_it_collects():
-    kme = compromised("leak", lab=True, name="kme-8")
-    assert only(kme.share(TO_8, FINAL), LeakShare)
-
-
-@pytest.mark.parametrize("mode", ["leak", "withhold", "tamper"])
-def test_where_the_lab_is_off_a_kme_is_honest_whatever_its_store_says(mode):
-    effects = compromised(mode, lab=False).share(TO_5, PAYLOAD)
-    assert only(effects, LeakShare) == []
-    assert only(effects, SendShare)[0].payload == PAYLOAD
-
-
-@pytest.mark.parametrize("mode", ["leak", "withhold", "tamper"])
-def test_a_compromised_kme_refuses_what_does_not_fit_all_the_same(mode):
-    kme = compromised(mode, lab=True)
-    assert refused(kme, TO_5, now=NOW + 1000) == "the deadline has passed"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kme.effects import KeepRelay
 from kme.endpoint import Endpoint
-from kme.forwarding import LATE_S, NodeSettings
+from kme.model import LATE_S, NodeSettings
 from kme.store import open_kme_store
 from qkdrelay.errors import RequestRefusedError
 from qkdrelay.messages.control import Decide, Expect
@@ -23,11 +23,11 @@ class Target:
 
     def __init__(self):
         self.store, self.now = open_kme_store(None, "kme-8"), NOW
-        self.ends = Endpoint(NodeSettings("kme-8", frozenset(f"kme-{n}" for n in range(1, 8))), bytes)
+        self.endpoint = Endpoint(NodeSettings("kme-8", frozenset(f"kme-{n}" for n in range(1, 8))), bytes)
 
     def command(self, command):
         with self.store.journal.transaction():
-            effects = self.ends.on_command(command, self.store, self.now)
+            effects = self.endpoint.on_command(command, self.store, self.now)
             for effect in effects:
                 if isinstance(effect, KeepRelay):
                     self.store.keep_relay(effect.relay)
@@ -106,7 +106,7 @@ def test_what_is_remembered_of_failed_and_forgotten_relays_ends():
         target.command(Decide(relay_id=relay_id, confirmed=False))
         target.now += VALID_S
         target.purge()
-    assert len(list(target.store.relays())) <= 3
+    assert len(list(target.store.relays.latest())) <= 3
 
 
 def test_a_forgotten_id_is_refused_and_its_decision_stays():
@@ -128,12 +128,12 @@ def test_a_relay_is_named_by_any_beginning_that_is_its_alone():
     for relay_id in ids:
         assert target.takes(relay_id)
     for written in ("ABCD0003", "abcd0003-0000-8", str(ids[3])):
-        assert the_one(written, store.relays_named(digits(written), 9), "") == ids[3]
+        assert the_one(written, store.relays.named(digits(written), 9), "") == ids[3]
     with pytest.raises(RequestRefusedError) as error:
-        the_one("abcd", store.relays_named(digits("abcd"), 9), "")
+        the_one("abcd", store.relays.named(digits("abcd"), 9), "")
     assert str(error.value).endswith(f"{ids[0]}, {', '.join(map(str, ids[1:8]))}, ...")
     with pytest.raises(RequestRefusedError, match="there is no relay 'abcd1'"):
-        the_one("abcd1", store.relays_named(digits("abcd1"), 9), "`kme keys` lists them")
+        the_one("abcd1", store.relays.named(digits("abcd1"), 9), "`kme keys` lists them")
     for wrong in ("", "abc", "xyz1", "a" * 33, "abcd\n", "%_%_"):
         with pytest.raises(RequestRefusedError, match="is no relay id"):
             digits(wrong)

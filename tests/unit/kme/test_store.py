@@ -2,16 +2,20 @@
 
 import os
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from uuid import uuid4
 
 import pytest
 
-from kme.effects import EndpointRelay, KeepShare, SendShare
-from kme.forwarding import LATE_S
-from kme.store import CACHED_BYTES_MAX, TOMBSTONE_S, UNDECIDED_S, open_kme_store
+from kme.effects import KeepShare, SendShare
+from kme.model import LATE_S, EndpointRelay
+from kme.store import open_kme_store
+from kme.store.relay_record import RELAY as RELAY_RECORD
+from kme.store.relays import CACHED_BYTES_MAX, TOMBSTONE_S, UNDECIDED_S, Relays, schema
 from qkdrelay.link.confirmation import Payload
 from qkdrelay.messages.reports import Dispute, Findings
+from qkdrelay.service.journal import Journal
+from qkdrelay.service.records import Column, Record
 from support import plans
 from support.kme import DEMAND, NOW, RELAY
 
@@ -55,42 +59,42 @@ def keep(store, *relays):
 )
 def test_a_relay_comes_back_as_it_was(store, relay):
     keep(store, relay)
-    assert store.relay(RELAY) == relay
-    assert list(store.relays()) == [relay]
+    assert store.relays.get(RELAY) == relay
+    assert list(store.relays.latest()) == [relay]
 
 
 def test_of_a_delivered_relay_the_keys_are_kept_and_the_confirmation_keys_are_not(store):
     keep(store, PENDING, replace(PENDING, state="delivered"))
-    assert store.relay(RELAY).payload == Payload(PAYLOAD.keys, b"", b"")
+    assert store.relays.get(RELAY).payload == Payload(PAYLOAD.keys, b"", b"")
 
 
 def test_undecided_relays_and_bytes_of_keys_are_counted(store):
     states = ("expecting", "pending", "delivered", "failed")
     keep(store, *(replace(PENDING, relay_id=uuid4(), state=state) for state in states))
-    assert store.pending() == 2
-    assert store.key_bytes() == 2 * 64
+    assert store.relays.pending() == 2
+    assert store.relays.key_bytes() == 2 * 64
 
 
 def test_a_kept_share_stays_the_first_and_its_deadline_the_last(store):
     with store.journal.transaction():
-        store.keep_share(KeepShare(RELAY, ROUTE, b"first", NOW))
-        store.keep_share(KeepShare(RELAY, ROUTE, b"second", NOW + 100))
-        store.keep_share(KeepShare(RELAY, OTHER, b"other", NOW))
+        store.shares.keep(KeepShare(RELAY, ROUTE, b"first", NOW))
+        store.shares.keep(KeepShare(RELAY, ROUTE, b"second", NOW + 100))
+        store.shares.keep(KeepShare(RELAY, OTHER, b"other", NOW))
         store.purge(NOW + LATE_S + 1)
     with store.journal.transaction():
-        store.keep_share(KeepShare(RELAY, ROUTE, b"third", NOW + 100))
-        assert store.share(RELAY, ROUTE) == b"first"
-    assert store.shares(RELAY) == {ROUTE: b"first"}
-    assert store.share(RELAY, ROUTE) == b"first"
-    assert store.share(RELAY, OTHER) is None
+        store.shares.keep(KeepShare(RELAY, ROUTE, b"third", NOW + 100))
+        assert store.shares.get(RELAY, ROUTE) == b"first"
+    assert store.shares.of(RELAY) == {ROUTE: b"first"}
+    assert store.shares.get(RELAY, ROUTE) == b"first"
+    assert store.shares.get(RELAY, OTHER) is None
 
 
 def test_one_share_is_looked_up_alone_however_many_there_are(store, monkeypatch):
     keep(store, EXPECTING)
     with store.journal.transaction():
-        store.keep_share(KeepShare(RELAY, ROUTE, b"share", NOW))
-    monkeypatch.setattr(store, "shares", None)
-    assert (store.share(RELAY, ROUTE), store.share(RELAY, OTHER)) == (b"share", None)
+        store.shares.keep(KeepShare(RELAY, ROUTE, b"share", NOW))
+    monkeypatch.setattr(store.shares, "of", None)
+    assert (store.shares.get(RELAY, ROUTE), store.shares.get(RELAY, OTHER)) == (b"share", None)
 
 
 @pytest.mark.parametrize(
@@ -106,13 +110,13 @@ def test_one_share_is_looked_up_alone_however_many_there_are(store, monkeypatch)
 def test_what_is_large_takes_no_memory_beside_the_store(store, large):
     small = replace(large, findings=None, equivocating=(), key_count=2, plan=PLAN)
     keep(store, small)
-    assert store._relays.get(RELAY) == small
+    assert store.relays._cached.get(RELAY) == small
     with store.journal.transaction():
         store.forget_relay(RELAY, NOW + 2 * TOMBSTONE_S)
         store.purge(NOW + 2 * TOMBSTONE_S)
     keep(store, large)
-    assert store.relay(RELAY) == large
-    assert store._relays.get(RELAY) is None
+    assert store.relays.get(RELAY) == large
+    assert store.relays._cached.get(RELAY) is None
 
 
 def test_of_the_relays_with_shares_none_that_is_to_be_rebuilt_is_left_out(store):
@@ -122,19 +126,19 @@ def test_of_the_relays_with_shares_none_that_is_to_be_rebuilt_is_left_out(store)
     with store.journal.transaction():
         for relay in (*expecting, rebuilt, latest):
             for route in (ROUTE, OTHER):
-                store.keep_share(KeepShare(relay.relay_id, route, bytes(10), relay.deadline))
+                store.shares.keep(KeepShare(relay.relay_id, route, bytes(10), relay.deadline))
     wanted = {relay.relay_id for relay in (*expecting, latest)}
-    found = store.relays_with_shares(1)
+    found = store.shares.relays_with(1)
     assert (len(found), set(found)) == (4, wanted)
 
 
 def test_early_shares_are_those_of_relays_that_are_not_expected(store):
     keep(store, EXPECTING)
     with store.journal.transaction():
-        store.keep_share(KeepShare(RELAY, ROUTE, bytes(10), NOW))
-        store.keep_share(KeepShare(uuid4(), ROUTE, bytes(20), NOW))
-        store.keep_share(KeepShare(uuid4(), ROUTE, bytes(30), NOW))
-    assert store.early_shares() == (2, 50)
+        store.shares.keep(KeepShare(RELAY, ROUTE, bytes(10), NOW))
+        store.shares.keep(KeepShare(uuid4(), ROUTE, bytes(20), NOW))
+        store.shares.keep(KeepShare(uuid4(), ROUTE, bytes(30), NOW))
+    assert store.shares.early() == (2, 50)
 
 
 def test_early_shares_are_counted_once_and_the_count_kept_whatever_comes_and_goes(store):
@@ -143,12 +147,12 @@ def test_early_shares_are_counted_once_and_the_count_kept_whatever_comes_and_goe
     store.journal.connection.set_trace_callback(lambda said: counted.append(said) if "count(*)" in said else None)
 
     def early(relay_id, route, size):
-        store.keep_share(KeepShare(relay_id, route, bytes(size), NOW))
-        return store.early_shares()
+        store.shares.keep(KeepShare(relay_id, route, bytes(size), NOW))
+        return store.shares.early()
 
     other = uuid4()
     with store.journal.transaction():
-        assert store.early_shares() == (0, 0)
+        assert store.shares.early() == (0, 0)
         assert early(RELAY, ROUTE, 10) == (1, 10)
         assert early(RELAY, ROUTE, 30) == (1, 10)
         assert early(other, ROUTE, 20) == (2, 30)
@@ -161,10 +165,10 @@ def test_early_shares_are_counted_once_and_the_count_kept_whatever_comes_and_goe
     with suppress(KeyboardInterrupt), store.journal.transaction():
         early(uuid4(), ROUTE, 10)
         raise KeyboardInterrupt
-    assert store.early_shares() == (1, 20)
+    assert store.shares.early() == (1, 20)
     with store.journal.transaction():
         store.purge(NOW + 2 * LATE_S)
-    assert store.early_shares() == (0, 0)
+    assert store.shares.early() == (0, 0)
 
 
 @pytest.mark.parametrize("state", ["failed", "forgotten"])
@@ -174,8 +178,8 @@ def test_a_failed_or_forgotten_relay_leaves_a_tombstone_and_others_stay(store, s
     for after, there in ((TOMBSTONE_S - 1, True), (TOMBSTONE_S + 1, False)):
         with store.journal.transaction():
             store.purge(NOW + after)
-        assert (store.relay(RELAY) is not None) == there
-    assert store.relay(kept.relay_id) is not None
+        assert (store.relays.get(RELAY) is not None) == there
+    assert store.relays.get(kept.relay_id) is not None
 
 
 def test_delivered_keys_can_be_forgotten_and_others_cannot(store):
@@ -183,7 +187,7 @@ def test_delivered_keys_can_be_forgotten_and_others_cannot(store):
     assert not store.forget_relay(RELAY, NOW)
     keep(store, replace(PENDING, state="delivered"))
     assert store.forget_relay(RELAY, NOW)
-    assert store.relay(RELAY) == replace(PENDING, state="forgotten", payload=None)
+    assert store.relays.get(RELAY) == replace(PENDING, state="forgotten", payload=None)
     assert not store.forget_relay(RELAY, NOW)
 
 
@@ -207,7 +211,7 @@ def test_keys_go_with_their_relay_and_do_not_come_back(store):
 def test_relays_are_listed_latest_first_also_while_one_is_forgotten(store):
     ids = [uuid4() for _ in range(3)]
     keep(store, *(replace(PENDING, relay_id=i, state="delivered", deadline=NOW + n) for n, i in enumerate(ids)))
-    listed = store.relays()
+    listed = store.relays.latest()
     assert next(listed).relay_id == ids[2]
     with store.journal.transaction():
         assert store.forget_relay(ids[1], NOW)
@@ -221,11 +225,11 @@ def test_what_nobody_has_decided_an_hour_after_its_deadline_can_be_forgotten(sto
     keep(store, relay)
     share = KeepShare(RELAY, ("kme-1", "kme-8"), b"share", relay.deadline)
     with store.journal.transaction():
-        store.keep_share(share)
+        store.shares.keep(share)
     with store.journal.transaction():
         assert not store.forget_relay(RELAY, relay.deadline + UNDECIDED_S)
         assert store.forget_relay(RELAY, relay.deadline + UNDECIDED_S + 1) == can_be
-    assert (store.shares(RELAY) == {}) == can_be
+    assert (store.shares.of(RELAY) == {}) == can_be
 
 
 def test_waiting_shares_come_back_in_order_until_they_are_sent_or_expire(store):
@@ -233,29 +237,29 @@ def test_waiting_shares_come_back_in_order_until_they_are_sent_or_expire(store):
     away = replace(SHARE, route=("kme-1", "kme-3"))
     with store.journal.transaction():
         for share in (*shares, away):
-            store.wait(share, "kme-1")
-        store.wait(replace(SHARE, route=("kme-9", "kme-1", "kme-3")), "kme-9")
-    assert store.waiting() == {"kme-2": 3, "kme-3": 2}
+            store.waiting.add(share, "kme-1")
+        store.waiting.add(replace(SHARE, route=("kme-9", "kme-1", "kme-3")), "kme-9")
+    assert store.waiting.counts() == {"kme-2": 3, "kme-3": 2}
     room = {("kme-2", "kme-1", 3, 480), ("kme-3", "kme-1", 1, 160), ("kme-3", "kme-9", 1, 160)}
-    assert set(store.waiting_room()) == room
-    waiting = list(store.waiting_for("kme-2", "kme-1"))
+    assert set(store.waiting.sizes()) == room
+    waiting = list(store.waiting.queue("kme-2", "kme-1"))
     assert [w.share for w in waiting] == shares
     with store.journal.transaction():
-        store.told([waiting[0].id], "link.down")
-        store.wait_no_more([waiting[1].id])
-    assert [w.share for w in store.waiting_for("kme-2", "kme-1")] == [shares[0], shares[2]]
-    assert [w.share for w in store.waiting_untold("kme-2", "link.down", 9)] == [shares[2]]
+        store.waiting.note_reported([waiting[0].id], "link.down")
+        store.waiting.remove([waiting[1].id])
+    assert [w.share for w in store.waiting.queue("kme-2", "kme-1")] == [shares[0], shares[2]]
+    assert [w.share for w in store.waiting.unreported("kme-2", "link.down", 9)] == [shares[2]]
     with store.journal.transaction():
-        assert store.expire_waiting(NOW + 2) == [(shares[0].relay_id, shares[0].route)]
-    assert store.waiting() == {"kme-2": 1, "kme-3": 2}
+        assert store.waiting.expire(NOW + 2) == [(shares[0].relay_id, shares[0].route)]
+    assert store.waiting.counts() == {"kme-2": 1, "kme-3": 2}
 
 
 def test_links_are_turned_down_and_up(store):
     with store.journal.transaction():
         for peer in ("kme-5", "kme-6", "kme-5"):
-            store.turn_link(peer, up=False)
-        store.turn_link("kme-6", up=True)
-    assert store.links_down() == {"kme-5"}
+            store.waiting.switch_link(peer, up=False)
+        store.waiting.switch_link("kme-6", up=True)
+    assert store.waiting.links_down() == {"kme-5"}
 
 
 def test_what_is_kept_of_a_failed_relay_gives_no_key_away(tmp_path):
@@ -265,8 +269,8 @@ def test_what_is_kept_of_a_failed_relay_gives_no_key_away(tmp_path):
     secrets = [PAYLOAD.keys, PAYLOAD.source_key, PAYLOAD.target_key, b"collected share " * 9, SHARE.payload]
     keep(store, PENDING)
     with store.journal.transaction():
-        store.keep_share(KeepShare(RELAY, ROUTE, secrets[3], NOW))
-        store.wait(SHARE, "kme-1")
+        store.shares.keep(KeepShare(RELAY, ROUTE, secrets[3], NOW))
+        store.waiting.add(SHARE, "kme-1")
 
     def found():
         files = b"".join(file.read_bytes() for file in tmp_path.iterdir())
@@ -278,4 +282,56 @@ def test_what_is_kept_of_a_failed_relay_gives_no_key_away(tmp_path):
         store.drop_shares(RELAY)
     assert store.journal.scrub()
     assert not any(found())
+    store.journal.close()
+
+
+# --- a relay's fields ------------------------------------------------------------------------------
+
+
+def test_a_new_field_of_a_relay_is_one_more_line_in_one_place():
+    @dataclass(frozen=True)
+    class Noted(EndpointRelay):
+        notes: tuple[str, ...] = ()
+
+    more = Column("notes", "TEXT NOT NULL", " ".join, lambda stored: tuple(stored.split()), changes=True)
+    record = Record(Noted, *RELAY_RECORD.columns, more)
+    journal = Journal(None, "kme kme-8", schema(record))
+    known = {field.name: getattr(PENDING, field.name) for field in fields(PENDING)}
+    for relay in (
+        Noted(**known, notes=("a", "b")),
+        Noted(**{**known, "state": "failed", "payload": None}, notes=("c",)),
+    ):
+        with journal.transaction():
+            Relays(journal, record).keep(relay)
+        assert Relays(journal, record).get(RELAY) == relay
+    journal.close()
+
+
+def test_the_columns_of_a_relay_are_those_of_format_5(store):
+    names = {name for _, name, *_ in store.journal.connection.execute("PRAGMA table_info(relays)")}
+    assert names == {
+        "relay_id", "role", "state", "plan", "key_count", "key_size_bits", "withstand", "withstand_here", "deadline",
+        "source_key", "target_key", "peer_valid", "findings", "equivocating",
+    }  # fmt: skip
+    (version,) = store.journal.connection.execute("PRAGMA user_version").fetchone()
+    assert version == 5
+
+
+def test_a_store_with_its_columns_in_another_order_is_read_and_written(tmp_path):
+    """As versions before made them."""
+    order = """relay_id BLOB PRIMARY KEY, role TEXT NOT NULL, state TEXT NOT NULL, plan BLOB NOT NULL,
+        key_count INTEGER NOT NULL, key_size_bits INTEGER NOT NULL, withstand BLOB NOT NULL,
+        withstand_here INTEGER NOT NULL, deadline REAL NOT NULL, source_key BLOB, target_key BLOB,
+        peer_valid INTEGER, findings BLOB, equivocating TEXT NOT NULL"""
+    path = tmp_path / "kme.sqlite"
+    store = open_kme_store(path, "kme-8")
+    with store.journal.transaction():
+        store.journal.connection.execute("DROP TABLE relays")
+        store.journal.connection.execute(f"CREATE TABLE relays ({order})")
+    store.journal.close()
+    store, relay = open_kme_store(path, "kme-8"), replace(PENDING, peer_valid=False, equivocating=(ROUTE,))
+    keep(store, relay)
+    store.journal.close()
+    store = open_kme_store(path, "kme-8")
+    assert store.relays.get(RELAY) == relay
     store.journal.close()

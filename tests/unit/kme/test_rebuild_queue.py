@@ -1,4 +1,4 @@
-"""How much of a turn settling takes, whose turn it is, and what one relay's searches may take in all."""
+"""How much of a turn rebuilding takes, whose turn it is, and what one relay's searches may take in all."""
 
 import os
 from types import SimpleNamespace
@@ -6,20 +6,20 @@ from uuid import uuid4
 
 import pytest
 
-from kme import endpoint, rebuilding
-from kme.settling import SLICE_WORK, TURN_WORK, Settling
+from kme import searches
+from kme.rebuild_queue import SLICE_WORK, TURN_WORK, RebuildQueue
 from qkdrelay.errors import StoreError
 from qkdrelay.messages.control import Expect
 from qkdrelay.messages.reports import Findings
 from qkdrelay.schemes import recursive
 from qkdrelay.service.batch import Batch
-from qkdrelay.sharing.work import attempt
+from qkdrelay.sharing.work import Budget, attempt
 from support.kme import RELAY, Kme, terms, told
 from support.plans import fan
 from support.work import counted, note_rebuilding
 
 
-class Ends:
+class Rebuilder:
     """Relays that take so much work each; what is begun is kept for one, if it is to be kept."""
 
     def __init__(self):
@@ -28,7 +28,7 @@ class Ends:
     def is_urgent(self, relay_id, _memory, *, calm):
         return True
 
-    def settle(self, relay_id, _memory, turn, *, keep):
+    def try_rebuild(self, relay_id, _memory, turn, *, keep):
         if relay_id == self.failing:
             raise self.error("this one")
         done = self.begun[1] if self.begun[0] == relay_id else 0
@@ -44,42 +44,42 @@ class Ends:
 
 class Store:
     def __init__(self):
-        self.journal = SimpleNamespace(batch=Batch())
+        self.journal, self.shares = SimpleNamespace(batch=Batch()), self
 
-    def relays_with_shares(self, _limit):
+    def relays_with(self, _limit):
         return []
 
 
 class Turns:
-    """A `Settling` and its turns."""
+    """A `RebuildQueue` and its turns."""
 
     def __init__(self):
-        self.ends = Ends()
+        self.rebuilder = Rebuilder()
         store = Store()
-        self.settling, self.settled, self.batch = Settling(self.ends, store), [], store.journal.batch
+        self.queue, self.done, self.batch = RebuildQueue(self.rebuilder, store), [], store.journal.batch
 
     def ask(self, *works):
         ids = [uuid4() for _ in works]
         for relay_id, work in zip(ids, works, strict=True):
-            self.ends.takes[relay_id] = work
-            self.settling.ask(relay_id)
+            self.rebuilder.takes[relay_id] = work
+            self.queue.ask(relay_id)
         return ids
 
     def turn(self, messages=1):
-        self.ends.calls.clear()
-        for effects in self.settling.turn(0.0, messages=messages, size=0):
-            self.settled += effects
+        self.rebuilder.calls.clear()
+        for effects in self.queue.turn(0.0, messages=messages, size=0):
+            self.done += effects
         self.batch.end()
-        return sum(work for _, work in self.ends.calls)
+        return sum(work for _, work in self.rebuilder.calls)
 
 
 def test_a_turn_ends_when_its_work_is_done_and_the_rest_is_for_the_next_ones():
     turns = Turns()
     ids = turns.ask(*[SLICE_WORK // 2] * 30)
     works = []
-    while turns.settling.unfinished or not works:
+    while turns.queue.unfinished or not works:
         works.append(turns.turn())
-    assert turns.settled == ids
+    assert turns.done == ids
     assert max(works) <= TURN_WORK + SLICE_WORK
     assert len(works) == 8
 
@@ -90,38 +90,38 @@ def test_what_takes_long_gets_one_part_of_each_turn_and_what_comes_meanwhile_doe
     assert turns.turn() <= TURN_WORK
     assert turns.turn() <= TURN_WORK
     count = 0
-    while turns.settling.unfinished:
+    while turns.queue.unfinished:
         count += 1
         quick = turns.ask(1000, 2000)
         assert turns.turn() <= SLICE_WORK + 3000
-        assert set(quick) <= set(turns.settled)
+        assert set(quick) <= set(turns.done)
     # The first one had two parts by then; the others, of which nothing was kept, begin from the start.
     assert count == 8 + 3 + 100
-    assert [relay_id for relay_id in turns.settled if relay_id in long] == long
+    assert [relay_id for relay_id in turns.done if relay_id in long] == long
 
 
-def test_what_is_rolled_back_is_settled_again_and_what_fails_by_itself_is_not():
+def test_what_is_rolled_back_is_tried_again_and_what_fails_by_itself_is_not():
     turns = Turns()
     *before, good, bad = turns.ask(*[SLICE_WORK] * (TURN_WORK // SLICE_WORK), 10, 10)
     turns.turn()
-    assert turns.settled == before
-    assert turns.settling.unfinished
+    assert turns.done == before
+    assert turns.queue.unfinished
     turns.batch.begin()
-    assert [*turns.settling.turn(0.0, messages=1, size=0)] == [[good], [bad]]
-    assert not turns.settling.unfinished
+    assert [*turns.queue.turn(0.0, messages=1, size=0)] == [[good], [bad]]
+    assert not turns.queue.unfinished
     turns.batch.undo()
-    assert turns.settling.unfinished
+    assert turns.queue.unfinished
     for error in (StoreError, ZeroDivisionError):
-        turns.ends.failing, turns.ends.error = bad, error
+        turns.rebuilder.failing, turns.rebuilder.error = bad, error
         turns.batch.begin()
         with pytest.raises(error):
-            [*turns.settling.turn(0.0, messages=0, size=0)]
+            [*turns.queue.turn(0.0, messages=0, size=0)]
         turns.batch.undo()
-        assert turns.settling.unfinished
-    turns.ends.failing = None
+        assert turns.queue.unfinished
+    turns.rebuilder.failing = None
     turns.turn()
-    assert turns.settled == [*before, good]
-    assert not turns.settling.unfinished
+    assert turns.done == [*before, good]
+    assert not turns.queue.unfinished
 
 
 # --- one relay ---------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def begun(monkeypatch):
     works = []
     note_rebuilding(monkeypatch, works, begun=lambda: works.append(0))
     monkeypatch.setattr(recursive, "SEARCH_MAX", SEARCH)
-    monkeypatch.setattr(rebuilding, "RELAY_SEARCH_MAX", 4 * SEARCH)
+    monkeypatch.setattr(searches, "RELAY_SEARCH_MAX", 4 * SEARCH)
     return works
 
 
@@ -152,9 +152,9 @@ def test_shares_that_come_late_buy_no_further_search(begun):
     kme = target()
     for route in WAYS:
         kme.share(route, os.urandom(160))
-        kme.settle()
+        kme.try_rebuild()
     assert len(begun) == 18 - 10 + 1
-    held = kme.memory.shares(RELAY)
+    held = kme.memory.of(RELAY)
     rest = counted(PLAN, held, 128, search=0)[1]
     assert sum(begun) <= len(begun) * rest + 5 * SEARCH
     assert max(begun) <= rest + 2 * SEARCH
@@ -165,11 +165,11 @@ def test_shares_that_come_twice_and_differ_buy_none_at_all(begun):
     kme = target()
     for route in WAYS:
         kme.share(route, os.urandom(160))
-    kme.settle()
+    kme.try_rebuild()
     assert len(begun) == 1
     for number, route in enumerate(WAYS, start=1):
         kme.share(route, os.urandom(160))
-        (findings,) = told(kme.settle())
+        (findings,) = told(kme.try_rebuild())
         assert isinstance(findings, Findings)
         assert len(findings.equivocating) == number
     assert len(begun) == 1
@@ -181,7 +181,7 @@ def test_good_shares_that_come_after_a_budget_is_used_up_are_decoded_all_the_sam
     bad = WAYS[:4]
     for route in (*bad, *WAYS[4:]):
         kme.share(route, os.urandom(160) if route in bad else shares[route[1]])
-        kme.settle()
+        kme.try_rebuild()
     assert kme.relay.payload.to_bytes() == payload
 
 
@@ -189,14 +189,14 @@ def test_a_rebuild_goes_on_where_it_was_left_until_there_are_more_shares(begun):
     kme = target()
     for route in WAYS[:-1]:
         kme.share(route, os.urandom(160))
-    part = endpoint.Budget(SEARCH // 10)
+    part = Budget(SEARCH // 10)
     calls = 1
-    while kme.ends.settle(RELAY, kme.memory, part, keep=True) is None:
+    while kme.endpoint.rebuilder.try_rebuild(RELAY, kme.memory, part, keep=True) is None:
         part.left = SEARCH // 10
         calls += 1
     assert len(begun) == 1
     assert calls >= 10
     part.left = SEARCH // 10
     kme.share(WAYS[-1], os.urandom(160))
-    assert kme.ends.settle(RELAY, kme.memory, part, keep=True) is None
+    assert kme.endpoint.rebuilder.try_rebuild(RELAY, kme.memory, part, keep=True) is None
     assert len(begun) == 2

@@ -1,4 +1,4 @@
-"""When the relays that end here are settled: at once, or a little later, and what takes long a little in each turn."""
+"""The relays to rebuild at a target: at once, or a little later, and what takes long a little in each turn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import islice
 from uuid import UUID
 
 from kme.effects import Effect
-from kme.endpoint import Endpoint
+from kme.rebuilding import Rebuilder
 from kme.store import KmeStore
 from qkdrelay.errors import StoreError
 from qkdrelay.service.batch import BatchDict, Cell
@@ -21,14 +21,14 @@ TURN_WORK, SLICE_WORK = 1 << 25, 1 << 24
 _CALM, _CALM_BYTES = 16, 1 << 18
 """Messages in a batch, and their bytes, from which on there is load."""
 _LATER_S, _LATER_MAX, _LATER_AT_ONCE = 0.5, 1_000, BATCH_MAX
-"""How late and how many relays are settled later, and in one transaction: at least as many as one batch adds."""
+"""Seconds, and relays, after which those put off are tried; how many in one turn: at least what one batch adds."""
 
 
-class Settling:
-    """The relays to settle. What a batch asked for is forgotten with it; what is due is no more once it is settled."""
+class RebuildQueue:
+    """The relays to rebuild. What a batch asked for is forgotten with it; what is due is no more once it was tried."""
 
-    def __init__(self, ends: Endpoint, store: KmeStore) -> None:
-        self._ends, self._store, self._batch = ends, store, store.journal.batch
+    def __init__(self, rebuilder: Rebuilder, store: KmeStore) -> None:
+        self._rebuilder, self._store, self._batch = rebuilder, store, store.journal.batch
         self._asked: dict[UUID, None] = self._batch.scratch({})
         self._due: dict[UUID, None] = BatchDict(self._batch)
         """In the next turns, as many as one allows."""
@@ -40,7 +40,7 @@ class Settling:
 
     def start(self) -> None:
         """Look at all that was collected before this start, when there is time."""
-        self.later.update(dict.fromkeys(self._store.relays_with_shares(_LATER_MAX)))
+        self.later.update(dict.fromkeys(self._store.shares.relays_with(_LATER_MAX)))
 
     def wait_s(self, now: float) -> float:
         """Return in how many seconds it wants its next turn."""
@@ -49,7 +49,7 @@ class Settling:
         return max(0.0, _LATER_S - abs(now - self._later_since.value)) if self.later else math.inf
 
     def ask(self, relay_id: UUID) -> None:
-        """Settle this relay, for a share of it has come."""
+        """Have this relay tried in the next turn, for a share of it has come."""
         self._asked[relay_id] = None
 
     @property
@@ -58,14 +58,14 @@ class Settling:
         return bool(self._due or self._long)
 
     def turn(self, now: float, *, messages: int, size: int) -> Iterator[list[Effect]]:
-        """Settle what is due, after a batch of so many messages and bytes; yield what follows for each relay.
+        """Try what is due, after a batch of so many messages and bytes; yield what follows for each relay.
 
         Rebuild what has all its shares; the rest at once if little is going on, or else a little later. Under load
         the missing shares are in the next batch, and to rebuild once is half the work.
         """
         calm = messages < _CALM and size < _CALM_BYTES
         for relay_id in self._asked:
-            urgent = self._ends.is_urgent(relay_id, self._store, calm=calm)
+            urgent = self._rebuilder.is_urgent(relay_id, self._store, calm=calm)
             (self._due if urgent else self.later)[relay_id] = None
         self._asked.clear()
         # A distance, not a difference: the clock may be stepped back.
@@ -81,7 +81,7 @@ class Settling:
             part = Budget(SLICE_WORK)
             first = next(iter(self._long), relay_id) == relay_id
             try:
-                effects = self._ends.settle(relay_id, self._store, part, keep=first)
+                effects = self._rebuilder.try_rebuild(relay_id, self._store, part, keep=first)
             except StoreError:
                 raise
             except Exception:
