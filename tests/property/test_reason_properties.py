@@ -72,9 +72,10 @@ class Broken:
                     network.stores[kme].waiting.switch_link(peer, up=False)
         network.stop(*self.dead)
         service = network.service("coordinator")
-        on_report = service._on_report
-        service._on_report = lambda sender, report, now: (
-            None if (sender, type(report)) in self.lost else on_report(sender, report, now)
+        reports = service._reports
+        take = reports._take
+        reports._take = lambda sender, report, now: (
+            None if (sender, type(report)) in self.lost else take(sender, report, now)
         )
         return carried(network, plan)
 
