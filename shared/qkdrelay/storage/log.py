@@ -110,10 +110,14 @@ class Log:
         Looks at the files after each commit, and else now and then: `check` does it where that was left out.
         """
         now = time.monotonic()
-        self._checked = self._wrote or now >= self._look_at
-        if self._checked:
-            self._check()
-            self._wrote, self._look_at = False, now + _LOOK_EVERY_S
+        due = now >= self._look_at
+        self._checked = self._wrote or due
+        if self._files is not None and self._checked:
+            self._size = self._files.check()
+            if due:  # else `check` is soon enough, and costs less within the transaction
+                self._check_alone()
+                self._look_at = now + _LOOK_EVERY_S
+            self._wrote = False
         begins_anew = self._next.generation != self._last.generation
         if self._size >= LOG_BYTES and not begins_anew and now >= self._rests_until and not self.carry_over():
             self._rests_until = time.monotonic() + _HINDERED_REST_S
@@ -121,11 +125,8 @@ class Log:
     def check(self) -> None:
         """Raise StoreError before a commit that would be lost, or be wrong: somebody else has changed the store."""
         if self._files is not None:  # in memory nobody else has it
-            (self._check_alone if self._checked else self._check)()
-
-    def _check(self) -> None:
-        if self._files is not None:
-            self._size = self._files.check()
+            if not self._checked:
+                self._size = self._files.check()
             self._check_alone()
 
     def _check_alone(self) -> None:
@@ -154,7 +155,8 @@ class Log:
         Returns whether that is done: somebody who reads the store hinders it, and is waited for ``wait_s``.
         Raises StoreError if the disk does not take it.
         """
-        self._check()
+        self._checked = False
+        self.check()
         self._db.execute(f"PRAGMA busy_timeout={wait_s * 1000:.0f}")
         try:
             busy, pages, carried = self._db.one(f"PRAGMA wal_checkpoint({how})")
