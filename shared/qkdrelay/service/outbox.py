@@ -24,6 +24,8 @@ class Backlog:
         self._keys: dict[int, tuple[str, int]] = {}
         self._counts: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
+        self._size = 0
+        """Of all."""
 
     def add(self, publications: Iterable[Publication]) -> None:
         """Count what was handed to the broker."""
@@ -32,6 +34,7 @@ class Backlog:
                 self._keys[publication.id] = publication.routing_key, len(publication.body)
                 self._counts[publication.routing_key] += 1
                 self._bytes[publication.routing_key] += len(publication.body)
+                self._size += len(publication.body)
 
     def confirmed(self, ids: Iterable[int]) -> None:
         """Take off what the broker has taken over."""
@@ -39,6 +42,7 @@ class Backlog:
             key, size = self._keys.pop(number, ("", 0))
             self._counts[key] -= 1
             self._bytes[key] -= size
+            self._size -= size
 
     def of(self, routing_key: str) -> tuple[int, int]:
         """Return how many messages with this routing key are not confirmed, and their bytes."""
@@ -50,7 +54,7 @@ class Backlog:
 
     def total(self) -> tuple[int, int]:
         """Return how many messages are not confirmed, and their bytes."""
-        return len(self._keys), sum(self._bytes.values())
+        return len(self._keys), self._size
 
 
 class Outbox(Table):
@@ -83,8 +87,6 @@ class Outbox(Table):
         """
         self._fresh.append(Publication(self._next_id, exchange, routing_key, body, urgent))
         self._outgoing.append((self._next_id, exchange, routing_key, body, expires))
-        if len(body) >= PAGE_BYTES:
-            self._long.add(self._next_id)
             self._store.batch.restore(partial(self._long.discard, self._next_id))
         self._next_id += 1
 
@@ -96,7 +98,7 @@ class Outbox(Table):
         """Return what the last transaction is to publish."""
         fresh = self._fresh.copy()
         self._fresh.clear()
-        self.backlog.add(fresh)
+        self._count(fresh)
         return fresh
 
     def unconfirmed(self, now: float) -> list[Publication]:
@@ -105,9 +107,14 @@ class Outbox(Table):
         found = [
             Publication(*row) for row in self.run("SELECT id, exchange, routing_key, body FROM outbox ORDER BY id")
         ]
-        self.backlog.add(found)
-        self._long.update(message.id for message in found if message.id and len(message.body) >= PAGE_BYTES)
+        self._count(found)
         return found
+
+    def _count(self, publications: list[Publication]) -> None:
+        self.backlog.add(publications)
+        for publication in publications:
+            if publication.id is not None and len(publication.body) >= PAGE_BYTES:
+                self._long.add(publication.id)
 
     def drop(self, routing_key: str) -> None:
         """Delete what is there under this key: nobody takes it any more. Only before `unconfirmed` is read."""
