@@ -87,7 +87,6 @@ class Outbox(Table):
         """
         self._fresh.append(Publication(self._next_id, exchange, routing_key, body, urgent))
         self._outgoing.append((self._next_id, exchange, routing_key, body, expires))
-            self._store.batch.restore(partial(self._long.discard, self._next_id))
         self._next_id += 1
 
     def publish_once(self, exchange: str, routing_key: str, body: bytes) -> None:
