@@ -76,3 +76,27 @@ def test_what_python_would_say_on_stderr_is_logged():
     assert (finalizer["event"], finalizer["object"]) == ("object.failed", "function")
     for line, text in ((thread, "in a thread"), (finalizer, "in a finalizer")):
         assert line["exception"][0]["exc_value"] == text
+
+
+ASKED_TO_END_BEFORE_IT_WAITS = """
+import os, signal, threading
+from qkdrelay.broker.rabbitmq.inbox import Inbox
+from qkdrelay.service.process import prepare_process
+
+stop, inbox, wait = prepare_process(), Inbox(1), threading.Condition.wait
+
+def interrupted(condition, timeout=None):
+    if not stop.is_set():
+        os.kill(os.getpid(), signal.SIGTERM)
+        while not stop.is_set():
+            pass
+    return wait(condition, timeout)
+
+threading.Condition.wait = interrupted
+stop.wakes(inbox.wake)
+inbox.take(1, 3600.0, (), 2)
+"""
+
+
+def test_a_wait_ends_with_the_process_also_if_that_is_asked_just_before_it():
+    subprocess.run([sys.executable, "-c", ASKED_TO_END_BEFORE_IT_WAITS], check=True, timeout=60)

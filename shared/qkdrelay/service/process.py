@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import gc
 import signal
@@ -35,9 +36,8 @@ class StopRequest:
     """Whether the process was asked to end; may be set from a signal handler, whatever its thread is doing."""
 
     def __init__(self) -> None:
-        # Its lock is one that a handler may take while the thread it interrupts has it; an Event's is not.
-        self._changed = threading.Condition()
         self._is_set = False
+        self._told = threading.Event()
         self._wakes: list[Callable[[], None]] = []
 
     def wakes(self, wake: Callable[[], None]) -> None:
@@ -46,9 +46,13 @@ class StopRequest:
 
     def set(self) -> None:
         """Ask the process to end."""
-        with self._changed:
-            self._is_set = True
-            self._changed.notify_all()
+        self._is_set = True
+        # By another thread, which waits for the locks of the one that a handler interrupts: that one may have looked
+        # whether to wait, and not wait yet. And not by a `threading.Thread`, whose start takes locks of its own.
+        _thread.start_new_thread(self._tell, ())
+
+    def _tell(self) -> None:
+        self._told.set()
         for wake in self._wakes:
             wake()
 
@@ -58,8 +62,7 @@ class StopRequest:
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until it is set, at most ``timeout_s`` seconds; return whether it is."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._is_set, timeout_s)
+        return self._told.wait(timeout_s)
 
 
 def prepare_process() -> StopRequest:
