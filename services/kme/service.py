@@ -33,6 +33,7 @@ from qkdrelay.messages.control import Command, Commands, SetLab, SetLink
 from qkdrelay.messages.reports import Done, Hello
 from qkdrelay.network.names import COORDINATOR
 from qkdrelay.randomness import random_bytes
+from qkdrelay.service.batch import Cell
 from qkdrelay.service.signed_channel import SignedChannel
 
 
@@ -65,16 +66,17 @@ class KmeService:
         self._housekeeping = Housekeeping(store, self._reporting)
         self._handled: list[int] = batch.scratch([])
         """Bytes of each message since the last tick."""
+        self._has_recalled = Cell(batch, value=False)
+        """Whether a batch has reported how far the relays are that were undecided at the start."""
 
     def start(self, now: float) -> None:  # noqa: ARG002 - as of `Service`
-        """Forget what was taken under other keys, and report how far the undecided relays are."""
+        """Forget what was taken under other keys."""
         self._channel.start()
         self.links.start()
         if self._lab is None:
             # There is no queue for what was leaked while the lab was on.
             self.journal.outbox.drop(LEAKS_KEY)
         self.rebuild_queue.start()
-        self.carry_out(self._endpoint.recall(self._store.relays.undecided()))
 
     def wait_s(self, now: float) -> float:
         """Return in how many seconds something is due: a hello, housekeeping, rebuilds put off, shares that wait."""
@@ -160,6 +162,9 @@ class KmeService:
 
     def tick(self, now: float, *, connected: bool, reconnected: bool) -> bool:
         """Rebuild what can be, send what waited, say hello, forget what is over; return whether to go on at once."""
+        if not self._has_recalled.value:
+            self._has_recalled.value = True
+            self.carry_out(self._endpoint.recall(self._store.relays.undecided()))
         for effects in self.rebuild_queue.turn(now, messages=len(self._handled), size=sum(self._handled)):
             self.carry_out(effects)
         self._housekeeping.tick(now)

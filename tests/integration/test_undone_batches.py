@@ -6,6 +6,7 @@ from itertools import chain, cycle, repeat
 import pytest
 
 from qkdrelay.broker.memory import MemoryClient
+from qkdrelay.broker.names import results_queue
 from qkdrelay.errors import StoreError
 from qkdrelay.messages.answers import Acknowledged
 from qkdrelay.messages.requests import LinkRequest
@@ -106,3 +107,23 @@ def test_if_each_commit_fails_once_memory_is_as_before_each_time_and_all_comes_t
         assert None not in keys
     assert failing.left == set()
     assert failing.failed > 10
+
+
+def test_what_a_start_has_to_report_is_reported_though_the_first_batch_after_it_fails(tmp_path):
+    network = Network(DIAMOND, folder=tmp_path)
+    network.stop("kme-1")
+    ask(network, "kme-1", "kme-4")
+    settle(network)
+    network.later(2.0)
+    reported, publish = [], network.hub.publish
+
+    def recorded(user, publication):
+        if publication.routing_key == results_queue("kme-4") and publication.id is not None:
+            reported.append(publication.id)
+        return publish(user, publication)
+
+    network.hub.publish = recorded
+    network.restart("kme-4")
+    FailingCommits(network.loops["kme-4"], [True])
+    settle(network)
+    assert len(reported) == len(set(reported)) == 1
