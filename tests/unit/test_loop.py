@@ -1,5 +1,7 @@
 """A batch is committed when it has taken long enough; what is left over is handled next, in order, once."""
 
+from contextlib import contextmanager
+
 import pytest
 
 from qkdrelay.broker.names import link_queue
@@ -208,3 +210,69 @@ def test_messages_that_leave_on_another_connection_have_another_epoch(monkeypatc
         broker.publishing = publishing
         loop.step(1.0)
     assert epochs[0] == epochs[1] != epochs[2]
+
+
+def test_what_fails_after_the_commit_leaves_nothing_behind_and_has_nothing_handled_again(monkeypatch):
+    loop, broker, _ = gathering(monkeypatch, [["now 1"], ["now 2"]])
+    inner, handled, told = loop.service.handle, [], []
+    scratch = loop.journal.batch.scratch([])
+
+    def handle(delivery, now):
+        handled.append(delivery.token[1])
+        scratch.append(delivery.token[1])
+        return inner(delivery, now)
+
+    def committed():
+        told.append(tuple(scratch))
+        if len(told) == 2:
+            raise ZeroDivisionError
+
+    loop.service.handle, loop.service.committed = handle, committed
+    loop.start()
+    told[:] = [()]
+    loop.step(1.0)
+    loop.step(1.0)
+    assert handled == [0, 1]
+    assert told == [(), (0,), (1,)]
+    assert [keys for keys in broker.published if keys] == [["now 1"], ["now 2"]]
+
+
+def test_what_a_start_finds_counts_once_however_often_it_is_tried(monkeypatch):
+    loop, broker, _ = gathering(monkeypatch, [])
+    outbox, tries, start = loop.journal.outbox, [], loop.service.start
+    with loop.journal.transaction():
+        outbox.put("x", "before", b"12345")
+    outbox._fresh.clear()
+
+    def starting(now):
+        start(now)
+        tries.append(now)
+        outbox.put("x", "begun", b"1")
+
+    loop.service.start = starting
+    transaction = loop.journal.transaction
+
+    @contextmanager
+    def failing():
+        with transaction():
+            yield
+            if len(tries) < 3:
+                raise StoreError("full")
+
+    loop.journal.transaction = failing
+    for _ in range(2):
+        with pytest.raises(StoreError):
+            loop.start()
+    loop.start()
+    loop.step(0.0)
+    assert [key for keys in broker.published for key in keys] == ["before", "begun"]
+    assert outbox.backlog.by_queue() == {"before": (1, 5), "begun": (1, 1)}
+
+
+def test_a_service_that_wants_a_turn_before_the_next_one_can_be_waits_for_it(monkeypatch):
+    loop, broker, now = gathering(monkeypatch, [["now"]])
+    loop.step(0.0)
+    loop.step(0.0)
+    now[0] += 0.01
+    loop.step(0.0)
+    assert broker.waited[-1] == pytest.approx(0.04)

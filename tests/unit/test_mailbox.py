@@ -106,6 +106,37 @@ def test_work_that_was_given_up_is_not_done(loop):
         answer.result(0)
 
 
+def test_work_that_is_committed_is_not_done_again_whatever_fails_after_that(loop):
+    calls, fails = [], [ZeroDivisionError()]
+
+    def committed():
+        if fails:
+            raise fails.pop(0)
+
+    loop.service.committed = committed
+    answer = loop.mailbox.post(lambda now: calls.append(now) or len(calls))
+    loop.step(0.0)
+    assert (answer.result(0), len(calls), fails) == (1, 1, [])
+
+
+def test_at_the_end_nobody_is_left_waiting(loop):
+    def full():
+        raise StoreError("the disk is full")
+
+    loop.broker.close = lambda timeout_s: None
+    transaction, loop.journal.transaction = loop.journal.transaction, full
+    taken = loop.mailbox.post(lambda now: None)
+    with pytest.raises(StoreError):
+        loop.step(0.0)
+    waiting = loop.mailbox.post(lambda now: None)
+    loop.journal.transaction = transaction
+    loop.close()
+    late = loop.mailbox.post(lambda now: None)
+    for answer in (taken, waiting, late):
+        with pytest.raises(CancelledError):
+            answer.result(0)
+
+
 def test_no_more_work_waits_than_there_is_room_for(loop, monkeypatch):
     answers = [loop.mailbox.post(lambda now: None) for _ in range(module.POSTS_MAX)]
     with pytest.raises(MailboxFullError, match="1000 pieces of work"):

@@ -87,10 +87,10 @@ class Loop:
         now = self.clock()
         with self.journal.transaction():
             self.service.start(now)
-            unconfirmed = self.journal.outbox.unconfirmed(now)
+            self.journal.outbox.publish_unconfirmed(now)
         self._started = True
         self.broker.start()
-        self.broker.publish(unconfirmed)
+        self._publish()
 
     def step(self, timeout_s: float) -> bool:
         """Handle one batch; return whether there was anything. Raises StoreError when nothing can be committed."""
@@ -121,7 +121,10 @@ class Loop:
         room = 0 if messages >= OUTBOX_MAX or size >= OUTBOX_BYTES_MAX or self._again else BATCH_MAX
         resting = self._resting.now()
         at_once = self._again or self._more or self._posts or not self.mailbox.is_empty
-        until_due_s = max(0.0, min(self._pacing.due_at - time.monotonic(), self._resting.left_s()))
+        now = time.monotonic()
+        until_due_s = max(0.0, min(self._pacing.due_at - now, self._resting.left_s()))
+        # A turn before that would be left out (`_can_wait`).
+        timeout_s = max(timeout_s, self._turned_at + self._pacing.gather_s - now)
         received = self.broker.receive(room, 0.0 if at_once else min(timeout_s, until_due_s), resting)
         self._connected, self._seen = received.connected, received
         if received.publishing != self._publishing:
@@ -144,16 +147,13 @@ class Loop:
 
     def _commit(self, deliveries: list[Delivery], now: float, reconnected: bool) -> int:
         """Do the posts, and handle and commit the first of the deliveries, most often all; return how many."""
-        posts, self._posts = self._posts, []
         try:
-            return self._transact(deliveries, now, reconnected, posts)
+            return self._transact(deliveries, now, reconnected, self._posts)
         except StoreError:
-            self._posts = posts
             raise
         except Exception:
             log.exception("service.batch_failed", messages=len(deliveries))
             # What fails without any message is not the messages' fault: this raises, and they stay ours.
-            self._posts = posts
             self._transact([], now, reconnected)
             # One that cannot be handled must not take its batch with it: singly, then.
             while self._posts:
@@ -214,32 +214,39 @@ class Loop:
         if forgets:
             self._confirmed = []
         self._publish()
-        for post in posts or ():
-            post.tell()
+        while posts:
+            posts.pop(0).tell()
         return handled
 
     def _publish(self) -> None:
-        """Publish what is committed, and say what happened."""
+        """Publish what is committed, and say what happened; whatever fails of that, the batch is not done again."""
         fresh = self.journal.outbox.drain_committed()
         self._published = bool(fresh)
-        self._pacing.publish(fresh)
-        self.service.committed()
-        self.journal.batch.end()
+        try:
+            self._pacing.publish(fresh)
+            self.service.committed()
+        except Exception:
+            log.exception("service.failed")
+        finally:
+            self.journal.batch.end()
 
     def run(self, stop: StopRequest) -> None:
         """Step until ``stop`` is set, then finish what is in hand and give the rest back."""
         measured_at = -_MEASURE_EVERY_S
         log.info("store.opened", path=str(self.journal.path), sqlite=SQLITE_VERSION)
         stop.wakes(self.wake)
-        while not stop.is_set():
-            failure = self._guard(self._turn)
-            if not failure and time.monotonic() - measured_at >= _MEASURE_EVERY_S:
-                measured_at = time.monotonic()
-                failure = self._guard(self.measure)
-            self.health.turned(problem=failure or self._seen.hindrance, remark=self._seen.remark)
-            if failure:
-                # Nothing is acknowledged, nothing is lost; the same again, but not as fast as possible.
-                stop.wait(_RETRY_S)
+        try:
+            while not stop.is_set():
+                failure = self._guard(self._turn)
+                if not failure and time.monotonic() - measured_at >= _MEASURE_EVERY_S:
+                    measured_at = time.monotonic()
+                    failure = self._guard(self.measure)
+                self.health.turned(problem=failure or self._seen.hindrance, remark=self._seen.remark)
+                if failure:
+                    # Nothing is acknowledged, nothing is lost; the same again, but not as fast as possible.
+                    stop.wait(_RETRY_S)
+        finally:
+            self._give_posts_up()
         self.close()
 
     def _turn(self) -> None:
@@ -275,8 +282,14 @@ class Loop:
         )
         self.service.measure()
 
+    def _give_posts_up(self) -> None:
+        self.mailbox.close()
+        while self._posts:
+            self._posts.pop().give_up()
+
     def close(self) -> None:
-        """Flush acknowledgements and confirms, then close broker and journal."""
+        """Flush acknowledgements and confirms, then close broker and journal; nobody is left waiting for an answer."""
+        self._give_posts_up()
         self._pacing.send_all()
         self.broker.close(_CLOSE_TIMEOUT_S)
         last = self.broker.receive(0, 0.0)

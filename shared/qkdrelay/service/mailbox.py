@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Generic, TypeVar
@@ -42,6 +42,11 @@ class Post(Generic[T]):
         """Say why it could not be done."""
         self.answer.set_exception(error)
 
+    def give_up(self) -> None:
+        """Have who waits see it cancelled."""
+        if not self.answer.cancel():  # it was taken
+            self.fail(CancelledError())
+
 
 class Mailbox:
     """The work that waits for one service; any thread may post, the service's takes."""
@@ -50,18 +55,21 @@ class Mailbox:
         """``wake`` ends the wait of the service's thread, if it waits."""
         self._posts: deque[Post[Any]] = deque()
         self._posting = Lock()
+        self._closed = False
         self._wake = wake
 
     def post(self, work: Callable[[float], T]) -> Future[T]:
         """Have ``work`` done, with the time, in the service's thread and transaction; return its answer to come.
 
-        Who gives up waiting cancels the answer. Raises MailboxFullError.
+        Who gives up waiting cancels the answer; once the service ends it comes cancelled. Raises MailboxFullError.
         """
         answer: Future[T] = Future()
         with self._posting:
             if len(self._posts) >= POSTS_MAX:
                 raise MailboxFullError(f"{POSTS_MAX} pieces of work wait already", hint="try again later")
             self._posts.append(Post(work, answer))
+            if self._closed:
+                self._posts.pop().give_up()
         self._wake()
         return answer
 
@@ -73,6 +81,13 @@ class Mailbox:
             if post.answer.set_running_or_notify_cancel():
                 taken.append(post)
         return taken
+
+    def close(self) -> None:
+        """Cancel what waits, and all that is posted from now on: nobody does it any more."""
+        with self._posting:
+            self._closed = True
+            while self._posts:
+                self._posts.popleft().give_up()
 
     @property
     def is_empty(self) -> bool:

@@ -97,26 +97,24 @@ class Outbox(Table):
         """Return what the last transaction is to publish."""
         fresh = self._fresh.copy()
         self._fresh.clear()
-        self._count(fresh)
+        self.backlog.add(fresh)
+        self._long.update(message.id for message in fresh if message.id and len(message.body) >= PAGE_BYTES)
         return fresh
 
     def unconfirmed(self, now: float) -> list[Publication]:
-        """Return everything that is not confirmed yet, oldest first; forget what has expired. For a start."""
+        """Return everything that is not confirmed yet, oldest first; forget what has expired."""
         self.run("DELETE FROM outbox WHERE expires < ?", now)
         found = [
             Publication(*row) for row in self.run("SELECT id, exchange, routing_key, body FROM outbox ORDER BY id")
         ]
-        self._count(found)
         return found
 
-    def _count(self, publications: list[Publication]) -> None:
-        self.backlog.add(publications)
-        for publication in publications:
-            if publication.id is not None and len(publication.body) >= PAGE_BYTES:
-                self._long.add(publication.id)
+    def publish_unconfirmed(self, now: float) -> None:
+        """Publish everything that is not confirmed yet after the commit, as if it was put in just now. For a start."""
+        self._fresh[:] = [*self.unconfirmed(now), *(each for each in self._fresh if each.id is None)]
 
     def drop(self, routing_key: str) -> None:
-        """Delete what is there under this key: nobody takes it any more. Only before `unconfirmed` is read."""
+        """Delete what is there under this key: nobody takes it any more. Only before `publish_unconfirmed`."""
         self.run("DELETE FROM outbox WHERE routing_key = ?", routing_key)
 
     def confirm(self, ids: Collection[int]) -> None:
