@@ -104,10 +104,8 @@ class Outbox(Table):
     def unconfirmed(self, now: float) -> list[Publication]:
         """Return everything that is not confirmed yet, oldest first; forget what has expired."""
         self.run("DELETE FROM outbox WHERE expires < ?", now)
-        found = [
-            Publication(*row) for row in self.run("SELECT id, exchange, routing_key, body FROM outbox ORDER BY id")
-        ]
-        return found
+        query = "SELECT id, exchange, routing_key, body FROM outbox ORDER BY id"
+        return [Publication(*row) for row in self.run(query)]
 
     def publish_unconfirmed(self, now: float) -> None:
         """Publish everything that is not confirmed yet after the commit, as if it was put in just now. For a start."""
