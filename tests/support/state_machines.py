@@ -18,7 +18,8 @@ from coordinator.lifecycle import Relay, advance, fail_if_overdue, outstanding
 from kme.effects import KeepShare, SendShare
 from kme.forwarding import RejectedShareError
 from kme.model import EndpointRelay, EndpointState
-from kme.store import TOMBSTONE_S, UNDECIDED_S, open_kme_store
+from kme.store import open_kme_store
+from kme.store.relays import TOMBSTONE_S, UNDECIDED_S
 from qkdrelay.messages.control import Decide, Expect, Prove, Start
 from qkdrelay.messages.reports import (
     Collected,
@@ -142,7 +143,7 @@ def at_an_end() -> list[Edge]:
     shares = {(*sent.route, "t"): sent.payload for sent in only(effects, SendShare)}
     for route, payload in shares.items():
         target.share(route, payload)
-    proofs = [*told(effects), *told(target.settle())]
+    proofs = [*told(effects), *told(target.try_rebuild())]
     from_source, from_target = (next(it.proof for it in proofs if isinstance(it, kind)) for kind in (Started, Rebuilt))
 
     def causes(me: str) -> Callable[[End], Iterator[tuple[str, End]]]:
@@ -159,7 +160,7 @@ def at_an_end() -> list[Edge]:
             ("decide (failed)", partial(Kme.command, command=Decide(relay_id=RELAY, confirmed=False))),
             *(("a share comes", partial(Kme.share, route=route, payload=payload)) for route, payload in shares.items()),
             ("a false share comes", partial(Kme.share, route=route, payload=bytes(len(payload)))),
-            ("the shares give one secret", Kme.settle),
+            ("the shares give one secret", Kme.try_rebuild),
         ]
         again = [(name, partial(Kme.command, command=kind(terms=other))) for name, kind in KINDS.items()]
 
