@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from uuid import UUID
 
 from coordinator.lifecycle import Relay, advance
@@ -51,7 +52,8 @@ class ReportHandler:
         """``channels`` has that to each KME of ``topology``."""
         self._links, self._channels, self._store = frozenset(map(frozenset, topology.links)), channels, store
         self._relays, self._liveness, self._subscriptions, self._events = relays, liveness, subscriptions, events
-        self._found: LruCache[tuple[UUID, str], tuple[bytes, int]] = store.journal.batch.cache(LruCache(RELAYS_CACHED))
+        self._batch = store.journal.batch
+        self._found: LruCache[tuple[UUID, str], tuple[bytes, int]] = LruCache(RELAYS_CACHED)
         """Epoch and number of the message that said last what was found, by relay and who found it."""
 
     def handle(self, sender: str, body: bytes, now: float) -> None:
@@ -71,10 +73,13 @@ class ReportHandler:
         """
         if not isinstance(report, Findings):
             return False
-        place, latest = (message.epoch, message.number), self._found.get((report.relay_id, sender))
+        about, place = (report.relay_id, sender), (message.epoch, message.number)
+        latest = self._found.get(about)
         if latest is not None and latest > place:
             return True
-        self._found.keep((report.relay_id, sender), place)
+        self._found.keep(about, place)
+        forget = partial(self._found.drop, about)
+        self._batch.restore(forget if latest is None else partial(self._found.keep, about, latest))
         return False
 
     def _take(self, sender: str, report: Report, now: float) -> None:

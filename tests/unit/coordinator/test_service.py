@@ -55,6 +55,22 @@ def test_what_was_found_later_counts_even_if_it_comes_first(service, store):
     assert after(service, store, found(LATER, FIRST, 8), found(EARLIER, FIRST, 7)) == LATER
 
 
+def test_a_batch_that_is_undone_takes_back_what_it_found_and_nothing_else(service, store):
+    def fails(delivery):
+        service.handle(delivery, NOW)
+        raise ZeroDivisionError
+
+    def undone(delivery):
+        with pytest.raises(ZeroDivisionError), store.journal.transaction():
+            fails(delivery)
+
+    undone(found(LATER, FIRST, 8))
+    assert after(service, store, found(EARLIER, FIRST, 7)) == EARLIER
+    assert after(service, store, found(LATER, FIRST, 8)) == LATER
+    undone(found(EARLIER, NEXT, 1))
+    assert after(service, store, found(EARLIER, FIRST, 6)) == LATER
+
+
 def test_what_was_found_later_counts_if_it_comes_later(service, store):
     assert after(service, store, found(EARLIER, FIRST, 7), found(LATER, FIRST, 8)) == LATER
 
