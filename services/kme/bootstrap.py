@@ -1,4 +1,4 @@
-"""The composition root of a KME: what it is made of, in one place."""
+"""The composition root of a KME: its parts, put together in one place."""
 
 from __future__ import annotations
 

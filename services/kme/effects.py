@@ -75,16 +75,8 @@ class LogEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class SwitchLink:
-    """Have the QKD link to ``peer`` stop or resume carrying."""
-
-    peer: str
-    up: bool
-
-
-@dataclass(frozen=True, slots=True)
 class SayHello:
     """Tell the coordinator at once how things are now: something that a hello tells has changed."""
 
 
-Effect = SendShare | KeepShare | DropShares | KeepRelay | TryRebuild | SendReport | LogEvent | SwitchLink | SayHello
+Effect = SendShare | KeepShare | DropShares | KeepRelay | TryRebuild | SendReport | LogEvent | SayHello

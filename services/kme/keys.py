@@ -1,4 +1,4 @@
-"""What a person at a KME sees of its keys; the bytes only when they say so."""
+"""The list of a KME's keys, for a person there; with the bytes only when they ask for them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qkdrelay.messages.keys import key_id
 def listed(store: KmeStore, *, reveal: bool, limit: int) -> list[dict[str, Any]]:
     """Return each key of the latest relays that start or end here: id, size, relay, state, peer.
 
-    And what its plan was checked here to withstand. With ``reveal`` a delivered key's bytes are there too, base64 as
+    And what its plan was checked here to withstand. With ``reveal`` a released key's bytes are there too, base64 as
     in ETSI GS QKD 014; a pending one's never, for its relay may still fail.
     """
     keys: list[dict[str, Any]] = []

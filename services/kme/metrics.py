@@ -1,4 +1,4 @@
-"""What a KME counts and measures."""
+"""The metrics of a KME."""
 
 from __future__ import annotations
 

@@ -94,6 +94,8 @@ class Reporting:
     def send(self, now: float) -> None:
         """Put all reports of the batch into as few messages as fit."""
         self._now = now
+        if not self._reports:
+            return
         urgent = any(isinstance(report, URGENT) for report in self._reports)
         for start in range(0, len(self._reports), REPORTS_MAX):
             body = Reports(items=tuple(self._reports[start : start + REPORTS_MAX]))

@@ -27,7 +27,7 @@ class LinkSettings(BaseModel):
 
 
 class StoreSettings(BaseSettings):
-    """What is needed to look into a KME's store."""
+    """The settings that reading a KME's store takes."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", hide_input_in_errors=True, frozen=True)
 
@@ -36,7 +36,7 @@ class StoreSettings(BaseSettings):
 
 
 class KmeSettings(ServiceSettings):
-    """What a KME is told: its own secrets and nobody else's."""
+    """The settings of a KME: its own secrets and nobody else's."""
 
     kme: KmeName
     links: Annotated[dict[KmeName, LinkSettings], *JsonObject, Field(min_length=1, max_length=255)]

@@ -11,15 +11,14 @@ from typing import Any
 
 from attack.coalition import Coalition
 from attack.sealed import Compromised, send_late
+from kme.bootstrap import assemble
 from kme.links import Link
 from kme.model import NodeSettings
-from kme.service import KmeService
 from kme.store import open_kme_store
 from qkdrelay.broker.names import kme_queues
 from qkdrelay.broker.rabbitmq import RabbitMqBroker
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
 from qkdrelay.link.simulated import SimulatedLinkKey
-from qkdrelay.service.loop import Loop
 
 
 @contextmanager
@@ -45,12 +44,11 @@ def _work(stack: Any, kme: str, settings: dict[str, str], coalition: Coalition, 
         for peer, link in json.loads(settings["QKDRELAY_LINKS"]).items()
     }
     store, control_key = open_kme_store(None, kme), bytes.fromhex(settings["QKDRELAY_CONTROL_KEY"])
-    service = KmeService(NodeSettings(kme, frozenset(links)), store, links, control_key)
-    service.forwarding = Compromised(coalition, kme)
     queues = kme_queues(kme, stack.topology.links)
     password, addresses = stack.passwords[kme], stack.server.addresses
     way = RabbitMqSettings(addresses=addresses, user=kme, password=password, vhost=stack.vhost, queues=queues)
-    loop = Loop(service, RabbitMqBroker(way))
+    loop = assemble(NodeSettings(kme, frozenset(links)), store, links, control_key, RabbitMqBroker(way))
+    loop.service.forwarding = Compromised(coalition, kme)
     while not stop.is_set():
         if not loop.step(0.2):
             for _, shares in coalition.later():
