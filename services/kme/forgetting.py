@@ -34,7 +34,7 @@ class ForgetRequests:
         """``batch`` is that of the service that grants the requests."""
         self._path = path
         self._looked_at = 0.0
-        self._being_granted: list[UUID] = []
+        self._being_granted: set[UUID] = set()
         if batch is not None:
             batch.cache(self._being_granted)  # they are due again, then
 
@@ -70,7 +70,7 @@ class ForgetRequests:
             for name in islice((file.name for file in files if file.name.startswith(start)), REQUESTS_AT_ONCE):
                 with suppress(ValueError):
                     found.append(UUID(name.removeprefix(start)))
-        self._being_granted += found
+        self._being_granted.update(found)
         return found
 
     def remove_granted(self) -> None:

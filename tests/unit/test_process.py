@@ -100,3 +100,12 @@ inbox.take(1, 3600.0, (), 2)
 
 def test_a_wait_ends_with_the_process_also_if_that_is_asked_just_before_it():
     subprocess.run([sys.executable, "-c", ASKED_TO_END_BEFORE_IT_WAITS], check=True, timeout=60)
+
+
+def test_who_is_asked_to_end_twice_does_nothing_more_for_it(monkeypatch):
+    started = []
+    monkeypatch.setattr(process._thread, "start_new_thread", lambda *what: started.append(what))
+    stop = process.StopRequest()
+    stop.set()
+    stop.set()
+    assert (len(started), stop.is_set()) == (1, True)

@@ -45,7 +45,9 @@ class StopRequest:
         self._wakes.append(wake)
 
     def set(self) -> None:
-        """Ask the process to end."""
+        """Ask the process to end; once more it does nothing, and needs nothing that may be gone at the very end."""
+        if self._is_set:
+            return
         self._is_set = True
         # By another thread, which waits for the locks of the one that a handler interrupts: that one may have looked
         # whether to wait, and not wait yet. And not by a `threading.Thread`, whose start takes locks of its own.

@@ -10,6 +10,7 @@ import pytest
 from kme import forgetting
 from kme.__main__ import main
 from qkdrelay.messages.keys import key_id
+from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.requests import OpenDemand
 from qkdrelay.network.topology_file import reference_topology
 from qkdrelay_demo.network import EmbeddedNetwork
@@ -114,3 +115,13 @@ def test_a_second_process_on_one_store_says_so_and_ends(delivered, monkeypatch, 
     hint = "one service holds a store; stop the other one"
     assert err == f"error: the store {store} is in use by another process\nhint: {hint}\n"
     assert network.relay("kme-1", "kme-8").state == "confirmed"
+
+
+def test_a_request_that_cannot_be_granted_yet_is_remembered_once_however_often_it_is_seen(tmp_path, monkeypatch):
+    requests, removed = forgetting.ForgetRequests(tmp_path / "kme.sqlite"), []
+    relay_id = new_relay_id(1.0)
+    requests.add(relay_id)
+    assert [requests.due(now) for now in (1.0, 2.0, 3.0)] == [[relay_id]] * 3
+    monkeypatch.setattr(type(tmp_path), "unlink", lambda path: removed.append(path.name))
+    requests.remove_granted()
+    assert len(removed) == 1
