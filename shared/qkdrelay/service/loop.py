@@ -37,8 +37,6 @@ _POSTS_MAX = 32
 """Pieces of work from other threads in one transaction."""
 _FEW, _FEW_BYTES = 64, 1 << 20
 """Unconfirmed messages, and their bytes, up to which surely none waits for room."""
-_CONFIRMS_MAX = 500
-_CONFIRM_AGE_S = 1.0
 _RETRY_S = 1.0
 _MEASURE_EVERY_S = 5.0
 _CLOSE_TIMEOUT_S = 8.0
@@ -76,8 +74,6 @@ class Loop:
         self._seen = Received([], [], connected=False, generation=0, publishing=0)
         """What the broker said last, of its own state, too."""
         self._store_failed = False
-        self._confirmed: list[int] = []
-        self._confirmed_since = 0.0
         self._again: list[Delivery] = []
         self._posts: list[Post[Any]] = []
         """Deliveries and posts of a batch that was not committed: they are handled again."""
@@ -98,7 +94,7 @@ class Loop:
             self.start()
         received = self._receive(timeout_s)
         now = self.clock()
-        self._note_confirms(received.confirmed, now)
+        self.journal.outbox.note_confirmed(received.confirmed, now)
         reconnected = received.connected and received.generation != self._generation
         self._pacing.send_what_is_due()  # before the commit, which may fail for hours
         self._posts += self.mailbox.take(_POSTS_MAX - len(self._posts))
@@ -138,12 +134,6 @@ class Loop:
         messages, size = self.journal.outbox.backlog.total()
         due_at = min(self._turned_at + self._pacing.gather_s, self._pacing.due_at)
         return not self._more and time.monotonic() < due_at and messages <= _FEW and size <= _FEW_BYTES
-
-    def _note_confirms(self, confirmed: list[int], now: float) -> None:
-        if confirmed and not self._confirmed:
-            self._confirmed_since = now
-        self._confirmed += confirmed
-        self.journal.outbox.backlog.confirmed(confirmed)
 
     def _commit(self, deliveries: list[Delivery], now: float, reconnected: bool) -> int:
         """Do the posts, and handle and commit the first of the deliveries, most often all; return how many."""
@@ -191,15 +181,10 @@ class Loop:
         self._turned_at = time.monotonic()
         handled, until = 0, time.perf_counter() + self._batch_s
         vouched_for: list[bool] = []
-        confirmed = self._confirmed
-        lazy = len(confirmed) < _CONFIRMS_MAX and abs(now - self._confirmed_since) < _CONFIRM_AGE_S
-        # Forgetting a confirmed message can wait for the next batch: at worst it is sent again, and recognized.
-        forgets = bool(confirmed) and (bool(deliveries) or not lazy)
         with self.journal.transaction():
             if self._store_failed:
                 self.journal.probe()
-            if forgets:
-                self.journal.outbox.confirm(confirmed)
+            self.journal.outbox.forget_confirmed(now, can_wait=not deliveries)
             for post in posts or ():
                 post.do(now)
             for delivery in deliveries:
@@ -211,8 +196,6 @@ class Loop:
         self._store_failed = False
         for delivery, accepted in zip(deliveries, vouched_for, strict=False):
             self._resting.note(delivery.queue, accepted=accepted)
-        if forgets:
-            self._confirmed = []
         self._publish()
         while posts:
             posts.pop(0).tell()
@@ -292,9 +275,10 @@ class Loop:
         self._give_posts_up()
         self._pacing.send_all()
         self.broker.close(_CLOSE_TIMEOUT_S)
-        last = self.broker.receive(0, 0.0)
+        now = self.clock()
+        self.journal.outbox.note_confirmed(self.broker.receive(0, 0.0).confirmed, now)
         try:
             with self.journal.transaction():
-                self.journal.outbox.confirm([*self._confirmed, *last.confirmed])
+                self.journal.outbox.forget_confirmed(now)
         finally:
             self.journal.close()

@@ -15,6 +15,8 @@ SCHEMA = """
 CREATE TABLE outbox (id INTEGER PRIMARY KEY AUTOINCREMENT, exchange TEXT NOT NULL,
                      routing_key TEXT NOT NULL, body BLOB NOT NULL, expires REAL);
 """
+_CONFIRMED_MAX, _CONFIRMED_AGE_S = 500, 1.0
+"""Confirmed messages that are not deleted yet, and how long the first of them waits."""
 
 
 class Backlog:
@@ -65,6 +67,9 @@ class Outbox(Table):
         self.backlog = Backlog()
         self._fresh: list[Publication] = store.batch.scratch([])
         self._outgoing: list[tuple[int, str, str, bytes, float | None]] = store.batch.scratch([])
+        self._confirmed: list[int] = []
+        self._confirmed_since = 0.0
+        """What is confirmed and not deleted yet, and since when there is any (seconds since the epoch)."""
         self._long: set[int] = set()
         """Messages that take pages of their own, until they are confirmed."""
         # Never the id of a message before, also if that is gone: AUTOINCREMENT's own promise, kept by hand.
@@ -114,6 +119,27 @@ class Outbox(Table):
     def drop(self, routing_key: str) -> None:
         """Delete what is there under this key: nobody takes it any more. Only before `publish_unconfirmed`."""
         self.run("DELETE FROM outbox WHERE routing_key = ?", routing_key)
+
+    def note_confirmed(self, ids: Collection[int], now: float) -> None:
+        """Take note, outside of a transaction, of what the broker has taken over."""
+        if ids and not self._confirmed:
+            self._confirmed_since = now
+        self._confirmed += ids
+        self.backlog.confirmed(ids)
+
+    def forget_confirmed(self, now: float, *, can_wait: bool = False) -> None:
+        """Delete what is noted as confirmed; if that can wait, only once it is much or old.
+
+        At worst a message is sent again, and recognized.
+        """
+        ids, age_s = self._confirmed, abs(now - self._confirmed_since)
+        if ids and not (can_wait and len(ids) < _CONFIRMED_MAX and age_s < _CONFIRMED_AGE_S):
+            self._confirmed = []
+            self._store.batch.restore(partial(self._note_again, ids))
+            self.confirm(ids)
+
+    def _note_again(self, ids: list[int]) -> None:
+        self._confirmed = ids + self._confirmed
 
     def confirm(self, ids: Collection[int]) -> None:
         """Delete messages that the broker has taken over."""
