@@ -67,8 +67,8 @@ def test_work_is_answered_after_the_commit_and_what_it_wrote_is_there(loop):
     assert loop.journal.meta.get("posted") == b"1"
 
 
-def test_work_in_a_batch_that_is_not_committed_is_done_again_and_answered_once(loop):
-    calls, fails = [], [StoreError("the disk is full"), ZeroDivisionError()]
+def test_work_in_a_batch_that_somebody_else_fails_is_done_again_and_answered_once(loop):
+    calls, fails = [], [ZeroDivisionError()]
 
     def tick(now, *, connected, reconnected):
         if fails:
@@ -76,11 +76,40 @@ def test_work_in_a_batch_that_is_not_committed_is_done_again_and_answered_once(l
 
     loop.service.tick = tick
     answer = loop.mailbox.post(lambda now: calls.append(now) or len(calls))
+    loop.step(0.0)
+    assert answer.result(0) == len(calls) == 2
+
+
+@pytest.mark.parametrize("error", [StoreError("the disk is full"), ZeroDivisionError()])
+def test_work_that_cannot_be_committed_is_not_done_later_and_says_why(loop, error):
+    """A key must not be given out hours later to somebody who has gone."""
+    calls = []
+
+    def tick(now, *, connected, reconnected):
+        raise error
+
+    honest, loop.service.tick = loop.service.tick, tick
+    answer = loop.mailbox.post(calls.append)
+    with pytest.raises(type(error)):
+        loop.step(0.0)
+    assert answer.exception(0) is error
+    loop.service.tick = honest
+    done = len(calls)
+    loop.step(0.0)
+    assert len(calls) == done
+
+
+def test_work_that_breaks_on_the_store_stops_nobody_else(loop):
+    def damaged(now):
+        raise StoreError("a row is damaged")
+
+    broken = loop.mailbox.post(damaged)
     with pytest.raises(StoreError):
         loop.step(0.0)
-    assert not answer.done()
+    assert isinstance(broken.exception(0), StoreError)
+    after = loop.mailbox.post(lambda now: "after")
     loop.step(0.0)
-    assert answer.result(0) == len(calls) == 3
+    assert after.result(0) == "after"
 
 
 def test_work_that_fails_by_itself_says_why_and_takes_nobody_with_it(loop):

@@ -76,7 +76,7 @@ class Loop:
         self._store_failed = False
         self._again: list[Delivery] = []
         self._posts: list[Post[Any]] = []
-        """Deliveries and posts of a batch that was not committed: they are handled again."""
+        """Deliveries of a batch that was not committed, which are handled again; posts that are being done."""
 
     def start(self) -> None:
         """Have the service begin, connect to the broker, and publish what it has not confirmed."""
@@ -101,7 +101,7 @@ class Loop:
         deliveries = self._again + received.deliveries
         if not deliveries and not self._posts and not reconnected and self._can_wait():
             return bool(received.confirmed)
-        # If the commit fails deliveries and posts stay ours, unacknowledged, and are handled again.
+        # If the commit fails the deliveries stay ours, unacknowledged, and are handled again.
         self._again = deliveries
         handled = self._commit(deliveries, now, reconnected)
         self._again = deliveries[handled:]
@@ -139,28 +139,37 @@ class Loop:
         """Do the posts, and handle and commit the first of the deliveries, most often all; return how many."""
         try:
             return self._transact(deliveries, now, reconnected, self._posts)
-        except StoreError:
+        except StoreError as error:
+            self._fail_posts(error)
             raise
         except Exception:
             log.exception("service.batch_failed", messages=len(deliveries))
             # What fails without any message is not the messages' fault: this raises, and they stay ours.
-            self._transact([], now, reconnected)
+            try:
+                self._transact([], now, reconnected)
+            except Exception as error:
+                self._fail_posts(error)
+                raise
             # One that cannot be handled must not take its batch with it: singly, then.
             while self._posts:
-                self._do_one(self._posts[0], now)
-                del self._posts[0]
+                self._do_one(self._posts.pop(0), now)
             for delivery in deliveries:
                 self._commit_one(delivery, now)
             return len(deliveries)
 
+    def _fail_posts(self, error: Exception) -> None:
+        """Say why nothing is done: it must not be hours later, when nobody waits for it any more."""
+        while self._posts:
+            self._posts.pop(0).fail(error)
+
     def _do_one(self, post: Post[Any], now: float) -> None:
         try:
             self._transact([], now, reconnected=False, posts=[post])
-        except StoreError:
-            raise
         except Exception as error:
-            log.exception("service.post_failed")
             post.fail(error)
+            if isinstance(error, StoreError):
+                raise
+            log.exception("service.post_failed")
 
     def _commit_one(self, delivery: Delivery, now: float) -> None:
         try:

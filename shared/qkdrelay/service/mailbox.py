@@ -26,7 +26,7 @@ class Post(Generic[T]):
     """One piece of work, and who waits for what comes of it."""
 
     work: Callable[[float], T]
-    """Gets the time, in seconds since the epoch; runs in the transaction, and again if that fails."""
+    """Gets the time, in seconds since the epoch; runs in the transaction, and again if somebody else fails that."""
     answer: Future[T]
     result: T | None = None
 
