@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from random import Random
 from uuid import UUID
@@ -13,6 +14,7 @@ from attack.coordinator import Dishonest
 from attack.outcome import Outcome
 from kme.effects import Effect, SendShare
 from kme.service import KmeService
+from qkdrelay.errors import InvalidPlanError
 from qkdrelay.messages import signing
 from qkdrelay.messages.control import Commands, Terms
 from qkdrelay.messages.link import ShareHeader
@@ -64,11 +66,24 @@ class Sealed:
         for name, service in self.services():
             if name not in case.coalition:
                 service.links.send = self.recorded(service.links.send)
+            else:
+                waiting = self.network.stores[name].waiting
+                waiting.add = self.readable(waiting.add)
         for a, b in map(sorted, case.cut):
             self.network.cut(a, b)
 
     def services(self) -> Iterator[tuple[str, object]]:
         return ((kme, self.network.service(kme)) for kme in self.case.kmes)
+
+    def readable(self, add):
+        """A member keeps nothing waiting that its own store would take for damage: a plan that is none."""
+
+        def added(share: SendShare, origin: str) -> None:
+            with suppress(InvalidPlanError):
+                decode_plan(encode_plan(share.plan))
+                add(share, origin)
+
+        return added
 
     def recorded(self, send):
         def sent(share: SendShare) -> bool:
