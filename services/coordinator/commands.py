@@ -38,6 +38,10 @@ class CommandQueue:
         else:
             self._commands[kme][command] = None
 
+    def withdraw(self, kme: str, command: Command) -> None:
+        """Leave out what has been overtaken within the batch."""
+        self._commands[kme].pop(command, None)
+
     def send(self) -> None:
         """Put everything into as few messages as fit."""
         for kme, commands in self._commands.items():

@@ -29,6 +29,9 @@ class RelayActions:
             return
         told = [] if before is None else outstanding(before)
         now_outstanding = outstanding(after)
+        for kme, command in told:
+            if (kme, command) not in now_outstanding:
+                self._commands.withdraw(kme, command)
         for kme, command in now_outstanding:
             if (kme, command) not in told:
                 self._commands.put(kme, command)

@@ -242,6 +242,16 @@ def test_whatever_a_message_repeats_it_brings_no_more(shared, reports):
     assert answers <= 2
 
 
+def test_what_a_message_itself_overtakes_is_not_told():
+    """A target that has rebuilt and then refuses, in one breath: no proof is asked for of a relay that has failed."""
+    at = Watched()
+    at.follow()
+    target = at.network.coordinator_store.relays.get(at.open).ends[1]
+    items = (Rebuilt(relay_id=at.open, proof=bytes(16)), Refused(relay_id=at.open, reason="no"))
+    at.report(*items, kme=target)
+    assert [type(command) for command in at.commands()] == [Decide, Decide]
+
+
 # --- a KME, and what the coordinator tells it -------------------------------------------------------
 
 ORDERS = {
