@@ -32,7 +32,7 @@ def _name(process: Path) -> str:
         return "way to the broker's port"
     if "multiprocessing.spawn" in command:
         return "bare chain"
-    if "coordinator serve" in command:
+    if "coordinator serve" in command or "qkdrelay_cli serve" in command:
         return "coordinator"
     if "kme run" in command:
         found = re.search(rb"QKDRELAY_KME=([^\0]*)", (process / "environ").read_bytes())

@@ -103,29 +103,57 @@ class Cell(Generic[T]):
         self._value = value
 
 
+_ABSENT: Any = object()
+
+
 class BatchDict(dict[K, V]):
-    """A dictionary that batches change: copied before the first change of each, order included."""
+    """A dictionary that batches change; what is undone is undone key by key, and the order is as it was.
+
+    To note a change costs the same however much there is.
+    """
 
     def __init__(self, batch: Batch) -> None:
         super().__init__()
-        self._batch, self._copied_in = batch, -1
+        self._batch, self._noted_in = batch, -1
+        self._places: dict[K, int] = {}
+        """The order of insertion."""
+        self._inserted = 0
+        self._before: list[tuple[K, V, int]] = []
+        """What each change of this batch has replaced, with its place."""
 
-    def _copy(self) -> None:
-        if self._copied_in != self._batch.number:
-            self._copied_in = self._batch.number
-            before = dict(self)
-            self._batch.restore(lambda: self._set(before))
+    def _note(self, key: K) -> None:
+        if self._noted_in != self._batch.number:
+            self._noted_in, self._before = self._batch.number, []
+            self._batch.restore(self._undo)
+        self._before.append((key, super().get(key, _ABSENT), self._places.get(key, 0)))
 
-    def _set(self, before: dict[K, V]) -> None:
-        super().clear()
-        super().update(before)
+    def _undo(self) -> None:
+        is_in_order = True
+        for key, value, place in reversed(self._before):
+            if value is _ABSENT:
+                super().__delitem__(key)
+                del self._places[key]
+            else:
+                is_in_order &= key in self
+                super().__setitem__(key, value)
+                self._places[key] = place
+        self._before = []
+        if not is_in_order:
+            items = sorted(self.items(), key=lambda item: self._places[item[0]])
+            super().clear()
+            super().update(items)
 
     def __setitem__(self, key: K, value: V) -> None:
-        self._copy()
+        self._note(key)
+        if key not in self:
+            self._places[key] = self._inserted
+            self._inserted += 1
         super().__setitem__(key, value)
 
     def __delitem__(self, key: K) -> None:
-        self._copy()
+        if key in self:
+            self._note(key)
+            del self._places[key]
         super().__delitem__(key)
 
     if not TYPE_CHECKING:  # to a type checker it is the dictionary's own
@@ -136,25 +164,30 @@ class BatchDict(dict[K, V]):
 
     def pop(self, key: K, *default: Any) -> Any:
         """As of `dict`."""
-        self._copy()
+        if key in self:
+            self._note(key)
+            del self._places[key]
         return super().pop(key, *default)
 
     def popitem(self) -> tuple[K, V]:
         """As of `dict`."""
-        self._copy()
-        return super().popitem()
+        if not self:
+            raise KeyError("there is nothing")
+        key = next(reversed(self))
+        return key, self.pop(key)
 
     def setdefault(self, key: K, default: V) -> V:
         """As of `dict`."""
-        self._copy()
-        return super().setdefault(key, default)
+        if key not in self:
+            self[key] = default
+        return self[key]
 
     def update(self, *others: Any, **named: Any) -> None:
         """As of `dict`."""
-        self._copy()
-        super().update(*others, **named)
+        for key, value in dict(*others, **named).items():
+            self[key] = value
 
     def clear(self) -> None:
         """As of `dict`."""
-        self._copy()
-        super().clear()
+        for key in tuple(self):
+            del self[key]
