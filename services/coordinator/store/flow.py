@@ -59,7 +59,7 @@ class FlowTable(Table):
         if self._any_stuck.value:
             gone = [(relay_id, route) for relay_id, route, _ in self._steps]
             self._db.executemany("DELETE FROM stuck WHERE relay_id = ? AND route = ?", gone)
-            self._any_stuck.value = self._db.execute("SELECT 1 FROM stuck LIMIT 1").fetchone() is not None
+            self._any_stuck.value = self._db.one("SELECT 1 FROM stuck LIMIT 1") is not None
         self._steps.clear()
         self._stuck.clear()
 

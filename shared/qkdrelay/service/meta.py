@@ -10,7 +10,7 @@ class Meta(Table):
 
     def get(self, key: str) -> bytes | None:
         """Return a value, or None. Raises StoreError."""
-        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        row = self.one("SELECT value FROM meta WHERE key = ?", key)
         return None if row is None else self._store.parsed(bytes, row[0])
 
     def set(self, key: str, value: bytes | None) -> None:

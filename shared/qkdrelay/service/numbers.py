@@ -81,7 +81,7 @@ class OwnNumbers(Table):
         """Return the next number of ``stream`` and move on by ``step``."""
         number = self._next.get(stream)
         if number is None:
-            row = self.run("SELECT next FROM given WHERE stream = ?", stream).fetchone()
+            row = self.one("SELECT next FROM given WHERE stream = ?", stream)
             number = row[0] if row else 0
         self._next[stream] = number + step
         self._given.add(stream)
@@ -145,7 +145,7 @@ class SeenNumbers(Table):
         """
         known = self._known(stream, epoch)
         if known is None:
-            epochs, oldest = self.run("SELECT count(*), min(epoch) FROM heard WHERE stream = ?", stream).fetchone()
+            epochs, oldest = self.one("SELECT count(*), min(epoch) FROM heard WHERE stream = ?", stream)
             if epochs >= EPOCHS_MAX and epoch < oldest:
                 raise ForgedMessageError(f"the epoch is older than the {epochs} of {stream} that are remembered")
             # Wherever it begins: this store may be younger than the peer's.
@@ -182,13 +182,13 @@ class SeenNumbers(Table):
 
     def epochs(self) -> dict[str, int]:
         """Return how many epochs of each stream are remembered."""
-        return dict(self.run("SELECT stream, count(*) FROM heard GROUP BY stream").fetchall())
+        return dict(self.all("SELECT stream, count(*) FROM heard GROUP BY stream"))
 
     def _known(self, stream: str, epoch: bytes) -> _Stream | None:
         known = self._streams.get((stream, epoch))
         if known is None:
             query = "SELECT id, highest, below FROM heard WHERE stream = ? AND epoch = ?"
-            row = self.run(query, stream, epoch).fetchone()
+            row = self.one(query, stream, epoch)
             if row is not None:
                 known = self._streams[stream, epoch] = _Stream(
                     row[0], row[1], row[2], written=row[1], forgotten=row[1] - _FORGET_EVERY
@@ -201,7 +201,7 @@ class SeenNumbers(Table):
         if tag is None and number <= known.written:
             # Not through `run`: what is yet to be written was looked at above.
             query = "SELECT tag FROM finished WHERE heard = ? AND number = ?"
-            row = self._db.execute(query, (known.id, number)).fetchone()
+            row = self._db.one(query, (known.id, number))
             tag = None if row is None else row[0]
         return tag
 
@@ -211,7 +211,7 @@ class SeenNumbers(Table):
         self._streams.clear()
         self._db.execute("UPDATE heard SET below = max(below, highest - ?) WHERE stream = ?", (WINDOW_ENDED, stream))
         # One by one, so that only what goes is looked at: whoever sends may begin an epoch with each message.
-        ended = self._db.execute("SELECT id, below FROM heard WHERE stream = ?", (stream,)).fetchall()
+        ended = self._db.all("SELECT id, below FROM heard WHERE stream = ?", (stream,))
         self._db.executemany("DELETE FROM finished WHERE heard = ? AND number <= ?", ended)
         surplus = "SELECT id FROM heard WHERE stream = ? ORDER BY epoch DESC LIMIT -1 OFFSET ?"
         for table, column in (("finished", "heard"), ("heard", "id")):

@@ -74,7 +74,7 @@ class Outbox(Table):
         """Messages that take pages of their own, until they are confirmed."""
         # Never the id of a message before, also if that is gone: AUTOINCREMENT's own promise, kept by hand.
         last = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'outbox'), 0)"
-        self._next_id = 1 + store.parsed(int, self.run(last).fetchone()[0])
+        self._next_id = 1 + store.parsed(int, self.one(last)[0])
 
     def flush(self) -> None:
         """Write what was put in so far: few statements for many messages."""
