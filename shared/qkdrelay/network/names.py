@@ -13,6 +13,9 @@ Route = tuple[str, ...]
 KME_NAME: Final = re.compile(r"[a-z0-9-]{1,32}")
 KME_NAME_RULE: Final = "1 to 32 of a-z, 0-9 and '-'"
 """`KME_NAME` in words."""
+SAE_ID: Final = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._-]{1,64}")
+SAE_ID_RULE: Final = "1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-', not '.' or '..'"
+"""`SAE_ID` in words: ids of SAEs (secure application entities), compared exactly."""
 COORDINATOR: Final = "coordinator"
 CLI: Final = "cli"
 OPERATOR: Final = "operator"
