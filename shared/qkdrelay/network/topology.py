@@ -51,6 +51,8 @@ class Topology:
     """For links the file says more about, named as in ``links``."""
     trust: Mapping[str, Trust] = field(default_factory=dict, hash=False)
     """For KMEs with a note."""
+    saes: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """The KME of each SAE."""
 
     @cached_property
     def neighbours(self) -> Mapping[str, tuple[str, ...]]:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
 import reprlib
-import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -14,12 +11,14 @@ from qkdrelay.errors import TopologyError
 from qkdrelay.escaping import escaped
 from qkdrelay.network import topology
 from qkdrelay.network.key_cost import Suite
-from qkdrelay.network.names import KME_NAME, KME_NAME_RULE, SERVICE_USERS, Link
+from qkdrelay.network.names import KME_NAME, KME_NAME_RULE, SAE_ID, SAE_ID_RULE, SERVICE_USERS, Link
 from qkdrelay.network.plan import KMES_MAX
+from qkdrelay.network.toml_file import TomlFile, parse_toml, read_text
 from qkdrelay.network.topology import NOTHING_NOTED, LinkNote, Topology, Trust, did_you_mean
 
 TOPOLOGY_BYTES_MAX = 1 << 20
 REFERENCE = "eight-kmes"
+_ENTRIES = ("name", "kmes", "links", "trust", "saes")
 _BOUNDS = {
     "rate_bps": (topology.RATE_BPS_MIN, topology.RATE_BPS_MAX),
     "buffer_bytes": (topology.BUFFER_BYTES_MIN, topology.BUFFER_BYTES_MAX),
@@ -35,15 +34,10 @@ def load_topology(which: Path) -> Topology:
     shipped = _topologies() / f"{which}.toml"
     path = shipped if bare and shipped.is_file() else which
     try:
-        if path.stat().st_size > TOPOLOGY_BYTES_MAX:
-            raise TopologyError(f"{path}: larger than {TOPOLOGY_BYTES_MAX} bytes")
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, TOPOLOGY_BYTES_MAX)
     except FileNotFoundError:
         what = f"there is no topology {str(which)!r}" if bare else f"{path}: there is no such file"
         raise TopologyError(what, hint=f"known: {', '.join(shipped_names())}; or a file, such as mine.toml") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise TopologyError(f"{path}: cannot be read: {reason}") from None
     return parse_topology(text, str(path))
 
 
@@ -52,16 +46,13 @@ def parse_topology(text: str, where: str) -> Topology:
 
     ``name``, ``kmes`` and ``links`` must be there. A link is a pair of KMEs; a third entry may say more of it, as in
     ``["kme-1", "kme-2", { rate_bps = 4000, buffer_bytes = 65536, suite = "aes-256-gcm" }]``. A table ``[trust]``
-    may note KMEs, as in ``kme-5 = "never"``.
+    may note KMEs, as in ``kme-5 = "never"``; a table ``[saes]`` names SAEs and their KMEs, as in ``sae-1 = "kme-1"``.
     """
-    try:
-        data = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # also a number too long, lists too deep
-        raise TopologyError(f"{where}: not valid TOML: {error}") from None
-    file = _File(where, text)
+    data = parse_toml(text, where)
+    file = TomlFile(where, text)
     for key in data:
-        if key not in ("name", "kmes", "links", "trust"):
-            hint = did_you_mean(key, ("name", "kmes", "links", "trust"))
+        if key not in _ENTRIES:
+            hint = did_you_mean(key, _ENTRIES)
             raise TopologyError(f"{file.at(key)}: unknown entry {key!r}", hint=hint)
     name, kmes, links, trust = data.get("name"), data.get("kmes"), data.get("links"), data.get("trust", {})
     if not isinstance(name, str) or not name:
@@ -70,54 +61,22 @@ def parse_topology(text: str, where: str) -> Topology:
         raise TopologyError(f"{file.at('kmes')}: 'kmes' must be a list of 2 to {KMES_MAX} names", hint=_KMES_EXAMPLE)
     if not isinstance(links, list):
         raise TopologyError(f"{file.at('links')}: 'links' must be a list of pairs", hint=_LINKS_EXAMPLE)
+    if not isinstance(saes := data.get("saes", {}), dict):
+        hint = '[saes], below it sae-1 = "kme-1"'
+        raise TopologyError(f"{file.at('saes')}: 'saes' must be a table of SAEs and their KMEs", hint=hint)
     if not isinstance(trust, dict):
         hint = '[trust], below it kme-5 = "never"'
         raise TopologyError(f"{file.at('trust')}: 'trust' must be a table of KMEs", hint=hint)
     names = _names(kmes, file)
     noted = _links(links, names, file)
     said = {link: note for link, note in noted.items() if note != NOTHING_NOTED}
-    return Topology(name, names, tuple(noted), said, _trust(trust, names, file))
+    return Topology(name, names, tuple(noted), said, _trust(trust, names, file), _saes(saes, names, file))
 
 
 _KMES_EXAMPLE, _LINKS_EXAMPLE = 'kmes = ["kme-1", "kme-2"]', 'links = [["kme-1", "kme-2"]]'
-_TOKEN = re.compile(r"""#[^\n]*|\"{3}.*?\"{3}|'{3}.*?'{3}|"(?:\\.|[^"\\])*"|'[^']*'|\S""", re.DOTALL)
-"""A comment, a text or a sign: enough to count the elements of lists."""
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
-    """The text of a file that is valid TOML, to tell where in it something stands: the parser does not say."""
-
-    where: str
-    text: str
-
-    def at(self, entry: str) -> str:
-        """Return where the last entry or table of this name stands."""
-        name = re.escape(entry)
-        written = rf"""^[ \t]*\[[ \t]*["']?{name}["']?[ \t]*\]|^[^#]*?(?<![\w-]){name}["']?[ \t]*[=.]"""
-        lines = [number for number, line in enumerate(self.text.splitlines(), 1) if re.search(written, line)]
-        return f"{self.where}:{lines[-1]}" if lines else self.where
-
-    def elements(self, entry: str, count: int) -> list[str]:
-        """Return where each of the ``count`` elements of a list stands."""
-        opening = re.search(rf"(?m)^[^#\n]*?(?<![\w-]){entry}[\"']?[ \t]*=[ \t]*\[", self.text)
-        places, line, seen, depth, between = [], 1, 0, 1, True
-        for token in _TOKEN.finditer(self.text, opening.end()) if opening else ():
-            text = token[0]
-            if text.startswith("#"):
-                continue
-            if depth == 1 and text in (",", "]"):
-                between = True
-            elif between:
-                line, seen, between = line + self.text.count("\n", seen, token.start()), token.start(), False
-                places.append(f"{self.where}:{line}")
-            depth += (text in ("[", "{")) - (text in ("]", "}"))
-            if depth == 0:
-                break
-        return places if len(places) == count else [self.at(entry)] * count
-
-
-def _names(kmes: list[object], file: _File) -> tuple[str, ...]:
+def _names(kmes: list[object], file: TomlFile) -> tuple[str, ...]:
     names: dict[str, None] = {}
     for kme, at in zip(kmes, file.elements("kmes", len(kmes)), strict=True):
         if not isinstance(kme, str) or not KME_NAME.fullmatch(kme):
@@ -130,7 +89,7 @@ def _names(kmes: list[object], file: _File) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _links(links: list[object], kmes: tuple[str, ...], file: _File) -> dict[Link, LinkNote]:
+def _links(links: list[object], kmes: tuple[str, ...], file: TomlFile) -> dict[Link, LinkNote]:
     notes: dict[Link, LinkNote] = {}
     for number, (link, at) in enumerate(zip(links, file.elements("links", len(links)), strict=True), 1):
         if not isinstance(link, list) or len(link) not in (2, 3) or not all(isinstance(end, str) for end in link[:2]):
@@ -170,7 +129,7 @@ def _note(said: object, where: str) -> LinkNote:
     return LinkNote(**said)
 
 
-def _trust(trust: dict[str, object], kmes: tuple[str, ...], file: _File) -> dict[str, Trust]:
+def _trust(trust: dict[str, object], kmes: tuple[str, ...], file: TomlFile) -> dict[str, Trust]:
     notes: dict[str, Trust] = {}
     for kme, note in trust.items():
         if kme not in kmes:
@@ -183,6 +142,19 @@ def _trust(trust: dict[str, object], kmes: tuple[str, ...], file: _File) -> dict
             raise TopologyError(f"{file.at(kme)}: the trust note of {kme!r} is {note!r}", hint=hint)
         notes[kme] = known
     return notes
+
+
+def _saes(saes: dict[str, object], kmes: tuple[str, ...], file: TomlFile) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for sae, kme in saes.items():
+        at = file.at(sae, "saes")
+        if not SAE_ID.fullmatch(sae):
+            raise TopologyError(f"{at}: {sae!r} is no SAE ID", hint=SAE_ID_RULE)
+        if not isinstance(kme, str) or kme not in kmes:
+            hint = did_you_mean(kme, kmes) if isinstance(kme, str) else f'sae-1 = "{kmes[0]}"'
+            raise TopologyError(f"{at}: SAE {sae!r} is at {kme!r}, which is not in 'kmes'", hint=hint)
+        found[sae] = kme
+    return found
 
 
 def format_topology(topology: Topology) -> str:
@@ -198,7 +170,8 @@ def format_topology(topology: Topology) -> str:
     links = "".join(f"  {link(a, b)},\n" for a, b in topology.links)
     trust = "".join(f"{text(kme)} = {text(note)}\n" for kme, note in topology.trust.items())
     network = f"name = {text(topology.name)}\nkmes = {text(list(topology.kmes))}\nlinks = [\n{links}]\n"
-    return f"{network}\n[trust]\n{trust}" if trust else network
+    saes = "".join(f"{text(sae)} = {text(kme)}\n" for sae, kme in topology.saes.items())
+    return network + (f"\n[trust]\n{trust}" if trust else "") + (f"\n[saes]\n{saes}" if saes else "")
 
 
 def reference_topology() -> Topology:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qkdrelay.errors import TopologyError
-from qkdrelay.network import topology_file
+from qkdrelay.network import toml_file
 from qkdrelay.network.topology import NOTHING_NOTED, LinkNote
 from qkdrelay.network.topology_file import load_topology, parse_topology, reference_topology
 
@@ -26,6 +26,9 @@ links = [
 [trust]
 kme-2 = "avoid"
 kme-3 = "trusted"
+
+[saes]
+sae-1 = "kme-1"
 """
 
 
@@ -36,6 +39,7 @@ def test_a_link_and_a_kme_may_have_a_note():
     assert network.note("kme-1", "kme-2") == NOTHING_NOTED
     assert network.trust == {"kme-2": "avoid", "kme-3": "trusted"}
     assert network.noted("trusted") == {"kme-3"}
+    assert network.saes == {"sae-1": "kme-1"}
 
 
 def test_a_file_without_notes_means_what_it_did():
@@ -66,6 +70,10 @@ def test_a_file_without_notes_means_what_it_did():
         ('kmes = ["kme-1", "kme-2", "kme-3"]', 'kmes = ["a"]', "noted.toml:2: 'kmes' must be a list of 2", "kmes = ["),
         ("kme-3 =", "k.kme-3 =", "noted.toml:10: 'trust' names 'k', which is not in 'kmes'", None),
         ("links = [", 'links = "none"\nx = [', "noted.toml:4: unknown entry 'x'", "known: name"),
+        ("sae-1 =", '"sae 1" =', "noted.toml:13: 'sae 1' is no SAE ID", "1 to 64 of"),
+        ('sae-1 = "kme-1"', 'sae-1 = "kme-7"', "noted.toml:13: SAE 'sae-1' is at 'kme-7'", "did you mean"),
+        ('sae-1 = "kme-1"', "sae-1 = 1", "noted.toml:13: SAE 'sae-1' is at 1", 'sae-1 = "kme-1"'),
+        ("[saes]", "[[saes]]", "noted.toml:12: 'saes' must be a table", 'sae-1 = "kme-1"'),
         ("[trust]", "[turst]", "noted.toml:8: unknown entry 'turst'", "did you mean 'trust'?"),
         (
             "[trust]",
@@ -103,8 +111,8 @@ def test_lines_are_counted_in_whatever_way_the_file_is_written(text, error):
 def test_a_large_file_is_read_quickly_enough_to_be_refused_for_its_last_line(monkeypatch):
     """Lines are counted once for all links, not anew for each."""
     scans = []
-    elements = topology_file._File.elements
-    monkeypatch.setattr(topology_file._File, "elements", lambda *these: scans.append(these) or elements(*these))
+    elements = toml_file.TomlFile.elements
+    monkeypatch.setattr(toml_file.TomlFile, "elements", lambda *these: scans.append(these) or elements(*these))
     names = [f"k{i}" for i in range(200)]
     links = [[a, b] for a, b in combinations(names, 2)]
     text = f'name = "n"\nkmes = {names}\nlinks = [\n' + "".join(f"{link},\n" for link in [*links, ["k1", "k1"]]) + "]"

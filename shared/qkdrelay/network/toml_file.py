@@ -1,0 +1,79 @@
+"""Files of TOML: read with errors that name the line, which the parser does not say of what it has parsed."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qkdrelay.errors import TopologyError
+
+_TOKEN = re.compile(r"""#[^\n]*|\"{3}.*?\"{3}|'{3}.*?'{3}|"(?:\\.|[^"\\])*"|'[^']*'|\S""", re.DOTALL)
+"""A comment, a text or a sign: enough to count the elements of lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class TomlFile:
+    """The text of a file that is valid TOML, to tell where in it something stands: the parser does not say."""
+
+    where: str
+    text: str
+
+    def at(self, entry: str, table: str | None = None) -> str:
+        """Return where the last entry or table of this name stands; with ``table``, inside that one."""
+        name = re.escape(entry)
+        header = rf"""^[ \t]*\[{{1,2}}[ \t]*["']?{name}["']?[ \t]*\]"""
+        written = rf"""^[^#]*?(?<![\w-]){name}["']?[ \t]*[=.]"""
+        headers: list[int] = []
+        lines: list[int] = []
+        inside = table is None
+        for number, line in enumerate(self.text.splitlines(), 1):
+            if table is not None and line.lstrip().startswith("["):
+                inside = line.strip(" \t[]\"'").startswith(table)
+            elif inside and re.search(header, line):
+                headers.append(number)
+            elif inside and re.search(written, line):
+                lines.append(number)
+        found = headers or lines
+        return f"{self.where}:{found[-1]}" if found else self.where
+
+    def elements(self, entry: str, count: int) -> list[str]:
+        """Return where each of the ``count`` elements of a list stands."""
+        opening = re.search(rf"(?m)^[^#\n]*?(?<![\w-]){entry}[\"']?[ \t]*=[ \t]*\[", self.text)
+        places, line, seen, depth, between = [], 1, 0, 1, True
+        for token in _TOKEN.finditer(self.text, opening.end()) if opening else ():
+            text = token[0]
+            if text.startswith("#"):
+                continue
+            if depth == 1 and text in (",", "]"):
+                between = True
+            elif between:
+                line, seen, between = line + self.text.count("\n", seen, token.start()), token.start(), False
+                places.append(f"{self.where}:{line}")
+            depth += (text in ("[", "{")) - (text in ("]", "}"))
+            if depth == 0:
+                break
+        return places if len(places) == count else [self.at(entry)] * count
+
+
+def read_text(path: Path, bytes_max: int) -> str:
+    """Return a file's text, of at most ``bytes_max`` bytes. Raises TopologyError, or FileNotFoundError."""
+    try:
+        if path.stat().st_size > bytes_max:
+            raise TopologyError(f"{path}: larger than {bytes_max} bytes")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise TopologyError(f"{path}: cannot be read: {reason}") from None
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """Return what the text says. Raises TopologyError."""
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # also a number too long, lists too deep
+        raise TopologyError(f"{where}: not valid TOML: {error}") from None
