@@ -12,11 +12,11 @@ from typing import Any
 
 import structlog
 
-from bench import against_broker, growth, profiles
+from bench import against_broker, chains, growth, profiles
 
 FOLDER = Path(__file__).parents[1] / "docs" / "performance"
 RESULTS = FOLDER / "results.json"
-PARTS = ("broker", "sharing", "link_key", "growth", "profile", "plot")
+PARTS = ("broker", "chains", "sharing", "link_key", "growth", "profile", "plot")
 LIBRARIES = (
     "cryptography",
     "msgspec",
@@ -58,6 +58,8 @@ def _run(part: str, arguments: argparse.Namespace, results: dict[str, Any]) -> N
             sizes = {keys: max(120, arguments.relays // max(1, keys // 128)) for keys in arguments.keys}
             found = against_broker.measure(sizes, arguments.rounds, control=arguments.control)
             results["broker_with_control" if arguments.control else "broker"] = found
+        case "chains":
+            results["chains"] = chains.measure(arguments.relays, arguments.rounds)
         case "sharing":
             from bench import sharing  # noqa: PLC0415 - needs libraries that the other parts do not
 

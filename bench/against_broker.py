@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import bare, stack
+from bench.bare import Times
 from bench.processor import spent
 from qkdrelay.network.planner import recursive_plan
 from qkdrelay.network.topology_file import load_topology
@@ -20,7 +21,6 @@ from qkdrelay_demo.network import EmbeddedNetwork
 from support import rabbitmq
 
 TOPOLOGY = stack.ROOT / "infra" / "topologies" / "eight-kmes.toml"
-Times = list[tuple[float, float]]
 REST_S = 0.2
 """Between two relays that meet an idle system: what follows a relay is over by then."""
 
@@ -40,7 +40,7 @@ def measure(sizes: dict[int, int], rounds: int, *, control: bool) -> dict[str, A
             size = message_size(keys)
             with (
                 server.vhost(topology.kmes, topology.links) as theirs,
-                bare.running(theirs, topology, plan, size, control=control) as chain,
+                bare.running(theirs, topology, plan, size, bare.Way(control=control)) as chain,
             ):
                 sides = {"bare": chain.relay, "stack": lambda n, rate=None, k=keys: full.relay(n, rate, key_count=k)}
                 results["throughput"][keys] = throughput(sides, relays, rounds) | {"message_bytes": size}

@@ -13,12 +13,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
 import pika
 
-from bench.peer import Peer
+from bench.peer import Peer, window
 from qkdrelay.broker.names import COORD_EXCHANGE, control_queue, kme_exchange, kme_queues, link_queue, results_queue
 from qkdrelay.network.plan import Plan
 from qkdrelay.network.topology import Topology
@@ -27,12 +28,25 @@ _HEAD = struct.Struct("!BId")
 """Kind, number of the relay, when it was asked for (monotonic clock, which all processes share)."""
 SHARE, EXPECT, EXPECTED, START, REBUILT, PROVE, VERIFIED = range(7)
 CONTROL_BYTES = 200
+Times = list[tuple[float, float]]
+"""When each relay began and ended, in seconds of the monotonic clock."""
 COORDINATOR = "coordinator"
 
 
-def _node(me: str, plan: Plan, parameters: Any, queues: list[str], size: int, pipe: Connection, control: bool) -> None:
+@dataclass(frozen=True)
+class Way:
+    """How the chain is made where it could be made otherwise; as it is by default (`bench.chains` compares)."""
+
+    control: bool = False
+    default_exchange: bool = False
+    """Publish by the default exchange, which knows each queue by its name, and asks for no permission of one's own."""
+    pikas_streams: bool = False
+    """Read and write as pika does by itself."""
+
+
+def _node(me: str, plan: Plan, parameters: Any, queues: list[str], size: int, pipe: Connection, way: Way) -> None:
     """Be the KME ``me`` or the coordinator until the pipe says None; (relays, per second or None) starts relays."""
-    exchange = COORD_EXCHANGE if me == COORDINATOR else kme_exchange(me)
+    exchange = "" if way.default_exchange else COORD_EXCHANGE if me == COORDINATOR else kme_exchange(me)
     successors = plan.successors(me)
     counts: Counter[int] = Counter()
 
@@ -40,16 +54,18 @@ def _node(me: str, plan: Plan, parameters: Any, queues: list[str], size: int, pi
         key = results_queue(me) if kme == COORDINATOR else control_queue(kme)
         peer.publish(exchange, key, _HEAD.pack(kind, relay, at).ljust(CONTROL_BYTES, b"."))
 
-    def share(relay: int, at: float) -> None:
-        body = _HEAD.pack(SHARE, relay, at).ljust(size, b".")
+    def deal(relay: int, at: float) -> None:
+        pass_on(_HEAD.pack(SHARE, relay, at).ljust(size, b"."))
+
+    def pass_on(body: bytes) -> None:
         for successor in successors:
             peer.publish(exchange, link_queue(me, successor), body)
 
     def begin(relay: int, at: float) -> None:
-        if control:
+        if way.control:
             tell(plan.target, EXPECT, relay, at)
         else:
-            share(relay, at)
+            deal(relay, at)
 
     def done(at: float) -> None:
         pipe.send((at, time.monotonic()))
@@ -57,12 +73,12 @@ def _node(me: str, plan: Plan, parameters: Any, queues: list[str], size: int, pi
     def on_message(_peer: Peer, _queue: str, body: bytes) -> None:
         kind, relay, at = _HEAD.unpack_from(body)
         if kind == SHARE and me != plan.target:
-            share(relay, at)
+            pass_on(body)
         elif kind == SHARE:
             counts[relay] += 1
             if counts[relay] == plan.final_shares:
                 del counts[relay]
-                if control:
+                if way.control:
                     tell(COORDINATOR, REBUILT, relay, at)
                 else:
                     done(at)
@@ -71,7 +87,7 @@ def _node(me: str, plan: Plan, parameters: Any, queues: list[str], size: int, pi
         elif kind == EXPECTED:
             tell(plan.source, START, relay, at)
         elif kind == START:
-            share(relay, at)
+            deal(relay, at)
         elif kind == REBUILT:
             tell(plan.source, PROVE, relay, at)
             tell(plan.target, PROVE, relay, at)
@@ -83,7 +99,7 @@ def _node(me: str, plan: Plan, parameters: Any, queues: list[str], size: int, pi
                 del counts[relay]
                 done(at)
 
-    peer = Peer(parameters, queues, on_message)
+    peer = Peer(parameters, queues, on_message, in_flight=window(size), pikas_streams=way.pikas_streams)
     peer.on_ready = lambda: pipe.send("ready")
 
     def listen() -> None:
@@ -108,18 +124,18 @@ class Bare:
     def __init__(self, begins: Connection, ends: Connection) -> None:
         self._begins, self._ends = begins, ends
 
-    def relay(self, relays: int, per_second: float | None = None) -> list[tuple[float, float]]:
+    def relay(self, relays: int, per_second: float | None = None) -> Times:
         """Run ``relays`` relays, all at once or so many per second; return (begun, ended) of each, in seconds."""
         self._begins.send((relays, per_second))
         return [self._ends.recv() for _ in range(relays)]
 
 
 @contextmanager
-def running(host: Any, topology: Topology, plan: Plan, size: int, *, control: bool) -> Iterator[Bare]:
+def running(host: Any, topology: Topology, plan: Plan, size: int, way: Way) -> Iterator[Bare]:
     """Run the chain with messages of ``size`` bytes on a virtual host that has the definitions of ``topology``."""
     context = multiprocessing.get_context("spawn")
     pipes, processes = {}, []
-    for name in (*topology.kmes, *([COORDINATOR] if control else [])):
+    for name in (*topology.kmes, *([COORDINATOR] if way.control else [])):
         if name == COORDINATOR:
             queues = [results_queue(kme) for kme in topology.kmes]
         else:
@@ -128,12 +144,12 @@ def running(host: Any, topology: Topology, plan: Plan, size: int, *, control: bo
             host.server.host, host.server.amqp_port, host.vhost, pika.PlainCredentials(name, host.passwords[name])
         )
         pipes[name], theirs = context.Pipe()
-        process = context.Process(target=_node, args=(name, plan, parameters, queues, size, theirs, control))
+        process = context.Process(target=_node, args=(name, plan, parameters, queues, size, theirs, way))
         process.start()
         processes.append(process)
     for pipe in pipes.values():
         assert pipe.recv() == "ready"
-    begins, ends = (COORDINATOR, COORDINATOR) if control else (plan.source, plan.target)
+    begins, ends = (COORDINATOR, COORDINATOR) if way.control else (plan.source, plan.target)
     try:
         yield Bare(pipes[begins], pipes[ends])
     finally:

@@ -1,4 +1,8 @@
-"""A bare pika client that is as fast as pika allows: pipelined confirms, manual acknowledgements, no more."""
+"""A bare pika client that is as fast as pika allows: pipelined confirms, manual acknowledgements, no more.
+
+Its connection has the streams that the services have under theirs: pika's own read 4 KiB at a time, and took up to a
+third of the rate (`docs/performance.md`).
+"""
 
 from __future__ import annotations
 
@@ -9,29 +13,51 @@ from typing import Any
 import pika
 from pika.adapters.select_connection import IOLoop, SelectConnection
 
-IN_FLIGHT_MAX = 500
-PREFETCH = 500
+from qkdrelay.broker.rabbitmq.sockets import Sockets
+
+WINDOW_MAX = 500
+"""Messages unconfirmed, and messages unacknowledged, where they are short."""
+WINDOW_MIN = 50
+WINDOW_BYTES = 8 << 20
+"""Long messages are the faster the fewer are on their way, down to some fifty."""
 _PERSISTENT = pika.BasicProperties(delivery_mode=2)
 
 OnMessage = Callable[["Peer", str, bytes], None]
 
 
+def window(size: int) -> int:
+    """Return how many messages of ``size`` bytes are on their way at once."""
+    return max(WINDOW_MIN, min(WINDOW_MAX, WINDOW_BYTES // max(1, size)))
+
+
 class Peer:
     """One connection, one channel. A message is acknowledged once all that was published because of it is confirmed."""
 
-    def __init__(self, parameters: pika.ConnectionParameters, queues: Sequence[str], on_message: OnMessage) -> None:
-        """``on_message`` gets (this peer, queue, body) of each delivery."""
+    def __init__(
+        self,
+        parameters: pika.ConnectionParameters,
+        queues: Sequence[str],
+        on_message: OnMessage,
+        *,
+        in_flight: int = WINDOW_MAX,
+        pikas_streams: bool = False,
+    ) -> None:
+        """``on_message`` gets (this peer, queue, body) of each delivery; ``in_flight`` bounds each way."""
         self.loop = IOLoop()
         self.on_ready: Callable[[], None] = lambda: None
-        self._queues, self._on_message = queues, on_message
+        self._queues, self._on_message, self._in_flight = queues, on_message, in_flight
         self._waiting: deque[tuple[str, str, bytes]] = deque()
         self._sent = self._enqueued = self._confirmed = 0
         self._unconfirmed: dict[int, None] = {}
+        """Numbers of messages, oldest first."""
         self._handled: deque[tuple[int, int]] = deque()
         """(delivery tag, number of the last message published because of it)."""
         self._channel: Any = None
         self._connection = SelectConnection(
-            parameters, on_open_callback=self._opened, on_close_callback=self._lost, custom_ioloop=self.loop
+            parameters,
+            on_open_callback=self._opened,
+            on_close_callback=self._lost,
+            custom_ioloop=self.loop if pikas_streams else Sockets(self.loop),
         )
 
     def publish(self, exchange: str, routing_key: str, body: bytes) -> None:
@@ -58,7 +84,7 @@ class Peer:
 
     def _channel_opened(self, channel: Any) -> None:
         self._channel = channel
-        channel.basic_qos(prefetch_count=PREFETCH)
+        channel.basic_qos(prefetch_count=self._in_flight)
         channel.confirm_delivery(self._settle, callback=self._confirming)
 
     def _confirming(self, _frame: object) -> None:
@@ -76,7 +102,7 @@ class Peer:
         self._channel.basic_consume(queue, deliver)
 
     def _send(self) -> None:
-        while self._waiting and self._channel is not None and len(self._unconfirmed) < IN_FLIGHT_MAX:
+        while self._waiting and self._channel is not None and len(self._unconfirmed) < self._in_flight:
             exchange, key, body = self._waiting.popleft()
             self._sent += 1
             self._unconfirmed[self._sent] = None
@@ -87,8 +113,8 @@ class Peer:
             raise RuntimeError("the broker refused a message of the benchmark")
         tag = frame.method.delivery_tag
         if frame.method.multiple:
-            for number in [number for number in self._unconfirmed if number <= tag]:
-                del self._unconfirmed[number]
+            while self._unconfirmed and (oldest := next(iter(self._unconfirmed))) <= tag:
+                del self._unconfirmed[oldest]
         else:
             self._unconfirmed.pop(tag, None)
         self._confirmed = next(iter(self._unconfirmed), self._sent + 1) - 1

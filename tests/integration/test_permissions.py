@@ -26,7 +26,7 @@ QUEUES = (
     *("coordinator.requests", "dead-letters", "lab.leaks"),
 )
 EXCHANGES = (*(f"kme.{kme}" for kme in KMES), "coord", "cli", "replies", "events", "dlx", "amq.topic")
-KINDS = {"cli": "direct", "replies": "direct", "dlx": "fanout"}
+KINDS = {"events": "topic", "amq.topic": "topic", "dlx": "fanout"}
 
 # The table of design document "RabbitMQ", once more and in another form: names as a shell would match them.
 READ = {kme: (f"link.*.{kme}", f"kme.{kme}.control") for kme in KMES} | {
@@ -149,12 +149,12 @@ def on_queues(person: Person) -> Iterator[Case]:
 
 def on_exchanges(person: Person) -> Iterator[Case]:
     for exchange in EXCHANGES:
-        kind = KINDS.get(exchange, "topic")
+        kind = KINDS.get(exchange, "direct")
         writes, configures = person.writes(exchange), person.configures(exchange)
         yield "publish by", exchange, lambda it, e=exchange: it.basic_publish(e, "nowhere", b""), writes
         yield "declare", exchange, lambda it, e=exchange, k=kind: it.exchange_declare(e, k, durable=True), configures
         yield "delete", exchange, lambda it, e=exchange: it.exchange_delete(e), configures
-    yield "make", "kme.x", lambda it: it.exchange_declare("kme.x", "topic"), False
+    yield "make", "kme.x", lambda it: it.exchange_declare("kme.x", "direct"), False
 
 
 def bindings(person: Person) -> Iterator[Case]:
