@@ -111,6 +111,7 @@ class Admission:
             key_count=spec.key_count,
             key_size_bits=spec.key_size_bits,
             withstand=_demanded(spec.demand, candidate),
+            supply=None,
             deadline=now + spec.timeout_s,
         )
         return Relay(

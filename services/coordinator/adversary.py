@@ -39,7 +39,7 @@ class Adversary:
     def attack(self, relay: Relay, kmes: Collection[str] = ()) -> AttackView:
         """Try to rebuild the relay's secret from what ``kmes`` (all, if empty) have leaked of it.
 
-        A rebuilt secret counts only if it gives the confirmation tag the source has sent.
+        A rebuilt secret counts only if it gives the confirmation tag that the target has sent, where it has sent one.
         """
         leaked = {
             (kme, route): payload
@@ -47,13 +47,13 @@ class Adversary:
             if not kmes or kme in kmes
         }
         terms = relay.terms
-        context = Context(relay.relay_id, terms.plan, terms.key_count, terms.key_size_bits, terms.withstand)
+        amount = terms.key_count, terms.key_size_bits
+        context = Context(relay.relay_id, terms.plan, *amount, terms.withstand, terms.supply)
         held = {route: payload for (_, route), payload in leaked.items()}
         result = rebuild(relay.plan, held, context.payload_length, search=SEARCH_MAX)
-        learned = (
-            result.secret is not None
-            and relay.source_proof is not None
-            and Payload.parse(result.secret).source_proof_is_valid(context, relay.source_proof)
+        proof = relay.target_proof
+        learned = result.secret is not None and (
+            proof is None or Payload.parse(result.secret, context).proof_is_valid(context, proof)
         )
         return AttackView(
             relay_id=relay.relay_id,

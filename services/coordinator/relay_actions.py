@@ -6,11 +6,12 @@ import math
 from dataclasses import replace
 
 from coordinator.commands import CommandQueue
-from coordinator.lifecycle import Relay, fail_if_overdue, outstanding, reminders
+from coordinator.lifecycle import Relay, fail_if_overdue, outstanding, told_once
 from coordinator.store import CoordinatorStore
 from coordinator.subscriptions import Subscriptions
 from qkdrelay.service.batch import Cell
 from qkdrelay.service.batch_events import BatchEvents
+from qkdrelay.service.logs import LogLevel
 
 
 class RelayActions:
@@ -35,13 +36,15 @@ class RelayActions:
         for kme, command in now_outstanding:
             if (kme, command) not in told:
                 self._commands.put(kme, command)
+        for kme, command in told_once(before, after) if before is not None else ():
+            self._commands.put(kme, command)
         self._store.relays.keep(after, now, told={kme for kme, _ in now_outstanding})
         self._subscriptions.changed(after.relay_id)
         if before is None or before.state != after.state:
             source, target = after.ends
             self._events.note(
                 f"relay.{after.state}",
-                "warning" if after.state == "failed" else "info",
+                _level(before, after),
                 relay_id=after.relay_id,
                 source=source,
                 target=target,
@@ -53,7 +56,7 @@ class RelayActions:
     def remind(self, kme: str, now: float) -> None:
         """Tell a KME that is alive again what it has not answered for a while: it may have been lost."""
         for relay in self._store.relays.due_again(kme, now):
-            for end, command in reminders(relay):
+            for end, command in outstanding(relay):
                 if end == kme:
                     self._commands.put(end, command)
 
@@ -73,3 +76,10 @@ class RelayActions:
         if self._hears_since.value <= relay.created_at:
             return failed
         return replace(failed, reason=f"{failed.reason}; the coordinator was without the broker meanwhile")
+
+
+def _level(before: Relay | None, after: Relay) -> LogLevel:
+    """Return the level of a change: that a source refuses what its target has confirmed is no usual failure."""
+    if after.state != "failed":
+        return "info"
+    return "error" if before is not None and before.state == "confirmed" else "warning"

@@ -14,6 +14,7 @@ from coordinator.store.relays import RELAYS_CACHED
 from coordinator.subscriptions import Subscriptions
 from qkdrelay.messages.control import SignedMessage
 from qkdrelay.messages.reports import (
+    AboutSupply,
     Alarm,
     Collected,
     Done,
@@ -93,6 +94,8 @@ class ReportHandler:
                 self._events.note("kme.alarm", "error", kme=sender, alarm=report.event, text=report.text)
             case Rejected():
                 self._take_rejected(sender, report)
+            case _ if isinstance(report, AboutSupply):
+                pass
             case _:
                 relay = self._store.relays.get(report.relay_id)
                 if relay is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from coordinator.lifecycle import Relay
+from coordinator.lifecycle import Relay, outstanding
 from coordinator.store.flow import ShareFlow
 from qkdrelay.messages.answers import KmeView, NetworkView, NotedLink, RelaySummary, RelayView, ShortSplit, Stuck
 from qkdrelay.messages.reports import Hello
@@ -35,7 +35,7 @@ def view(relay: Relay, flow: ShareFlow, now: float) -> RelayView:
     plan = relay.plan
     collected = set(flow.collected)
     missing = tuple(route for route in plan.routes() if route not in collected)
-    settled = relay.state in TERMINAL and len(relay.released) == len(relay.ends)
+    settled = relay.state in TERMINAL and not outstanding(relay)
     findings = relay.findings
     return RelayView(
         relay_id=relay.relay_id,

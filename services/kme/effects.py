@@ -79,4 +79,15 @@ class SayHello:
     """Tell the coordinator at once how things are now: something that a hello tells has changed."""
 
 
-Effect = SendShare | KeepShare | DropShares | KeepRelay | TryRebuild | SendReport | LogEvent | SayHello
+@dataclass(frozen=True, slots=True)
+class SupplyChanged:
+    """A relay of supply is in a new state here.
+
+    At its source: pending; delivered, and from now on nobody else has its payload here; failed. At its target:
+    expecting; held; failed or forgotten.
+    """
+
+    relay: EndpointRelay
+
+
+Effect = SendShare | KeepShare | DropShares | KeepRelay | TryRebuild | SendReport | LogEvent | SayHello | SupplyChanged

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from uuid import UUID
 
-from kme.effects import DropShares, Effect, KeepRelay, KeepShare, LogEvent, SendReport, TryRebuild
+from kme.effects import DropShares, Effect, KeepRelay, KeepShare, LogEvent, SendReport, SupplyChanged, TryRebuild
 from kme.forwarding import RejectedShareError, check_final_share, sends
 from kme.memory import Memory
-from kme.model import EndpointRelay, NodeSettings
+from kme.model import EndpointRelay, EndpointState, NodeSettings
 from kme.progress import endpoint_report, split_report
 from kme.rebuilding import Rebuilder
 from kme.terms import TermsCheck
 from qkdrelay.errors import QkdRelayError
 from qkdrelay.link.confirmation import Payload
-from qkdrelay.messages.control import Decide, Expect, Prove, Start, Terms
-from qkdrelay.messages.reports import Alarm, Collected, Decided, Expected, Refused, Verified
-from qkdrelay.network.key_cost import CONFIRMATION_KEY_BYTES
+from qkdrelay.messages.control import Cancel, Confirm, Deliver, Expect, Start, Terms, ToAnEnd
+from qkdrelay.messages.reports import Collected, Confirmed, Refused
+from qkdrelay.network.key_cost import CONFIRMATION_KEY_BYTES, TAG_PAIR_BYTES
 from qkdrelay.schemes.recursive import deal
+from qkdrelay.service.logs import LogLevel
 
 
 class Endpoint:
@@ -29,25 +31,19 @@ class Endpoint:
         self._terms = TermsCheck(settings)
         self.rebuilder = Rebuilder(self._terms)
 
-    def on_command(self, command: Expect | Start | Prove | Decide, memory: Memory, now: float) -> list[Effect]:
+    def on_command(self, command: ToAnEnd, memory: Memory, now: float) -> list[Effect]:
         """Decide on a command; every command may come again and then has the same outcome."""
         match command:
             case Expect(terms=terms):
                 return self._or_refuse(self._expect, terms, memory, now)
             case Start(terms=terms):
                 return self._or_refuse(self._start, terms, memory, now)
-            case Prove():
-                return self._prove(command, memory)
-            case Decide():
-                return self._decide(command, memory)
-
-    def recall(self, relays: Iterable[EndpointRelay]) -> list[Effect]:
-        """Report once more, at a start, how far the undecided relays are.
-
-        The coordinator has heard that, unless this store is an old copy: then it may have told its decision
-        already, and tells it again.
-        """
-        return [SendReport(endpoint_report(relay)) for relay in relays]
+            case Confirm():
+                return self._confirm(command, memory)
+            case Cancel(relay_id=relay_id):
+                return self._cancel(relay_id, memory)
+            case Deliver(relay_id=relay_id):
+                return self._deliver(relay_id, memory)
 
     def _or_refuse(
         self, handle: Callable[[Terms, Memory, float], list[Effect]], terms: Terms, memory: Memory, now: float
@@ -55,16 +51,16 @@ class Endpoint:
         try:
             return handle(terms, memory, now)
         except QkdRelayError as error:
-            return [SendReport(Refused(relay_id=terms.relay_id, reason=f"{self._me.name}: {error}"[:500]))]
+            return [self._refused(terms.relay_id, str(error))]
 
     # --- the terms ---------------------------------------------------------------------------------
 
     def _expect(self, terms: Terms, memory: Memory, now: float) -> list[Effect]:
         relay = self._terms.known(terms, "target", memory)
         if relay is not None:
-            return [SendReport(Expected(relay_id=terms.relay_id))]
+            return [SendReport(endpoint_report(relay))]
         relay = self._terms.accepted(terms, "target", memory, now)
-        effects: list[Effect] = [KeepRelay(relay), SendReport(Expected(relay_id=terms.relay_id))]
+        effects: list[Effect] = [KeepRelay(relay), SendReport(endpoint_report(relay)), *_begun(relay)]
         # Shares that came before their terms were kept unchecked: look at them now.
         early = memory.shares.of(terms.relay_id)
         good = []
@@ -81,13 +77,11 @@ class Endpoint:
     def _start(self, terms: Terms, memory: Memory, now: float) -> list[Effect]:
         relay = self._terms.known(terms, "source", memory)
         if relay is not None:
-            if relay.payload is None or relay.state != "pending":
-                return []  # decided already: the coordinator knows
             return [SendReport(endpoint_report(relay))]
         relay = self._terms.accepted(terms, "source", memory, now)
         payload = Payload(
             self._random(terms.key_count * terms.key_size_bits // 8),
-            self._random(CONFIRMATION_KEY_BYTES),
+            self._random(relay.context.tag_pairs * TAG_PAIR_BYTES),
             self._random(CONFIRMATION_KEY_BYTES),
         )
         relay = replace(relay, state="pending", payload=payload)
@@ -97,39 +91,84 @@ class Endpoint:
             SendReport(endpoint_report(relay)),
             SendReport(split_report(relay.plan, terms.relay_id, (self._me.name,))),
             *sends(relay.plan, terms.relay_id, (self._me.name,), terms.deadline, children),
+            *_begun(relay),
         ]
 
-    # --- proof and decision ------------------------------------------------------------------------
+    # --- the confirmation --------------------------------------------------------------------------
 
-    def _prove(self, command: Prove, memory: Memory) -> list[Effect]:
+    def _confirm(self, command: Confirm, memory: Memory) -> list[Effect]:
+        """Release the keys if the target has shown that it holds them; destroy them if it holds others."""
         relay = memory.relays.get(command.relay_id)
-        if relay is not None and relay.is_released:
-            return [SendReport(Verified(relay_id=command.relay_id, valid=True))]
-        if relay is None or relay.payload is None:
-            reason = f"{self._me.name}: there are no keys of this relay"
-            return [SendReport(Refused(relay_id=command.relay_id, reason=reason))]
-        check = Payload.target_proof_is_valid if relay.role == "source" else Payload.source_proof_is_valid
-        valid = check(relay.payload, relay.context, command.peer_proof)
-        return [
-            KeepRelay(replace(relay, peer_valid=valid)),
-            SendReport(Verified(relay_id=command.relay_id, valid=valid)),
-        ]
+        confirmed = SendReport(Confirmed(relay_id=command.relay_id))
+        if relay is not None and relay.role == "source" and relay.is_released:
+            return [confirmed]
+        if relay is None or relay.role != "source" or relay.payload is None:
+            return [self._refused(command.relay_id, "there are no keys of this relay")]
+        if not relay.payload.proof_is_valid(relay.context, command.proof):
+            reason = f"the confirmation tag of {relay.peer} is not that of these keys and terms"
+            return [*_failed(relay, reason, "error"), self._refused(relay.relay_id, reason)]
+        released = replace(relay, state="delivered")
+        if relay.supply is None:
+            return [KeepRelay(released), confirmed]
+        return [KeepRelay(replace(released, state="forgotten", payload=None)), confirmed, SupplyChanged(released)]
 
-    def _decide(self, command: Decide, memory: Memory) -> list[Effect]:
-        """Release the keys, or destroy them; once that is done it stays."""
-        relay = memory.relays.get(command.relay_id)
-        decided = SendReport(Decided(relay_id=command.relay_id, confirmed=command.confirmed))
-        if relay is None:
-            return [] if command.confirmed else [decided]
-        if not relay.is_undecided:
-            if relay.is_released != command.confirmed:
-                text = f"relay {command.relay_id} was decided before, as {relay.state}; that stays"
-                return [SendReport(Alarm(event="decision.contradicted", text=text))]
-            return [decided]
-        if not command.confirmed:
-            gone = replace(relay, state="failed", payload=None, findings=None)
-            return [KeepRelay(gone), DropShares(command.relay_id), decided]
-        if relay.peer_valid is not True:
-            text = f"relay {command.relay_id} was to be released without a valid tag of {relay.peer}; it was not"
-            return [SendReport(Alarm(event="decision.unproven", text=text))]
-        return [KeepRelay(replace(relay, state="delivered")), decided]
+    def _cancel(self, relay_id: UUID, memory: Memory) -> list[Effect]:
+        """Give up what is not released here: the keys of a target that has released them may be in use."""
+        relay = memory.relays.get(relay_id)
+        return _failed(relay, "it was given up") if relay is not None and relay.is_undecided else []
+
+    def _deliver(self, relay_id: UUID, memory: Memory) -> list[Effect]:
+        """Note, for people, that the source has released the keys that are held here."""
+        relay = memory.relays.get(relay_id)
+        if relay is None or relay.state != "held":
+            return []
+        told = LogEvent("relay.confirmed", "info", {"relay_id": relay_id})
+        return [KeepRelay(replace(relay, state="delivered")), told]
+
+    # --- the end of what nobody ends ---------------------------------------------------------------
+
+    def recall(self, relays: Iterable[EndpointRelay]) -> list[Effect]:
+        """Report once more, at a start, how far the open relays are: what was reported may have been lost.
+
+        Supply was in memory only at its source.
+        """
+        effects: list[Effect] = []
+        for relay in relays:
+            if relay.role == "source" and relay.payload is None:
+                reason = "its supply was in memory only, and the KME has been started since"
+                effects += [*_failed(relay, reason), self._refused(relay.relay_id, reason)]
+            else:
+                effects.append(SendReport(endpoint_report(relay)))
+        return effects
+
+    def end(self, relays: Iterable[EndpointRelay]) -> list[Effect]:
+        """End what has come to its own end (`EndpointRelay.ends_at`), whatever the coordinator says or does not."""
+        effects: list[Effect] = []
+        for relay in relays:
+            if relay.is_undecided:
+                reason = "nothing was heard of it for long after its deadline"
+                effects += _failed(relay, reason)
+                if relay.role == "source":
+                    effects.append(self._refused(relay.relay_id, reason))
+            else:
+                effects += _gone(relay, "forgotten")
+                effects.append(LogEvent("supply.expired", "info", {"relay_id": relay.relay_id, "source": relay.peer}))
+        return effects
+
+    def _refused(self, relay_id: UUID, reason: str) -> SendReport:
+        return SendReport(Refused(relay_id=relay_id, reason=f"{self._me.name}: {reason}"[:500]))
+
+
+def _begun(relay: EndpointRelay) -> list[Effect]:
+    return [] if relay.supply is None else [SupplyChanged(relay)]
+
+
+def _failed(relay: EndpointRelay, reason: str, level: LogLevel = "warning") -> list[Effect]:
+    """Return the destruction of all that there is of a relay here."""
+    return [*_gone(relay, "failed"), LogEvent("relay.failed", level, {"relay_id": relay.relay_id, "reason": reason})]
+
+
+def _gone(relay: EndpointRelay, state: EndpointState) -> list[Effect]:
+    gone = replace(relay, state=state, payload=None, findings=None, equivocating=())
+    effects: list[Effect] = [KeepRelay(gone), DropShares(relay.relay_id)]
+    return effects if relay.supply is None else [*effects, SupplyChanged(gone)]

@@ -12,20 +12,21 @@ from kme.memory import Memory
 from kme.model import LATE_S, EndpointRelay, NodeSettings
 from kme.progress import split_report
 from qkdrelay.errors import QkdRelayError
+from qkdrelay.messages.assignments import TAG_PAIRS_MAX
 from qkdrelay.messages.fields import TIMEOUT_S_MAX
 from qkdrelay.messages.keys import KEY_BYTES_MAX
 from qkdrelay.messages.link import ShareHeader
 from qkdrelay.messages.plans import decode_plan
 from qkdrelay.messages.reports import Collected, Forwarded
-from qkdrelay.network.key_cost import CONFIRMATION_BYTES
+from qkdrelay.network.key_cost import payload_bytes
 from qkdrelay.network.names import Route
 from qkdrelay.network.plan import KMES_MAX, Plan
 from qkdrelay.schemes.recursive import reshare
 from qkdrelay.sharing import amd
 
+PAYLOAD_BYTES_MAX = payload_bytes(1, 8 * KEY_BYTES_MAX, TAG_PAIRS_MAX)
 EARLY_SHARES_MAX, EARLY_BYTES_MAX = 2_000, 64 << 20
 """Shares kept at a target for relays it does not expect (yet)."""
-_TAMPERED_BYTES = 16
 
 
 class RejectedShareError(QkdRelayError):
@@ -50,7 +51,7 @@ class Forwarding:
     def on_share(self, sender: str, header: ShareHeader, payload: bytes, memory: Memory, now: float) -> list[Effect]:
         """Decide on a share that came over the link from ``sender``; raise RejectedShareError if it does not fit."""
         part = self._check(sender, header, now)
-        if len(payload) > amd.encoded_length(KEY_BYTES_MAX + CONFIRMATION_BYTES, times=len(header.route) - 1):
+        if len(payload) > amd.encoded_length(PAYLOAD_BYTES_MAX, times=len(header.route) - 1):
             raise RejectedShareError(f"the share has {len(payload)} bytes, more than any relay's can have")
         if part.target == self._me.name:
             return self._collect(header, payload, memory, now)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kme.forgetting import ForgetRequests
-from kme.model import LATE_S
+from kme.model import LATE_S, EndpointRelay
 from kme.reporting import Reporting
 from kme.store import KmeStore
 from qkdrelay.service.batch import Cell
@@ -30,11 +30,13 @@ class Housekeeping:
         """Return in how many seconds something is due; not above zero if it is."""
         return min(_EVERY_S - abs(now - self._done_at.value), self._requests.wait_s(now))
 
-    def tick(self, now: float) -> None:
-        """Delete what is due."""
+    def tick(self, now: float) -> list[EndpointRelay]:
+        """Delete what is due; return the relays that have come to their own end."""
+        ending: list[EndpointRelay] = []
         # A distance, not a difference: the clock may be stepped back.
         if abs(now - self._done_at.value) >= _EVERY_S:
             self._done_at.value = now
+            ending = self._store.relays.ending(now)
             if self._store.purge(now):
                 self.note_destroyed()
             for relay_id, route in self._store.waiting.expire(now - LATE_S):
@@ -44,6 +46,7 @@ class Housekeeping:
             self.note_destroyed()
             if self._store.forget_relay(relay_id, now):
                 self._reporting.note("relay.forgotten", "warning", relay_id=relay_id)
+        return ending
 
     def committed(self) -> None:
         """Wipe what destroyed keys left behind on disk; then the requests to forget them are granted."""

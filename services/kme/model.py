@@ -7,6 +7,7 @@ from typing import Literal
 from uuid import UUID
 
 from qkdrelay.link.confirmation import Context, Payload
+from qkdrelay.messages.assignments import Supply
 from qkdrelay.messages.control import FixedDemand
 from qkdrelay.messages.plans import encode_plan
 from qkdrelay.messages.reports import Findings
@@ -16,11 +17,16 @@ from qkdrelay.network.plan import Plan
 LATE_S = 60.0
 """How many seconds after its deadline a share is still looked at."""
 Role = Literal["source", "target"]
-EndpointState = Literal["expecting", "pending", "delivered", "failed", "forgotten"]
+UNDECIDED_S = 3_600.0
+"""How many seconds after its deadline an end gives up a relay that it knows nothing of."""
+SUPPLY_LATE_S = 7_200.0
+"""How many seconds after its time supply is still kept at the target: assignments may be late, and clocks off."""
+EndpointState = Literal["expecting", "pending", "held", "delivered", "failed", "forgotten"]
 """State of a relay at one of its ends, as stores and `kme keys` call it.
 
-Delivered: its keys are *released*, this end may use them. Forgotten: released, and the keys deleted since; the id is
-kept for as long as it could be taken for a new one.
+Expecting: the target has the terms. Pending: the source has drawn the keys. Held: the target has the keys and has
+*released* them. Delivered: the source knows that, and has released them, too. Forgotten: released, and no more in this
+store; the id is kept for as long as it could be taken for a new one.
 """
 
 
@@ -57,9 +63,9 @@ class EndpointRelay:
     deadline: float
     """Seconds since the epoch."""
     payload: Payload | None = field(default=None, repr=False)
-    """Keys and confirmation keys; None before the rebuild and once destroyed."""
-    peer_valid: bool | None = None
-    """Whether the other end's confirmation tag was valid; None before it came."""
+    """Keys, tag keys and confirmation key; None before the rebuild and once destroyed."""
+    supply: Supply | None = None
+    """What makes it supply."""
     findings: Findings | None = None
     """What was reported last."""
     equivocating: tuple[Route, ...] = ()
@@ -77,17 +83,30 @@ class EndpointRelay:
     @property
     def is_released(self) -> bool:
         """Whether the keys were released, also if they are deleted since."""
-        return self.state in ("delivered", "forgotten")
+        return self.state in ("held", "delivered", "forgotten")
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether its keys are kept here."""
+        return self.state in ("pending", "held", "delivered")
 
     @property
     def key_bytes(self) -> int:
         """Bytes of keys that are kept of it."""
-        return self.key_count * self.key_size_bits // 8 if self.state in ("pending", "delivered") else 0
+        return self.key_count * self.key_size_bits // 8 if self.has_keys else 0
+
+    @property
+    def ends_at(self) -> float | None:
+        """When this end ends it whoever says nothing, in seconds since the epoch; None: not by itself."""
+        if self.is_undecided:
+            return self.deadline + UNDECIDED_S
+        return self.supply.until + SUPPLY_LATE_S if self.supply is not None and self.has_keys else None
 
     @property
     def context(self) -> Context:
         """What both ends must agree on."""
-        return Context(self.relay_id, encode_plan(self.plan), self.key_count, self.key_size_bits, self.withstand)
+        plan = encode_plan(self.plan)
+        return Context(self.relay_id, plan, self.key_count, self.key_size_bits, self.withstand, self.supply)
 
     @property
     def checked(self) -> FixedDemand:
@@ -98,5 +117,5 @@ class EndpointRelay:
 
     @property
     def payload_length(self) -> int:
-        """Bytes of keys || c_S || c_T."""
+        """Bytes of its payload."""
         return self.context.payload_length

@@ -11,12 +11,12 @@ from qkdrelay.network.plan import Plan
 
 
 def endpoint_report(relay: EndpointRelay) -> Report:
-    """Return what this end has last reported of an undecided relay."""
-    if relay.payload is None:
-        return Expected(relay_id=relay.relay_id)
+    """Return how far a relay is at this end that the other one may not know of yet."""
     if relay.role == "source":
-        return Started(relay_id=relay.relay_id, proof=relay.payload.source_proof(relay.context))
-    return Rebuilt(relay_id=relay.relay_id, proof=relay.payload.target_proof(relay.context))
+        return Started(relay_id=relay.relay_id)
+    if relay.state == "held" and relay.payload is not None:
+        return Rebuilt(relay_id=relay.relay_id, proof=relay.payload.proof(relay.context))
+    return Expected(relay_id=relay.relay_id)
 
 
 def split_report(plan: Plan, relay_id: UUID, route: Route) -> Split:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cache
 from uuid import UUID
 
-from kme.effects import Effect, KeepRelay, SendReport
+from kme.effects import Effect, KeepRelay, SendReport, SupplyChanged
 from kme.findings import findings_of, no_findings, rebuilt_splits
 from kme.memory import Memory
 from kme.progress import endpoint_report
@@ -53,8 +53,10 @@ class Rebuilder:
             return None
         effects: list[Effect] = []
         if relay.state == "expecting" and result.secret is not None:
-            relay = replace(relay, state="pending", payload=Payload.parse(result.secret))
+            # Released, and from this commit on there is a confirmation tag: the source may use what is held here.
+            relay = replace(relay, state="held", payload=Payload.parse(result.secret, relay.context))
             effects += [*rebuilt_splits(relay, fitting(), result), SendReport(endpoint_report(relay))]
+            effects += [SupplyChanged(relay)] if relay.supply is not None else []
         findings = findings_of(relay, result)
         if findings != (relay.findings or no_findings(relay_id)):
             relay = replace(relay, findings=findings)

@@ -34,8 +34,6 @@ _OF_OTHERS = {
     "share.rejected": "link",
     "command.rejected": "queue",
     "link.number_reused": "link",
-    "decision.contradicted": "",
-    "decision.unproven": "",
 }
 """Events that who is at the broker, or the coordinator, causes, and what each is about."""
 _TEXT_MAX = 500

@@ -13,6 +13,7 @@ from kme.effects import (
     SayHello,
     SendReport,
     SendShare,
+    SupplyChanged,
     TryRebuild,
 )
 from kme.endpoint import Endpoint
@@ -26,10 +27,21 @@ from kme.model import NodeSettings
 from kme.rebuild_queue import RebuildQueue
 from kme.reporting import Reporting
 from kme.store import KmeStore
+from kme.supply.port import SupplyParts
 from qkdrelay.broker.names import LEAKS_KEY, control_queue
 from qkdrelay.broker.port import Delivery
 from qkdrelay.errors import ForgedMessageError, MalformedMessageError
-from qkdrelay.messages.control import Command, Commands, SetLab, SetLink
+from qkdrelay.messages.control import (
+    Cancel,
+    Command,
+    Commands,
+    Confirm,
+    Deliver,
+    Expect,
+    SetLab,
+    SetLink,
+    Start,
+)
 from qkdrelay.messages.reports import Done, Hello
 from qkdrelay.network.names import COORDINATOR
 from qkdrelay.randomness import random_bytes
@@ -47,8 +59,13 @@ class KmeService:
         links: Mapping[str, Link],
         control_key: bytes,
         random: Callable[[int], bytes] = random_bytes,
+        *,
+        supply: SupplyParts | None = None,
     ) -> None:
-        """``links`` maps each peer to the QKD link with it; ``control_key`` is shared with the coordinator."""
+        """``links`` maps each peer to the QKD link with it; ``control_key`` is shared with the coordinator.
+
+        ``supply`` is there if the KME has keys for applications.
+        """
         name, self.journal, batch = settings.name, store.journal, store.journal.batch
         self._me, self._store, self._control_queue = settings, store, control_queue(name)
         self._channel = SignedChannel(
@@ -59,6 +76,7 @@ class KmeService:
         self._hello = HelloTimer(batch)
         self.links = Links(name, links, store, self._reporting, self._hello)
         self._endpoint = Endpoint(settings, random)
+        self._supply, self._now = supply, 0.0
         self.rebuild_queue = RebuildQueue(self._endpoint.rebuilder, store)
         honest = Forwarding(settings, random)
         self._lab = Lab(honest, name, self.journal, control_key, random) if settings.lab else None
@@ -67,7 +85,7 @@ class KmeService:
         self._handled: list[int] = batch.scratch([])
         """Bytes of each message since the last tick."""
         self._has_recalled = Cell(batch, value=False)
-        """Whether a batch has reported how far the relays are that were undecided at the start."""
+        """Whether a batch has reported how far the relays are that were open at the start."""
 
     def start(self, now: float) -> None:  # noqa: ARG002 - as of `Service`
         """Forget what was taken under other keys."""
@@ -87,6 +105,7 @@ class KmeService:
 
     def handle(self, delivery: Delivery, now: float) -> bool:
         """Carry out one message from a link or from the coordinator; False if it is from neither."""
+        self._now = now
         self._handled.append(len(delivery.body))
         try:
             if delivery.queue == self._control_queue:
@@ -126,8 +145,10 @@ class KmeService:
                 if self._lab is None:
                     return [SendReport(Done(command=command, error=f"the lab is off at {self._me.name}"))]
                 return self._lab.on_order(command)
-            case _:
+            case Expect() | Start() | Confirm() | Cancel() | Deliver():
                 return self._endpoint.on_command(command, self._store, now)
+            case _:
+                return [] if self._supply is None else self._supply.on_command(command, now)
 
     def give_up(self, delivery: Delivery, error: Exception, now: float) -> None:
         """Dead-letter a message that this program failed on."""
@@ -148,7 +169,7 @@ class KmeService:
                     self._store.shares.keep(effect)
                 case KeepRelay(relay=relay):
                     self._store.keep_relay(relay)
-                    if relay.state == "failed":
+                    if relay.state in ("failed", "forgotten"):
                         self._housekeeping.note_destroyed()
                 case DropShares(relay_id=relay_id):
                     self._store.drop_shares(relay_id)
@@ -157,17 +178,21 @@ class KmeService:
                     self.rebuild_queue.ask(relay_id)
                 case SayHello():
                     self._hello.expire()
+                case SupplyChanged(relay=relay):
+                    if self._supply is not None:
+                        self.carry_out(self._supply.on_change(relay, self._now))
 
     # --- the batch as a whole ----------------------------------------------------------------------
 
     def tick(self, now: float, *, connected: bool, reconnected: bool) -> bool:
         """Rebuild what can be, send what waited, say hello, forget what is over; return whether to go on at once."""
+        self._now = now
         if not self._has_recalled.value:
             self._has_recalled.value = True
-            self.carry_out(self._endpoint.recall(self._store.relays.undecided()))
+            self.carry_out(self._endpoint.recall(self._store.relays.open(now)))
         for effects in self.rebuild_queue.turn(now, messages=len(self._handled), size=sum(self._handled)):
             self.carry_out(effects)
-        self._housekeeping.tick(now)
+        self.carry_out(self._endpoint.end(self._housekeeping.tick(now)))
         self.links.resume()
         self._reporting.send(now)
         if self._hello.is_due(now, connected=connected, reconnected=reconnected):

@@ -7,6 +7,7 @@ from functools import lru_cache
 from kme.memory import Memory
 from kme.model import LATE_S, EndpointRelay, NodeSettings, Role
 from qkdrelay.errors import InvalidPlanError, RequestRefusedError
+from qkdrelay.messages.assignments import SUPPLY_BYTES_PER_TAG_PAIR, Supply
 from qkdrelay.messages.control import Terms
 from qkdrelay.messages.fields import TIMEOUT_S_MAX
 from qkdrelay.messages.keys import check_key_amount
@@ -15,6 +16,9 @@ from qkdrelay.messages.relay_ids import check_relay_id, made_at
 from qkdrelay.network.analysis import withstands_compromised, withstands_failed
 from qkdrelay.network.demand import Demand
 from qkdrelay.network.plan import PLANS_KEPT, Plan
+
+SUPPLY_S_MAX = 31 * 86_400.0
+"""How many seconds ahead supply may be assigned until."""
 
 
 class TermsCheck:
@@ -34,14 +38,9 @@ class TermsCheck:
         relay = memory.relays.get(terms.relay_id)
         if relay is None:
             return None
-        same = (relay.role, encode_plan(relay.plan), relay.key_count, relay.key_size_bits, relay.withstand) == (
-            role,
-            terms.plan,
-            terms.key_count,
-            terms.key_size_bits,
-            terms.withstand,
-        )
-        if not same or relay.state == "failed":
+        asked = (terms.plan, terms.key_count, terms.key_size_bits, terms.withstand, terms.supply)
+        had = (encode_plan(relay.plan), relay.key_count, relay.key_size_bits, relay.withstand, relay.supply)
+        if (relay.role, *had) != (role, *asked) or relay.state == "failed":
             raise RequestRefusedError("this relay id was used before")
         return relay
 
@@ -51,6 +50,8 @@ class TermsCheck:
         if (plan.source if role == "source" else plan.target) != self._me.name or not plan.hops:
             raise RequestRefusedError(f"the plan does not have this KME as its {role}")
         check_key_amount(terms.key_count, terms.key_size_bits)
+        if terms.supply is not None:
+            _check_supply(terms.supply, terms.key_count * terms.key_size_bits // 8, now)
         if not now < terms.deadline <= now + TIMEOUT_S_MAX + LATE_S:
             raise RequestRefusedError("the deadline has passed or is too far away; are the clocks right?")
         check_relay_id(terms.relay_id, now)
@@ -73,6 +74,7 @@ class TermsCheck:
             terms.withstand,
             self._me.withstand_compromised,
             terms.deadline,
+            supply=terms.supply,
         )
 
     def _neighbours(self, plan: Plan, role: Role) -> set[str]:
@@ -102,6 +104,17 @@ class TermsCheck:
             return self._withstands_compromised(part, self._me.withstand_compromised, steps_max)
         except InvalidPlanError:  # too large to tell
             return False
+
+
+def _check_supply(supply: Supply, key_bytes: int, now: float) -> None:
+    """Raise RequestRefusedError unless such supply can be assigned."""
+    if not now < supply.until <= now + SUPPLY_S_MAX:
+        raise RequestRefusedError(
+            f"the supply's time is over or more than {SUPPLY_S_MAX / 86_400:.0f} days away; are the clocks right?"
+        )
+    needed = -(-key_bytes // SUPPLY_BYTES_PER_TAG_PAIR)
+    if supply.tag_pairs < needed:
+        raise RequestRefusedError(f"{supply.tag_pairs} pairs of tag keys for {key_bytes} bytes; {needed} are needed")
 
 
 def _kmes(number: int, kind: str = "") -> str:

@@ -117,7 +117,7 @@ class EmbeddedNetwork:
     def keys(self, kme: str, relay_id: UUID) -> bytes | None:
         """Return the keys ``kme`` has released of a relay it is an end of."""
         relay = self.stores[kme].relays.get(relay_id)
-        return relay.payload.keys if relay and relay.payload and relay.state == "delivered" else None
+        return relay.payload.keys if relay and relay.payload and relay.is_released else None
 
 
 class SettlingConnection(Client):

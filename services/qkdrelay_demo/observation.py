@@ -80,9 +80,8 @@ class Observation:
     received: tuple[Route, ...]
     """Share messages whose receivers reported what they did with them."""
     rebuilt_by: tuple[str, ...]
-    verified_by: tuple[str, ...]
-    """Ends that found the other end's proof valid."""
-    released_by: tuple[str, ...]
+    confirmed_by: tuple[str, ...]
+    """Who found the proof of the target valid, and so released the keys, too."""
     keys_equal: bool
     attacks: tuple[Attack, ...]
     counter_example: Attack
@@ -181,10 +180,9 @@ def _claims(seen: Observation) -> tuple[Claim, ...]:
         Claim("the same, as their receivers report", "15", str(len(set(seen.received)))),
         *(Claim(f"{who(attack.kmes)} learned", "nothing", attack.outcome) for attack in seen.attacks),
         Claim("shares at kme-8", "5 of 7", f"{len(relay.collected)} of {seen.plan.final_shares}"),
-        Claim("who rebuilt the keys", "kme-8", _listed(seen.rebuilt_by)),
-        Claim("who found the other end's proof valid", "kme-1, kme-8", _listed(seen.verified_by)),
+        Claim("who rebuilt and released the keys", "kme-8", _listed(seen.rebuilt_by)),
+        Claim("who found its proof valid, and did, too", "kme-1", _listed(seen.confirmed_by)),
         Claim("state of the relay", "confirmed", relay.state),
-        Claim("who released the keys", "kme-1, kme-8", _listed(seen.released_by)),
         Claim("keys are equal at both ends", "yes", "yes" if seen.keys_equal else "no"),
         Claim(
             f"counter-example: {' and '.join(seen.counter_example.kmes)} learned",

@@ -12,10 +12,10 @@ from qkdrelay.broker.names import kme_exchange
 from qkdrelay.client import REPORTS, reported
 from qkdrelay.messages import codec
 from qkdrelay.messages.link import SealedMessage, ShareHeader
-from qkdrelay.messages.reports import Collected, Decided, Forwarded, Rebuilt, Report, Split, Verified, Waiting
+from qkdrelay.messages.reports import Collected, Confirmed, Forwarded, Rebuilt, Report, Split, Waiting
 from qkdrelay.network.names import Route
 
-AboutRelay = Split | Forwarded | Waiting | Collected | Rebuilt | Verified | Decided
+AboutRelay = Split | Forwarded | Waiting | Collected | Rebuilt | Confirmed
 _Kind = TypeVar("_Kind", bound=AboutRelay)
 
 

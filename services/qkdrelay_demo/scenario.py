@@ -6,7 +6,7 @@ import hmac
 from dataclasses import dataclass
 
 from qkdrelay.messages.answers import Acknowledged, AttackView, NetworkView, RelayView
-from qkdrelay.messages.reports import Collected, Decided, Forwarded, Rebuilt, Split, Verified
+from qkdrelay.messages.reports import Collected, Confirmed, Forwarded, Rebuilt, Split
 from qkdrelay.messages.requests import AttackRequest, LabRequest, LinkRequest, NetworkRequest
 from qkdrelay.network.topology import Topology
 from qkdrelay.network.topology_file import reference_topology
@@ -64,8 +64,7 @@ def play(scenario: Scenario = REFERENCE_SCENARIO) -> Observation:
             *(report.route for _, report in observer.reports(relay_id, Collected)),
         ),
         rebuilt_by=tuple(kme for kme, _ in observer.reports(relay_id, Rebuilt)),
-        verified_by=tuple(sorted(kme for kme, report in observer.reports(relay_id, Verified) if report.valid)),
-        released_by=tuple(sorted(kme for kme, report in observer.reports(relay_id, Decided) if report.confirmed)),
+        confirmed_by=tuple(kme for kme, _ in observer.reports(relay_id, Confirmed)),
         keys_equal=_keys_are_equal(network, relay),
         attacks=tuple(attacks),
         counter_example=_counter_example(network, scenario),

@@ -65,7 +65,7 @@ def _steps(seen: Observation) -> Iterator[tuple[str, Iterable[str]]]:
         f"{relay.target} rebuilds, from the inside out" if seen.rebuilt_by else f"{relay.target} could not rebuild",
         _rebuilt(seen),
     )
-    yield "Each end checks the other's proof that it has the same keys", _confirmed(seen)
+    yield f"{relay.source} checks the proof of {relay.target} that it has the same keys", _confirmed(seen)
     yield (
         f"Counter-example: on a second relay {_and(seen.counter_example.kmes)} leak instead",
         ("the same attack on other keys, to see that it is a real one", _attack(seen.counter_example)),
@@ -111,9 +111,10 @@ def _rebuilt(seen: Observation) -> Iterator[str]:
 
 
 def _confirmed(seen: Observation) -> Iterator[str]:
-    yield f"proof of the other end found valid by: {_and(seen.verified_by)}"
+    yield f"the proof was found valid by: {_and(seen.confirmed_by)}"
     yield f"relay {seen.relay.relay_id}: {seen.relay.state}"
-    yield f"keys released at: {_and(seen.released_by)}; equal: {'yes' if seen.keys_equal else 'no'}"
+    released = {*seen.rebuilt_by, *seen.confirmed_by}
+    yield f"keys released at: {_and(sorted(released))}; equal: {'yes' if seen.keys_equal else 'no'}"
 
 
 def _table(claims: Iterable[Claim]) -> Table:

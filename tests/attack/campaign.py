@@ -47,7 +47,7 @@ class Campaign:
         count["relays"] += 1
         count["confirmed" if outcome.confirmed else "not confirmed"] += not case.dishonest
         count["with a dishonest coordinator"] += case.dishonest
-        count["of these with keys released"] += case.dishonest and bool(outcome.released)
+        count["of these confirmed"] += case.dishonest and case.plan.source in outcome.released
         count["messages refused"] += outcome.rejected
         count["beyond what is withstood"] += case.expected.learned
         count["wrong secrets"] += outcome.wrong_secret()
@@ -68,7 +68,7 @@ NAMES = (
     "confirmed",
     "not confirmed",
     "with a dishonest coordinator",
-    "of these with keys released",
+    "of these confirmed",
     "beyond what is withstood",
     "with false shares named",
     "with shares disputed",

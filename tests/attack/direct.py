@@ -19,6 +19,7 @@ from kme.effects import Effect, SendReport, SendShare, TryRebuild
 from kme.endpoint import Endpoint
 from kme.forwarding import Forwarding, RejectedShareError
 from kme.model import LATE_S, NodeSettings
+from qkdrelay.messages.assignments import Supply
 from qkdrelay.messages.control import Command, Terms
 from qkdrelay.messages.link import ShareHeader
 from qkdrelay.messages.plans import encode_plan
@@ -56,6 +57,7 @@ class Direct:
             key_count=rng.choice((1, 1, 2, 5)),
             key_size_bits=rng.choice((64, 128, 256)),
             withstand=case.demand,
+            supply=rng.choice((None, Supply(until=NOW + 1e5, tag_pairs=rng.choice((1, 3))))),
             deadline=NOW + TIMEOUT_S,
         )
         self.relay = lifecycle.Relay(terms=terms, policy="", protected=True, created_at=NOW)
@@ -165,7 +167,9 @@ class Direct:
 
     def advance(self, after: lifecycle.Relay) -> None:
         if after != self.relay:
-            self.relay = after
+            before, self.relay = self.relay, after
+            for order in lifecycle.told_once(before, after):
+                self.obey(*order)
             self.tell()
 
     def tell(self) -> None:

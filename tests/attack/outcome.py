@@ -24,8 +24,6 @@ class Outcome:
     """Messages that an honest KME refused."""
     drawn: list[bytes] = field(default_factory=list)
     """Keys the source drew."""
-    held: set[bytes] = field(default_factory=set)
-    """Keys the target ever rebuilt."""
     released: dict[str, bytes] = field(default_factory=dict)
     arrived: set[Route] = field(default_factory=set)
     altered: set[Route] = field(default_factory=set)
@@ -35,22 +33,24 @@ class Outcome:
 
     def note(self, kme: str, relay: EndpointRelay | None) -> None:
         """Look at an end's keys."""
-        if relay is None or relay.payload is None:
+        if relay is None:
+            return
+        if relay.role == "source" and relay.is_released and self.drawn:
+            # Of supply nothing is left in the store of its source.
+            self.released[kme] = self.drawn[-1]
+        if relay.payload is None:
             return
         keys = relay.payload.keys
         if relay.role == "source" and keys not in self.drawn:
             self.drawn.append(keys)
-        elif relay.role == "target":
-            self.held.add(keys)
-        if relay.state == "delivered":
+        if relay.is_released:
             self.released[kme] = keys
 
     def wrong_secret(self) -> bool:
-        """Whether an end released other keys than the source drew, or keys the other end never had."""
-        plan = self.case.plan
-        right = self.drawn[:1]
-        wrong = any(keys not in right for keys in self.released.values())
-        return wrong or (plan.source in self.released and self.released[plan.source] not in self.held)
+        """Whether the source released other keys than it drew, or keys that the target does not have."""
+        source, target = self.case.plan.source, self.case.plan.target
+        keys = self.released.get(source)
+        return keys is not None and (keys not in self.drawn[:1] or keys != self.released.get(target))
 
     def innocents(self) -> list[Route]:
         """The routes named false, or as equivocating, that have no compromised KME."""
@@ -67,7 +67,8 @@ class Outcome:
             yield f"{self.reused} numbers or pad bytes were used twice"
         if case.dishonest:
             return
-        if len(self.released) not in ((2,) if self.confirmed else (0,)):
+        at_the_source = case.plan.source in self.released
+        if at_the_source != self.confirmed:
             yield f"{'confirmed' if self.confirmed else 'failed'}, and keys were released at {sorted(self.released)}"
         if must.must_confirm and not self.confirmed and oracle.withstood(case.plan) >= case.demanded:
             yield f"enough good shares were left, and it failed: {self.reason}"

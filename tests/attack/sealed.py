@@ -16,11 +16,12 @@ from kme.effects import Effect, SendShare
 from kme.service import KmeService
 from qkdrelay.errors import InvalidPlanError
 from qkdrelay.messages import signing
+from qkdrelay.messages.assignments import Supply
 from qkdrelay.messages.control import Commands, Terms
 from qkdrelay.messages.link import ShareHeader
 from qkdrelay.messages.plans import decode_plan, encode_plan
 from qkdrelay.messages.relay_ids import new_relay_id
-from qkdrelay.messages.reports import Rebuilt, Started
+from qkdrelay.messages.reports import Rebuilt
 from qkdrelay.network.names import COORDINATOR, Route
 from qkdrelay.service.loop import Loop
 from support.network import Network
@@ -148,6 +149,7 @@ class Sealed:
             key_count=2,
             key_size_bits=128,
             withstand=self.case.demand,
+            supply=rng.choice((None, Supply(until=network.clock() + 1e5, tag_pairs=1))),
             deadline=network.clock() + TIMEOUT_S,
         )
         dishonest = Dishonest(rng, self.case, terms)
@@ -164,10 +166,8 @@ class Sealed:
             for end in (plan.source, plan.target):
                 kept = network.stores[end].relays.get(terms.relay_id)
                 outcome.note(end, kept)
-                if kept is not None and kept.payload is not None and kept.state == "pending":
-                    proof = kept.payload.source_proof if kept.role == "source" else kept.payload.target_proof
-                    report = Started if kept.role == "source" else Rebuilt
-                    dishonest.hear(end, report(relay_id=terms.relay_id, proof=proof(kept.context)))
+                if kept is not None and kept.payload is not None and kept.state == "held":
+                    dishonest.hear(end, Rebuilt(relay_id=terms.relay_id, proof=kept.payload.proof(kept.context)))
         network.resume(COORDINATOR)
         return terms.relay_id
 

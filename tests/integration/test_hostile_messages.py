@@ -57,7 +57,7 @@ LINK_MESSAGES = {
     "truncated": (lambda body: body[:-1], "not a MessagePack message"),
     "extended": (lambda body: body + b"\x00", "not a MessagePack message"),
     "oversized": (lambda body: bytes(codec.MESSAGE_BYTES_MAX + 1), "at most 1048576"),
-    "another version": (lambda body: body.replace(b"\xa1v\x01", b"\xa1v\x02", 1), "protocol version"),
+    "another version": (lambda body: body.replace(b"\xa1v\x02", b"\xa1v\x01", 1), "protocol version"),
     "a signed message": (lambda body: slow.message(slow.MESSAGES["SignedMessage"][0]), "not a valid message"),
     "no header": (lambda body: altered(body, header=b""), "not a MessagePack message"),
     "no ciphertext": (lambda body: altered(body, ciphertext=b""), "no body"),

@@ -220,7 +220,7 @@ COLUMNS = (
     "keys",
     "findings",
     "equivocating",
-    "peer_valid",
+    "supply",
 )
 
 

@@ -27,7 +27,7 @@ PLAN, NOW = plans.eight(), 1_700_000_000.0
 MEMORY = Path("/dev/shm")
 ROUTE = ("kme-1", "kme-3", "kme-5", "kme-8")
 IDS = [UUID(int=number) for number in range(12)]
-STATES = ("expecting", "pending", "delivered", "failed")
+STATES = ("expecting", "held", "delivered", "failed")
 
 
 def kme(path, access="own"):
@@ -40,7 +40,7 @@ def fill_kme(store):
         relay = EndpointRelay(
             relay_id, "target", STATES[number % 4], PLAN, 2, 256, DEMAND, 1, NOW + number, findings=findings
         )
-        store.keep_relay(replace(relay, payload=Payload(*map(os.urandom, (64, 32, 32))), equivocating=(ROUTE,)))
+        store.keep_relay(replace(relay, payload=Payload(*map(os.urandom, (64, 0, 32))), equivocating=(ROUTE,)))
         store.shares.keep(KeepShare(relay_id, ROUTE, os.urandom(200), NOW))
         store.waiting.add(
             SendShare(relay_id, ("kme-8", "kme-5"), PLAN.below("kme-5"), NOW, os.urandom(160), 2, 3), "kme-8"
@@ -55,7 +55,7 @@ def fill_kme(store):
 def use_kme(store):
     yield from (
         lambda: list(store.relays.latest()),
-        store.relays.undecided,
+        lambda: store.relays.open(NOW),
         store.waiting.counts,
         store.waiting.sizes,
         store.waiting.links_down,

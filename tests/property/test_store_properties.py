@@ -48,8 +48,8 @@ class Model:
 
 
 def a_relay(random, relay_id):
-    state = random.choice(["expecting", "pending", "delivered", "failed"])
-    keys = {"pending": Payload(*map(os.urandom, (64, 32, 32))), "delivered": Payload(os.urandom(64), b"", b"")}
+    state = random.choice(["expecting", "held", "delivered", "failed"])
+    keys = {state: Payload(os.urandom(64), b"", os.urandom(32)) for state in ("held", "delivered")}
     equivocating = tuple(random.sample(ROUTES, random.choice([0, 0, 2])))
     return EndpointRelay(
         relay_id,
@@ -62,8 +62,6 @@ def a_relay(random, relay_id):
         1,
         NOW + 9,
         keys.get(state),
-        None,
-        None,
         equivocating=equivocating,
     )
 

@@ -81,6 +81,10 @@ class Kme:
     def command(self, command, *, now=NOW):
         return self.memory.carry_out(self.endpoint.on_command(command, self.memory, now))
 
+    def end(self):
+        """Let this end end the relay by itself."""
+        return self.memory.carry_out(self.endpoint.end([self.relay]))
+
     def try_rebuild(self):
         return self.memory.carry_out(self.endpoint.rebuilder.try_rebuild(RELAY, self.memory))
 
@@ -96,6 +100,7 @@ def terms(for_plan=None, /, **changed):
         "key_count": 2,
         "key_size_bits": 256,
         "withstand": DEMAND,
+        "supply": None,
         "deadline": NOW + 30.0,
     }
     return Terms(**{**fields, **changed})

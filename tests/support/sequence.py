@@ -5,7 +5,7 @@ from __future__ import annotations
 from qkdrelay.broker.port import Publication
 from qkdrelay.messages import codec
 from qkdrelay.messages.control import Commands, SignedMessage
-from qkdrelay.messages.reports import URGENT, Decided, Reports
+from qkdrelay.messages.reports import URGENT, Confirmed, Reports
 from qkdrelay.network.names import COORDINATOR
 from support.network import DIAMOND, Network
 
@@ -41,7 +41,7 @@ class Recorded(Network):
                     self._arrow(COORDINATOR, kme, type(command).__struct_config__.tag)
             case ["results", kme]:
                 for report in codec.decode(codec.decode(body, SignedMessage).body, Reports).items:
-                    if isinstance(report, URGENT | Decided):
+                    if isinstance(report, URGENT | Confirmed):
                         self._arrow(kme, COORDINATOR, type(report).__struct_config__.tag)
 
     def _arrow(self, sender: str, receiver: str, what: str) -> None:

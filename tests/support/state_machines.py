@@ -17,13 +17,14 @@ from typing import NamedTuple, TypeVar
 from coordinator.lifecycle import Relay, advance, fail_if_overdue, outstanding
 from kme.effects import KeepShare, SendShare
 from kme.forwarding import RejectedShareError
-from kme.model import EndpointRelay, EndpointState
+from kme.model import SUPPLY_LATE_S, UNDECIDED_S, EndpointRelay, EndpointState
 from kme.store import open_kme_store
-from kme.store.relays import TOMBSTONE_S, UNDECIDED_S
-from qkdrelay.messages.control import Decide, Expect, Prove, Start
+from kme.store.relays import TOMBSTONE_S
+from qkdrelay.messages.assignments import Supply
+from qkdrelay.messages.control import Cancel, Confirm, Deliver, Expect, Start
 from qkdrelay.messages.reports import (
     Collected,
-    Decided,
+    Confirmed,
     Expected,
     Findings,
     Forwarded,
@@ -33,7 +34,6 @@ from qkdrelay.messages.reports import (
     Report,
     Split,
     Started,
-    Verified,
     Waiting,
 )
 from qkdrelay.messages.states import RelayState
@@ -74,13 +74,10 @@ def explored(start: S, causes: Callable[[S], Iterable[tuple[str, S]]], name: Cal
 
 REPORTS: Mapping[str, tuple[Report, ...]] = {
     "expected": (Expected(relay_id=RELAY),),
-    "started": tuple(Started(relay_id=RELAY, proof=proof) for proof in (b"1" * 16, b"2" * 16)),
+    "started": (Started(relay_id=RELAY),),
     "rebuilt": tuple(Rebuilt(relay_id=RELAY, proof=proof) for proof in (b"3" * 16, b"4" * 16)),
-    "verified (valid)": (Verified(relay_id=RELAY, valid=True),),
-    "verified (not valid)": (Verified(relay_id=RELAY, valid=False),),
     "refused": (Refused(relay_id=RELAY, reason="no"),),
-    "decided (confirmed)": (Decided(relay_id=RELAY, confirmed=True),),
-    "decided (failed)": (Decided(relay_id=RELAY, confirmed=False),),
+    "confirmed": (Confirmed(relay_id=RELAY),),
     "findings": (Findings(relay_id=RELAY, false=(), disputed=(), equivocating=(), unclear=""),),
     "split": (Split(relay_id=RELAY, route=("s",), shares=2, threshold=2),),
     "forwarded": (Forwarded(relay_id=RELAY, route=("s", "m1")),),
@@ -119,6 +116,7 @@ def _told(relay: Relay) -> str:
 
 Step = Callable[[Kme], object]
 KINDS = {"expect": Expect, "start": Start}
+SUPPLY = Supply(until=NOW + 1e5, tag_pairs=1)
 FORGETTING = (
     ("its id is too old to come again", TOMBSTONE_S + 1.0, False),
     ("kme forget", 1.0, True),
@@ -135,51 +133,69 @@ class End(NamedTuple):
 
 
 def at_an_end() -> list[Edge]:
-    """Return how a relay's state changes at its source and at its target: `EndpointState`, and whether it is proven."""
-    asked, other = terms(PLAN, withstand=NOTHING), terms(PLAN, withstand=NOTHING, key_count=3)
+    """Return how a relay's state changes at its source and at its target: `EndpointState`; where supply differs, so."""
+    edges = [edge for me in "ts" for edge in explored(End(), _causes(me, None), _state)]
+    of_supply = [edge for me in "ts" for edge in explored(End(), _causes(me, SUPPLY), _state)]
+    return edges + [
+        edge._replace(cause=f"{edge.cause} of supply" if "supply" not in edge.cause else edge.cause)
+        for edge in of_supply
+        if edge not in edges
+    ]
+
+
+def _causes(me: str, supply: Supply | None) -> Callable[[End], Iterator[tuple[str, End]]]:
+    """Return all that can happen to a relay at its end ``me``."""
+    asked, other = (terms(PLAN, withstand=NOTHING, supply=supply, key_count=count) for count in (2, 3))
     source, target = _kme("s", End()), _kme("t", End())
     effects = source.command(Start(terms=asked))
     target.command(Expect(terms=asked))
     shares = {(*sent.route, "t"): sent.payload for sent in only(effects, SendShare)}
     for route, payload in shares.items():
         target.share(route, payload)
-    proofs = [*told(effects), *told(target.try_rebuild())]
-    from_source, from_target = (next(it.proof for it in proofs if isinstance(it, kind)) for kind in (Started, Rebuilt))
+    proof = next(it.proof for it in told(target.try_rebuild()) if isinstance(it, Rebuilt))
+    always: list[tuple[str, Step]] = [
+        *((name, partial(Kme.command, command=kind(terms=asked))) for name, kind in KINDS.items()),
+        *((name, partial(Kme.command, command=kind(terms=asked), now=asked.deadline)) for name, kind in KINDS.items()),
+        ("confirm (valid)", partial(Kme.command, command=Confirm(relay_id=RELAY, proof=proof))),
+        ("confirm (not valid)", partial(Kme.command, command=Confirm(relay_id=RELAY, proof=bytes(16)))),
+        ("cancel", partial(Kme.command, command=Cancel(relay_id=RELAY))),
+        ("deliver", partial(Kme.command, command=Deliver(relay_id=RELAY))),
+        *(("a share comes", partial(Kme.share, route=route, payload=payload)) for route, payload in shares.items()),
+        ("a false share comes", partial(Kme.share, route=route, payload=bytes(len(payload)))),
+        ("the shares give one secret", Kme.try_rebuild),
+    ]
+    again = [(name, partial(Kme.command, command=kind(terms=other))) for name, kind in KINDS.items()]
 
-    def causes(me: str) -> Callable[[End], Iterator[tuple[str, End]]]:
-        peer, own = (from_target, from_source) if me == "s" else (from_source, from_target)
-        always: list[tuple[str, Step]] = [
-            *((name, partial(Kme.command, command=kind(terms=asked))) for name, kind in KINDS.items()),
-            *(
-                (name, partial(Kme.command, command=kind(terms=asked), now=asked.deadline))
-                for name, kind in KINDS.items()
-            ),
-            ("prove (valid)", partial(Kme.command, command=Prove(relay_id=RELAY, peer_proof=peer))),
-            ("prove (not valid)", partial(Kme.command, command=Prove(relay_id=RELAY, peer_proof=own))),
-            ("decide (confirmed)", partial(Kme.command, command=Decide(relay_id=RELAY, confirmed=True))),
-            ("decide (failed)", partial(Kme.command, command=Decide(relay_id=RELAY, confirmed=False))),
-            *(("a share comes", partial(Kme.share, route=route, payload=payload)) for route, payload in shares.items()),
-            ("a false share comes", partial(Kme.share, route=route, payload=bytes(len(payload)))),
-            ("the shares give one secret", Kme.try_rebuild),
-        ]
-        again = [(name, partial(Kme.command, command=kind(terms=other))) for name, kind in KINDS.items()]
+    def tried(end: End) -> Iterator[tuple[str, End]]:
+        for cause, step in [*always, *(_by_itself(end.relay) + again if end.relay is not None else [])]:
+            kme = _kme(me, end)
+            with suppress(RejectedShareError):
+                step(kme)
+            yield cause, End(kme.memory.relays.get(RELAY), frozenset(kme.memory.collected.values()))
+        for cause, late_s, forget in FORGETTING:
+            kept = _kept(end.relay, asked.deadline + late_s, forget=forget)
+            if kept != end.relay:
+                yield cause, End(kept)
+                if forget:  # what can be forgotten at once can be forgotten later
+                    break
 
-        def tried(end: End) -> Iterator[tuple[str, End]]:
-            for cause, step in always if end.relay is None else always + again:
-                kme = _kme(me, end)
-                with suppress(RejectedShareError):
-                    step(kme)
-                yield cause, End(kme.memory.relays.get(RELAY), frozenset(kme.memory.collected.values()))
-            for cause, late_s, forget in FORGETTING:
-                kept = _kept(end.relay, asked.deadline + late_s, forget=forget)
-                if kept != end.relay:
-                    yield cause, End(kept)
-                    if forget:  # what can be forgotten at once can be forgotten later
-                        break
+    return tried
 
-        return tried
 
-    return [*explored(End(), causes("t"), _state), *explored(End(), causes("s"), _state)]
+def _by_itself(relay: EndpointRelay) -> list[tuple[str, Step]]:
+    """Return what an end does that nobody tells anything."""
+    steps: list[tuple[str, Step]] = []
+    if relay.ends_at == relay.deadline + UNDECIDED_S:
+        steps.append(("an hour passes after the deadline", Kme.end))
+    elif relay.ends_at is not None:
+        assert relay.ends_at == SUPPLY.until + SUPPLY_LATE_S
+        steps.append(("two hours pass after the time of supply", Kme.end))
+    if relay.is_undecided:
+        # In a store there is nothing else of supply at its source.
+        in_memory_only = relay.role == "source" and relay.supply is not None
+        stored = replace(relay, payload=None) if in_memory_only else relay
+        steps.append(("a start", lambda kme: kme.memory.carry_out(kme.endpoint.recall([stored]))))
+    return steps
 
 
 def _kme(name: str, end: End) -> Kme:
@@ -211,7 +227,7 @@ def _kept(relay: EndpointRelay | None, now: float, *, forget: bool) -> EndpointR
 def _state(end: End) -> str:
     if end.relay is None:
         return NONE
-    return f"{end.relay.state}, proven" if end.relay.state == "pending" and end.relay.peer_valid else end.relay.state
+    return end.relay.state
 
 
 # --- pictures --------------------------------------------------------------------------------------
@@ -224,30 +240,35 @@ def _coordinator_drawn() -> str:
 
 
 def _end_drawn() -> str:
-    return drawn(at_an_end(), NONE, {"expecting", "pending", "pending, proven"})
+    return drawn(at_an_end(), NONE, {"expecting", "pending"})
 
 
 def drawn(edges: Iterable[Edge], start: str, undecided: Set[str]) -> str:
-    """Return the edges as a Mermaid state diagram; what all the ``undecided`` have in common is drawn once."""
+    """Return the edges as a Mermaid state diagram; what all the ``undecided`` have in common is drawn once.
+
+    Where nothing happens between these, they are drawn as any other.
+    """
     causes: dict[tuple[str, str], list[str]] = defaultdict(list)
     for before, after, cause in dict.fromkeys(edges):
         causes[before, after].append(cause)
     states = dict.fromkeys(state for change in causes for state in change if state != NONE)
     inner, outer, common = [], [] if start == NONE else [f"{NONE} --> {_id(start)}"], {}
+    is_group = any({before, after} <= undecided for before, after in causes)
     for (before, after), because in causes.items():
-        if all(set(causes.get((state, after), ())) == set(because) for state in undecided):
+        if is_group and all(set(causes.get((state, after), ())) == set(because) for state in undecided):
             common[after] = because
             continue
         inside = before in undecided and after in undecided
         (inner if inside else outer).append(f"{_id(before)} --> {_id(after)}: {_said(because)}")
     outer += [f"undecided --> {_id(after)}: {_said(because)}" for after, because in common.items()]
     named = [f'state "{state}" as {_id(state)}' for state in states if _id(state) != state]
-    lines = [*named, "state undecided {", *(f"    {line}" for line in inner), "}", *outer]
+    group = ["state undecided {", *(f"    {line}" for line in inner), "}"] if inner else []
+    lines = [*named, *group, *outer]
     return "\n".join(["stateDiagram-v2", *(f"    {line}" for line in lines)]) + "\n"
 
 
 def _id(state: str) -> str:
-    return state.replace(", to tell ", "_").replace(", ", "_")
+    return state.replace(", to tell ", "_").replace(" and ", "_")
 
 
 def _said(causes: Iterable[str]) -> str:

@@ -4,11 +4,12 @@ from copy import deepcopy
 from uuid import UUID
 
 from kme.supply.model import Pair, SupplyRelay
-from qkdrelay.link.assignment import TAG_PAIR_BYTES, assign_tag_is_valid, assigned_tag
+from qkdrelay.link.assignment import assign_tag_is_valid, assigned_tag
 from qkdrelay.messages.assignments import Assigned, AssignRefused
 from qkdrelay.messages.keys import key_id
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.network.directory import Directory, Sae
+from qkdrelay.network.key_cost import TAG_PAIR_BYTES
 
 NOW = 1_700_000_000.0
 SAES = Directory(

@@ -129,7 +129,7 @@ def pad(secret, sender, receiver, epoch, offset, length):
 
 
 def message(fields):
-    return packed({"v": 1, **fields})
+    return packed({"v": 2, **fields})
 
 
 def sealed(suite, secret, header, body):
@@ -168,8 +168,24 @@ TERMS = {
     "key_count": 3,
     "key_size_bits": 256,
     "withstand": DEMAND,
+    "supply": None,
     "deadline": 1700000030.5,
 }
+SUPPLY = {"until": 1700604800.5, "tag_pairs": 2}
+ASSIGNMENT = {
+    "assign_id": OTHER,
+    "relay_id": RELAY,
+    "source": "kme-1",
+    "target": "kme-4",
+    "tag_number": 1,
+    "offset": 70_000,
+    "master": "sae-1",
+    "slave": "SAE_4.b",
+    "key_size_bits": 256,
+    "key_count": 128,
+    "usable_until": 1700604800.5,
+}
+ANSWERED = {"assign_id": OTHER, "relay_id": RELAY, "source": "kme-1", "target": "kme-4"}
 HEADER = {
     "link": ["kme-1", "kme-2"],
     "epoch": EPOCH,
@@ -183,19 +199,30 @@ HEADER = {
 DISPUTE = {"split": ["kme-1"], "sets": [[["kme-1", "kme-2", "kme-4"]], [["kme-1", "kme-3", "kme-4"]]]}
 LINK = {"peer": "kme-2", "up": True, "available_bytes": 16_777_216, "buffer_bytes": 33_554_432, "waiting": 0}
 SHORT = {"split": ["kme-1"], "present": 1, "needed": 2}
+ASSIGNING = [
+    {"type": "assign", "assignment": ASSIGNMENT, "tag": TAG},
+    {"type": "assigned", **ANSWERED, "tag": TAG},
+    {"type": "assign-refused", **ANSWERED, "reason": "sae", "first_free_byte": 4096, "first_free_tag": 2},
+]
 COMMANDS = [
     {"type": "expect", "terms": TERMS},
     {"type": "start", "terms": TERMS},
-    {"type": "prove", "relay_id": RELAY, "peer_proof": TAG},
-    {"type": "decide", "relay_id": RELAY, "confirmed": True},
+    {"type": "expect", "terms": {**TERMS, "supply": SUPPLY}},
+    {"type": "confirm", "relay_id": RELAY, "proof": TAG},
+    {"type": "cancel", "relay_id": RELAY},
+    {"type": "deliver", "relay_id": RELAY},
     {"type": "set-link", "command_id": OTHER, "peer": "kme-2", "up": False},
     {"type": "set-lab", "command_id": OTHER, "mode": "leak"},
     {"type": "set-lab", "command_id": OTHER, "mode": None},
+    *ASSIGNING,
+    {"type": "peer-started", "kme": "kme-4", "incarnation": EPOCH},
+    {"type": "no-supply", "target": "kme-4", "level": 2, "best": 1, "reason": "the network has no such plan"},
+    {"type": "no-supply", "target": "kme-4", "level": 1, "best": None, "reason": "too little link key"},
 ]
 REPORTS = [
     {"type": "hello", "clock": 1700000000.0, "lab": True, "lab_mode": "tamper", "links": [LINK], "pending": 2},
     {"type": "expected", "relay_id": RELAY},
-    {"type": "started", "relay_id": RELAY, "proof": TAG},
+    {"type": "started", "relay_id": RELAY},
     {"type": "refused", "relay_id": RELAY, "reason": "kme-4: no"},
     {"type": "split", "relay_id": RELAY, "route": ["kme-1"], "shares": 3, "threshold": 2},
     {"type": "forwarded", "relay_id": RELAY, "route": ["kme-1", "kme-2"]},
@@ -219,11 +246,42 @@ REPORTS = [
         "equivocating": [ROUTE],
         "unclear": "",
     },
-    {"type": "verified", "relay_id": RELAY, "valid": True},
-    {"type": "decided", "relay_id": RELAY, "confirmed": False},
+    {"type": "confirmed", "relay_id": RELAY},
     {"type": "done", "command": {"type": "set-link", "command_id": OTHER, "peer": "kme-2", "up": False}, "error": ""},
     {"type": "done", "command": {"type": "set-lab", "command_id": OTHER, "mode": None}, "error": "the lab is off"},
-    {"type": "alarm", "event": "decision.contradicted", "text": "it stays"},
+    {"type": "alarm", "event": "link.number_reused", "text": "with other bytes"},
+    *ASSIGNING,
+    {
+        "type": "supplies",
+        "incarnation": EPOCH,
+        "outgoing": [
+            {
+                "target": "kme-4",
+                "level": 1,
+                "stored_bytes": 32_768,
+                "pending_bytes": 0,
+                "wanted_bytes": 65_536,
+                "assigned_bytes_per_s": 12.5,
+                "waiting": 1,
+                "why": "",
+            }
+        ],
+        "incoming": [{"source": "kme-4", "level": 2, "stored_bytes": 0, "assigned_bytes_per_s": 0.0}],
+        "pairs": [
+            {
+                "master": "sae-1",
+                "slave": "SAE_4.b",
+                "level": 1,
+                "ready_keys": 128,
+                "ready_bytes": 4096,
+                "handed_out": 70_000,
+                "keys_per_s": 0.5,
+                "low": False,
+                "waiting": 0,
+                "why": "too little link key",
+            }
+        ],
+    },
 ]
 REQUESTS = [
     {
@@ -363,6 +421,7 @@ REPLIES = [
     {"type": "refusal", "text": "no", "hint": None, "unanswered": True},
     {"type": "late", "clock": 1700000100.25},
 ]
+CONTEXT = {"relay_id": RELAY, "plan": DIAMOND, "key_count": 3, "key_size_bits": 256, "withstand": DEMAND}
 MESSAGES = {
     "SealedMessage": [{"header": message(HEADER), "ciphertext": bytes(300), "tag": TAG}],
     "ShareHeader": [HEADER],
@@ -382,7 +441,7 @@ MESSAGES = {
         {"request_id": OTHER, "reply_to": f"cli.q.{RELAY}", "at": 1700000000.25, "body": body} for body in REQUESTS
     ],
     "Reply": [{"request_id": OTHER, "body": body} for body in REPLIES],
-    "Context": [{"relay_id": RELAY, "plan": DIAMOND, "key_count": 3, "key_size_bits": 256, "withstand": DEMAND}],
+    "Context": [{**CONTEXT, "supply": None}, {**CONTEXT, "supply": SUPPLY}],
 }
 
 
@@ -417,9 +476,15 @@ def vectors():
     asked["body"] = message(MESSAGES["Request"][1])
     answered = {"sender": "coordinator", "recipient": "cli", "epoch": EPOCH, "number": 4}
     answered["body"] = message(MESSAGES["Reply"][0])
-    context = MESSAGES["Context"][0]
-    keys, c_source, c_target = pattern("keys", 96), pattern("c_S", 32), pattern("c_T", 32)
-    tags = [one_time_tag(key, message(context), keys).hex() for key in (c_source, c_target)]
+    keys, tag_keys, c_target = pattern("keys", 96), pattern("tag keys", 128), pattern("c_T", 32)
+    confirmations = [
+        {
+            "payload": (carried + c_target).hex(),
+            "tag": one_time_tag(c_target, message(context), carried).hex(),
+        }
+        for context, carried in zip(MESSAGES["Context"], (keys, keys + tag_keys), strict=True)
+    ]
+    assignments = [one_time_tag(key, message(ASSIGNMENT), b"").hex() for key in (tag_keys[64:96], tag_keys[96:])]
     return {
         "messages": [
             {"kind": kind, "fields": plain(fields), "bytes": message(fields).hex()}
@@ -434,7 +499,8 @@ def vectors():
             "request": signed(cli_key, asked).hex(),
             "answer": signed(cli_key, answered).hex(),
         },
-        "confirmation": {"payload": (keys + c_source + c_target).hex(), "source": tags[0], "target": tags[1]},
+        "confirmation": confirmations,
+        "assignment": {"asked": assignments[0], "answered": assignments[1]},
     }
 
 

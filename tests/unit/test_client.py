@@ -65,12 +65,12 @@ def test_silence_ends_after_the_time_given_and_does_not_say_that_nothing_happene
 
 
 def test_a_relay_is_followed_until_it_is_decided(network, client):
-    network.stop("kme-4")
+    network.stop("kme-1", "kme-4")
     followed = client.follow(relay_request("kme-1", "kme-4"))
     assert followed.first().state == "planned"
     assert not followed.is_silent
     assert followed.next(1.0) is None
-    network.resume("kme-4")
+    network.resume("kme-1", "kme-4")
     shown = []
     decided = followed.until_decided(shown.append)
     assert decided.state == "confirmed"

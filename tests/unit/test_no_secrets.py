@@ -223,7 +223,7 @@ def none_of(secrets, data):
     return not any(data[at : at + 16] in wanted for at in range(len(data) - 15))
 
 
-PAYLOAD = Payload(SECRET, SECRET[:32], SECRET[32:])
+PAYLOAD = Payload(SECRET, SECRET, SECRET[32:])
 END = EndpointRelay(RELAY, "target", "pending", PLAN, 2, 256, DEMAND, 1, NOW, PAYLOAD)
 ROUTE = ("kme-1", "kme-3", "kme-5", "kme-8")
 HOLDERS = [

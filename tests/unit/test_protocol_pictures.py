@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from qkdrelay.messages.reports import Report
+from qkdrelay.messages.reports import AboutSupply, Report
 from support import sequence, state_machines
 
 TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
@@ -27,7 +27,8 @@ def test_there_are_no_other_pictures():
 
 def test_every_report_about_a_relay_is_tried():
     tried = {type(report) for reports in state_machines.REPORTS.values() for report in reports}
-    assert tried == {kind for kind in get_args(Report) if "relay_id" in kind.__struct_fields__}
+    about = {kind for kind in get_args(Report) if "relay_id" in kind.__struct_fields__}
+    assert tried == about - set(get_args(AboutSupply))
 
 
 def test_the_states_that_are_found_are_those_there_are():
@@ -37,6 +38,15 @@ def test_the_states_that_are_found_are_those_there_are():
     assert at_an_end == {state_machines.NONE, *get_args(state_machines.EndpointState)}
 
 
-def test_keys_are_released_only_where_the_other_end_is_proven_to_have_them():
-    released = {edge for edge in state_machines.at_an_end() if edge.after == "delivered"}
-    assert released == {("pending, proven", "delivered", "decide (confirmed)")}
+def test_a_source_releases_keys_only_once_its_target_has_shown_that_it_holds_them():
+    edges = state_machines.at_an_end()
+    assert {edge for edge in edges if edge.before == "pending" and edge.after != "failed"} == {
+        ("pending", "delivered", "confirm (valid)"),
+        ("pending", "forgotten", "confirm (valid) of supply"),
+    }
+
+
+def test_a_target_releases_keys_by_the_rebuild_alone_and_nobody_takes_them_back():
+    edges = state_machines.at_an_end()
+    assert {edge for edge in edges if edge.after == "held"} == {("expecting", "held", "the shares give one secret")}
+    assert {edge.after for edge in edges if edge.before in ("held", "delivered")} == {"delivered", "forgotten"}

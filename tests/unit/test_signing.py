@@ -8,12 +8,12 @@ import pytest
 
 from qkdrelay.errors import ForgedMessageError, MalformedMessageError
 from qkdrelay.messages import codec, signing
-from qkdrelay.messages.control import Commands, Decide, SignedMessage
+from qkdrelay.messages.control import Cancel, Commands, SignedMessage
 from qkdrelay.messages.reports import Alarm, Forwarded, Reports
 from support import wire_slow as slow
 
 KEY, EPOCH = bytes(range(32)), bytes(16)
-BODY = Commands(items=(Decide(relay_id=uuid4(), confirmed=True),))
+BODY = Commands(items=(Cancel(relay_id=uuid4()),))
 
 
 def signed(**changes):

@@ -1,16 +1,30 @@
 """The vectors of tests/vectors/wire.json, and those that the protocol and the standards publish."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
 import msgspec
 import pytest
 
-from qkdrelay.link import confirmation
+from qkdrelay.link import assignment, confirmation
 from qkdrelay.link.envelope import one_time_tag, one_time_tag_is_valid, seal, unseal
 from qkdrelay.link.simulated import SimulatedLinkKey
-from qkdrelay.messages import answers, codec, control, dialogue, keys, leaks, link, plans, reports, requests, signing
+from qkdrelay.messages import (
+    answers,
+    assignments,
+    codec,
+    control,
+    dialogue,
+    keys,
+    leaks,
+    link,
+    plans,
+    reports,
+    requests,
+    signing,
+)
 from support import wire_slow as slow
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "wire.json").read_text())
@@ -62,7 +76,7 @@ def test_every_message_of_the_protocol_has_a_vector():
         visit(codec.decode(bytes.fromhex(case["bytes"]), KINDS[case["kind"]]))
     every = {
         kind
-        for module in (control, reports, link, leaks)
+        for module in (control, assignments, reports, link, leaks)
         for kind in vars(module).values()
         if isinstance(kind, type) and issubclass(kind, control.Message) and kind is not control.Message
     }
@@ -122,30 +136,65 @@ def test_a_request_and_its_answer():
     assert answerer.answer(request, answer) == vector["answer"]
 
 
-def test_the_confirmation_tags():
-    vector = VECTORS["confirmation"]
-    payload = confirmation.Payload.parse(bytes.fromhex(vector["payload"]))
-    context = codec.decode(slow.message(slow.MESSAGES["Context"][0]), confirmation.Context)
+@pytest.mark.parametrize("which", [0, 1], ids=["keys", "supply"])
+def test_the_confirmation_tag(which):
+    vector = VECTORS["confirmation"][which]
+    context = codec.decode(slow.message(slow.MESSAGES["Context"][which]), confirmation.Context)
+    payload = confirmation.Payload.parse(bytes.fromhex(vector["payload"]), context)
     assert payload.to_bytes().hex() == vector["payload"]
     assert len(payload.to_bytes()) == context.payload_length
-    assert payload.source_proof(context).hex() == vector["source"]
-    assert payload.target_proof(context).hex() == vector["target"]
-    assert payload.source_proof_is_valid(context, bytes.fromhex(vector["source"]))
-    assert not payload.source_proof_is_valid(context, bytes.fromhex(vector["target"]))
-    assert payload.target_proof_is_valid(context, bytes.fromhex(vector["target"]))
-    assert not payload.target_proof_is_valid(context, bytes.fromhex(vector["source"]))
+    assert len(payload.keys) == 96
+    assert payload.proof(context).hex() == vector["tag"]
+    assert payload.proof_is_valid(context, bytes.fromhex(vector["tag"]))
+    assert not payload.proof_is_valid(context, bytes(16))
+
+
+SUPPLY = assignments.Supply(until=slow.SUPPLY["until"], tag_pairs=2)
 
 
 @pytest.mark.parametrize(
-    "changed", [{"relay_id": UUID(int=1)}, {"plan": b"other"}, {"key_count": 4}, {"key_size_bits": 264}]
+    "changed",
+    [
+        {"relay_id": UUID(int=1)},
+        {"plan": b"other"},
+        {"key_count": 4},
+        {"key_size_bits": 264},
+        {"withstand": control.FixedDemand(compromised=0, failed=0, tampering=0)},
+        {"supply": None},
+        {"supply": msgspec.structs.replace(SUPPLY, until=SUPPLY.until + 1)},
+        {"supply": msgspec.structs.replace(SUPPLY, tag_pairs=1)},
+    ],
 )
-def test_a_confirmation_tag_covers_every_term(changed):
-    vector = VECTORS["confirmation"]
-    payload = confirmation.Payload.parse(bytes.fromhex(vector["payload"]))
-    context = codec.decode(slow.message(slow.MESSAGES["Context"][0]), confirmation.Context)
+def test_the_confirmation_tag_covers_every_term(changed):
+    vector = VECTORS["confirmation"][1]
+    context = codec.decode(slow.message(slow.MESSAGES["Context"][1]), confirmation.Context)
+    payload = confirmation.Payload.parse(bytes.fromhex(vector["payload"]), context)
     other = msgspec.structs.replace(context, **changed)
-    assert not payload.source_proof_is_valid(other, bytes.fromhex(vector["source"]))
-    assert not payload.target_proof_is_valid(other, bytes.fromhex(vector["target"]))
+    assert not payload.proof_is_valid(other, bytes.fromhex(vector["tag"]))
+
+
+@pytest.mark.parametrize("part", ["keys", "tag_keys", "confirmation_key"])
+def test_the_confirmation_tag_covers_the_whole_payload(part):
+    vector = VECTORS["confirmation"][1]
+    context = codec.decode(slow.message(slow.MESSAGES["Context"][1]), confirmation.Context)
+    payload = confirmation.Payload.parse(bytes.fromhex(vector["payload"]), context)
+    of_it = getattr(payload, part)
+    # Poly1305 does not use all bits of its key; the first one it does.
+    other = replace(payload, **{part: bytes([of_it[0] ^ 1]) + of_it[1:]})
+    assert not other.proof_is_valid(context, bytes.fromhex(vector["tag"]))
+
+
+def test_the_tags_of_an_assignment():
+    vector = {name: bytes.fromhex(tag) for name, tag in VECTORS["assignment"].items()}
+    context = codec.decode(slow.message(slow.MESSAGES["Context"][1]), confirmation.Context)
+    pair = confirmation.Payload.parse(bytes.fromhex(VECTORS["confirmation"][1]["payload"]), context).tag_pair(1)
+    assigned = codec.decode(slow.message(slow.ASSIGNMENT), assignments.Assignment)
+    assert assignment.assign_tag(pair, assigned) == vector["asked"]
+    assert assignment.assign_tag_is_valid(pair, assigned, vector["asked"])
+    assert not assignment.assign_tag_is_valid(pair, assigned, vector["answered"])
+    assert assignment.assigned_tag(pair, assigned) == vector["answered"]
+    assert assignment.assigned_tag_is_valid(pair, assigned, vector["answered"])
+    assert not assignment.assigned_tag_is_valid(pair, assigned, vector["asked"])
 
 
 def test_the_published_poly1305_tag():

@@ -48,10 +48,8 @@ RELAY = Record(
     Column("reason", "TEXT NOT NULL", changes=True),
     Column("ended_at", "REAL", changes=True),
     Column("expected", _FLAG, read=bool, changes=True),
-    Column("source_proof", "BLOB", changes=True),
+    Column("started", _FLAG, read=bool, changes=True),
     Column("target_proof", "BLOB", changes=True),
-    Column("source_verified", _FLAG, read=bool, changes=True),
-    Column("target_verified", _FLAG, read=bool, changes=True),
     Column("released", _NAMES, " ".join, _names, changes=True),
     Column("findings", "BLOB", _stored_findings, _findings, changes=True),
 )

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from kme.model import EndpointRelay
 from qkdrelay.messages import codec
+from qkdrelay.messages.assignments import Supply
 from qkdrelay.messages.control import FixedDemand
 from qkdrelay.messages.plans import decode_plan, encode_plan
 from qkdrelay.messages.reports import Findings
@@ -30,8 +31,12 @@ def _demand(stored: bytes) -> FixedDemand:
     return codec.decode(stored, FixedDemand)
 
 
-def _bool(stored: int | None) -> bool | None:
-    return None if stored is None else bool(stored)
+def _stored_supply(supply: Supply | None) -> bytes | None:
+    return None if supply is None else codec.encode(supply)
+
+
+def _supply(stored: bytes | None) -> Supply | None:
+    return None if stored is None else codec.decode(stored, Supply)
 
 
 def _stored_findings(findings: Findings | None) -> bytes | None:
@@ -59,9 +64,9 @@ RELAY = Record(
     Column("key_count", "INTEGER NOT NULL"),
     Column("key_size_bits", "INTEGER NOT NULL"),
     Column("withstand", "BLOB NOT NULL", codec.encode, _demand),
+    Column("supply", "BLOB", _stored_supply, _supply),
     Column("withstand_here", "INTEGER NOT NULL"),
     Column("deadline", "REAL NOT NULL"),
-    Column("peer_valid", "INTEGER", read=_bool, changes=True),
     Column("findings", "BLOB", _stored_findings, _findings, changes=True),
     Column("equivocating", "TEXT NOT NULL", _stored_routes, _routes, changes=True),
 )

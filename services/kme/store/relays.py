@@ -7,61 +7,68 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from kme.model import EndpointRelay, EndpointState
+from kme.model import UNDECIDED_S, EndpointRelay
 from kme.store.relay_record import RELAY, parse_id, stored_id
 from qkdrelay.link.confirmation import Payload
 from qkdrelay.messages.relay_ids import CLOCKS_DIFFER_S, VALID_S, made_at
-from qkdrelay.service.batch import Cell
+from qkdrelay.service.batch import BatchDict, Cell
 from qkdrelay.service.journal import Journal
 from qkdrelay.service.lru import LruCache
 from qkdrelay.service.records import Record
 from qkdrelay.service.tables import Table
 
-UNDECIDED_S = 3_600.0
-"""How many seconds after its deadline a relay is given up that nobody has decided."""
 TOMBSTONE_S = VALID_S + CLOCKS_DIFFER_S
 """How many seconds after its deadline the id of a failed or forgotten relay is kept: then it is too old to come again.
 """
 RELAYS_CACHED, CACHED_BYTES_MAX = 2_000, 16 << 20
 """Relays kept in memory beside the store, and the bytes of their keys; likewise of the shares for them."""
+_ENDED_AT_ONCE = 1_000
 
 
 def schema(record: Record[EndpointRelay]) -> str:
     """Return the tables and indexes of relays kept like this."""
     # The keys are apart: they may be long, and a row is written anew whenever something in it changes.
     return f"""
-CREATE TABLE relays ({record.schema}, source_key BLOB, target_key BLOB);
+CREATE TABLE relays ({record.schema}, ends_at REAL);
 CREATE INDEX relays_by_state ON relays (state, deadline);
-CREATE TABLE keys (relay_id BLOB PRIMARY KEY, keys BLOB NOT NULL);
+CREATE INDEX relays_by_end ON relays (ends_at) WHERE ends_at IS NOT NULL;
+CREATE TABLE keys (relay_id BLOB PRIMARY KEY, keys BLOB NOT NULL, tag_keys BLOB NOT NULL,
+                   confirmation_key BLOB NOT NULL);
 """
 
 
 SCHEMA = schema(RELAY)
-_PAYLOAD = ["source_key", "target_key"]
-_KEEP_KEYS = "INSERT INTO keys VALUES (?, ?) ON CONFLICT DO UPDATE SET keys = excluded.keys"
+_KEEP_KEYS = "INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?)"
 _IDS_UNTIL = "latest id purged"
-_UNDECIDED, _HAS_KEYS = "state IN ('expecting', 'pending')", "state IN ('pending', 'delivered')"
+_UNDECIDED, _HAS_KEYS = "state IN ('expecting', 'pending')", "state IN ('pending', 'held', 'delivered')"
 
 
 class Relays(Table):
-    """Relays by id: written behind, and the latest kept in memory, too."""
+    """Relays by id: written behind, and the latest kept in memory, too.
+
+    The payload of supply is at its source in memory only, while it is pending: a store that comes back as an older copy
+    hands nothing of it out again.
+    """
 
     def __init__(self, journal: Journal, record: Record[EndpointRelay] = RELAY) -> None:
         """``journal`` has the tables of `schema`; ``record`` says how relays are kept."""
         super().__init__(journal)
         self._record, self._meta, batch = record, journal.meta, journal.batch
-        columns = [*record.names, *_PAYLOAD]
-        changing = ", ".join(f"{name} = excluded.{name}" for name in [*record.changing, *_PAYLOAD])
+        columns = [*record.names, "ends_at"]
+        changing = ", ".join(f"{name} = excluded.{name}" for name in [*record.changing, "ends_at"])
         # Not REPLACE, which writes the row and all its indexes anew.
         self._upsert = (
             f"INSERT INTO relays ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
             f" ON CONFLICT DO UPDATE SET {changing}"
         )
-        self._select = f"SELECT {', '.join(columns)}, keys FROM relays LEFT JOIN keys USING (relay_id)"
+        payload = "keys, tag_keys, confirmation_key"
+        self._select = f"SELECT {', '.join(record.names)}, {payload} FROM relays LEFT JOIN keys USING (relay_id)"
         self._cached: LruCache[UUID, EndpointRelay] = batch.cache(LruCache(RELAYS_CACHED, CACHED_BYTES_MAX))
         self._kept: dict[UUID, EndpointRelay] = batch.scratch({})
-        self._keys: dict[UUID, bytes | None] = batch.scratch({})
-        """What is to be written: relays, and their keys (None: destroyed)."""
+        self._payloads: dict[UUID, Payload | None] = batch.scratch({})
+        """What is to be written: relays, and their payloads (None: destroyed)."""
+        self._supply: dict[UUID, Payload] = BatchDict(batch)
+        """Of relays of supply that are pending here, at their source."""
         self._totals = Cell[tuple[int, int] | None](batch, None)
         """How many are undecided, and the bytes of all keys, once they were counted."""
         self._ids_until = Cell[float | None](batch, None)
@@ -71,22 +78,22 @@ class Relays(Table):
         if not self._kept:
             return
         self._db.executemany(self._upsert, map(self._row, self._kept.values()))
-        keys = [(stored_id(relay_id), keys) for relay_id, keys in self._keys.items() if keys is not None]
-        self._db.executemany(_KEEP_KEYS, keys)
-        destroyed = [(stored_id(relay_id),) for relay_id, keys in self._keys.items() if keys is None]
+        payloads = self._payloads.items()
+        kept = [(stored_id(relay_id), p.keys, p.tag_keys, p.confirmation_key) for relay_id, p in payloads if p]
+        self._db.executemany(_KEEP_KEYS, kept)
+        destroyed = [(stored_id(relay_id),) for relay_id, payload in payloads if payload is None]
         self._db.executemany("DELETE FROM keys WHERE relay_id = ?", destroyed)
         self._kept.clear()
-        self._keys.clear()
+        self._payloads.clear()
 
     def _row(self, relay: EndpointRelay) -> list[object]:
-        payload = relay.payload
-        keys = (payload.source_key, payload.target_key) if payload else (b"", b"")
-        return [*self._record.row(relay), *keys]
+        return [*self._record.row(relay), relay.ends_at]
 
     def _read(self, row: Sequence[Any]) -> EndpointRelay:
-        *fields, source_key, target_key, keys = row
+        *fields, keys, tag_keys, confirmation_key = row
         relay = self._record.read(fields)
-        return relay if keys is None else replace(relay, payload=Payload(keys, source_key, target_key))
+        payload = self._supply.get(relay.relay_id) if keys is None else Payload(keys, tag_keys, confirmation_key)
+        return relay if payload is None else replace(relay, payload=payload)
 
     def get(self, relay_id: UUID) -> EndpointRelay | None:
         """Return a relay."""
@@ -113,11 +120,14 @@ class Relays(Table):
             undecided + relay.is_undecided - (before.is_undecided if before else 0),
             size + relay.key_bytes - (before.key_bytes if before else 0),
         )
-        if relay.state == "delivered" and relay.payload is not None:
-            # There is nothing left to prove.
-            relay = replace(relay, payload=Payload(relay.payload.keys, b"", b""))
-        if (keys := _keys(relay)) != (_keys(before) if before else None):
-            self._keys[relay.relay_id] = keys
+        payload = relay.payload
+        if relay.role == "source" and relay.supply is not None:
+            if payload is None:
+                self._supply.pop(relay.relay_id, None)
+            else:
+                self._supply[relay.relay_id] = payload
+        elif payload != (before.payload if before else None):
+            self._payloads[relay.relay_id] = payload
         self._kept[relay.relay_id] = relay
         self._cache(relay)
         return before is None
@@ -136,9 +146,20 @@ class Relays(Table):
         query = "SELECT relay_id FROM relays WHERE relay_id BETWEEN ? AND ? ORDER BY relay_id LIMIT ?"
         return [self._store.parsed(parse_id, row[0]) for row in self.all(query, first, last, limit)]
 
-    def undecided(self) -> list[EndpointRelay]:
-        """Return the relays that were not decided."""
-        return [self._store.parsed(self._read, row) for row in self.all(f"{self._select} WHERE {_UNDECIDED}")]
+    def open(self, now: float) -> list[EndpointRelay]:
+        """Return the relays of which something may be missing at the other end or here: undecided ones, and held ones.
+
+        Of the latter those whose deadline is ahead.
+        """
+        return self._relays(f"{_UNDECIDED} OR (state = 'held' AND deadline > ?)", now)
+
+    def ending(self, now: float) -> list[EndpointRelay]:
+        """Return relays that have come to their own end, at most so many that a turn is not held up."""
+        return self._relays("ends_at < ? ORDER BY ends_at LIMIT ?", now, _ENDED_AT_ONCE)
+
+    def _relays(self, condition: str, *values: object) -> list[EndpointRelay]:
+        rows = self.all(f"{self._select} WHERE {condition}", *values)
+        return [self._store.parsed(self._read, row) for row in rows]
 
     def pending(self) -> int:
         """Return how many relays are undecided."""
@@ -161,20 +182,20 @@ class Relays(Table):
     def may_forget(self, relay_id: UUID, now: float) -> bool:
         """Return whether a relay has keys here that may be deleted.
 
-        Released ones, and those of a relay that is undecided an hour after its deadline: nobody decides it any more.
+        Those delivered, and those held an hour after the deadline: the source has given them up by then, or has them.
+        Supply goes by its own time.
         """
         relay = self.get(relay_id)
-        if relay is None:
+        if relay is None or relay.supply is not None:
             return False
-        return relay.state == "delivered" or (relay.is_undecided and relay.deadline < now - UNDECIDED_S)
+        return relay.state == "delivered" or (relay.state == "held" and relay.deadline < now - UNDECIDED_S)
 
     def forget(self, relay_id: UUID, now: float) -> bool:
         """Delete a relay's keys for good, if they may be; its id stays refused. Return whether there were any."""
         relay = self.get(relay_id)
         if relay is None or not self.may_forget(relay_id, now):
             return False
-        state: EndpointState = "forgotten" if relay.is_released else "failed"
-        self.keep(replace(relay, state=state, payload=None, findings=None, equivocating=()))
+        self.keep(replace(relay, state="forgotten", payload=None, findings=None, equivocating=()))
         return True
 
     def purge(self, now: float) -> None:
@@ -201,7 +222,3 @@ class Relays(Table):
             latest = self._meta.get(_IDS_UNTIL)
             self._ids_until.value = 0.0 if latest is None else made_at(self._store.parsed(parse_id, latest))
         return self._ids_until.value
-
-
-def _keys(relay: EndpointRelay) -> bytes | None:
-    return relay.payload.keys if relay.payload else None

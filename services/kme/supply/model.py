@@ -7,9 +7,9 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from kme.applications import Route014
-from qkdrelay.link.assignment import TAG_PAIR_BYTES
 from qkdrelay.messages.assignments import Assign
 from qkdrelay.messages.keys import KEY_SIZE_BITS_MIN
+from qkdrelay.network.key_cost import TAG_PAIR_BYTES
 
 _LEAST: Final = KEY_SIZE_BITS_MIN // 8
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from qkdrelay.messages.reports import (
     Collected,
-    Decided,
+    Confirmed,
     Expected,
     Forwarded,
     Rebuilt,
@@ -18,7 +18,6 @@ from qkdrelay.messages.reports import (
     Report,
     Split,
     Started,
-    Verified,
     Waiting,
 )
 from qkdrelay.network.names import Route
@@ -27,8 +26,8 @@ HOLD_S = 0.3
 """Seconds that a report waits for its causes: several times what a KME gathers before it sends."""
 HELD_MAX, RELAY_HELD_MAX = 10_000, 500
 """Reports that wait, in all and of one relay; above, the first goes on."""
-_STAGES: dict[type, int] = {Expected: 0, Started: 1, Rebuilt: 2, Refused: 2, Verified: 3, Decided: 4}
-"""Of a relay at its ends: each is there for the coordinator to go on to the next."""
+_STAGES: dict[type, int] = {Expected: 0, Started: 0, Rebuilt: 1, Refused: 1, Confirmed: 2}
+"""Of a relay at its ends: each comes of those before it."""
 
 
 @dataclass(eq=False, slots=True)

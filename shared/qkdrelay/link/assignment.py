@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from qkdrelay.link.envelope import one_time_tag, one_time_tag_is_valid
 from qkdrelay.messages import codec
 from qkdrelay.messages.assignments import Assignment
+from qkdrelay.network.key_cost import TAG_KEY_BYTES
 
-TAG_KEY_BYTES: Final = 32
-TAG_PAIR_BYTES: Final = 2 * TAG_KEY_BYTES
-"""Of a relay's payload: the key of `Assign`'s tag, then that of `Assigned`'s."""
-_NOTHING: Final = b""
+_NOTHING = b""
 
 
 def assign_tag(pair: bytes, assignment: Assignment) -> bytes:
-    """Return the 16-byte tag that the source gives an assignment; ``pair`` is the assignment's pair of tag keys."""
+    """Return the 16-byte tag that the source gives an assignment.
+
+    ``pair`` is the assignment's: the key of this tag, then that of the answer's.
+    """
     return one_time_tag(pair[:TAG_KEY_BYTES], codec.encode(assignment), _NOTHING)
 
 

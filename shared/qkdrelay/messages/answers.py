@@ -47,7 +47,7 @@ class RelayView(Message, frozen=True, tag="relay", tag_field="type"):
     created_at: Seconds
     deadline: Seconds
     elapsed_s: Seconds
-    """Time from the request to the decision, or to now."""
+    """Time from the request to the end, or to now."""
     planned_share_messages: Number
     split: Routes
     """Shares, by the route to their holder, that were split there."""
@@ -62,7 +62,7 @@ class RelayView(Message, frozen=True, tag="relay", tag_field="type"):
     disputed: tuple[Dispute, ...]
     equivocating: Routes
     released_at: tuple[Name, ...]
-    """The ends that have carried the decision out."""
+    """The ends that have said that they released the keys."""
     final: bool
     """Nothing about this relay is expected to change any more."""
 

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from msgspec import Meta
 
+from qkdrelay.messages.assignments import Assign, Assigned, AssignRefused, NoSupply, PeerStarted, Supply
 from qkdrelay.messages.fields import Epoch, KmeCount, Mac, Message, Name, Number, PlanBytes, Seconds, Tag
 from qkdrelay.messages.keys import KEY_COUNT_MAX, KEY_SIZE_BITS_MAX, KEY_SIZE_BITS_MIN
 from qkdrelay.messages.states import LabMode
@@ -40,7 +41,7 @@ class FixedDemand(Message, frozen=True):
 
 
 class Terms(Message, frozen=True):
-    """The terms of a relay, on which both ends must agree; the confirmation tags cover all but the deadline."""
+    """The terms of a relay, on which both ends must agree; the confirmation tag covers all but the deadline."""
 
     relay_id: UUID
     plan: PlanBytes
@@ -48,11 +49,13 @@ class Terms(Message, frozen=True):
     key_size_bits: Annotated[int, Meta(ge=KEY_SIZE_BITS_MIN, le=KEY_SIZE_BITS_MAX, multiple_of=8)]
     withstand: FixedDemand
     """The demand on the plan; neither end takes a plan that does not withstand it."""
+    supply: Supply | None
+    """What makes it a relay of supply; None: its keys are a person's."""
     deadline: Seconds
 
 
 class Expect(Message, frozen=True, tag="expect", tag_field="type"):
-    """To the target: store this relay's terms and say so."""
+    """To the target: store this relay's terms and say so; sent together with the source's `Start`."""
 
     terms: Terms
 
@@ -63,18 +66,23 @@ class Start(Message, frozen=True, tag="start", tag_field="type"):
     terms: Terms
 
 
-class Prove(Message, frozen=True, tag="prove", tag_field="type"):
-    """To either end: the other end's confirmation tag; verify it and say so."""
+class Confirm(Message, frozen=True, tag="confirm", tag_field="type"):
+    """To the source: the target's confirmation tag; if it is valid, the target has the keys: use them, and say so."""
 
     relay_id: UUID
-    peer_proof: Tag
+    proof: Tag
 
 
-class Decide(Message, frozen=True, tag="decide", tag_field="type"):
-    """To either end: release the keys, or destroy them."""
+class Cancel(Message, frozen=True, tag="cancel", tag_field="type"):
+    """To both ends, once, when a relay has failed: whoever may, gives it up. Not answered, and nothing rests on it."""
 
     relay_id: UUID
-    confirmed: bool
+
+
+class Deliver(Message, frozen=True, tag="deliver", tag_field="type"):
+    """To the target, once: the source has confirmed. For people who list keys; nothing rests on it."""
+
+    relay_id: UUID
 
 
 class SetLink(Message, frozen=True, tag="set-link", tag_field="type"):
@@ -92,7 +100,11 @@ class SetLab(Message, frozen=True, tag="set-lab", tag_field="type"):
     mode: LabMode | None
 
 
-Command = Expect | Start | Prove | Decide | SetLink | SetLab
+ToAnEnd = Expect | Start | Confirm | Cancel | Deliver
+"""The commands about a relay, to its ends."""
+AboutSupply = Assign | Assigned | AssignRefused | PeerStarted | NoSupply
+"""What the coordinator carries from KME to KME, and says, about keys for applications."""
+Command = ToAnEnd | SetLink | SetLab | AboutSupply
 
 
 class Commands(Message, frozen=True):

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from msgspec import Meta
 
+from qkdrelay.messages.assignments import Assign, Assigned, AssignRefused, Supplies
 from qkdrelay.messages.control import SetLab, SetLink
 from qkdrelay.messages.fields import ROUTES_MAX, Message, Name, Number, QueueName, Routes, Seconds, Tag, Text, WireRoute
 from qkdrelay.messages.states import LabMode
@@ -35,7 +36,7 @@ class Hello(Message, frozen=True, tag="hello", tag_field="type"):
     lab_mode: LabMode | None
     links: Annotated[tuple[LinkReport, ...], Meta(max_length=KMES_MAX - 1)]
     pending: Number
-    """Relays whose keys are here and wait for a decision."""
+    """Relays that start or end here and are undecided."""
 
 
 class Expected(Message, frozen=True, tag="expected", tag_field="type"):
@@ -45,10 +46,9 @@ class Expected(Message, frozen=True, tag="expected", tag_field="type"):
 
 
 class Started(Message, frozen=True, tag="started", tag_field="type"):
-    """The source has stored keys and first shares; with its confirmation tag."""
+    """The source has drawn keys and stored the first shares."""
 
     relay_id: UUID
-    proof: Tag
 
 
 class Refused(Message, frozen=True, tag="refused", tag_field="type"):
@@ -100,7 +100,7 @@ class Rejected(Message, frozen=True, tag="rejected", tag_field="type"):
 
 
 class Rebuilt(Message, frozen=True, tag="rebuilt", tag_field="type"):
-    """The target has rebuilt the secret; with its confirmation tag."""
+    """The target has rebuilt the keys and released them; with its confirmation tag."""
 
     relay_id: UUID
     proof: Tag
@@ -124,18 +124,10 @@ class Findings(Message, frozen=True, tag="findings", tag_field="type"):
     """Several secrets decode; there may be more to find; there is more, and it did not fit."""
 
 
-class Verified(Message, frozen=True, tag="verified", tag_field="type"):
-    """Whether the other end's confirmation tag is valid for the keys here."""
+class Confirmed(Message, frozen=True, tag="confirmed", tag_field="type"):
+    """The source found the target's confirmation tag valid, and has released the keys."""
 
     relay_id: UUID
-    valid: bool
-
-
-class Decided(Message, frozen=True, tag="decided", tag_field="type"):
-    """The decision is carried out."""
-
-    relay_id: UUID
-    confirmed: bool
 
 
 class Done(Message, frozen=True, tag="done", tag_field="type"):
@@ -152,6 +144,8 @@ class Alarm(Message, frozen=True, tag="alarm", tag_field="type"):
     text: Text
 
 
+AboutSupply = Assign | Assigned | AssignRefused | Supplies
+"""What the coordinator carries from KME to KME, and is told, about keys for applications."""
 Report = (
     Hello
     | Expected
@@ -164,12 +158,12 @@ Report = (
     | Rejected
     | Rebuilt
     | Findings
-    | Verified
-    | Decided
+    | Confirmed
     | Done
     | Alarm
+    | AboutSupply
 )
-URGENT = Expected | Started | Refused | Rebuilt | Verified | Done
+URGENT = Refused | Rebuilt | Done | Assign | Assigned | AssignRefused
 """The reports that something waits for; the others tell what became of shares."""
 
 

@@ -16,13 +16,15 @@ DEFAULT_SUITE: Final[Suite] = "otp"
 SLOT_BYTES: Final = 32
 """Link key each message takes besides its pad (protocol, section 4)."""
 CONFIRMATION_KEY_BYTES: Final = 32
-CONFIRMATION_BYTES: Final = 2 * CONFIRMATION_KEY_BYTES
-"""Bytes of a relay's payload besides its keys: the two confirmation keys (protocol, section 5)."""
+"""Bytes of a relay's payload besides its keys: the confirmation key (protocol, section 5)."""
+TAG_KEY_BYTES: Final = 32
+TAG_PAIR_BYTES: Final = 2 * TAG_KEY_BYTES
+"""Bytes of a payload for each pair of tag keys that it carries as supply."""
 
 
-def payload_bytes(key_count: int, key_size_bits: int) -> int:
-    """Return the length of the payload that carries these keys."""
-    return key_count * key_size_bits // 8 + CONFIRMATION_BYTES
+def payload_bytes(key_count: int, key_size_bits: int, tag_pairs: int = 0) -> int:
+    """Return the length of the payload that carries these keys, and so many pairs of tag keys."""
+    return key_count * key_size_bits // 8 + tag_pairs * TAG_PAIR_BYTES + CONFIRMATION_KEY_BYTES
 
 
 def pad_needed(suite: Suite, body_length: int) -> int:

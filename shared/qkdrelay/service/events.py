@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
+from qkdrelay.messages.assignments import Assign, Assigned, AssignRefused, Supplies
 from qkdrelay.messages.control import SetLab, SetLink
 from qkdrelay.messages.reports import (
     Alarm,
     Collected,
-    Decided,
+    Confirmed,
     Done,
     Expected,
     Findings,
@@ -20,14 +21,17 @@ from qkdrelay.messages.reports import (
     Report,
     Split,
     Started,
-    Verified,
     Waiting,
 )
 from qkdrelay.network.names import link_name
 from qkdrelay.service.logs import LogLevel
 
 _EVENTS: dict[type, str] = {
+    Assign: "assignment.asked",
+    Assigned: "assignment.kept",
+    AssignRefused: "assignment.refused",
     Collected: "share.collected",
+    Confirmed: "relay.confirmed",
     Done: "command.done",
     Expected: "relay.expected",
     Findings: "relay.findings",
@@ -38,18 +42,16 @@ _EVENTS: dict[type, str] = {
     Rejected: "share.rejected",
     Split: "share.split",
     Started: "relay.started",
-    Verified: "relay.verified",
+    Supplies: "kme.supplies",
     Waiting: "share.waiting",
 }
-_WARNINGS = (Refused, Rejected, Waiting, Findings)
+_WARNINGS = (AssignRefused, Refused, Rejected, Waiting, Findings)
 
 
 def event_name(report: Report) -> str:
     """Return the report's log event."""
     if isinstance(report, Alarm):
         return report.event
-    if isinstance(report, Decided):
-        return "relay.confirmed" if report.confirmed else "relay.failed"
     if isinstance(report, Waiting) and not report.reason:
         return "share.resumed"
     return _EVENTS[type(report)]
@@ -57,9 +59,9 @@ def event_name(report: Report) -> str:
 
 def log_level(report: Report) -> LogLevel:
     """Return the level of the log line."""
-    if isinstance(report, Alarm) or (isinstance(report, Verified) and not report.valid):
+    if isinstance(report, Alarm):
         return "error"
-    if isinstance(report, Hello):
+    if isinstance(report, Hello | Supplies):
         return "debug"
     if isinstance(report, Waiting) and not report.reason:
         return "info"
@@ -74,7 +76,8 @@ def log_fields(report: Report) -> dict[str, object]:
         outcome = "refused" if report.error else "done"
         fields = {**_named(report.command), "outcome": outcome, "error": report.error}
         return {**fields, "command_id": report.command.command_id}
-    fields = {k: v for k, v in msgspec.structs.asdict(report).items() if k not in ("proof", "event", "confirmed")}
+    said = report.assignment if isinstance(report, Assign) else report
+    fields = {k: v for k, v in msgspec.structs.asdict(said).items() if k not in ("proof", "tag", "event")}
     route = fields.get("route")
     if isinstance(route, tuple) and len(route) > 1:
         fields["link"] = link_name(*route[-2:])
@@ -82,6 +85,8 @@ def log_fields(report: Report) -> dict[str, object]:
         fields["link"] = link_name(*report.link)
     if isinstance(report, Waiting) and not report.reason:
         del fields["reason"]
+    if isinstance(report, Supplies):
+        return {k: len(v) for k, v in fields.items() if isinstance(v, tuple)}
     if isinstance(report, Findings):
         fields["disputed"] = len(report.disputed)
     return fields

@@ -99,7 +99,7 @@ def test_an_end_that_insists_on_protection_fails_the_relay(place):
     here = place(topology=Topology("chain", ("a", "b", "c"), (("a", "b"), ("b", "c"))))
     result = here.run("relay", "a", "c", "--allow-unprotected", "--json")
     assert result.code == 1
-    assert result.data["reason"].startswith("refused by c: ")
+    assert result.data["reason"].startswith("refused by a: ")
 
 
 def test_the_trace_of_the_reference_scenario(here):

@@ -33,7 +33,7 @@ def test_json_has_the_plans_of_the_reference_network(run):
     assert recursive["messages"] == 17
     assert recursive["successors"]["kme-2"] == ["kme-5", "kme-6"]
     assert recursive["thresholds"] == {f"kme-{i}": 1 if i > 4 else 2 for i in range(1, 8)}
-    assert recursive["link_key"]["kme-6>kme-8"] == 3 * (32 + 96 + 2 * 32)
+    assert recursive["link_key"]["kme-6>kme-8"] == 3 * (32 + 64 + 2 * 32)
     assert best["withstands"] == {"compromised": 1, "failed": 1, "failed_links": 1, "tampering": 1}
     assert [p["chosen"] for p in (best, disjoint, recursive)] == [True, False, False]
     assert all(p["meets_wish"] and p["relies_on"] == [] for p in data["plans"])
@@ -56,9 +56,9 @@ def test_people_see_all_plans_and_how_the_chosen_one_goes(run):
         "to withstand compromised=1, and failed=1 if the network allows it\n"
         "\n"
         "   policy     compromised  failed  links  tampering  messages  link key\n"
-        "*  best                 1       1      1          1         9   1,440 B\n"
-        "   disjoint             1       1      1          1         9   1,440 B\n"
-        "   recursive            1       0      0          0        17   3,168 B\n"
+        "*  best                 1       1      1          1         9   1,152 B\n"
+        "   disjoint             1       1      1          1         9   1,152 B\n"
+        "   recursive            1       0      0          0        17   2,624 B\n"
         "In the worst case. Compromised and failed KMEs are withstood at the same time; a\n"
         "tampering one counts as one of each.\n"
         "\n"

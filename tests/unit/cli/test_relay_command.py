@@ -62,7 +62,7 @@ def test_json_has_the_whole_outcome(here):
         "false_shares": [],
         "disputed": [],
         "equivocating": [],
-        "released_at": ["kme-1", "kme-8"],
+        "released_at": ["kme-8", "kme-1"],
         "final": True,
     }
     assert data["shares"] == data["planned_shares"]

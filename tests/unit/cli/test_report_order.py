@@ -17,7 +17,7 @@ from qkdrelay.messages.control import SetLab, SetLink
 from qkdrelay.messages.reports import (
     Alarm,
     Collected,
-    Decided,
+    Confirmed,
     Done,
     Expected,
     Forwarded,
@@ -26,7 +26,6 @@ from qkdrelay.messages.reports import (
     Report,
     Split,
     Started,
-    Verified,
     Waiting,
 )
 from qkdrelay_cli.render.report_order import HELD_MAX, HOLD_S, RELAY_HELD_MAX, Ordered
@@ -51,7 +50,7 @@ def happened(request):
     while (message := client.receive(0.0)) is not None:
         kme, reports = reported(message[0], message[2])
         by_kme[kme] += [report for report in reports if not isinstance(report, Done | Hello)]
-    assert {type(report) for reports in by_kme.values() for report in reports} >= {Split, Collected, Rebuilt, Decided}
+    assert {type(report) for reports in by_kme.values() for report in reports} >= {Split, Collected, Rebuilt, Confirmed}
     return by_kme
 
 
@@ -68,8 +67,8 @@ def in_turn(by_kme, random):
 
 
 def causes(kme, report, everything):
-    """What must have happened before; of the ends' reports, what the coordinator waits for."""
-    kinds = {Started: (Expected,), Verified: (Rebuilt, Started), Decided: (Verified, Rebuilt, Started, Expected)}
+    """What must have happened before."""
+    kinds = {Rebuilt: (Started, Expected), Confirmed: (Rebuilt, Started, Expected)}
     for other, cause in everything:
         if isinstance(cause, kinds.get(type(report), ())) or (
             isinstance(report, Split | Forwarded | Collected)
@@ -99,7 +98,7 @@ def test_causes_are_shown_above_their_effects(happened):
         # The splits whose shares were there when the target rebuilt the secret.
         until = next(n for n, report in enumerate(happened["kme-8"]) if isinstance(report, Rebuilt))
         used = {report.route for report in happened["kme-8"][:until] if isinstance(report, Collected)}
-        confirmed = min(place[each] for each in arrived if isinstance(each[1], Decided))
+        confirmed = min(place[each] for each in arrived if isinstance(each[1], Confirmed))
         above = {report.route for _, report in shown(seen)[:confirmed] if isinstance(report, Split | Forwarded)}
         assert {route[:n] for route in used for n in range(1, len(route))} <= above
         assert all(one.at <= other.at for one, other in pairwise(seen))
@@ -122,13 +121,12 @@ def test_whatever_comes_is_shown_once(arrived):
 def contradicting(number):
     """The ends' reports, each KME's from last to first: every one of them before some other, and after it."""
     stages = [
-        Decided(relay_id=RELAY, confirmed=True),
-        Verified(relay_id=RELAY, valid=True),
+        Confirmed(relay_id=RELAY),
         Rebuilt(relay_id=RELAY, proof=bytes(16)),
-        Started(relay_id=RELAY, proof=bytes(16)),
+        Started(relay_id=RELAY),
         Expected(relay_id=RELAY),
     ]
-    return [(f"kme-{n % 3}", stages[n // 3 % 5]) for n in range(number)]
+    return [(f"kme-{n % 3}", stages[n // 3 % 4]) for n in range(number)]
 
 
 def test_reports_that_contradict_each_other_are_shown_and_do_not_pile_up():

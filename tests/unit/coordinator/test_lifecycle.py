@@ -4,18 +4,18 @@ from dataclasses import replace
 
 import pytest
 
-from coordinator.lifecycle import Relay, advance, decide, fail_if_overdue, outstanding
-from qkdrelay.messages.control import Decide, Expect, Prove, Start
+from coordinator.lifecycle import Relay, advance, ended, fail_if_overdue, outstanding, told_once
+from qkdrelay.messages.assignments import Supply
+from qkdrelay.messages.control import Cancel, Confirm, Deliver, Expect, Start
 from qkdrelay.messages.reports import (
     Collected,
-    Decided,
+    Confirmed,
     Expected,
     Findings,
     Forwarded,
     Rebuilt,
     Refused,
     Started,
-    Verified,
 )
 from qkdrelay.network.names import Route
 from qkdrelay.network.whereabouts import Whereabouts
@@ -24,26 +24,22 @@ from support.kme import NOW, RELAY, terms
 
 PLAN = plans.eight()
 ROUTES: list[Route] = list(PLAN.routes())
-S_PROOF, T_PROOF = b"s" * 16, b"t" * 16
+T_PROOF = b"t" * 16
 PLANNED = Relay(terms=terms(), policy="recursive", protected=True, created_at=NOW)
 EXPECTED = replace(PLANNED, expected=True)
-STARTED = replace(EXPECTED, state="started", source_proof=S_PROOF)
-REBUILT = replace(STARTED, state="reconstructed", target_proof=T_PROOF)
-CONFIRMED = replace(REBUILT, state="confirmed", source_verified=True, target_verified=True, ended_at=NOW + 1.0)
+STARTED = replace(EXPECTED, state="started", started=True)
+CONFIRMED = replace(STARTED, state="confirmed", target_proof=T_PROOF, released=("kme-8",), ended_at=NOW + 1.0)
 FAILED = replace(STARTED, state="failed", reason="because", ended_at=NOW + 1.0)
-STATES = {"planned": PLANNED, "expected": EXPECTED, "started": STARTED, "rebuilt": REBUILT}
+STATES = {"planned": PLANNED, "expected": EXPECTED, "started": STARTED}
 ENDED = {"confirmed": CONFIRMED, "failed": FAILED}
 
 FROM_TARGET, FROM_SOURCE = "kme-8", "kme-1"
 REPORTS = {
     "expected": Expected(relay_id=RELAY),
-    "started": Started(relay_id=RELAY, proof=S_PROOF),
+    "started": Started(relay_id=RELAY),
     "rebuilt": Rebuilt(relay_id=RELAY, proof=T_PROOF),
-    "verified": Verified(relay_id=RELAY, valid=True),
-    "not verified": Verified(relay_id=RELAY, valid=False),
     "refused": Refused(relay_id=RELAY, reason="no"),
-    "confirmed": Decided(relay_id=RELAY, confirmed=True),
-    "destroyed": Decided(relay_id=RELAY, confirmed=False),
+    "confirmed": Confirmed(relay_id=RELAY),
     "findings": Findings(relay_id=RELAY, false=(ROUTES[0],), disputed=(), equivocating=(), unclear=""),
 }
 
@@ -63,57 +59,70 @@ def after(relay, *steps):
 
 def test_the_way_to_a_confirmed_relay_and_what_is_told_on_it():
     relay = PLANNED
-    assert told(relay) == [("kme-8", Expect)]
+    assert told(relay) == [("kme-8", Expect), ("kme-1", Start)]
     relay = after(relay, ("kme-8", "expected"))
-    assert told(relay) == [("kme-1", Start)]
+    assert (relay.state, told(relay)) == ("planned", [("kme-1", Start)])
     relay = after(relay, ("kme-1", "started"))
     assert (relay.state, told(relay)) == ("started", [])
     relay = after(relay, ("kme-8", "rebuilt"))
-    assert relay.state == "reconstructed"
-    assert outstanding(relay) == [
-        ("kme-1", Prove(relay_id=RELAY, peer_proof=T_PROOF)),
-        ("kme-8", Prove(relay_id=RELAY, peer_proof=S_PROOF)),
-    ]
-    relay = after(relay, ("kme-8", "verified"))
-    assert (relay.state, told(relay)) == ("reconstructed", [("kme-1", Prove)])
-    relay = after(relay, ("kme-1", "verified"))
-    assert (relay.state, relay.ended_at) == ("confirmed", NOW + 1.0)
-    assert outstanding(relay) == [(kme, Decide(relay_id=RELAY, confirmed=True)) for kme in ("kme-1", "kme-8")]
+    assert (relay.state, relay.ended_at, relay.released) == ("confirmed", NOW + 1.0, ("kme-8",))
+    assert outstanding(relay) == [("kme-1", Confirm(relay_id=RELAY, proof=T_PROOF))]
     relay = after(relay, ("kme-1", "confirmed"))
-    assert told(relay) == [("kme-8", Decide)]
-    relay = after(relay, ("kme-8", "confirmed"))
-    assert (told(relay), relay.released) == ([], ("kme-1", "kme-8"))
+    assert (told(relay), relay.released) == ([], ("kme-8", "kme-1"))
 
 
-def test_the_source_is_told_to_start_only_once_the_target_has_stored_the_terms():
-    assert ("kme-1", Start) not in told(PLANNED)
-    assert after(PLANNED, ("kme-1", "started")) == PLANNED
+@pytest.mark.parametrize("state", STATES)
+def test_a_rebuild_confirms_whatever_was_not_heard_of_before(state):
+    relay = after(STATES[state], ("kme-8", "rebuilt"))
+    assert (relay.state, told(relay)) == ("confirmed", [("kme-1", Confirm)])
 
 
-def test_a_rebuild_that_is_heard_of_before_the_start_waits_for_it():
-    relay = after(EXPECTED, ("kme-8", "rebuilt"))
-    assert (relay.state, told(relay)) == ("reconstructed", [("kme-1", Start)])
-    relay = after(relay, ("kme-1", "started"))
-    assert (relay.state, told(relay)) == ("reconstructed", [("kme-1", Prove), ("kme-8", Prove)])
+@pytest.mark.parametrize("state", STATES)
+def test_nothing_but_a_rebuild_of_the_target_confirms(state):
+    said = [(kme, report) for kme in ("kme-1", "kme-8", "kme-3") for report in REPORTS if report != "refused"]
+    said.remove(("kme-8", "rebuilt"))
+    assert after(STATES[state], *said).state in ("planned", "started")
 
 
-@pytest.mark.parametrize("order", [("kme-1", "kme-8"), ("kme-8", "kme-1")])
-def test_both_ends_must_have_verified(order):
-    relay = after(REBUILT, (order[0], "verified"), (order[0], "verified"))
-    assert relay.state == "reconstructed"
-    assert after(relay, (order[1], "verified")).state == "confirmed"
+def test_what_is_told_once():
+    failed = after(STARTED, ("kme-8", "refused"))
+    cancel = Cancel(relay_id=RELAY)
+    assert told_once(STARTED, failed) == [("kme-1", cancel), ("kme-8", cancel)]
+    assert outstanding(failed) == []
+    done = after(CONFIRMED, ("kme-1", "confirmed"))
+    assert told_once(CONFIRMED, done) == [("kme-8", Deliver(relay_id=RELAY))]
+    assert told_once(STARTED, CONFIRMED) == told_once(done, done) == told_once(failed, failed) == []
 
 
-@pytest.mark.parametrize("state", ["planned", "expected", "started"])
-def test_nothing_is_confirmed_without_both_proofs(state):
-    relay = after(STATES[state], ("kme-1", "verified"), ("kme-8", "verified"))
-    assert relay.state == STATES[state].state
+def test_of_supply_nobody_lists_keys_so_its_target_is_not_told_who_has_them():
+    supply = replace(CONFIRMED, terms=terms(supply=Supply(until=NOW + 1e6, tag_pairs=1)))
+    assert told_once(supply, after(supply, ("kme-1", "confirmed"))) == []
 
 
-def test_who_verified_before_both_proofs_are_there_is_asked_again():
-    relay = after(STARTED, ("kme-1", "verified"), ("kme-8", "verified"), ("kme-8", "rebuilt"))
-    assert told(relay) == [("kme-1", Prove), ("kme-8", Prove)]
-    assert after(relay, ("kme-1", "verified"), ("kme-8", "verified")).state == "confirmed"
+def test_a_coordinator_that_has_said_failed_never_passes_a_confirmation_tag_on():
+    late = after(FAILED, ("kme-1", "started"), ("kme-8", "rebuilt"), ("kme-8", "expected"))
+    assert (late, outstanding(late)) == (FAILED, [])
+
+
+# --- after the answer ------------------------------------------------------------------------------
+
+
+def test_a_source_that_refuses_what_its_target_has_confirmed_fails_the_relay_after_all():
+    relay = after(CONFIRMED, ("kme-1", "refused"))
+    assert (relay.state, told(relay), relay.ended_at) == ("failed", [], NOW + 1.0)
+    assert relay.reason == "confirmed by kme-8, but refused by kme-1: no"
+    assert told_once(CONFIRMED, relay) == []
+
+
+def test_a_source_that_has_confirmed_takes_nothing_back():
+    done = after(CONFIRMED, ("kme-1", "confirmed"))
+    assert after(done, ("kme-1", "refused"), ("kme-8", "refused"), ("kme-8", "rebuilt")) == done
+
+
+def test_a_source_that_comes_back_with_an_old_copy_of_its_store_is_told_again():
+    again = after(CONFIRMED, ("kme-1", "confirmed"), ("kme-1", "started"))
+    assert told(again) == [("kme-1", Confirm)]
+    assert after(again, ("kme-1", "refused")).state == "failed"
 
 
 # --- who has a say ---------------------------------------------------------------------------------
@@ -144,13 +153,9 @@ def test_what_becomes_of_shares_does_not_decide(report):
 
 @pytest.mark.parametrize("state", STATES)
 @pytest.mark.parametrize("sender", ["kme-1", "kme-8"])
-def test_either_end_can_fail_it_by_a_refusal_or_a_proof_that_is_not_valid(state, sender):
+def test_either_end_can_fail_it_by_a_refusal(state, sender):
     refused = after(STATES[state], (sender, "refused"))
     assert (refused.state, refused.reason) == ("failed", f"refused by {sender}: no")
-    unequal = after(STATES[state], (sender, "not verified"))
-    assert unequal.state == "failed"
-    assert sender in unequal.reason
-    assert told(unequal) == [("kme-1", Decide), ("kme-8", Decide)]
 
 
 @pytest.mark.parametrize(
@@ -162,29 +167,22 @@ def test_who_refuses_is_named_and_nobody_else_whatever_it_says(reason, told):
     assert relay.reason == f"refused by {told}"
 
 
-def test_the_first_proof_of_each_end_counts():
-    relay = REBUILT
-    for sender, report in ((FROM_SOURCE, Started), (FROM_TARGET, Rebuilt)):
-        assert advance(relay, sender, report(relay_id=RELAY, proof=b"x" * 16), NOW) is relay
+def test_the_first_confirmation_tag_counts():
+    assert advance(CONFIRMED, FROM_TARGET, Rebuilt(relay_id=RELAY, proof=b"x" * 16), NOW) is CONFIRMED
 
 
-def test_a_target_that_has_rebuilt_has_answered_although_it_was_not_heard_of_before():
-    relay = after(PLANNED, ("kme-8", "rebuilt"))
-    assert told(relay) == [("kme-1", Start)]
-    assert fail_if_overdue(relay, Whereabouts(PLAN), NOW + 30.0).reason == "the source kme-1 did not answer in time"
+# --- the end stays ---------------------------------------------------------------------------------
 
 
-# --- a decision stays ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("state", ENDED)
 @pytest.mark.parametrize("report", sorted(set(REPORTS) - {"findings"}))
 @pytest.mark.parametrize("sender", ["kme-1", "kme-8"])
-def test_nothing_changes_a_decision(state, report, sender):
-    relay = after(ENDED[state], (sender, report))
-    own = report == {"confirmed": "confirmed", "failed": "destroyed"}[state]
-    assert replace(relay, released=()) == ENDED[state]
-    assert relay.released == ((sender,) if own else ())
+def test_nothing_changes_a_failed_relay(report, sender):
+    assert after(FAILED, (sender, report)) is FAILED
+
+
+@pytest.mark.parametrize("report", sorted(set(REPORTS) - {"findings"}))
+def test_nothing_that_the_target_says_changes_a_confirmed_relay(report):
+    assert after(CONFIRMED, ("kme-8", report)) is CONFIRMED
 
 
 def test_findings_count_after_the_decision_too_and_the_latest_does():
@@ -201,7 +199,7 @@ def replace_findings(**changed):
 @pytest.mark.parametrize("state", ENDED)
 def test_an_ended_relay_cannot_be_ended_again(state):
     for other in ENDED:
-        assert decide(ENDED[state], other, "another", NOW + 5.0) is ENDED[state]
+        assert ended(ENDED[state], other, "another", NOW + 5.0) is ENDED[state]
     assert fail_if_overdue(ENDED[state], Whereabouts(PLAN), NOW + 1e6) is ENDED[state]
 
 
@@ -218,7 +216,9 @@ def test_a_relay_fails_at_its_deadline_and_not_before(state):
 @pytest.mark.parametrize(
     ("relay", "collected", "reason"),
     [
-        (PLANNED, (), "the target kme-8 did not answer in time"),
+        (PLANNED, (), "the source kme-1 and the target kme-8 did not answer in time"),
+        (PLANNED, ROUTES, "the source kme-1 and the target kme-8 did not answer in time, although it has begun"),
+        (replace(PLANNED, started=True), ROUTES, "the target kme-8 did not answer in time"),
         (EXPECTED, (), "the source kme-1 did not answer in time"),
         (STARTED, (), "the split on kme-1 has 0 of the 2 it needs"),
         (STARTED, [r for r in ROUTES if "kme-6" not in r], "the split on kme-1 has 1 of the 2 it needs"),
@@ -238,8 +238,6 @@ def test_a_relay_fails_at_its_deadline_and_not_before(state):
         (replace(STARTED, findings=replace_findings(unclear="cut", equivocating=ROUTES)), (), "too few shares in time"),
         (replace(STARTED, findings=replace_findings(unclear="cut", false=ROUTES)), ROUTES, "more than can be listed"),
         (replace(STARTED, findings=replace_findings(unclear="ambiguous")), ROUTES, "more than one secret"),
-        (REBUILT, ROUTES, "kme-1 and kme-8 did not confirm in time"),
-        (replace(REBUILT, source_verified=True), ROUTES, "kme-8 did not confirm in time"),
     ],
 )
 def test_it_says_what_was_missing(relay, collected, reason):

@@ -54,10 +54,10 @@ def due(store, kme, now):
     "changed",
     [
         {},
-        {"state": "started", "expected": True, "source_proof": b"s" * 16},
-        {"state": "confirmed", "ended_at": NOW + 1.5, "target_proof": b"t" * 16, "source_verified": True},
+        {"state": "started", "expected": True, "started": True},
+        {"state": "confirmed", "ended_at": NOW + 1.5, "target_proof": b"t" * 16},
         {"state": "failed", "reason": "why: 'x'", "released": ("kme-1", "kme-8"), "findings": FINDINGS},
-        {"target_verified": True, "protected": False},
+        {"released": ("kme-8",), "protected": False},
     ],
 )
 def test_a_relay_comes_back_as_it_was(store, changed):
@@ -182,12 +182,11 @@ def test_no_field_of_a_relay_is_forgotten():
 
 
 def test_a_store_has_the_columns_it_has_always_had(store):
-    """Format 5: a store that an earlier version wrote is read."""
+    """Format 6: a store that an earlier version wrote is read."""
     columns = [row[1] for row in store.journal.connection.execute("PRAGMA table_info(relays)")]
     assert " ".join(columns) == (
-        "relay_id terms policy protected relies_on created_at state reason ended_at expected source_proof target_proof"
-        " source_verified target_verified released findings source target deadline source_due target_due source_wait_s"
-        " target_wait_s"
+        "relay_id terms policy protected relies_on created_at state reason ended_at expected started target_proof"
+        " released findings source target deadline source_due target_due source_wait_s target_wait_s"
     )
 
 

@@ -49,7 +49,7 @@ def test_an_idle_coordinator_waits_until_the_deadline_of_a_relay_under_way_and_t
     waited = waits(network, is_over)
     assert (last["seen"].ended_at, last["seen"].reason) == (
         asked + timeout_s,
-        "the target kme-4 did not answer in time",
+        "the source kme-1 and the target kme-4 did not answer in time",
     )
     housekeeping = [begun + n * HOUSEKEEPING_S for n in (1, 2)]
     times = [asked, *(at for at in housekeeping if at < asked + timeout_s), asked + timeout_s]

@@ -1,4 +1,4 @@
-"""An end of a relay: terms, keys, proofs, the decision (protocol, sections 5 and 6)."""
+"""An end of a relay: terms, keys, the confirmation (protocol, sections 5 and 6)."""
 
 import os
 from dataclasses import replace
@@ -6,17 +6,19 @@ from dataclasses import replace
 import pytest
 
 from kme import rebuilding, searches
-from kme.effects import DropShares, KeepRelay, LogEvent, SendShare, TryRebuild
-from kme.model import LATE_S
+from kme.effects import DropShares, KeepRelay, LogEvent, SendShare, SupplyChanged, TryRebuild
+from kme.forwarding import RejectedShareError
+from kme.model import LATE_S, SUPPLY_LATE_S
+from kme.terms import SUPPLY_S_MAX
+from qkdrelay.messages.assignments import Supply
 from qkdrelay.messages.codec import MESSAGE_BYTES_MAX
-from qkdrelay.messages.control import Decide, Expect, FixedDemand, Prove, Start
+from qkdrelay.messages.control import Cancel, Confirm, Deliver, Expect, FixedDemand, Start
 from qkdrelay.messages.fields import TIMEOUT_S_MAX
 from qkdrelay.messages.plans import encode_plan
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.reports import (
-    Alarm,
     Collected,
-    Decided,
+    Confirmed,
     Expected,
     Findings,
     Rebuilt,
@@ -24,7 +26,6 @@ from qkdrelay.messages.reports import (
     Reports,
     Split,
     Started,
-    Verified,
 )
 from qkdrelay.messages.signing import sign
 from qkdrelay.network.exhaustive import STEPS_MAX
@@ -37,6 +38,7 @@ PLAN = plans.eight()
 LINE = plans.written({"kme-1": (["kme-2"], 1), "kme-2": (["kme-8"], 1)}, "kme-1", "kme-8")
 ANY_OF_3 = plans.fan(3, 1)
 TAG = bytes(16)
+SUPPLY = Supply(until=NOW + 1e5, tag_pairs=2)
 
 
 def refusal(effects):
@@ -47,9 +49,9 @@ def refusal(effects):
     return report.reason
 
 
-def started(**settings):
-    kme = Kme("kme-1", **settings)
-    return kme, kme.command(Start(terms=terms()))
+def started(**changed):
+    kme = Kme("kme-1")
+    return kme, kme.command(Start(terms=terms(**changed)))
 
 
 def delivered_shares(effects):
@@ -64,15 +66,21 @@ def delivered_shares(effects):
     return plans.at_target(PLAN, held)
 
 
-def both_ends(shares=lambda held: held):
-    """Source and target after the target has rebuilt."""
-    source, effects = started()
+def both_ends(shares=lambda held: held, **changed):
+    """Source and target after the target has rebuilt, and its confirmation tag."""
+    source, effects = started(**changed)
     target = Kme("kme-8")
-    target.command(Expect(terms=terms()))
+    target.command(Expect(terms=terms(**changed)))
     for route, payload in shares(delivered_shares(effects)).items():
         target.share(route, payload)
     (rebuilt, *_) = told(target.try_rebuild())
-    return source, target, told(effects)[0].proof, rebuilt.proof
+    return source, target, rebuilt.proof
+
+
+def refused(effects):
+    """The reason of a refusal, whatever else there is."""
+    (reason,) = (report.reason for report in told(effects) if isinstance(report, Refused))
+    return reason
 
 
 ENDS = [("kme-1", Start), ("kme-8", Expect)]
@@ -145,15 +153,18 @@ def test_an_end_keeps_what_was_demanded_and_what_it_checked(name, kind, own, com
     assert kme.relay.checked == FixedDemand(compromised=max(own, compromised), failed=0, tampering=0)
 
 
-def test_ends_that_were_told_different_demands_do_not_prove_their_keys_to_each_other():
+@pytest.mark.parametrize("other", [{"withstand": NOTHING}, {"key_count": 1, "key_size_bits": 512}])
+def test_ends_that_were_told_different_terms_do_not_confirm(other):
     source, target = Kme("kme-1"), Kme("kme-8")
     start = source.command(Start(terms=terms()))
-    target.command(Expect(terms=terms(withstand=NOTHING)))
+    target.command(Expect(terms=terms(**other)))
     for route, payload in delivered_shares(start).items():
         target.share(route, payload)
     (rebuilt, *_) = told(target.try_rebuild())
-    for kme, proof in ((source, rebuilt.proof), (target, told(start)[0].proof)):
-        assert told(kme.command(Prove(relay_id=RELAY, peer_proof=proof))) == [Verified(relay_id=RELAY, valid=False)]
+    assert "is not that of these keys and terms" in refused(
+        source.command(Confirm(relay_id=RELAY, proof=rebuilt.proof))
+    )
+    assert (source.relay.state, target.relay.state) == ("failed", "held")
 
 
 @pytest.mark.parametrize(("name", "kind"), ENDS)
@@ -185,7 +196,7 @@ def test_the_key_store_is_bounded(name, kind):
 
 
 @pytest.mark.parametrize(("name", "kind"), ENDS)
-@pytest.mark.parametrize("changed", [{"key_count": 3}, {"key_size_bits": 128}, {"plan": "other"}])
+@pytest.mark.parametrize("changed", [{"key_count": 3}, {"key_size_bits": 128}, {"plan": "other"}, {"supply": SUPPLY}])
 def test_a_used_relay_id_is_refused(name, kind, changed):
     kme = Kme(name)
     kme.command(kind(terms=terms()))
@@ -199,7 +210,7 @@ def test_a_used_relay_id_is_refused(name, kind, changed):
 def test_the_id_of_a_failed_relay_is_refused(name, kind):
     kme = Kme(name)
     kme.command(kind(terms=terms()))
-    kme.command(Decide(relay_id=RELAY, confirmed=False))
+    kme.command(Cancel(relay_id=RELAY))
     assert "used before" in refusal(kme.command(kind(terms=terms())))
 
 
@@ -222,7 +233,7 @@ def test_the_source_draws_keys_keeps_them_and_sends_a_share_to_each_successor():
     assert kept < min(i for i, effect in enumerate(effects) if isinstance(effect, SendShare))
 
 
-def test_a_start_that_comes_again_gives_the_same_proof_and_sends_nothing():
+def test_a_start_that_comes_again_gives_the_same_answer_and_sends_nothing():
     kme, effects = started()
     before = kme.relay
     again = kme.command(Start(terms=terms()))
@@ -239,12 +250,8 @@ def test_a_start_that_comes_again_with_another_deadline_is_the_same_relay():
 def test_two_relays_have_different_keys():
     kme, _ = started()
     kme.command(Start(terms=terms(relay_id=new_relay_id(NOW))))
-    parts = [
-        bytes(part)
-        for r in kme.memory.relays.values()
-        for part in (r.payload.keys, r.payload.source_key, r.payload.target_key)
-    ]
-    assert len(set(parts)) == 6
+    parts = [bytes(part) for r in kme.memory.relays.values() for part in (r.payload.keys, r.payload.confirmation_key)]
+    assert len(set(parts)) == 4
 
 
 # --- the target ------------------------------------------------------------------------------------
@@ -280,13 +287,32 @@ def test_early_shares_count_once_their_terms_come_and_those_that_do_not_fit_do_n
 
 
 def test_the_target_rebuilds_the_sources_keys_and_proves_it():
-    source, target, _, proof = both_ends()
+    source, target, proof = both_ends()
     assert target.relay.payload == source.relay.payload
-    assert source.relay.payload.target_proof_is_valid(source.relay.context, proof)
+    assert target.relay.state == "held"
+    assert source.relay.payload.proof_is_valid(source.relay.context, proof)
+
+
+def test_a_target_makes_its_confirmation_tag_in_the_commit_that_keeps_the_keys_and_not_before():
+    source, effects = started()
+    target = Kme("kme-8")
+    said = told(target.command(Expect(terms=terms())))
+    for route, payload in delivered_shares(effects).items():
+        said += told(target.share(route, payload))
+    assert not any(isinstance(report, Rebuilt) for report in said)
+    rebuilt = target.try_rebuild()
+    (kept,) = only(rebuilt, KeepRelay)
+    assert (kept.relay.state, kept.relay.payload) == ("held", source.relay.payload)
+    assert isinstance(told(rebuilt)[0], Rebuilt)
+
+
+def test_a_target_that_is_asked_again_says_again_that_it_has_the_keys():
+    _, target, proof = both_ends()
+    assert told(target.command(Expect(terms=terms()))) == [Rebuilt(relay_id=RELAY, proof=proof)]
 
 
 def test_it_reports_a_rebuild_once():
-    _, target, _, _ = both_ends()
+    _, target, _ = both_ends()
     assert target.try_rebuild() == []
 
 
@@ -308,12 +334,12 @@ def test_a_late_false_share_is_found_after_the_rebuild():
         late["payload"] = held[route]
         return {r: payload for r, payload in held.items() if r != route}
 
-    _, target, _, _ = both_ends(without)
+    _, target, _ = both_ends(without)
     target.share(route, bytes([late["payload"][0] ^ 1]) + late["payload"][1:])
     (findings,) = told(target.try_rebuild())
     assert isinstance(findings, Findings)
     assert findings.false == (route,)
-    assert target.relay.state == "pending"
+    assert target.relay.state == "held"
     assert target.try_rebuild() == []
 
 
@@ -364,7 +390,7 @@ def test_findings_fit_a_message_however_long_the_routes_are(monkeypatch, kind):
 
 
 def test_equivocation_is_among_the_findings():
-    _, target, _, _ = both_ends()
+    _, target, _ = both_ends()
     route = ("kme-1", "kme-3", "kme-7", "kme-8")
     target.share(route, bytes(len(target.memory.get(RELAY, route))))
     (findings,) = told(target.try_rebuild())
@@ -372,110 +398,221 @@ def test_equivocation_is_among_the_findings():
     assert findings.false == ()
 
 
-# --- proof and decision ----------------------------------------------------------------------------
+# --- the confirmation ------------------------------------------------------------------------------
 
 
-def test_each_end_finds_the_others_proof_valid():
-    source, target, source_proof, target_proof = both_ends()
-    for end, proof in ((source, target_proof), (target, source_proof)):
-        assert told(end.command(Prove(relay_id=RELAY, peer_proof=proof))) == [Verified(relay_id=RELAY, valid=True)]
-
-
-@pytest.mark.parametrize("wrong", ["zero", "own", "bit"])
-def test_neither_end_takes_a_wrong_proof_nor_its_own(wrong):
-    source, target, source_proof, target_proof = both_ends()
-    for end, own, other in ((source, source_proof, target_proof), (target, target_proof, source_proof)):
-        proof = {"zero": TAG, "own": own, "bit": bytes([other[0] ^ 1]) + other[1:]}[wrong]
-        assert told(end.command(Prove(relay_id=RELAY, peer_proof=proof))) == [Verified(relay_id=RELAY, valid=False)]
-        effects = end.command(Decide(relay_id=RELAY, confirmed=True))
-        assert told(effects)[0].event == "decision.unproven"
-        assert end.relay.state == "pending"
-
-
-def test_a_proof_for_a_relay_without_keys_is_refused():
-    kme = Kme("kme-8")
-    assert "no keys" in refusal(kme.command(Prove(relay_id=RELAY, peer_proof=TAG)))
-    kme.command(Expect(terms=terms()))
-    assert "no keys" in refusal(kme.command(Prove(relay_id=RELAY, peer_proof=TAG)))
-
-
-def confirmed(end, proof):
-    end.command(Prove(relay_id=RELAY, peer_proof=proof))
-    return end.command(Decide(relay_id=RELAY, confirmed=True))
-
-
-def test_keys_are_released_on_the_decision_and_a_valid_proof():
-    source, target, source_proof, target_proof = both_ends()
-    for end, proof in ((source, target_proof), (target, source_proof)):
-        assert told(confirmed(end, proof)) == [Decided(relay_id=RELAY, confirmed=True)]
-        assert end.relay.state == "delivered"
+def test_the_source_releases_its_keys_once_the_tag_of_the_target_verifies_and_not_before():
+    source, target, proof = both_ends()
+    assert source.relay.state == "pending"
+    assert told(source.command(Confirm(relay_id=RELAY, proof=proof))) == [Confirmed(relay_id=RELAY)]
+    assert source.relay.state == "delivered"
     assert source.relay.payload.keys == target.relay.payload.keys
 
 
-@pytest.mark.parametrize("end", [0, 1])
-def test_keys_are_not_released_on_the_decision_alone(end):
-    kme = both_ends()[end]
-    (alarm,) = told(kme.command(Decide(relay_id=RELAY, confirmed=True)))
-    assert isinstance(alarm, Alarm)
-    assert kme.relay.state == "pending"
+def test_whatever_the_coordinator_says_the_source_has_nothing_that_the_target_has_not():
+    source, _ = started()
+    source_commands = (Confirm(relay_id=RELAY, proof=TAG), Deliver(relay_id=RELAY), Start(terms=terms()))
+    for command in (*source_commands, Cancel(relay_id=RELAY), *source_commands):
+        source.command(command)
+        assert not source.relay.is_released
+    target = Kme("kme-8")
+    for command in (Deliver(relay_id=RELAY), Expect(terms=terms()), Deliver(relay_id=RELAY)):
+        target.command(command)
+    assert target.relay.state == "expecting"
+    assert target.relay.payload is None
 
 
-@pytest.mark.parametrize("end", [0, 1])
-def test_keys_are_not_released_on_the_proof_alone(end):
-    ends = both_ends()
-    ends[end].command(Prove(relay_id=RELAY, peer_proof=ends[3 - end]))
-    assert ends[end].relay.state == "pending"
-
-
-def test_a_target_that_has_not_rebuilt_releases_nothing():
-    kme = Kme("kme-8")
-    kme.command(Expect(terms=terms()))
-    assert told(kme.command(Decide(relay_id=RELAY, confirmed=True)))[0].event == "decision.unproven"
-
-
-@pytest.mark.parametrize("end", [0, 1])
-def test_a_failed_relay_destroys_keys_shares_and_findings(end):
-    kme = both_ends()[end]
-    effects = kme.command(Decide(relay_id=RELAY, confirmed=False))
-    assert told(effects) == [Decided(relay_id=RELAY, confirmed=False)]
+@pytest.mark.parametrize("wrong", ["zero", "bit"])
+def test_a_wrong_tag_destroys_the_keys_at_the_source_and_the_right_one_is_too_late(wrong):
+    source, target, proof = both_ends()
+    other = TAG if wrong == "zero" else bytes([proof[0] ^ 1]) + proof[1:]
+    effects = source.command(Confirm(relay_id=RELAY, proof=other))
+    assert refused(effects).startswith("kme-1: the confirmation tag of kme-8 is not that of")
+    assert (source.relay.state, source.relay.payload) == ("failed", None)
     assert DropShares(RELAY) in effects
-    assert (kme.relay.state, kme.relay.payload) == ("failed", None)
-    assert kme.memory.of(RELAY) == {}
+    assert "no keys" in refusal(source.command(Confirm(relay_id=RELAY, proof=proof)))
+    assert target.relay.state == "held"
 
 
-@pytest.mark.parametrize("first", [True, False])
-@pytest.mark.parametrize("end", [0, 1])
-def test_a_decision_may_come_again_and_never_change(end, first):
-    ends = both_ends()
-    kme = ends[end]
-    kme.command(Prove(relay_id=RELAY, peer_proof=ends[3 - end]))
-    kme.command(Decide(relay_id=RELAY, confirmed=first))
-    decided = kme.relay
-    again = kme.command(Decide(relay_id=RELAY, confirmed=first))
-    assert told(again) == [Decided(relay_id=RELAY, confirmed=first)]
-    (alarm,) = told(kme.command(Decide(relay_id=RELAY, confirmed=not first)))
-    assert alarm.event == "decision.contradicted"
-    assert str(RELAY) in alarm.text
-    assert kme.relay == decided
+def test_a_tag_for_a_relay_without_keys_is_refused():
+    assert "no keys" in refusal(Kme("kme-1").command(Confirm(relay_id=RELAY, proof=TAG)))
 
 
-def test_a_wrong_proof_after_the_release_takes_nothing_back():
-    source, _, _, target_proof = both_ends()
-    confirmed(source, target_proof)
+def test_a_target_does_not_take_its_own_tag():
+    _, target, proof = both_ends()
+    before = target.relay
+    assert "no keys" in refusal(target.command(Confirm(relay_id=RELAY, proof=proof)))
+    assert target.relay == before
+
+
+def test_a_tag_may_come_again_and_a_wrong_one_takes_nothing_back():
+    source, _, proof = both_ends()
+    source.command(Confirm(relay_id=RELAY, proof=proof))
     before = source.relay
-    assert told(source.command(Prove(relay_id=RELAY, peer_proof=target_proof))) == [
-        Verified(relay_id=RELAY, valid=True)
-    ]
+    for again in (proof, TAG):
+        assert told(source.command(Confirm(relay_id=RELAY, proof=again))) == [Confirmed(relay_id=RELAY)]
+    assert source.command(Cancel(relay_id=RELAY)) == []
     assert source.relay == before
 
 
-def test_the_failure_of_a_relay_nobody_knows_is_carried_out_and_its_confirmation_is_not():
-    kme = Kme("kme-8")
-    assert told(kme.command(Decide(relay_id=RELAY, confirmed=False))) == [Decided(relay_id=RELAY, confirmed=False)]
-    assert kme.command(Decide(relay_id=RELAY, confirmed=True)) == []
+@pytest.mark.parametrize("name", ["kme-1", "kme-8"])
+def test_a_relay_that_was_given_up_is_destroyed_where_nothing_is_released(name):
+    effects = started()[1]
+    kme = Kme(name)
+    kme.command(dict(ENDS)[name](terms=terms()))
+    if name == "kme-8":
+        route, payload = next(iter(delivered_shares(effects).items()))
+        kme.share(route, payload)
+    cancelled = kme.command(Cancel(relay_id=RELAY))
+    assert told(cancelled) == []
+    assert DropShares(RELAY) in cancelled
+    assert (kme.relay.state, kme.relay.payload) == ("failed", None)
+    assert kme.memory.of(RELAY) == {}
+    assert kme.command(Cancel(relay_id=RELAY)) == []
+
+
+def test_a_target_gives_up_nothing_that_it_has_released():
+    _, target, proof = both_ends()
+    before = target.relay
+    assert target.command(Cancel(relay_id=RELAY)) == []
+    assert target.relay == before
+    assert told(target.command(Expect(terms=terms()))) == [Rebuilt(relay_id=RELAY, proof=proof)]
+
+
+def test_a_target_shows_people_once_that_the_source_has_confirmed():
+    source, target, _ = both_ends()
+    assert told(target.command(Deliver(relay_id=RELAY))) == []
+    assert target.relay.state == "delivered"
+    assert target.command(Deliver(relay_id=RELAY)) == []
+    assert source.command(Deliver(relay_id=RELAY)) == []
+    assert source.relay.state == "pending"
+
+
+def test_what_is_told_of_a_relay_nobody_knows_changes_nothing():
+    assert Kme("kme-8").command(Cancel(relay_id=RELAY)) == []
+    assert Kme("kme-8").command(Deliver(relay_id=RELAY)) == []
+
+
+# --- what nobody ends ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "kind"), ENDS)
+def test_what_nothing_was_heard_of_is_given_up_an_hour_after_its_deadline(name, kind):
+    kme = Kme(name)
+    kme.command(kind(terms=terms()))
+    assert kme.relay.ends_at == NOW + 30.0 + 3_600.0
+    effects = kme.end()
+    assert (kme.relay.state, kme.relay.payload, kme.relay.ends_at) == ("failed", None, None)
+    assert [report.reason for report in told(effects)] == (
+        ["kme-1: nothing was heard of it for long after its deadline"] if name == "kme-1" else []
+    )
+
+
+def test_keys_that_were_released_do_not_end_by_themselves():
+    source, target, proof = both_ends()
+    source.command(Confirm(relay_id=RELAY, proof=proof))
+    assert source.relay.ends_at is target.relay.ends_at is None
+
+
+def test_how_far_an_open_relay_is_is_reported_once_more_at_a_start():
+    source, target, proof = both_ends()
+    expecting = Kme("kme-8")
+    expecting.command(Expect(terms=terms()))
+    for kme, report in (
+        (source, Started(relay_id=RELAY)),
+        (expecting, Expected(relay_id=RELAY)),
+        (target, Rebuilt(relay_id=RELAY, proof=proof)),
+    ):
+        before = kme.relay
+        assert told(kme.endpoint.recall([before])) == [report]
+        assert kme.relay == before
 
 
 def test_to_rebuild_what_is_not_a_targets_does_nothing():
     source, _ = started()
     assert source.try_rebuild() == []
     assert Kme("kme-8").try_rebuild() == []
+
+
+# --- supply ----------------------------------------------------------------------------------------
+
+
+def states(effects):
+    return [changed.relay.state for changed in only(effects, SupplyChanged)]
+
+
+@pytest.mark.parametrize(("name", "kind"), ENDS)
+@pytest.mark.parametrize(
+    ("supply", "reason"),
+    [
+        (Supply(until=NOW, tag_pairs=1), "time is over"),
+        (Supply(until=NOW + SUPPLY_S_MAX + 1, tag_pairs=1), "more than 31 days away"),
+        (Supply(until=NOW + 60, tag_pairs=2), "2 pairs of tag keys for 4104 bytes; 3 are needed"),
+    ],
+)
+def test_supply_that_cannot_be_assigned_is_refused(name, kind, supply, reason):
+    asked = terms(supply=supply, key_count=513, key_size_bits=64)
+    assert reason in refusal(Kme(name).command(kind(terms=asked)))
+
+
+def test_supply_brings_keys_and_tag_keys_and_is_confirmed_as_anything_else():
+    source, effects = started(supply=SUPPLY)
+    assert states(effects) == ["pending"]
+    source, target, proof = both_ends(supply=SUPPLY)
+    assert target.relay.payload == source.relay.payload
+    assert [len(target.relay.payload.tag_pair(n)) for n in range(3)] == [64, 64, 0]
+    assert target.relay.payload.tag_pair(0) != target.relay.payload.tag_pair(1)
+    payload = source.relay.payload
+    effects = source.command(Confirm(relay_id=RELAY, proof=proof))
+    assert told(effects) == [Confirmed(relay_id=RELAY)]
+    (changed,) = only(effects, SupplyChanged)
+    assert (changed.relay.state, changed.relay.payload) == ("delivered", payload)
+    assert (source.relay.state, source.relay.payload) == ("forgotten", None)
+    assert told(source.command(Confirm(relay_id=RELAY, proof=proof))) == [Confirmed(relay_id=RELAY)]
+    assert only(source.command(Confirm(relay_id=RELAY, proof=proof)), SupplyChanged) == []
+
+
+@pytest.mark.parametrize(
+    "other", [None, Supply(until=NOW + 1e6, tag_pairs=2), Supply(until=NOW + 1e5 + 1, tag_pairs=2)]
+)
+def test_ends_that_were_told_of_different_supply_do_not_confirm(other):
+    """A coordinator that has the source assign for longer than the target keeps, say."""
+    source, effects = started(supply=SUPPLY)
+    target = Kme("kme-8")
+    target.command(Expect(terms=terms(supply=other)))
+    rejected = 0
+    for route, payload in delivered_shares(effects).items():
+        try:
+            target.share(route, payload)
+        except RejectedShareError:
+            rejected += 1
+    if other is None:
+        assert rejected
+        return
+    (rebuilt, *_) = told(target.try_rebuild())
+    assert "terms" in refused(source.command(Confirm(relay_id=RELAY, proof=rebuilt.proof)))
+
+
+def test_who_keeps_supply_hears_of_every_change_of_its_relays():
+    source, effects = started(supply=SUPPLY)
+    assert states(source.command(Cancel(relay_id=RELAY))) == ["failed"]
+    target = Kme("kme-8")
+    assert states(target.command(Expect(terms=terms(supply=SUPPLY)))) == ["expecting"]
+    for route, payload in delivered_shares(effects).items():
+        target.share(route, payload)
+    rebuilt = target.try_rebuild()
+    assert states(rebuilt) == ["held"]
+    # What answers an assignment that came before goes out behind the confirmation tag.
+    assert isinstance(rebuilt[-1], SupplyChanged)
+    assert target.relay.ends_at == SUPPLY.until + SUPPLY_LATE_S
+    assert states(target.end()) == ["forgotten"]
+    assert (target.relay.state, target.relay.payload, target.relay.ends_at) == ("forgotten", None, None)
+
+
+def test_a_start_burns_supply_that_is_pending_at_its_source():
+    source, _ = started(supply=SUPPLY)
+    source.memory.relays[RELAY] = replace(source.relay, payload=None)  # as its store has it
+    effects = source.memory.carry_out(source.endpoint.recall([source.relay]))
+    assert "in memory only" in refused(effects)
+    assert states(effects) == ["failed"]
+    assert source.relay.state == "failed"

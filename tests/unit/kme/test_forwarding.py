@@ -7,14 +7,12 @@ import pytest
 
 from kme import forwarding as module
 from kme.effects import KeepRelay, KeepShare, SendShare, TryRebuild
-from kme.forwarding import EARLY_BYTES_MAX, EARLY_SHARES_MAX, RejectedShareError
+from kme.forwarding import EARLY_BYTES_MAX, EARLY_SHARES_MAX, PAYLOAD_BYTES_MAX, RejectedShareError
 from kme.model import LATE_S
 from qkdrelay.messages.control import Expect
 from qkdrelay.messages.fields import TIMEOUT_S_MAX
-from qkdrelay.messages.keys import KEY_BYTES_MAX
 from qkdrelay.messages.plans import encode_plan
 from qkdrelay.messages.reports import Collected, Forwarded, Split
-from qkdrelay.network.key_cost import CONFIRMATION_BYTES
 from qkdrelay.network.plan import Hop, Plan
 from qkdrelay.sharing import amd, shamir
 from support import plans
@@ -23,7 +21,7 @@ from support.kme import NOW, RELAY, Kme, only, terms, told
 PLAN = plans.eight()
 TO_3, TO_5, TO_8 = ("kme-1", "kme-3"), ("kme-1", "kme-3", "kme-5"), ("kme-1", "kme-3", "kme-5", "kme-8")
 PAYLOAD = os.urandom(160)
-FINAL = os.urandom(PLAN.share_length(TO_8, 2 * 32 + 64))
+FINAL = os.urandom(PLAN.share_length(TO_8, 2 * 32 + 32))
 
 
 @pytest.fixture
@@ -103,7 +101,7 @@ def test_a_share_is_dropped_a_minute_after_its_deadline_and_not_before():
 
 @pytest.mark.parametrize(("route", "times"), [(TO_3, 1), (TO_5, 2)])
 def test_no_share_is_longer_than_those_of_the_largest_relay(route, times):
-    longest = amd.encoded_length(KEY_BYTES_MAX + CONFIRMATION_BYTES, times)
+    longest = amd.encoded_length(PAYLOAD_BYTES_MAX, times)
     assert only(Kme(route[-1]).share(route, bytes(longest)), SendShare)
     assert refused(Kme(route[-1]), route, bytes(longest + 1)) == (
         f"the share has {longest + 1} bytes, more than any relay's can have"

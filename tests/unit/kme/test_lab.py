@@ -131,7 +131,7 @@ def test_a_tampering_kme_sends_something_else():
 
 
 def test_a_leaking_target_leaks_what_it_collects():
-    kme, final = Compromised("leak", name="kme-8"), os.urandom(PLAN.share_length(TO_8, 2 * 32 + 64))
+    kme, final = Compromised("leak", name="kme-8"), os.urandom(PLAN.share_length(TO_8, 2 * 32 + 32))
     kme.command(Expect(terms=terms()))
     kme.share(TO_8, final)
     assert kme.leaks() == [Leak(kme="kme-8", relay_id=RELAY, route=TO_8, payload=final)]
@@ -139,7 +139,7 @@ def test_a_leaking_target_leaks_what_it_collects():
 
 @pytest.mark.parametrize("mode", ["withhold", "tamper"])
 def test_a_target_collects_what_it_gets_whatever_it_does_to_others(mode):
-    kme, final = Compromised(mode, name="kme-8"), os.urandom(PLAN.share_length(TO_8, 2 * 32 + 64))
+    kme, final = Compromised(mode, name="kme-8"), os.urandom(PLAN.share_length(TO_8, 2 * 32 + 32))
     kme.command(Expect(terms=terms()))
     kme.share(TO_8, final)
     assert kme.memory.get(RELAY, TO_8) == final

@@ -127,7 +127,7 @@ def test_what_is_rolled_back_is_tried_again_and_what_fails_by_itself_is_not():
 # --- one relay ---------------------------------------------------------------------------------------
 
 
-SEARCH = 100 * attempt(10, 160)
+SEARCH = 100 * attempt(10, 128)
 PLAN = fan(18, 10)
 WAYS = tuple(PLAN.routes())
 
@@ -151,11 +151,11 @@ def target():
 def test_shares_that_come_late_buy_no_further_search(begun):
     kme = target()
     for route in WAYS:
-        kme.share(route, os.urandom(160))
+        kme.share(route, os.urandom(128))
         kme.try_rebuild()
     assert len(begun) == 18 - 10 + 1
     held = kme.memory.of(RELAY)
-    rest = counted(PLAN, held, 128, search=0)[1]
+    rest = counted(PLAN, held, 96, search=0)[1]
     assert sum(begun) <= len(begun) * rest + 5 * SEARCH
     assert max(begun) <= rest + 2 * SEARCH
     assert kme.relay.findings.unclear == "exhausted"
@@ -164,11 +164,11 @@ def test_shares_that_come_late_buy_no_further_search(begun):
 def test_shares_that_come_twice_and_differ_buy_none_at_all(begun):
     kme = target()
     for route in WAYS:
-        kme.share(route, os.urandom(160))
+        kme.share(route, os.urandom(128))
     kme.try_rebuild()
     assert len(begun) == 1
     for number, route in enumerate(WAYS, start=1):
-        kme.share(route, os.urandom(160))
+        kme.share(route, os.urandom(128))
         (findings,) = told(kme.try_rebuild())
         assert isinstance(findings, Findings)
         assert len(findings.equivocating) == number
@@ -176,11 +176,11 @@ def test_shares_that_come_twice_and_differ_buy_none_at_all(begun):
 
 
 def test_good_shares_that_come_after_a_budget_is_used_up_are_decoded_all_the_same(begun):
-    kme, payload = target(), os.urandom(128)
+    kme, payload = target(), os.urandom(96)
     shares = dict(recursive.deal(PLAN, payload, os.urandom))
     bad = WAYS[:4]
     for route in (*bad, *WAYS[4:]):
-        kme.share(route, os.urandom(160) if route in bad else shares[route[1]])
+        kme.share(route, os.urandom(128) if route in bad else shares[route[1]])
         kme.try_rebuild()
     assert kme.relay.payload.to_bytes() == payload
 
@@ -188,7 +188,7 @@ def test_good_shares_that_come_after_a_budget_is_used_up_are_decoded_all_the_sam
 def test_a_rebuild_goes_on_where_it_was_left_until_there_are_more_shares(begun):
     kme = target()
     for route in WAYS[:-1]:
-        kme.share(route, os.urandom(160))
+        kme.share(route, os.urandom(128))
     part = Budget(SEARCH // 10)
     calls = 1
     while kme.endpoint.rebuilder.try_rebuild(RELAY, kme.memory, part, keep=True) is None:
@@ -197,6 +197,6 @@ def test_a_rebuild_goes_on_where_it_was_left_until_there_are_more_shares(begun):
     assert len(begun) == 1
     assert calls >= 10
     part.left = SEARCH // 10
-    kme.share(WAYS[-1], os.urandom(160))
+    kme.share(WAYS[-1], os.urandom(128))
     assert kme.endpoint.rebuilder.try_rebuild(RELAY, kme.memory, part, keep=True) is None
     assert len(begun) == 2

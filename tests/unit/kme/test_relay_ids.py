@@ -1,5 +1,6 @@
 """An end takes no relay id twice: not after the relay failed, nor once its keys are forgotten, however late."""
 
+from dataclasses import replace
 from uuid import UUID, uuid4
 
 import pytest
@@ -11,7 +12,7 @@ from kme.endpoint import Endpoint
 from kme.model import LATE_S, NodeSettings
 from kme.store import open_kme_store
 from qkdrelay.errors import RequestRefusedError
-from qkdrelay.messages.control import Decide, Expect
+from qkdrelay.messages.control import Cancel, Expect
 from qkdrelay.messages.fields import TIMEOUT_S_MAX
 from qkdrelay.messages.relay_ids import CLOCKS_DIFFER_S, VALID_S, check_relay_id, digits, made_at, new_relay_id, the_one
 from qkdrelay.messages.reports import Refused
@@ -39,7 +40,11 @@ class Target:
         return any(isinstance(effect, KeepRelay) for effect in effects)
 
     def forget(self, relay_id, later):
+        """Forget its keys, as if it had been rebuilt."""
         with self.store.journal.transaction():
+            relay = self.store.relays.get(relay_id)
+            if relay is not None and relay.state == "expecting":
+                self.store.keep_relay(replace(relay, state="held"))
             return self.store.forget_relay(relay_id, self.now + later)
 
     def purge(self):
@@ -83,7 +88,7 @@ def test_no_id_is_taken_twice_whatever_becomes_of_relay_and_clock(data):
             case "again" if taken:
                 assert not target.takes(data.draw(st.sampled_from(taken)), data.draw(st.floats(1, TIMEOUT_S_MAX)))
             case "fail" if taken:
-                target.command(Decide(relay_id=data.draw(st.sampled_from(taken)), confirmed=False))
+                target.command(Cancel(relay_id=data.draw(st.sampled_from(taken))))
             case "forget" if taken:
                 target.forget(data.draw(st.sampled_from(taken)), data.draw(st.sampled_from([0.0, 1e5])))
             case "time":
@@ -103,13 +108,13 @@ def test_what_is_remembered_of_failed_and_forgotten_relays_ends():
     for _ in range(20):
         relay_id = new_relay_id(target.now)
         assert target.takes(relay_id)
-        target.command(Decide(relay_id=relay_id, confirmed=False))
+        target.command(Cancel(relay_id=relay_id))
         target.now += VALID_S
         target.purge()
     assert len(list(target.store.relays.latest())) <= 3
 
 
-def test_a_forgotten_id_is_refused_and_its_decision_stays():
+def test_a_forgotten_id_is_refused():
     target = Target()
     relay_id = new_relay_id(NOW)
     assert target.takes(relay_id)

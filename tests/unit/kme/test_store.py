@@ -8,11 +8,12 @@ from uuid import uuid4
 import pytest
 
 from kme.effects import KeepShare, SendShare
-from kme.model import LATE_S, EndpointRelay
-from kme.store import open_kme_store
+from kme.model import LATE_S, SUPPLY_LATE_S, UNDECIDED_S, EndpointRelay
+from kme.store import KmeStore, open_kme_store
 from kme.store.relay_record import RELAY as RELAY_RECORD
-from kme.store.relays import CACHED_BYTES_MAX, TOMBSTONE_S, UNDECIDED_S, Relays, schema
+from kme.store.relays import CACHED_BYTES_MAX, TOMBSTONE_S, Relays, schema
 from qkdrelay.link.confirmation import Payload
+from qkdrelay.messages.assignments import Supply
 from qkdrelay.messages.reports import Dispute, Findings
 from qkdrelay.service.journal import Journal
 from qkdrelay.service.records import Column, Record
@@ -21,7 +22,8 @@ from support.kme import DEMAND, NOW, RELAY
 
 PLAN = plans.eight()
 ROUTE, OTHER = ("kme-1", "kme-3", "kme-5", "kme-8"), ("kme-1", "kme-2", "kme-5", "kme-8")
-PAYLOAD = Payload(os.urandom(64), os.urandom(32), os.urandom(32))
+PAYLOAD = Payload(os.urandom(64), b"", os.urandom(32))
+SUPPLY = Supply(until=NOW + 1e5, tag_pairs=2)
 FINDINGS = Findings(
     relay_id=RELAY,
     false=(ROUTE,),
@@ -30,7 +32,8 @@ FINDINGS = Findings(
     unclear="",
 )
 EXPECTING = EndpointRelay(RELAY, "target", "expecting", PLAN, 2, 256, DEMAND, 1, NOW)
-PENDING = replace(EXPECTING, state="pending", payload=PAYLOAD)
+HELD = replace(EXPECTING, state="held", payload=PAYLOAD)
+PENDING = replace(HELD, role="source", state="pending")
 SHARE = SendShare(RELAY, ("kme-1", "kme-2"), PLAN.below("kme-2"), NOW + 30.0, os.urandom(160), 2, 3)
 
 
@@ -52,8 +55,10 @@ def keep(store, *relays):
     [
         EXPECTING,
         PENDING,
-        replace(PENDING, role="source", peer_valid=True),
-        replace(PENDING, peer_valid=False, findings=FINDINGS, equivocating=(ROUTE, OTHER)),
+        replace(PENDING, state="delivered"),
+        HELD,
+        replace(HELD, findings=FINDINGS, equivocating=(ROUTE, OTHER)),
+        replace(HELD, payload=replace(PAYLOAD, tag_keys=os.urandom(128)), supply=SUPPLY),
         replace(EXPECTING, state="failed", deadline=NOW + 0.1),
     ],
 )
@@ -63,16 +68,73 @@ def test_a_relay_comes_back_as_it_was(store, relay):
     assert list(store.relays.latest()) == [relay]
 
 
-def test_of_a_delivered_relay_the_keys_are_kept_and_the_confirmation_keys_are_not(store):
-    keep(store, PENDING, replace(PENDING, state="delivered"))
-    assert store.relays.get(RELAY).payload == Payload(PAYLOAD.keys, b"", b"")
-
-
 def test_undecided_relays_and_bytes_of_keys_are_counted(store):
-    states = ("expecting", "pending", "delivered", "failed")
+    states = ("expecting", "pending", "held", "delivered", "failed", "forgotten")
     keep(store, *(replace(PENDING, relay_id=uuid4(), state=state) for state in states))
-    assert store.relays.pending() == 2
-    assert store.relays.key_bytes() == 2 * 64
+    for counted in (store, KmeStore(store.journal)):
+        assert counted.relays.pending() == 2
+        assert counted.relays.key_bytes() == 3 * 64
+
+
+def test_the_payload_of_pending_supply_is_in_memory_only_at_its_source(tmp_path):
+    path, payload = tmp_path / "kme.sqlite", Payload(os.urandom(64), os.urandom(128), os.urandom(32))
+    store, relay = open_kme_store(path, "kme-1"), replace(PENDING, supply=SUPPLY, payload=payload)
+    keep(store, relay)
+    for found in (store.relays.get(RELAY), *store.relays.open(NOW), *store.relays.latest()):
+        assert found == relay
+    files = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert not any(part[:32] in files for part in (payload.keys, payload.tag_keys, payload.confirmation_key))
+    keep(store, replace(store.relays.get(RELAY), findings=FINDINGS))
+    assert store.relays.get(RELAY).payload == payload
+    store.journal.close()
+    store = open_kme_store(path, "kme-1")
+    assert store.relays.get(RELAY) == replace(relay, payload=None, findings=FINDINGS)
+    store.journal.close()
+
+
+def test_the_payload_of_supply_goes_with_its_batch(store):
+    relay = replace(PENDING, supply=SUPPLY)
+    with suppress(ZeroDivisionError), store.journal.transaction():
+        store.keep_relay(relay)
+        raise ZeroDivisionError
+    assert store.relays.get(RELAY) is None
+    keep(store, relay)
+    with suppress(ZeroDivisionError), store.journal.transaction():
+        store.keep_relay(replace(relay, state="forgotten", payload=None))
+        raise ZeroDivisionError
+    assert store.relays.get(RELAY) == relay
+    keep(store, replace(relay, state="forgotten", payload=None))
+    assert store.relays.get(RELAY).payload is None
+
+
+@pytest.mark.parametrize(
+    ("relay", "ends_at"),
+    [
+        (EXPECTING, NOW + UNDECIDED_S),
+        (PENDING, NOW + UNDECIDED_S),
+        (replace(PENDING, supply=SUPPLY), NOW + UNDECIDED_S),
+        (HELD, None),
+        (replace(HELD, supply=SUPPLY), SUPPLY.until + SUPPLY_LATE_S),
+        (replace(HELD, state="delivered"), None),
+        (replace(HELD, state="forgotten", supply=SUPPLY, payload=None), None),
+    ],
+)
+def test_relays_that_come_to_their_own_end_are_found_then_and_not_before(store, relay, ends_at):
+    keep(store, relay)
+    if ends_at is None:
+        assert store.relays.ending(NOW + 1e9) == []
+        return
+    assert store.relays.ending(ends_at) == []
+    assert store.relays.ending(ends_at + 0.1) == [relay]
+    keep(store, replace(relay, state="failed", payload=None))
+    assert store.relays.ending(ends_at + 0.1) == []
+
+
+def test_what_is_open_at_a_start_are_undecided_relays_and_held_ones_before_their_deadline(store):
+    relays = [replace(one, relay_id=uuid4()) for one in (EXPECTING, PENDING, HELD, replace(HELD, state="delivered"))]
+    keep(store, *relays)
+    assert {relay.relay_id for relay in store.relays.open(NOW - 1)} == {relay.relay_id for relay in relays[:3]}
+    assert {relay.relay_id for relay in store.relays.open(NOW)} == {relay.relay_id for relay in relays[:2]}
 
 
 def test_a_kept_share_stays_the_first_and_its_deadline_the_last(store):
@@ -100,10 +162,10 @@ def test_one_share_is_looked_up_alone_however_many_there_are(store, monkeypatch)
 @pytest.mark.parametrize(
     "large",
     [
-        replace(PENDING, findings=FINDINGS),
-        replace(PENDING, equivocating=(ROUTE,)),
-        replace(PENDING, key_count=CACHED_BYTES_MAX // 32),
-        replace(PENDING, key_count=CACHED_BYTES_MAX // 32 - 100, plan=plans.chain(490)),
+        replace(HELD, findings=FINDINGS),
+        replace(HELD, equivocating=(ROUTE,)),
+        replace(HELD, key_count=CACHED_BYTES_MAX // 32),
+        replace(HELD, key_count=CACHED_BYTES_MAX // 32 - 100, plan=plans.chain(490)),
     ],
     ids=["findings", "equivocating", "keys", "plan"],
 )
@@ -219,9 +281,10 @@ def test_relays_are_listed_latest_first_also_while_one_is_forgotten(store):
 
 
 @pytest.mark.parametrize(
-    ("relay", "can_be"), [(PENDING, True), (EXPECTING, True), (replace(EXPECTING, state="failed"), False)]
+    ("relay", "can_be"),
+    [(HELD, True), (PENDING, False), (EXPECTING, False), (replace(EXPECTING, state="failed"), False)],
 )
-def test_what_nobody_has_decided_an_hour_after_its_deadline_can_be_forgotten(store, relay, can_be):
+def test_what_is_held_can_be_forgotten_from_an_hour_after_its_deadline(store, relay, can_be):
     keep(store, relay)
     share = KeepShare(RELAY, ("kme-1", "kme-8"), b"share", relay.deadline)
     with store.journal.transaction():
@@ -230,6 +293,11 @@ def test_what_nobody_has_decided_an_hour_after_its_deadline_can_be_forgotten(sto
         assert not store.forget_relay(RELAY, relay.deadline + UNDECIDED_S)
         assert store.forget_relay(RELAY, relay.deadline + UNDECIDED_S + 1) == can_be
     assert (store.shares.of(RELAY) == {}) == can_be
+
+
+def test_supply_goes_by_its_own_time_and_is_not_forgotten_by_hand(store):
+    keep(store, replace(HELD, supply=SUPPLY))
+    assert not store.forget_relay(RELAY, NOW + 1e9)
 
 
 def test_waiting_shares_come_back_in_order_until_they_are_sent_or_expire(store):
@@ -266,10 +334,10 @@ def test_what_is_kept_of_a_failed_relay_gives_no_key_away(tmp_path):
     """Neither the keys, nor shares collected, nor shares that wait for a link: two of three rebuild the keys."""
     path = tmp_path / "kme.sqlite"
     store = open_kme_store(path, "kme-8")
-    secrets = [PAYLOAD.keys, PAYLOAD.source_key, PAYLOAD.target_key, b"collected share " * 9, SHARE.payload]
+    secrets = [PAYLOAD.keys, PAYLOAD.confirmation_key, b"collected share " * 9, SHARE.payload]
     keep(store, PENDING)
     with store.journal.transaction():
-        store.shares.keep(KeepShare(RELAY, ROUTE, secrets[3], NOW))
+        store.shares.keep(KeepShare(RELAY, ROUTE, secrets[2], NOW))
         store.waiting.add(SHARE, "kme-1")
 
     def found():
@@ -307,29 +375,29 @@ def test_a_new_field_of_a_relay_is_one_more_line_in_one_place():
     journal.close()
 
 
-def test_the_columns_of_a_relay_are_those_of_format_5(store):
+def test_the_columns_of_a_relay_are_those_of_format_6(store):
     names = {name for _, name, *_ in store.journal.connection.execute("PRAGMA table_info(relays)")}
     assert names == {
         "relay_id", "role", "state", "plan", "key_count", "key_size_bits", "withstand", "withstand_here", "deadline",
-        "source_key", "target_key", "peer_valid", "findings", "equivocating",
+        "findings", "equivocating", "supply", "ends_at",
     }  # fmt: skip
     (version,) = store.journal.connection.execute("PRAGMA user_version").fetchone()
-    assert version == 5
+    assert version == 6
 
 
 def test_a_store_with_its_columns_in_another_order_is_read_and_written(tmp_path):
     """As versions before made them."""
     order = """relay_id BLOB PRIMARY KEY, role TEXT NOT NULL, state TEXT NOT NULL, plan BLOB NOT NULL,
         key_count INTEGER NOT NULL, key_size_bits INTEGER NOT NULL, withstand BLOB NOT NULL,
-        withstand_here INTEGER NOT NULL, deadline REAL NOT NULL, source_key BLOB, target_key BLOB,
-        peer_valid INTEGER, findings BLOB, equivocating TEXT NOT NULL"""
+        withstand_here INTEGER NOT NULL, supply BLOB, deadline REAL NOT NULL, ends_at REAL,
+        findings BLOB, equivocating TEXT NOT NULL"""
     path = tmp_path / "kme.sqlite"
     store = open_kme_store(path, "kme-8")
     with store.journal.transaction():
         store.journal.connection.execute("DROP TABLE relays")
         store.journal.connection.execute(f"CREATE TABLE relays ({order})")
     store.journal.close()
-    store, relay = open_kme_store(path, "kme-8"), replace(PENDING, peer_valid=False, equivocating=(ROUTE,))
+    store, relay = open_kme_store(path, "kme-8"), replace(PENDING, equivocating=(ROUTE,))
     keep(store, relay)
     store.journal.close()
     store = open_kme_store(path, "kme-8")
