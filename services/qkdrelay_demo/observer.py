@@ -8,12 +8,12 @@ from typing import TypeVar
 from uuid import UUID
 
 from qkdrelay.broker.memory import MemoryClient, MemoryHub
-from qkdrelay.broker.names import kme_exchange
+from qkdrelay.broker.names import kme_exchange, link_queue
 from qkdrelay.client import REPORTS, reported
 from qkdrelay.messages import codec
 from qkdrelay.messages.link import SealedMessage, ShareHeader
 from qkdrelay.messages.reports import Collected, Confirmed, Forwarded, Rebuilt, Report, Split, Waiting
-from qkdrelay.network.names import Route
+from qkdrelay.network.names import Link, Route
 
 AboutRelay = Split | Forwarded | Waiting | Collected | Rebuilt | Confirmed
 _Kind = TypeVar("_Kind", bound=AboutRelay)
@@ -22,10 +22,10 @@ _Kind = TypeVar("_Kind", bound=AboutRelay)
 class Observer:
     """Takes a copy of every message on a QKD link and of every report; call `look` to take in what has come."""
 
-    def __init__(self, hub: MemoryHub, kmes: Iterable[str]) -> None:
+    def __init__(self, hub: MemoryHub, links: Iterable[Link]) -> None:
         self._client = MemoryClient(hub, watch=REPORTS)
-        for kme in kmes:
-            hub.bind(kme_exchange(kme), "link.#", self._client.address)
+        for sender, receiver in (way for a, b in links for way in ((a, b), (b, a))):
+            hub.bind(kme_exchange(sender), link_queue(sender, receiver), self._client.address)
         self._carried: defaultdict[UUID, dict[bytes, Route]] = defaultdict(dict)
         self._reports: defaultdict[UUID, list[tuple[str, AboutRelay]]] = defaultdict(list)
 

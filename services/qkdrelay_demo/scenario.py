@@ -41,7 +41,7 @@ def play(scenario: Scenario = REFERENCE_SCENARIO) -> Observation:
     """
     topology = reference_topology()
     network = EmbeddedNetwork(topology, lab=True)
-    observer = Observer(network.hub, topology.kmes)
+    observer = Observer(network.hub, topology.links)
     for a, b in scenario.cut_links:
         network.client.ask(LinkRequest(a=a, b=b, up=False), Acknowledged)
     for kme in scenario.compromised:

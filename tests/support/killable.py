@@ -168,7 +168,7 @@ def running(folder: Path, topology_name: str = "eight-kmes", *, only: set[str] |
     passwords = {user: secrets.token_hex(16) for user in (*topology.kmes, *SERVICE_USERS)}
     with rabbitmq.running() as server:
         document = definitions(topology.kmes, topology.links, passwords)
-        server.call("POST", "definitions", recorder.with_recording(document, topology.kmes))
+        server.call("POST", "definitions", recorder.with_recording(document, topology.links))
         everything = dict.fromkeys(("configure", "write", "read"), ".*")
         server.call("PUT", f"permissions/{VHOST}/{server.administrator[0]}", everything)
         environments = {

@@ -18,11 +18,11 @@ from uuid import UUID
 import pika
 from pika.exceptions import AMQPError
 
-from qkdrelay.broker.names import kme_exchange
+from qkdrelay.broker.names import kme_exchange, link_queue
 from qkdrelay.broker.rabbitmq.bundle import unpacked
 from qkdrelay.messages import codec
 from qkdrelay.messages.link import SealedMessage, ShareHeader
-from qkdrelay.network.names import Route
+from qkdrelay.network.names import Link, Route
 from support.rabbitmq import RabbitMqServer
 from support.waiting import eventually
 
@@ -100,7 +100,7 @@ def _named(direction: Direction) -> str:
     return f"link {sender}>{receiver}, epoch {epoch.hex()}"
 
 
-def with_recording(definitions: dict[str, Any], kmes: Iterable[str]) -> dict[str, Any]:
+def with_recording(definitions: dict[str, Any], links: Iterable[Link]) -> dict[str, Any]:
     """Return a virtual host's definitions with the recording queue.
 
     Made together with all the others: a queue made seconds before RabbitMQ is killed may not come back whole.
@@ -109,14 +109,14 @@ def with_recording(definitions: dict[str, Any], kmes: Iterable[str]) -> dict[str
     queue = {"name": QUEUE, "vhost": vhost, "durable": True, "auto_delete": False}
     bindings = [
         {
-            "source": kme_exchange(kme),
+            "source": kme_exchange(sender),
             "vhost": vhost,
             "destination": QUEUE,
             "destination_type": "queue",
-            "routing_key": "link.#",
+            "routing_key": link_queue(sender, receiver),
             "arguments": {},
         }
-        for kme in kmes
+        for sender, receiver in (way for a, b in links for way in ((a, b), (b, a)))
     ]
     return {
         **definitions,
