@@ -1,8 +1,12 @@
 """The far end of keys for applications, slowly and plainly: a target that keeps to the protocol, and those who ask."""
 
+import math
+import os
 from copy import deepcopy
-from uuid import UUID
+from uuid import uuid4
 
+from kme.applications import NOT_FOUND, ApplicationKey, BadRequestError
+from kme.effects import SendReport
 from kme.supply.model import Pair, SupplyRelay
 from qkdrelay.link.assignment import assign_tag_is_valid, assigned_tag
 from qkdrelay.messages.assignments import Assigned, AssignRefused
@@ -32,13 +36,15 @@ class Draws:
         return self.drawn.to_bytes(size)
 
 
-def supply_relay(draws, target="there", *, size=4096, tags=None, level=1, route="relayed", until=NOW + 1e6, at=NOW):
+def supply_relay(
+    draws, target="there", *, size=4096, tags=None, level=1, route="relayed", until=NOW + 1e6, at=NOW, within=1e6
+):
     tags = max(1, size // 2048) if tags is None else tags
     keys, tag_keys = draws(size), draws(TAG_PAIR_BYTES * tags)
     # So that no two bytes ranges are alike, nor any tag keys.
     keys = b"".join((draws.drawn * 100_000 + at).to_bytes(8) for at in range(size // 8))
     tag_keys = b"".join(draws(32) for _ in range(2 * tags))
-    return SupplyRelay(new_relay_id(at), target, level, route, until, keys, tag_keys)
+    return SupplyRelay(new_relay_id(at), target, level, route, until, at + within, keys, tag_keys)
 
 
 class Taker:
@@ -87,6 +93,8 @@ class PlainTarget:
 
         if relay is None:
             return refused("unknown-relay")
+        if {one.master, one.slave} & self.struck:
+            return refused("sae")
         if one.assign_id in self.known:
             return self.known[one.assign_id][1] if self.known[one.assign_id][0] == message else refused("reused")
         if one.tag_number < tag or (one.tag_number + 1) * TAG_PAIR_BYTES > len(relay.tag_keys):
@@ -96,8 +104,6 @@ class PlainTarget:
             return refused("tag")
         if one.offset < byte or one.offset + one.length > len(relay.keys):
             return refused("range")
-        if {one.master, one.slave} & self.struck:
-            return refused("sae")
         self.free[one.relay_id] = one.offset + one.length, one.tag_number + 1
         size = one.key_size_bits // 8
         for index in range(one.key_count):
@@ -115,5 +121,57 @@ class PlainTarget:
         return answer
 
 
-def some_id(number):
-    return UUID(int=number)
+class PlainSlaves:
+    """The slaves' side of one KME as a `kme.supply.slaves.SlavesSide`: a plain target, kept over restarts."""
+
+    def __init__(self, name):
+        self.target, self.early, self.expecting = PlainTarget(name), {}, set()
+        self.fetched = set()
+
+    def adopt(self, directory, is_over):
+        self.directory = directory
+        for name, (pair, *_) in tuple(self.target.keys.items()):
+            if is_over(pair):
+                del self.target.keys[name]
+        return []
+
+    def relay_changed(self, relay, now):
+        if relay.state == "expecting":
+            self.expecting.add(relay.relay_id)
+        elif relay.state == "held":
+            self.expecting.discard(relay.relay_id)
+            self.target.relays[relay.relay_id] = relay.payload
+            return [effect for early in self.early.pop(relay.relay_id, ()) for effect in self.on_assign(early, now)]
+        return []
+
+    def on_assign(self, message, now):
+        one = message.assignment
+        if one.relay_id in self.expecting:
+            self.early.setdefault(one.relay_id, []).append(message)
+            return []
+        here = self.directory.kme_of(one.slave) == self.target.name
+        self.target.struck = set() if here and self.directory.allows(one.master, one.slave) else {one.slave}
+        return [SendReport(self.target.on_assign(message))]
+
+    def fetch(self, caller, master, key_ids, now):
+        found = [self.target.keys.get(name) for name in key_ids]
+        wrong = any(key is None or key[0] != Pair(master, caller.sae_id) for key in found)
+        if wrong or self.fetched & set(key_ids):
+            raise BadRequestError(NOT_FOUND)
+        self.fetched |= set(key_ids)
+        return [ApplicationKey(name, key, 1, "relayed", 0.0) for name, (_, key, _) in zip(key_ids, found, strict=True)]
+
+    def draw_local(self, pair, number, size_bits, now):
+        assign_id = uuid4()
+        keys = {key_id(assign_id, index): (pair, os.urandom(size_bits // 8), None) for index in range(number)}
+        self.target.keys |= keys
+        return [ApplicationKey(name, key, 0, "local", 0.0) for name, (_, key, _) in keys.items()]
+
+    def tick(self, now):
+        return []
+
+    def wait_s(self, now):
+        return math.inf
+
+    def incoming(self, now):
+        return ()

@@ -58,6 +58,14 @@ def test_a_connected_service_whose_store_takes_commits_is_ready(health, port):
     assert get(port, "/healthz") == (200, "ok\n")
 
 
+def test_what_else_does_not_work_in_a_service_that_is_ready_is_said():
+    health, said = Health(), []
+    health.turned(problem="", remark="a queue is missing")
+    application = monitoring(CollectorRegistry(), health, remark=lambda: "a file is broken")
+    page = application({"PATH_INFO": "/readyz"}, lambda status, headers: said.append(status))
+    assert (said, [*page]) == (["200 OK"], [b"ok, but a queue is missing; a file is broken\n"])
+
+
 def test_a_loop_that_is_stuck_is_neither_alive_nor_ready_until_it_turns(health, port):
     health.turned(problem="")
     health._clock.forward(ALIVE_S)

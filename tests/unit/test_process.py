@@ -33,6 +33,26 @@ def test_memory_that_was_freed_is_used_again():
     assert kept < 500 < 5_000 < given_back
 
 
+DUMPABLE = """
+import ctypes, resource
+from qkdrelay.service.process import forbid_core_dumps
+
+def state():
+    return resource.getrlimit(resource.RLIMIT_CORE)[0] == 0, ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)
+
+resource.setrlimit(resource.RLIMIT_CORE, (resource.getrlimit(resource.RLIMIT_CORE)[1],) * 2)
+before = state()
+forbid_core_dumps()
+print(before[1], *state())
+"""
+
+
+def test_a_service_that_crashes_leaves_nothing_of_its_memory():
+    script = [sys.executable, "-c", DUMPABLE]
+    output = subprocess.run(script, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert output.split() == ["1", "True", "0"]
+
+
 def test_another_c_library_is_left_as_it_is(monkeypatch):
     asked = []
 

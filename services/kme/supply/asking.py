@@ -16,6 +16,10 @@ AGAIN_S: Final = 2.0
 TIMES_MAX: Final = 10
 """Times that it is sent; given up half an hour after the first."""
 
+FRESH_TIMES: Final = 2
+FRESH_S: Final = 4.0
+"""Up to so often sent, and for so many seconds then, an answer is expected soon."""
+
 
 @dataclass(frozen=True, slots=True)
 class Asked:
@@ -31,6 +35,11 @@ class Asked:
     """Whether the target has answered, and the confirmation of the relay is missing."""
     is_due: bool = False
     """Whether it is to be sent as soon as may be."""
+
+    def is_fresh(self, now: float) -> bool:
+        """Whether an answer can be expected soon; if not, others are asked for instead."""
+        # A distance, not a difference: the clock may be stepped back.
+        return self.is_due or (self.times <= FRESH_TIMES and abs(now - self.sent_at) < FRESH_S)
 
     def wait_s(self, now: float) -> float:
         """Return in how many seconds it is to be sent again, or given up; not above zero if that is now."""
@@ -62,9 +71,10 @@ class Asking:
         """Yield those of one pair of SAEs."""
         return (self._asked[assign_id] for assign_id in self._of.get(pair, ()))
 
-    def count(self, want: Want) -> int:
-        """Return how many keys are asked for that will do for what is wanted."""
-        return sum(asked.block.count for asked in self.of(want.pair) if asked.block.serves(want))
+    def count(self, want: Want, now: float) -> int:
+        """Return how many keys are asked for that will do for what is wanted, and can be expected soon."""
+        asked_for = (asked for asked in self.of(want.pair) if asked.block.serves(want))
+        return sum(asked.block.count for asked in asked_for if asked.is_fresh(now))
 
     def keep(self, asked: Asked) -> None:
         """Keep one as it is now."""

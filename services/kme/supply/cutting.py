@@ -70,12 +70,12 @@ class Cutting:
         memory = self._memory
         for want, number in memory.waiters.wants().items():
             target = self._target(want, now)
-            lacking = number - memory.ready.count(want, now) - memory.asking.count(want)
+            lacking = number - memory.ready.count(want, now) - memory.asking.count(want, now)
             if target is None or lacking <= 0:
                 continue
             # One assignment for this and for what is asked next, where there is enough for others.
             for is_confirmed in (True, False):
-                left = memory.supply.left(target, want.level, confirmed=is_confirmed)
+                left = memory.supply.left(target, want.level, now, confirmed=is_confirmed)
                 least = -(-SUPPLY_BYTES_PER_TAG_PAIR // want.key_bytes)
                 ahead = self._deficit(want, now) if left >= SUPPLY_MIN // 2 else least
                 ahead = max(0, min(ahead, self._deficit(want, now)))
@@ -93,7 +93,7 @@ class Cutting:
             if target is not None:
                 by_target.setdefault(target, []).append(want)
         for target, wants in by_target.items():
-            available = memory.supply.left(target, min(want.level for want in wants), confirmed=True)
+            available = memory.supply.left(target, min(want.level for want in wants), now, confirmed=True)
             deficits = {want: max(0, self._deficit(want, now)) for want in wants}
             wanted = [
                 (number * want.key_bytes, memory.directory.settings(*want.pair).weight)
@@ -119,7 +119,7 @@ class Cutting:
         """Return how many keys to cut ahead; not above zero if there are enough."""
         memory = self._memory
         low, full = memory.demand.marks(want, memory.directory.settings(*want.pair).stock, now)
-        there = memory.ready.count(want, now) + memory.asking.count(want)
+        there = memory.ready.count(want, now) + memory.asking.count(want, now)
         return full - there if there < low else 0
 
     def _target(self, want: Want, now: float) -> str | None:

@@ -50,10 +50,14 @@ class Demand:
         self._of: dict[str, tuple[Want, ...]] = BatchDict(batch)
         """By master."""
 
+    def looked(self, target: str, level: int, now: float) -> None:
+        """Take note that somebody wants to know what there is."""
+        place = target, level
+        self.supplies[place] = replace(self.supplies.get(place, SupplyUse(now)), asked_at=now)
+
     def asked(self, want: Want, target: str, now: float) -> bool:
         """Take note of a request; False if too much is in use to cut anything ahead for it."""
-        place = target, want.level
-        self.supplies[place] = replace(self.supplies.get(place, SupplyUse(now)), asked_at=now)
+        self.looked(target, want.level, now)
         use = self.uses.get(want)
         if use is None:
             own = self._of.get(want.pair.master, ())

@@ -9,9 +9,14 @@ from uuid import UUID
 from kme.applications import Route014
 from qkdrelay.messages.assignments import Assign
 from qkdrelay.messages.keys import KEY_SIZE_BITS_MIN
+from qkdrelay.network.directory import LEVEL_MAX
 from qkdrelay.network.key_cost import TAG_PAIR_BYTES
 
 _LEAST: Final = KEY_SIZE_BITS_MIN // 8
+
+
+ONLY_DIRECT: Final = LEVEL_MAX + 1
+"""The level of a demand that only a direct link satisfies."""
 
 
 class Pair(NamedTuple):
@@ -73,6 +78,8 @@ class SupplyRelay:
     route: Route014
     until: float
     """Nothing is assigned of it after that, in seconds since the epoch."""
+    deadline: float
+    """The relay's: one that is not confirmed by then will hardly be."""
     keys: bytes = field(repr=False)
     tag_keys: bytes = field(repr=False)
     """Pairs of tag keys, one after the other."""
@@ -93,9 +100,13 @@ class SupplyRelay:
         start = self.next_tag * TAG_PAIR_BYTES
         return self.tag_keys[start : start + TAG_PAIR_BYTES]
 
+    def counts(self, now: float, *, confirmed: bool) -> bool:
+        """Whether keys may be cut of it now, as of one that is confirmed, or as of one that is not yet."""
+        return self.is_confirmed == confirmed and now < self.until and (confirmed or now < self.deadline)
+
     def satisfies(self, level: int) -> bool:
-        """Whether a demand of that level may be met from it; between neighbours nobody is compromised on the way."""
-        return self.level >= level or self.route == "direct"
+        """Whether a demand of that level may be met from it."""
+        return _satisfies(self.level, self.route, level)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +142,13 @@ class Block:
     def serves(self, want: Want) -> bool:
         """Whether what is wanted may be taken from it."""
         same = self.pair == want.pair and self.assign.assignment.key_size_bits == want.size_bits
-        return same and (self.level >= want.level or self.route == "direct")
+        return same and _satisfies(self.level, self.route, want.level)
 
     def rank(self, level: int) -> int:
         """Return what orders blocks for a demand: the lowest level that will do comes first."""
         return self.level if self.level >= level else 1_000
+
+
+def _satisfies(level: int, route: Route014, demanded: int) -> bool:
+    """Whether keys of this level and route meet a demand; between neighbours nobody is compromised on the way."""
+    return route == "direct" or level >= demanded != ONLY_DIRECT

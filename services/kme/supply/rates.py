@@ -8,6 +8,8 @@ from typing import Final
 
 from qkdrelay.service.batch import Batch, Cell
 
+_ONE = 1 - 1e-3
+"""As good as one: times are no better than that."""
 _LATE_S = 10.0
 """Seconds: what is older counts for less than a third."""
 
@@ -47,11 +49,11 @@ class Allowance:
     def take(self, now: float) -> bool:
         """Take one; False if there is none now."""
         left = self._now(now)
-        if left < 1:
+        if left < _ONE:
             return False
-        self._left.value = (left - 1, now)
+        self._left.value = (max(0.0, left - 1), now)
         return True
 
     def wait_s(self, now: float) -> float:
         """Return in how many seconds there is one."""
-        return max(0.0, 1 - self._now(now)) / self._per_s
+        return max(0.0, _ONE - self._now(now)) / self._per_s

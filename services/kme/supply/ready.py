@@ -28,6 +28,10 @@ class ReadyKeys:
         """Have these keys handed out from now on."""
         self._blocks[block.pair] = (*self._blocks.get(block.pair, ()), block)
 
+    def pairs(self) -> list[Pair]:
+        """Return the pairs that have any."""
+        return list(self._blocks)
+
     def of(self, pair: Pair) -> tuple[Block, ...]:
         """Return what a pair has."""
         return self._blocks.get(pair, ())

@@ -42,14 +42,10 @@ class SourceSupply:
         """Yield the relays to one KME."""
         return (self._relays[relay_id] for relay_id in self._of.get(target, ()))
 
-    def refusal(self, target: str, length: int) -> str:
-        """Return why ``length`` bytes more for this target would be too much; nothing if they are not."""
-        limits, everything = self._limits, sum(relay.bytes_left for relay in self._relays.values())
-        if sum(relay.bytes_left for relay in self.of(target)) + length > limits.supply_bytes_each:
-            return f"there are {limits.supply_bytes_each} bytes of supply for {target}, the most it keeps"
-        if everything + length > limits.supply_bytes:
-            return f"there are {limits.supply_bytes} bytes of supply, the most it keeps"
-        return ""
+    def room(self, target: str) -> int:
+        """Return how many bytes more there may be for a target."""
+        each = self._limits.supply_bytes_each - sum(relay.bytes_left for relay in self.of(target))
+        return max(0, min(each, self._limits.supply_bytes - sum(relay.bytes_left for relay in self._relays.values())))
 
     def add(self, relay: SupplyRelay) -> None:
         """Take in a relay that begins here."""
@@ -88,15 +84,15 @@ class SourceSupply:
         after = self._keep(replace(relay, next_byte=at, next_tag=max(relay.next_tag, first_free_tag)))
         return before - after.bytes_left
 
-    def left(self, target: str, level: int, *, confirmed: bool) -> int:
+    def left(self, target: str, level: int, now: float, *, confirmed: bool) -> int:
         """Return how many bytes can be assigned for a demand of that level, of relays (not) confirmed."""
-        fitting = (relay for relay in self.of(target) if relay.is_confirmed == confirmed and relay.satisfies(level))
-        return sum(relay.bytes_left for relay in fitting)
+        fitting = (relay for relay in self.of(target) if relay.satisfies(level))
+        return sum(relay.bytes_left for relay in fitting if relay.counts(now, confirmed=confirmed))
 
     def keys_left(self, target: str, want: Want, now: float) -> int:
         """Return how many keys can be cut now."""
-        fitting = (relay for relay in self.of(target) if relay.is_confirmed and relay.satisfies(want.level))
-        return sum(relay.bytes_left // want.key_bytes for relay in fitting if now < relay.until)
+        fitting = (relay for relay in self.of(target) if relay.satisfies(want.level))
+        return sum(relay.bytes_left // want.key_bytes for relay in fitting if relay.counts(now, confirmed=True))
 
     def cut(self, target: str, want: Want, count: int, now: float, *, confirmed: bool) -> Block | None:
         """Cut up to ``count`` keys of one relay, confirmed or not; None if no relay has one left.
@@ -106,10 +102,9 @@ class SourceSupply:
         fitting = (
             relay
             for relay in self.of(target)
-            if relay.is_confirmed == confirmed
+            if relay.counts(now, confirmed=confirmed)
             and relay.satisfies(want.level)
             and relay.bytes_left >= want.key_bytes
-            and now < relay.until
             and (confirmed or relay.next_tag < FIRST_MAX)
         )
         # The lowest level that will do; of a level, what was begun first.

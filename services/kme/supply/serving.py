@@ -77,7 +77,7 @@ class Serving:
         for waiter in tuple(self._memory.waiters.all()):
             if (error := refusal(waiter)) is not None:
                 self._memory.waiters.remove(waiter)
-                self._tell(waiter.asker, error)
+                self._tell(waiter.asker, error, has_waited=True)
 
     def tick(self, now: float) -> None:
         """Serve what can be, and refuse what has waited in vain, or need not wait any more."""
@@ -110,9 +110,9 @@ class Serving:
         """Return how many keys are ready or can be cut."""
         return self._memory.ready.count(want, now) + self._memory.supply.keys_left(self._target(want), want, now)
 
-    def _tell(self, asker: Asker, error: ApplicationError) -> None:
+    def _tell(self, asker: Asker, error: ApplicationError, *, has_waited: bool = False) -> None:
         if asker.begin():
-            self.answers.append(Answer(asker, error))
+            self.answers.append(Answer(asker, error, has_waited))
 
     def _hand_out(self, waiter: Waiter, now: float) -> bool:
         want, memory = waiter.want, self._memory

@@ -38,10 +38,6 @@ class SourceSide:
         self._kept_house_at = Cell(batch, 0.0)
         self._is_connected = Cell(batch, value=False)
 
-    def refusal(self, target: str, length: int) -> str:
-        """Return why a relay with so many bytes of supply is too much; nothing if it is not."""
-        return self.memory.supply.refusal(target, length)
-
     def started(self, relay: SupplyRelay) -> None:
         """Take in a relay that begins here: once, and never again under its id.
 
@@ -108,6 +104,20 @@ class SourceSide:
         said += self.burning.events
         self.burning.events.clear()
         return said
+
+    def wanted(self, target: str, level: int, now: float) -> int:
+        """Return how many bytes of supply more there should be for a target at a level: 0 unless it is low, or dry."""
+        memory = self.memory
+        mark, lack = memory.demand.supply_mark(target, level, now), self.cutting.lacks.get((target, level), 0)
+        there = sum(memory.supply.left(target, level, now, confirmed=is_confirmed) for is_confirmed in (True, False))
+        if not lack and there >= mark // 2:
+            return 0
+        return max(0, min(mark + lack - there, memory.supply.room(target)))
+
+    def low(self, now: float) -> list[tuple[str, int]]:
+        """Return the targets and levels of which there should be more supply, or for which something is in the way."""
+        places = {*self.memory.demand.supplies, *self.cutting.lacks}
+        return sorted(place for place in places if self.wanted(place[0], place[1], now) > 0)
 
     def wait_s(self, now: float) -> float:
         """Return in how many seconds something is due."""

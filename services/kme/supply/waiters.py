@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from kme.applications import ApplicationError, ApplicationKey, TryLaterError
+from kme.applications import ApplicationError, ApplicationKey, PairStatus, TryLaterError
 from kme.supply.model import SupplyLimits, Want
 from qkdrelay.service.batch import Batch, BatchDict, Cell
 
@@ -37,12 +37,18 @@ class Waiter:
     """Seconds since the epoch."""
 
 
+Result = list[ApplicationKey] | PairStatus | ApplicationError
+"""What a request comes to."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What somebody is to be told once the batch is committed: the keys that were asked for, or why there are none."""
 
     asker: Asker
-    result: list[ApplicationKey] | ApplicationError
+    result: Result
+    has_waited: bool = False
+    """Whether that is an error after a wait in vain."""
 
 
 class Waiters:

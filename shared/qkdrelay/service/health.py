@@ -44,8 +44,11 @@ class Health:
         return self._last[2]
 
 
-def monitoring(registry: CollectorRegistry, health: Health) -> WSGIApplication:
-    """Return the application, with metrics of the process added to ``registry``."""
+def monitoring(registry: CollectorRegistry, health: Health, *, remark: Callable[[], str] = str) -> WSGIApplication:
+    """Return the application, with metrics of the process added to ``registry``.
+
+    ``remark`` says what does not work in the service although it is ready, beside what ``health`` knows.
+    """
     ProcessCollector(registry=registry)
     metrics = make_wsgi_app(registry)
 
@@ -53,8 +56,8 @@ def monitoring(registry: CollectorRegistry, health: Health) -> WSGIApplication:
         return health.liveness_problem(), "ok"
 
     def readyz() -> tuple[str, str]:
-        remark = health.remark()
-        return health.readiness_problem(), f"ok, but {remark}" if remark else "ok"
+        remarks = "; ".join(filter(None, (health.remark(), remark())))
+        return health.readiness_problem(), f"ok, but {remarks}" if remarks else "ok"
 
     checks = {"/healthz": healthz, "/readyz": readyz}
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import _thread
 import ctypes
 import gc
+import resource
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from qkdrelay.service.logs import log_what_python_says
 
 _COLLECT = 50_000, 20, 100
 """Objects made after which the garbage collector looks for cycles among the young, and how often among the older."""
 _MEMORY_KEPT = 16 << 20
+_PR_SET_DUMPABLE = 4
+"""Of ``sys/prctl.h``."""
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """glibc's names for two options of its allocator (``malloc.h``)."""
 
@@ -30,6 +34,17 @@ def keep_freed_memory() -> None:
         return
     set_option(_M_MMAP_THRESHOLD, _MEMORY_KEPT)
     set_option(_M_TRIM_THRESHOLD, _MEMORY_KEPT)
+
+
+def forbid_core_dumps() -> None:
+    """Have nothing of this process's memory written to disk when it crashes, or read by others of the same user.
+
+    The limit alone does not do: the kernel does not heed it where core dumps are piped into a program.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Another C library, or another system, has no such call: the limit must do there.
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 class StopRequest:
@@ -74,6 +89,7 @@ def prepare_process() -> StopRequest:
     gc.freeze()
     gc.set_threshold(*_COLLECT)
     keep_freed_memory()
+    forbid_core_dumps()
     log_what_python_says()
     stop = StopRequest()
     for number in (signal.SIGTERM, signal.SIGINT):
