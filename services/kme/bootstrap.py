@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable, Mapping
 
 from kme.links import Link
+from kme.metrics import KmeMetrics
 from kme.model import NodeSettings
 from kme.service import KmeService
 from kme.settings import KmeSettings
 from kme.store import KmeStore, open_kme_store
+from kme.supply.room import Room
 from qkdrelay.broker.names import kme_queues
 from qkdrelay.broker.port import Broker
 from qkdrelay.broker.rabbitmq import RabbitMqBroker
@@ -36,13 +38,15 @@ def assemble(
     clock: Callable[[], float] = time.time,
     batch_s: float = math.inf,
     gather_s: float = 0.0,
+    metrics: KmeMetrics | None = None,
+    room: Room | None = None,
 ) -> Loop:
     """Return the loop of one KME; nothing moves before its first step.
 
-    ``links`` maps each peer to the QKD link with it; ``control_key`` is shared with the coordinator; the rest is as of
-    `Loop`.
+    ``links`` maps each peer to the QKD link with it; ``control_key`` is shared with the coordinator; ``room`` has the
+    keys for applications, if it has any; the rest is as of `Loop`.
     """
-    service = KmeService(me, store, links, control_key, random)
+    service = KmeService(me, store, links, control_key, random, metrics=metrics, supply=room)
     return Loop(service, broker, clock=clock, batch_s=batch_s, gather_s=gather_s)
 
 

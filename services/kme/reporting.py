@@ -16,7 +16,6 @@ from qkdrelay.messages.reports import (
     URGENT,
     Alarm,
     DeadLetter,
-    Hello,
     Rejected,
     Report,
     Reports,
@@ -102,10 +101,11 @@ class Reporting:
                 self._journal.outbox.put(exchange, key, signed, urgent=urgent)
         self._reports.clear()
 
-    def say_hello(self, hello: Hello) -> None:
+    def say_once(self, *reports: Report) -> None:
         """Tell the coordinator how things are now, at most once: what is read later would not be true any more."""
-        self.note(event_name(hello), log_level(hello), **log_fields(hello))
-        for signed in self._channel.sign(Reports(items=(hello,))):
+        for report in reports:
+            self.note(event_name(report), log_level(report), **log_fields(report))
+        for signed in self._channel.sign(Reports(items=reports)) if reports else ():
             self._journal.outbox.publish_once(kme_exchange(self._name), results_queue(self._name), signed)
 
     def committed(self) -> None:

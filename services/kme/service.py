@@ -42,7 +42,7 @@ from qkdrelay.messages.control import (
     SetLink,
     Start,
 )
-from qkdrelay.messages.reports import Done, Hello
+from qkdrelay.messages.reports import Done, Hello, Report
 from qkdrelay.network.names import COORDINATOR
 from qkdrelay.randomness import random_bytes
 from qkdrelay.service.batch import Cell
@@ -60,6 +60,7 @@ class KmeService:
         control_key: bytes,
         random: Callable[[int], bytes] = random_bytes,
         *,
+        metrics: KmeMetrics | None = None,
         supply: SupplyParts | None = None,
     ) -> None:
         """``links`` maps each peer to the QKD link with it; ``control_key`` is shared with the coordinator.
@@ -71,7 +72,7 @@ class KmeService:
         self._channel = SignedChannel(
             self.journal, control_key, name, COORDINATOR, incoming="control", outgoing="reports"
         )
-        self.metrics = KmeMetrics(name, links)
+        self.metrics = metrics or KmeMetrics(name, links)
         self._reporting = Reporting(name, self.journal, self._channel, self.metrics)
         self._hello = HelloTimer(batch)
         self.links = Links(name, links, store, self._reporting, self._hello)
@@ -87,7 +88,7 @@ class KmeService:
         self._has_recalled = Cell(batch, value=False)
         """Whether a batch has reported how far the relays are that were open at the start."""
 
-    def start(self, now: float) -> None:  # noqa: ARG002 - as of `Service`
+    def start(self, now: float) -> None:
         """Forget what was taken under other keys."""
         self._channel.start()
         self.links.start()
@@ -95,11 +96,15 @@ class KmeService:
             # There is no queue for what was leaked while the lab was on.
             self.journal.outbox.drop(LEAKS_KEY)
         self.rebuild_queue.start()
+        if self._supply is not None:
+            self._supply.start(now)
 
     def wait_s(self, now: float) -> float:
         """Return in how many seconds something is due: a hello, housekeeping, rebuilds put off, shares that wait."""
-        timers = self._hello.wait_s(now), self._housekeeping.wait_s(now)
-        return max(0.0, min(*timers, self.rebuild_queue.wait_s(now), self.links.wait_s()))
+        timers = [self._hello.wait_s(now), self._housekeeping.wait_s(now), self.rebuild_queue.wait_s(now)]
+        if self._supply is not None:
+            timers.append(self._supply.wait_s(now))
+        return max(0.0, min(*timers, self.links.wait_s()))
 
     # --- one delivery ------------------------------------------------------------------------------
 
@@ -194,21 +199,29 @@ class KmeService:
             self.carry_out(effects)
         self.carry_out(self._endpoint.end(self._housekeeping.tick(now)))
         self.links.resume()
+        if self._supply is not None:
+            self.carry_out(self._supply.tick(now, connected=connected))
         self._reporting.send(now)
-        if self._hello.is_due(now, connected=connected, reconnected=reconnected):
-            self._reporting.say_hello(
-                Hello(
-                    clock=now,
-                    lab=self._me.lab,
-                    lab_mode=self._lab.mode if self._lab else None,
-                    links=self.links.report(),
-                    pending=self._store.relays.pending(),
-                )
-            )
+        is_hello = self._hello.is_due(now, connected=connected, reconnected=reconnected)
+        once: list[Report] = [self._hello_now(now)] if is_hello else []
+        if self._supply is not None and (supplies := self._supply.supplies(now, is_hello=is_hello)) is not None:
+            once.append(supplies)
+        self._reporting.say_once(*once)
         return self.rebuild_queue.unfinished
+
+    def _hello_now(self, now: float) -> Hello:
+        return Hello(
+            clock=now,
+            lab=self._me.lab,
+            lab_mode=self._lab.mode if self._lab else None,
+            links=self.links.report(),
+            pending=self._store.relays.pending(),
+        )
 
     def committed(self) -> None:
         """Log and count what happened; wipe what destroyed keys left behind on disk."""
+        if self._supply is not None:
+            self._supply.committed()
         self._reporting.committed()
         for peer, length in self.links.committed().items():
             self.metrics.drew(peer, length)
@@ -217,3 +230,5 @@ class KmeService:
     def measure(self) -> None:
         """Set the gauges of this KME."""
         self.metrics.measured_here(self._store.relays.pending(), self.links.report())
+        if self._supply is not None:
+            self._supply.measure(self._now)

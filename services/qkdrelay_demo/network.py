@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from uuid import UUID
 
 from typing_extensions import override
@@ -16,8 +18,14 @@ from coordinator import bootstrap as coordinator
 from coordinator.store import open_coordinator_store
 from kme import bootstrap as kmes
 from kme.links import Link
+from kme.metrics import KmeMetrics
 from kme.model import NodeSettings
 from kme.store import KmeStore, open_kme_store
+from kme.supply.application_metrics import ApplicationMetrics
+from kme.supply.front import Front, Throttle
+from kme.supply.model import SupplyLimits
+from kme.supply.room import Room
+from kme.supply.slaves import SlavesSide
 from qkdrelay.broker.definitions import definitions
 from qkdrelay.broker.memory import MemoryBroker, MemoryClient, MemoryHub
 from qkdrelay.broker.names import coordinator_queues, kme_queues
@@ -27,6 +35,7 @@ from qkdrelay.link.simulated import SimulatedLinkKey
 from qkdrelay.messages.answers import RelayView
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.requests import ShowRequest
+from qkdrelay.network.directory import Directory
 from qkdrelay.network.key_cost import Suite
 from qkdrelay.network.names import COORDINATOR, SERVICE_USERS
 from qkdrelay.network.topology import Topology
@@ -35,6 +44,10 @@ from qkdrelay.service.loop import Loop
 
 LINK_RATE_BPS = 10_000_000
 LINK_BUFFER_BYTES = 16 << 20
+REQUESTS_PER_S = 1e6
+"""Of one SAE: who asks here is not to be slowed down."""
+_LOOK_AGAIN_S = 0.001
+T = TypeVar("T")
 
 
 class EmbeddedNetwork:
@@ -50,8 +63,21 @@ class EmbeddedNetwork:
         random: Callable[[int], bytes] = random_bytes,
         clock: Callable[[], float] = time.time,
         withstand_compromised: int = 1,
+        directories: Mapping[str, Directory] | None = None,
+        slaves: Callable[[str, KmeStore], SlavesSide] | None = None,
+        limits: SupplyLimits | None = None,
     ) -> None:
-        """``folder`` holds the stores (in memory without it); ``clock`` returns seconds since the epoch."""
+        """``folder`` holds the stores (in memory without it); ``clock`` returns seconds since the epoch.
+
+        ``directories`` are those of the KMEs that have keys for applications, which ``limits`` bound; ``slaves``
+        returns what a KME, by name and store, keeps for its applications as slaves.
+        """
+        self._slaves = slaves
+        self.directories = dict(directories or {})
+        """The directory of SAEs of each KME that has one: as in its file, from which it is read now and then."""
+        self.keys_of: dict[str, Front] = {}
+        """The keys for applications of those KMEs; to be asked from any thread."""
+        self._limits = limits or SupplyLimits()
         self.topology, self.clock = topology, clock
         users = (*topology.kmes, *SERVICE_USERS)
         self.hub = MemoryHub(
@@ -93,8 +119,22 @@ class EmbeddedNetwork:
             return
         store = self.stores[name] = open_kme_store(self._folder / name / "kme.sqlite" if self._folder else None, name)
         broker = MemoryBroker(self.hub, name, kme_queues(name, self.topology.links))
+        metrics, room = KmeMetrics(name, self.links[name]), None
+        if name in self.directories and self._slaves is not None:
+            read, figures = partial(self.directories.__getitem__, name), ApplicationMetrics(metrics)
+            room = Room(
+                self.settings[name],
+                store.journal.batch,
+                slaves=self._slaves(name, store),
+                read=read,
+                metrics=figures,
+                random=self._random,
+                limits=self._limits,
+            )
         parts = self.settings[name], store, self.links[name], self.control_keys[name], broker
-        self.loops[name] = kmes.assemble(*parts, random=self._random, clock=self.clock)
+        self.loops[name] = kmes.assemble(*parts, random=self._random, clock=self.clock, metrics=metrics, room=room)
+        if room is not None:
+            self.keys_of[name] = Front(room, self.loops[name].mailbox, Throttle(REQUESTS_PER_S))
 
     def settle(self) -> None:
         """Let every service that runs work until none has anything to do."""
@@ -103,6 +143,20 @@ class EmbeddedNetwork:
             busy = False
             for name, loop in self.loops.items():
                 busy |= name not in self.stopped and loop.step(0.0)
+
+    def answer(self, future: Future[T]) -> T:
+        """Return what an application is answered, or raise its error, once nothing moves any more."""
+        self.settle()
+        return future.result(timeout=0)
+
+    def settle_while(self, work: Callable[[], T]) -> T:
+        """Do ``work`` in another thread, and let everything that can move do so until it is done."""
+        with ThreadPoolExecutor(1) as elsewhere:
+            done = elsewhere.submit(work)
+            while not done.done():
+                self.settle()
+                wait([done], timeout=_LOOK_AGAIN_S)
+            return done.result()
 
     def relay(self, source: str, target: str, **wishes: Any) -> RelayView:
         """Start a relay (see `relay_request`) and return it as it is once nothing moves any more."""

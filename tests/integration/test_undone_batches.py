@@ -1,7 +1,6 @@
 """What a batch changed in memory is undone with it: as if it had never been handled; then it is handled, once."""
 
-from contextlib import contextmanager
-from itertools import chain, cycle, repeat
+from itertools import cycle, repeat
 
 import pytest
 
@@ -11,34 +10,8 @@ from qkdrelay.errors import StoreError
 from qkdrelay.messages.answers import Acknowledged
 from qkdrelay.messages.requests import LinkRequest
 from qkdrelay.network.names import COORDINATOR
-from support.memory import remembered
+from support.memory import FailingCommits
 from support.network import DIAMOND, Network, ask
-
-
-class FailingCommits:
-    """Has those commits of a service fail that ``fails`` says, in turn, and compares its memory before and after."""
-
-    def __init__(self, loop, fails):
-        self.failed, self.fails, self.left = 0, chain(fails, repeat(False)), set()
-        """Of these, the last: what was not as before, by its path."""
-        transaction = loop.journal.transaction
-
-        @contextmanager
-        def transacting():
-            before = remembered(loop.service, loop.journal.batch)
-            try:
-                with transaction():
-                    yield
-                    if next(self.fails):
-                        raise StoreError("the disk is full")  # noqa: TRY301 - as the commit would
-            except StoreError:
-                after = remembered(loop.service, loop.journal.batch)
-                self.left |= {path for path in {**before, **after} if before.get(path) != after.get(path)}
-                self.left |= {type(cache) for cache in loop.journal.batch._caches if len(cache)}
-                self.failed += 1
-                raise
-
-        loop.journal.transaction = transacting
 
 
 def settle(network):

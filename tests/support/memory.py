@@ -3,11 +3,15 @@
 import types
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import contextmanager
 from enum import Enum
+from itertools import chain, repeat
 from pathlib import Path
 from uuid import UUID
 
 import msgspec
+
+from qkdrelay.errors import StoreError
 
 OURS = ("kme.", "coordinator.", "qkdrelay.")
 PLAIN = (str, bytes, int, float, bool, type(None), UUID, Path, Enum, type, types.FunctionType, types.MethodType)
@@ -19,10 +23,12 @@ BESIDE = {
     "qkdrelay.storage.database.Database": "the store, which rolls back itself",
     "qkdrelay.storage.connection.Connection": "the store, which rolls back itself",
     "qkdrelay.network.topology.Topology": "does not change",
+    "kme.supply.application_metrics.ApplicationMetrics": "counts what was committed",
     "kme.searches.Searches": "results of computations, which are the same whenever they are made",
     "qkdrelay.link.simulated.SimulatedLinkKey": "the device: what is taken off it is what was committed",
 }
 ONLY_GROWS = {
+    "kme.supply.question.Question._has_begun",
     "qkdrelay.service.outbox.Outbox._next_id",
     "qkdrelay.messages.dialogue.Answerer.latest",
     "qkdrelay.messages.dialogue.Answerer._since",
@@ -64,3 +70,29 @@ def remembered(thing, batch):
 
     visit("", thing)
     return found
+
+
+class FailingCommits:
+    """Has those commits of a service fail that ``fails`` says, in turn, and compares its memory before and after."""
+
+    def __init__(self, loop, fails):
+        self.failed, self.fails, self.left = 0, chain(fails, repeat(False)), set()
+        """Of these, the last: what was not as before, by its path."""
+        transaction = loop.journal.transaction
+
+        @contextmanager
+        def transacting():
+            before = remembered(loop.service, loop.journal.batch)
+            try:
+                with transaction():
+                    yield
+                    if next(self.fails):
+                        raise StoreError("the disk is full")  # noqa: TRY301 - as the commit would
+            except StoreError:
+                after = remembered(loop.service, loop.journal.batch)
+                self.left |= {path for path in {**before, **after} if before.get(path) != after.get(path)}
+                self.left |= {type(cache) for cache in loop.journal.batch._caches if len(cache)}
+                self.failed += 1
+                raise
+
+        loop.journal.transaction = transacting

@@ -92,6 +92,8 @@ def _may_show(name: str) -> bool:
 KmeName = Annotated[str, Field(pattern=rf"^{KME_NAME.pattern}$")]  # pydantic's engine knows `$` as the very end
 JsonObject = (NoDecode, BeforeValidator(_json_object))
 """Annotates a dict by KME that comes as JSON in one variable."""
+OrNothing = (BeforeValidator(lambda value: value or None),)
+"""Annotates what is not set if it is empty: a compose file cannot leave a variable out."""
 HttpAddress = Annotated[tuple[str, int], BeforeValidator(_http_address), NoDecode]
 HexKey = Annotated[SecretStr, AfterValidator(_hex_key)]
 """32 secret bytes in hexadecimal digits."""
@@ -111,7 +113,7 @@ class BrokerSettings(BaseSettings):
 
     broker: Addresses
     broker_vhost: str = VHOST
-    broker_tls: Annotated[Path | None, BeforeValidator(lambda value: value or None)] = None
+    broker_tls: Annotated[Path | None, *OrNothing] = None
     """With this directory of certificates, by TLS (`qkdrelay.broker.rabbitmq.tls`)."""
 
 

@@ -1,0 +1,49 @@
+"""A network with applications: SAEs at three KMEs of the reference network, and what passes between them and KMEs."""
+
+from kme.applications import Caller, KeyRequest
+from qkdrelay.network.directory import Directory, Sae
+from support.courier import Courier
+from support.network import Network
+from support.supply import PlainSlaves
+
+SAES = {"sae-1": "kme-1", "sae-2": "kme-1", "sae-8": "kme-8", "sae-9": "kme-8", "sae-5": "kme-5"}
+DIRECTORY = Directory({sae: Sae(sae, kme) for sae, kme in SAES.items()})
+
+
+def caller(sae):
+    return Caller(sae, "00" * 32)
+
+
+class Applications(Network):
+    """The reference network with SAEs at three KMEs; ``carried_by`` is in the coordinator's place."""
+
+    carried_by = Courier
+
+    def __init__(self, **options):
+        self.kept = {}
+        directories = dict.fromkeys(("kme-1", "kme-5", "kme-8"), DIRECTORY)
+        super().__init__(**{"directories": directories, "slaves": self._slaves_of, **options})
+        self.courier = self.carried_by(self)
+        self.courier.run()
+
+    def _slaves_of(self, name, store):
+        return self.kept.setdefault(name, PlainSlaves(name))
+
+    def ask(self, master, slave, number=1, size_bits=256, level=None):
+        """Return the answer to come."""
+        keys = self.keys_of[SAES[master]]
+        answer = keys.take(caller(master), KeyRequest(slave, number, size_bits, level))
+        self.courier.run()
+        return answer
+
+    def take(self, *asked, **wishes):
+        return self.ask(*asked, **wishes).result(timeout=0)
+
+    def fetch(self, slave, master, key_ids):
+        answer = self.keys_of[SAES[slave]].fetch(caller(slave), master, key_ids)
+        self.courier.run()
+        return answer.result(timeout=0)
+
+    def pass_time(self, seconds):
+        self.time.forward(seconds)
+        self.courier.run()
