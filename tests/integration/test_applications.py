@@ -11,6 +11,7 @@ from qkdrelay.messages.assignments import Assign, Supplies
 from qkdrelay.network.directory import Directory, PairSettings, Sae
 from support.applications import DIRECTORY, Applications, caller
 from support.memory import FailingCommits
+from support.network import Killed
 from support.supply import PlainSlaves
 
 
@@ -310,3 +311,41 @@ def test_a_service_that_ends_leaves_nobody_waiting(network):
     network.loops["kme-1"].service._supply.give_up(TryLaterError("the KME is stopping"))
     with pytest.raises(TryLaterError, match="stopping"):
         answer.result(timeout=0)
+
+
+# --- kills ---------------------------------------------------------------------------------------------
+
+
+class Mortal(Applications):
+    """Goes on with a KME that was killed, from its store."""
+
+    def settle(self):
+        try:
+            super().settle()
+        except Killed:
+            self.deaths += 1
+            self.restart(self.victim)
+            self.settle()
+
+    deaths, victim = 0, ""
+
+
+@pytest.mark.parametrize("kme", ["kme-1", "kme-8"])
+@pytest.mark.parametrize("first", range(4))
+def test_a_kme_killed_at_any_crash_point_gives_nothing_twice_and_nothing_that_cannot_be_fetched(kme, first):
+    """At every fourth crash point of a cold pair's first request and two more, each time in a network of its own."""
+    deaths = 0
+    for point in range(first, 60, 4):
+        network, given = Mortal(), []
+        network.victim = kme
+        network.kill_at(kme, point)
+        for number in (3, 128, 3):
+            answer = network.ask("sae-1", "sae-8", number)
+            network.pass_time(6.0)
+            if answer.done() and answer.exception() is None:
+                given += answer.result()
+        given += network.take("sae-1", "sae-8", 5)
+        assert len({key.key_id for key in given}) == len({key.key for key in given}) == len(given)
+        assert same(network, given, "sae-8", "sae-1")
+        deaths += network.deaths
+    assert deaths > 3

@@ -7,6 +7,7 @@ import pytest
 
 from coordinator.metrics import CoordinatorMetrics
 from kme.metrics import KmeMetrics
+from kme.supply.application_metrics import ApplicationMetrics
 from qkdrelay.network.topology_file import reference_topology
 
 ROOT = Path(__file__).parents[2]
@@ -15,10 +16,17 @@ SCRAPES = (ROOT / "infra" / "prometheus" / "prometheus.yml").read_text()
 HANDBOOK = (ROOT / "docs" / "operating.md").read_text()
 
 
+def of_a_kme():
+    """The metrics of a KME that has applications."""
+    metrics = KmeMetrics("kme-1", ["kme-2"])
+    ApplicationMetrics(metrics)
+    return metrics
+
+
 def exposed():
     """The names of all metrics, counters with their suffix."""
     kmes = reference_topology().kmes
-    families = [*CoordinatorMetrics(kmes).registry.collect(), *KmeMetrics("kme-1", ["kme-2"]).registry.collect()]
+    families = [*CoordinatorMetrics(kmes).registry.collect(), *of_a_kme().registry.collect()]
     return {family.name + ("_total" if family.type == "counter" else "") for family in families}
 
 
@@ -42,7 +50,7 @@ def test_every_metric_is_explained():
 def test_every_label_an_alert_asks_for_is_one_that_is_counted():
     pages = "".join(
         f"{sample.name}{sample.labels}\n"
-        for metrics in (CoordinatorMetrics(["kme-1"]), KmeMetrics("kme-1", ["kme-2"]))
+        for metrics in (CoordinatorMetrics(["kme-1"]), of_a_kme())
         for family in metrics.registry.collect()
         for sample in family.samples
     )
