@@ -5,11 +5,18 @@ import base64
 import pytest
 from prometheus_client import generate_latest
 
-from kme.applications import BadRequestError, KeyRequest, NotAllowedError, TryLaterError
+from kme.applications import (
+    MANDATORY_NOT_MET,
+    BadRequestError,
+    KeyRequest,
+    NotAllowedError,
+    PairStatus,
+    TryLaterError,
+)
 from qkdrelay.errors import StoreError, TopologyError
-from qkdrelay.messages.assignments import Assign, Supplies
+from qkdrelay.messages.assignments import Assign, NoSupply, Supplies
 from qkdrelay.network.directory import Directory, PairSettings, Sae
-from support.applications import DIRECTORY, Applications, caller
+from support.applications import DIRECTORY, SAES, Applications, caller
 from support.memory import FailingCommits
 from support.network import Killed
 from support.supply import PlainSlaves
@@ -113,6 +120,49 @@ def test_pairs_that_are_not_listed_get_nothing_where_only_those_that_are_do(netw
     assert same(network, network.take("sae-1", "sae-8"), "sae-8", "sae-1")
     with pytest.raises(NotAllowedError):
         network.take("sae-1", "sae-9")
+
+
+# --- status, and what a client demands -----------------------------------------------------------------
+
+
+def status(network, master, slave):
+    answer = network.keys_of[SAES[master]].status(caller(master), slave)
+    network.courier.run()
+    return answer.result(timeout=0)
+
+
+def test_a_status_says_what_there_is_and_has_supply_fetched_for_who_will_ask(network):
+    assert status(network, "sae-1", "sae-8") == PairStatus("kme-1", "kme-8", 0, 1)
+    network.pass_time(1.1)
+    there = status(network, "sae-1", "sae-8").stored_key_count
+    assert there == 32_768 // 32
+    assert len(network.take("sae-1", "sae-8", 100)) == 100
+    assert status(network, "sae-1", "sae-8").stored_key_count >= there - 100
+    assert status(network, "sae-1", "sae-2").stored_key_count == 2**31 - 1
+    with pytest.raises(BadRequestError):
+        status(network, "sae-1", "nobody")
+
+
+def test_keys_of_the_level_that_is_demanded_are_given_or_it_is_said_that_there_can_be_none(network):
+    def on_supplies(kme, report):
+        for wanted in report.outgoing:
+            if wanted.level > 1:
+                best = NoSupply(target=wanted.target, level=wanted.level, best=1, reason="no plan withstands so many")
+                network.courier.tell(kme, best)
+
+    assert network.take("sae-1", "sae-8", level=0)[0].compromised == 1  # the pair's settings demand as much
+    network.courier.on_supplies = on_supplies
+    answer = network.ask("sae-1", "sae-8", level=2)
+    with pytest.raises(BadRequestError, match=MANDATORY_NOT_MET) as refused:
+        answer.result(timeout=0)
+    assert refused.value.details == ({"qkdrelay_compromised": 1},)
+
+
+def test_a_direct_link_satisfies_any_demand_and_nothing_else_satisfies_all(network):
+    (key,) = network.take("sae-5", "sae-8", level=50)
+    assert key.route == "direct"
+    with pytest.raises(BadRequestError, match=MANDATORY_NOT_MET):
+        network.take("sae-1", "sae-8", level=50)
 
 
 # --- starts, commits that fail, and time ---------------------------------------------------------------

@@ -86,7 +86,7 @@ class Cutting:
 
     def _ahead(self, now: float) -> None:
         """Share out what is left among those that have too little, in pieces that are worth their tag keys."""
-        memory = self._memory
+        memory, waited_for = self._memory, self._memory.waiters.wants()
         by_target: dict[str, list[Want]] = {}
         for want in self._low:
             target = self._target(want, now)
@@ -112,7 +112,7 @@ class Cutting:
             for want, lacking in deficits.items():
                 if lacking <= 0:
                     del self._low[want]
-                elif not memory.waiters.has(want):
+                elif want not in waited_for:
                     self._lack(target, want, lacking)
 
     def _deficit(self, want: Want, now: float) -> int:

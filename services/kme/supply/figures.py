@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
-from kme.supply.model import Pair
+from kme.supply.model import Pair, Want
 from kme.supply.source import SourceSide
 from qkdrelay.messages.assignments import (
     PAIRS_SHOWN_MAX,
@@ -21,22 +23,24 @@ _WHY_MAX = 200
 
 def supplies(source: SourceSide, incoming: Iterable[IncomingSupply], incarnation: bytes, now: float) -> Supplies:
     """Return the report of everything, as far as it fits."""
-    places = sorted(_places(source), key=lambda place: source.wanted(place[0], place[1], now), reverse=True)
-    uses = source.memory.demand.uses
-    pairs = dict.fromkeys(want.pair for want in sorted(uses, key=lambda want: uses[want].asked_at, reverse=True))
-    pairs.update(dict.fromkeys(source.memory.ready.pairs()))
     return Supplies(
         incarnation=incarnation,
-        outgoing=tuple(_outgoing(source, places[:SUPPLIES_MAX], now)),
+        outgoing=outgoing(source, now),
         incoming=tuple(incoming)[:SUPPLIES_MAX],
-        pairs=tuple(_pairs(source, [*pairs][:PAIRS_SHOWN_MAX], now)),
+        pairs=tuple(_pairs(source, now)),
     )
+
+
+def outgoing(source: SourceSide, now: float) -> tuple[OutgoingSupply, ...]:
+    """Return what is said of supply here as its source; what is wanted most stands first."""
+    places = sorted(_places(source), key=lambda place: source.wanted(place[0], place[1], now), reverse=True)
+    return tuple(_outgoing(source, places[:SUPPLIES_MAX], now))
 
 
 def lacking(source: SourceSide, places: Iterable[tuple[str, int]], incarnation: bytes, now: float) -> Supplies:
     """Return the report of supply that is dry or low, and nothing else."""
-    outgoing = tuple(_outgoing(source, sorted(places)[:SUPPLIES_MAX], now))
-    return Supplies(incarnation=incarnation, outgoing=outgoing, incoming=(), pairs=())
+    wanted = tuple(_outgoing(source, sorted(places)[:SUPPLIES_MAX], now))
+    return Supplies(incarnation=incarnation, outgoing=wanted, incoming=(), pairs=())
 
 
 def _places(source: SourceSide) -> set[tuple[str, int]]:
@@ -66,12 +70,19 @@ def _outgoing(source: SourceSide, places: Iterable[tuple[str, int]], now: float)
         )
 
 
-def _pairs(source: SourceSide, pairs: Collection[Pair], now: float) -> Iterator[SaePair]:
+def _pairs(source: SourceSide, now: float) -> Iterator[SaePair]:
+    """Yield what is said of pairs that are in use, or have keys: those that were asked for last stand first."""
     memory = source.memory
-    for pair in pairs:
+    uses_of = memory.demand.uses
+    wants_of: dict[Pair, list[Want]] = {}
+    for want in sorted(uses_of, key=lambda want: uses_of[want].asked_at, reverse=True):
+        wants_of.setdefault(want.pair, []).append(want)
+    for pair in memory.ready.pairs():
+        wants_of.setdefault(pair, [])
+    waiting = Counter(waiter.want.pair for waiter in memory.waiters.all())
+    for pair, wants in islice(wants_of.items(), PAIRS_SHOWN_MAX):
         level, stock = memory.directory.settings(*pair).level, memory.directory.settings(*pair).stock
-        wants = [want for want in memory.demand.of(pair.master) if want.pair == pair]
-        uses = [memory.demand.uses[want] for want in wants]
+        uses = [uses_of[want] for want in wants]
         ready = [block for block in memory.ready.of(pair) if now < block.assign.assignment.usable_until]
         low = (memory.ready.count(want, now) < memory.demand.marks(want, stock, now)[0] for want in wants)
         target = memory.directory.kme_of(pair.slave) or ""
@@ -84,6 +95,6 @@ def _pairs(source: SourceSide, pairs: Collection[Pair], now: float) -> Iterator[
             handed_out=sum(use.handed_out for use in uses),
             keys_per_s=sum(use.rate.now(now) for use in uses),
             low=any(low),
-            waiting=sum(waiter.want.pair == pair for waiter in memory.waiters.all()),
+            waiting=waiting[pair],
             why=(memory.rests.why(pair, now) or source.serving.why(target, level, now))[:_WHY_MAX],
         )

@@ -200,7 +200,7 @@ class Room:
         for block in memory.ready.all():
             keys, length = ready.get(target := block.assign.assignment.target, (0, 0))
             ready[target] = keys + block.count, length + block.bytes_left
-        outgoing = figures.supplies(self.source, (), b"", now).outgoing
+        outgoing = figures.outgoing(self.source, now)
         self._metrics.measured(outgoing, ready, len(memory.waiters), len(memory.asking))
 
     def give_up(self, error: ApplicationError) -> None:
