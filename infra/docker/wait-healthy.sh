@@ -41,7 +41,8 @@ fail() {
       LC_ALL=C tr -cd '\n -~' | cut -c 1-400 >&2 || true
   done
   if grep -qE 'already (in use|allocated)' <<<"$states"; then
-    say "another program has that port: QKDRELAY_AMQP_PORT=25672 QKDRELAY_MANAGEMENT_PORT=25673 make up takes others"
+    say "another program has that port: QKDRELAY_AMQP_PORT=25672 QKDRELAY_MANAGEMENT_PORT=25673 QKDRELAY_ETSI014_PORT=28443" \
+      "make up takes others"
   fi
   exit 1
 }

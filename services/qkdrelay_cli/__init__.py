@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from coordinator.bootstrap import serve
 from qkdrelay.terminal import ActionCommand, StreamCommand, app_with
-from qkdrelay_cli.commands import analyse, dead_letters, lab, network, plan, relay, relays, watch
+from qkdrelay_cli.commands import analyse, dead_letters, lab, network, plan, relay, relays, saes, watch
 from qkdrelay_cli.commands.demo import demo
 from qkdrelay_cli.commands.provision import certs, provision
 
@@ -21,6 +21,7 @@ app.command()(plan.plan)
 app.command()(analyse.analyse)
 app.command()(network.network)
 app.add_typer(network.link_app, name="link")
+app.add_typer(saes.saes_app, name="saes")
 app.add_typer(dead_letters.dead_letters_app, name="dead-letters")
 app.add_typer(lab.lab_app, name="lab")
 app.command(cls=ActionCommand)(provision)

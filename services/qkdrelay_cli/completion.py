@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from qkdrelay.errors import QkdRelayError
+from qkdrelay.network.names import SAE_ID
 from qkdrelay.terminal import one_of, some_of
 from qkdrelay_cli.arguments import DEMANDED, link_argument
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from qkdrelay.network.topology import Topology
 
 DEPLOYED = Path("deploy/topology.toml")
+_SAES = Path("deploy/saes.json")
+_SAES_BYTES_MAX = 1 << 22
 _NUMBERS = range(4)
 
 
@@ -66,5 +69,17 @@ def _topologies(_ctx: typer.Context) -> Iterable[str]:
     return [*shipped_names(), *sorted(file.name for file in Path().glob("*.toml") if file.name.isprintable())]
 
 
-KME, NEIGHBOUR, TOPOLOGY = map(one_of, (_kmes, _neighbours, _topologies))
-KMES, LINKS, DEMAND = map(some_of, (_kmes, _links, _demands))
+def _saes(_ctx: typer.Context) -> Iterable[str]:
+    """Return the SAEs of the deployment in this directory."""
+    import json
+
+    try:
+        readable = _SAES.is_file() and _SAES.stat().st_size <= _SAES_BYTES_MAX
+        said = json.loads(_SAES.read_text(encoding="utf-8")) if readable else {}
+    except (OSError, ValueError, RecursionError):
+        return []
+    return [sae for sae in said if SAE_ID.fullmatch(sae)] if isinstance(said, dict) else []
+
+
+KME, NEIGHBOUR, TOPOLOGY, SAE = map(one_of, (_kmes, _neighbours, _topologies, _saes))
+KMES, LINKS, DEMAND, SAES = map(some_of, (_kmes, _links, _demands, _saes))

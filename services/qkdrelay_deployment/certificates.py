@@ -29,7 +29,8 @@ AUTHORITY_VALID: Final = timedelta(days=3650)
 VALID: Final = timedelta(days=397)
 RENEW_BEFORE: Final = timedelta(days=30)
 """A certificate with less than this left is replaced."""
-_CLOCK_SKEW: Final = timedelta(hours=1)
+CLOCK_SKEW: Final = timedelta(hours=1)
+"""What is issued is good from so long ago."""
 
 AUTHORITY_KEY: Final = "ca-key.pem"
 
@@ -81,23 +82,34 @@ def certificate_files(
     ``ca.pem``, ``cert.pem`` and ``key.pem``. Raises SettingsError if the authority's key is needed and not there,
     or damaged; OSError if something there cannot be read.
     """
-    certificate, authority = _authority(directory, network)
-    files = {directory / AUTHORITY: _pem(certificate)}
-    if authority:
-        files[directory / AUTHORITY_KEY] = _key_pem(authority.key)
+    certificate, authority = stored_authority(directory, network)
+    files = authority_files(directory, certificate, authority)
     for name, names in {server: hosts, **dict.fromkeys(clients, ())}.items():
         folder = directory / name
-        if pair := _kept(folder, certificate, names):
-            pem, key = pair
-        elif authority:
-            pem, key = authority.issue(name, names)
-        else:
-            raise SettingsError(
-                f"{directory / AUTHORITY_KEY} is not there, and {name} needs a new certificate",
-                hint=f"put it back, or delete {directory} to begin with a new authority",
-            )
-        files |= {folder / AUTHORITY: _pem(certificate), folder / CERTIFICATE: pem, folder / KEY: key}
+        pair = kept_pair(folder, certificate, names) or issued_pair(directory, authority, name, names)
+        files |= pair_files(folder, certificate, pair)
     return files
+
+
+def authority_files(directory: Path, certificate: x509.Certificate, authority: Authority | None) -> dict[Path, str]:
+    """Return the files of an authority in ``directory``; that of its key only if it is there."""
+    files = {directory / AUTHORITY: _pem(certificate)}
+    return files | ({directory / AUTHORITY_KEY: _key_pem(authority.key)} if authority else {})
+
+
+def issued_pair(directory: Path, authority: Authority | None, name: str, hosts: Sequence[str]) -> tuple[str, str]:
+    """Return a new certificate and its key, as of `Authority.issue`; SettingsError if the authority's key is away."""
+    if authority:
+        return authority.issue(name, hosts)
+    raise SettingsError(
+        f"{directory / AUTHORITY_KEY} is not there, and {name} needs a new certificate",
+        hint=f"put it back, or delete {directory} to begin with a new authority",
+    )
+
+
+def pair_files(folder: Path, authority: x509.Certificate, pair: tuple[str, str]) -> dict[Path, str]:
+    """Return the files of one certificate and its key, and that of the authority that issued it."""
+    return {folder / AUTHORITY: _pem(authority), folder / CERTIFICATE: pair[0], folder / KEY: pair[1]}
 
 
 def valid_until(certificate: str) -> datetime:
@@ -105,8 +117,11 @@ def valid_until(certificate: str) -> datetime:
     return x509.load_pem_x509_certificate(certificate.encode()).not_valid_after_utc
 
 
-def _authority(directory: Path, network: str) -> tuple[x509.Certificate, Authority | None]:
-    """Return the authority's certificate and, if its key is there, the authority; a new one if there is none."""
+def stored_authority(directory: Path, network: str) -> tuple[x509.Certificate, Authority | None]:
+    """Return the authority in ``directory``: its certificate and, if its key is there, all of it.
+
+    A new one if there is none. SettingsError if it is damaged.
+    """
     path, key_path = directory / AUTHORITY, directory / AUTHORITY_KEY
     if not path.exists() and not key_path.exists():
         authority = Authority.new(network)
@@ -130,8 +145,8 @@ def _damaged(directory: Path) -> SettingsError:
     )
 
 
-def _kept(folder: Path, authority: x509.Certificate, hosts: Sequence[str]) -> tuple[str, str] | None:
-    """Return the pair in ``folder`` if it can go on being used."""
+def kept_pair(folder: Path, authority: x509.Certificate, hosts: Sequence[str] = ()) -> tuple[str, str] | None:
+    """Return the certificate and the key in ``folder`` if they can go on being used; OSError."""
     try:
         pair = (folder / CERTIFICATE).read_text(), (folder / KEY).read_text()
         certificate = x509.load_pem_x509_certificate(pair[0].encode())
@@ -153,7 +168,7 @@ def _builder(
     now = datetime.now(UTC)
     builder = x509.CertificateBuilder(subject_name=subject, issuer_name=issuer, public_key=key.public_key())
     builder = builder.serial_number(x509.random_serial_number())
-    builder = builder.not_valid_before(now - max(_CLOCK_SKEW, _CLOCK_SKEW - valid)).not_valid_after(now + valid)
+    builder = builder.not_valid_before(now - max(CLOCK_SKEW, CLOCK_SKEW - valid)).not_valid_after(now + valid)
     return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
 
 

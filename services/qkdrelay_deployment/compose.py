@@ -14,8 +14,11 @@ from qkdrelay.network.names import CLI, COORDINATOR
 from qkdrelay.network.topology import Topology
 from qkdrelay_deployment.rabbitmq_conf import TLS_DIRECTORY
 from qkdrelay_deployment.variables import (
+    APPLICATIONS_PORT,
     CLI_KEY,
+    REMEMBERED,
     WITHSTAND_DEFAULT,
+    applications_port_variable,
     control_key_variable,
     link_secret_variable,
     password_variable,
@@ -23,10 +26,16 @@ from qkdrelay_deployment.variables import (
 )
 
 COMPOSE_BASE: Final = "docker-compose.yml"
+DEPLOYED_TOPOLOGY: Final = "deploy/topology.toml"
 TLS_OVERLAY: Final = "deploy/tls.yml"
 CLUSTER_OVERLAY: Final = "infra/cluster/docker-compose.yml"
 TLS_FOLDER: Final = "deploy/tls"
 """Has the certificates, beside the compose file."""
+COORDINATOR_SAES: Final = "deploy/coordinator/saes"
+"""Has the coordinator's directory of SAEs, which is this deployment's; KMEs have copies in `kme_saes`."""
+SAES_FILE: Final = "saes.toml"
+APPLICATIONS_PORT_INSIDE: Final = 8443
+"""Of the interface for applications, in each KME's container."""
 HTTP_PORT: Final = 9464
 """Of health and metrics, in each container."""
 BROKER_SERVICE: Final = "rabbitmq"
@@ -48,6 +57,8 @@ x-hardened: &hardened
   logging:
     driver: json-file
     options: {{max-size: 10m, max-file: "3"}}
+  # A dump of a KME's memory would hold its keys.
+  ulimits: {{core: 0}}
 
 x-service: &service
   <<: *hardened
@@ -136,12 +147,29 @@ _COORDINATOR = """\
       QKDRELAY_CLI_KEY: {cli_key}
       QKDRELAY_STORE: /var/lib/qkdrelay/coordinator.sqlite
       QKDRELAY_TOPOLOGY: /etc/qkdrelay/topology.toml
+{directory}\
       QKDRELAY_DEPLOYMENT: ${{QKDRELAY_DEPLOYMENT:?run make up}}
       QKDRELAY_CONTROL_KEYS: >-
         {control_keys}
     volumes:
       - coordinator:/var/lib/qkdrelay
-      - ./deploy/topology.toml:/etc/qkdrelay/topology.toml:ro
+      - ./{topology}:/etc/qkdrelay/topology.toml:ro
+{mounted}\
+"""
+
+# Where SAEs are named. A directory is mounted, since a file that is mounted stays what it was when it is replaced.
+_SAES_DIRECTORY: Final = "/etc/qkdrelay/saes"
+_DIRECTORY = f"""\
+      QKDRELAY_SAES: {_SAES_DIRECTORY}/{SAES_FILE}
+"""
+_APPLICATIONS = f"""\
+{_DIRECTORY}\
+      QKDRELAY_ETSI014: 0.0.0.0:{APPLICATIONS_PORT_INSIDE}
+      QKDRELAY_ETSI014_TLS: {_SAES_DIRECTORY}
+"""
+_APPLICATIONS_PORT = """\
+    ports:
+      - "127.0.0.1:${{{variable}:-{published}}}:{port}"
 """
 
 _KME = """\
@@ -156,11 +184,18 @@ _KME = """\
       QKDRELAY_STORE: /var/lib/qkdrelay/kme.sqlite
       QKDRELAY_CONTROL_KEY: {control_key}
       QKDRELAY_WITHSTAND_COMPROMISED: {withstand}
+{applications}\
       QKDRELAY_LINKS: >-
         {links}
     volumes:
       - {volume}:/var/lib/qkdrelay
+{mounted}\
 """
+
+
+def kme_saes(kme: str) -> str:
+    """Return the folder of what ``kme`` has for its interface for applications: directory of SAEs, certificates."""
+    return f"deploy/kmes/{kme}/saes"
 
 
 def compose_file(topology: Topology) -> str:
@@ -196,11 +231,18 @@ def _coordinator(topology: Topology) -> str:
     keys = {kme: _required(control_key_variable(kme)) for kme in topology.kmes}
     return _COORDINATOR.format(
         user=COORDINATOR,
+        topology=DEPLOYED_TOPOLOGY,
         password=_required(password_variable(COORDINATOR)),
         cli_password=_required(password_variable(CLI)),
         cli_key=_required(CLI_KEY),
         control_keys=_folded(keys),
+        directory=_DIRECTORY if topology.saes else "",
+        mounted=_mounted_saes(COORDINATOR_SAES) if topology.saes else "",
     )
+
+
+def _mounted_saes(folder: str) -> str:
+    return f"      - ./{folder}:{_SAES_DIRECTORY}:ro\n"
 
 
 def _kme(topology: Topology, kme: str) -> str:
@@ -215,7 +257,15 @@ def _kme(topology: Topology, kme: str) -> str:
         withstand=f"${{{withstand_variable(kme)}:-{WITHSTAND_DEFAULT}}}",
         links=_folded(links),
         volume=kme,
+        applications=_APPLICATIONS if topology.saes else "",
+        mounted=_mounted_saes(kme_saes(kme)) + _published(topology, kme) if topology.saes else "",
     )
+
+
+def _published(topology: Topology, kme: str) -> str:
+    published = int(REMEMBERED[APPLICATIONS_PORT] or 0) + topology.kmes.index(kme)
+    variable = applications_port_variable(kme)
+    return _APPLICATIONS_PORT.format(variable=variable, published=published, port=APPLICATIONS_PORT_INSIDE)
 
 
 def _plain(name: str) -> str:

@@ -15,11 +15,13 @@ from qkdrelay.service.dotenv_file import assignment
 from qkdrelay_deployment.compose import CLUSTER_OVERLAY, COMPOSE_BASE, TLS_FOLDER, TLS_OVERLAY
 from qkdrelay_deployment.variables import (
     AMQP_PORTS,
+    APPLICATIONS_PORT,
     CLI_KEY,
     COOKIE,
     MANAGEMENT_PORT,
     REMEMBERED,
     WITHSTAND_DEFAULT,
+    applications_port_variable,
     broker_users,
     control_key_variable,
     link_secret_variable,
@@ -32,6 +34,7 @@ SECRET_BYTES: Final = 32
 _SECRET = re.compile(rf"[0-9a-f]{{{2 * SECRET_BYTES}}}")
 _PROJECT = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _PORT = re.compile(r"[0-9]{1,5}")
+_PORTS_END = 1 << 16
 _SUBSTITUTED = re.compile(r"\$\{([A-Z0-9_]+)")
 _LAB, _BROKER, _TLS, _COMPOSE = "QKDRELAY_LAB", "QKDRELAY_BROKER", "QKDRELAY_BROKER_TLS", "COMPOSE_FILE"
 _ADDRESSES, _PORT_INSIDE = "BROKER_ADDRESSES", "BROKER_PORT"
@@ -58,9 +61,10 @@ def environment_values(
             values[name] = value
     if not _PROJECT.fullmatch(values["COMPOSE_PROJECT_NAME"]):
         raise SettingsError("COMPOSE_PROJECT_NAME is no name of a project", hint="a-z, 0-9, '-' and '_'")
-    for name in (*AMQP_PORTS, MANAGEMENT_PORT):
-        if not (_PORT.fullmatch(values[name]) and 0 < int(values[name]) < 1 << 16):
+    for name in (*AMQP_PORTS, MANAGEMENT_PORT, APPLICATIONS_PORT):
+        if not (_PORT.fullmatch(values[name]) and 0 < int(values[name]) < _PORTS_END):
             raise SettingsError(f"{name} is no port to publish", hint="a number from 1 to 65535")
+    values |= _applications_ports(topology, int(values[APPLICATIONS_PORT]))
     for name in (COOKIE, *map(password_variable, broker_users(topology))):
         values[name] = kept.get(name) or _new_secret()
     keys = [CLI_KEY, *map(control_key_variable, topology.kmes)]
@@ -72,6 +76,16 @@ def environment_values(
     values[_LAB] = "true" if lab else "false"
     _switch_broker(values, brokers, tls=tls)
     return values
+
+
+def _applications_ports(topology: Topology, first: int) -> dict[str, str]:
+    """Return the ports that the KMEs serve applications at, from ``first`` on; none where no SAEs are named."""
+    if not topology.saes:
+        return {}
+    if first + len(topology.kmes) > _PORTS_END:
+        hint = f"a number up to {_PORTS_END - len(topology.kmes)}"
+        raise SettingsError(f"{APPLICATIONS_PORT} leaves too few ports for {len(topology.kmes)} KMEs", hint=hint)
+    return {applications_port_variable(kme): str(port) for port, kme in enumerate(topology.kmes, first)}
 
 
 def _switch_broker(values: dict[str, str], brokers: Sequence[str], *, tls: bool) -> None:
@@ -143,6 +157,9 @@ def _sections(topology: Topology) -> Iterator[tuple[str, list[str]]]:
         "Settings. Environment variables of the same name go before them",
         [_LAB, _BROKER, _TLS, DEPLOYMENT, *REMEMBERED, _ADDRESSES, _PORT_INSIDE, _COMPOSE],
     )
+    if topology.saes:
+        ports = [applications_port_variable(kme) for kme in topology.kmes]
+        yield f"Ports of 127.0.0.1 at which KMEs serve applications, from {APPLICATIONS_PORT} on", ports
     yield "What the broker's nodes have in common, where there are several", [COOKIE]
     yield "Passwords of the broker's users", [password_variable(user) for user in reversed(broker_users(topology))]
     yield (

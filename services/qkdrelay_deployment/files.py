@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from qkdrelay.errors import SettingsError
 
 
 def make_folder(path: Path, *, mode: int) -> None:
@@ -29,3 +34,21 @@ def write_file(path: Path, text: str, *, mode: int) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Have what is in a folder, which is made, to oneself while it is written; whoever else writes there waits.
+
+    SettingsError for what cannot be read or written meanwhile.
+    """
+    try:
+        make_folder(folder, mode=0o755)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise SettingsError(f"{error.filename or folder}: {error.strerror}") from None

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,14 +27,16 @@ from qkdrelay_deployment.compose import (
     CLUSTER_NODES,
     CLUSTER_SERVICES,
     COMPOSE_BASE,
+    DEPLOYED_TOPOLOGY,
     TLS_FOLDER,
     TLS_OVERLAY,
     compose_file,
     tls_overlay,
 )
 from qkdrelay_deployment.environment import DEPLOYMENT, check_environment, dotenv_text, environment_values
-from qkdrelay_deployment.files import make_folder, write_file
+from qkdrelay_deployment.files import make_folder, write_file, writing
 from qkdrelay_deployment.rabbitmq_conf import rabbitmq_conf
+from qkdrelay_deployment.saes import Written, provision_saes
 from qkdrelay_deployment.variables import broker_users, link_secret_variable, password_variable
 
 _BROKER_HOSTS: Final = (*CLUSTER_SERVICES, "localhost", "127.0.0.1", "::1")
@@ -47,13 +50,14 @@ def write_deployment(
     tls: bool = False,
     cluster: bool = False,
     environment: Mapping[str, str] = os.environ,
-) -> list[Path]:
-    """Write all that a deployment of ``topology`` needs into ``directory``; return the files, in order.
+) -> Written:
+    """Write all that a deployment of ``topology`` needs into ``directory``; return what that was.
 
-    Secrets that ``.env`` already holds are kept, and certificates that are good for another while, so doing it
-    twice changes nothing. ``lab`` switches the lab on or off, ``tls`` TLS to the broker, ``cluster`` three broker
-    nodes instead of one. Raises TopologyError for a network that cannot be deployed, SettingsError for a
-    directory that cannot be written, or for a secret or a certificate authority there that cannot be one.
+    Secrets that ``.env`` already holds are kept, SAEs that were added, and certificates that are good for another
+    while, so doing it twice changes nothing. ``lab`` switches the lab on or off, ``tls`` TLS to the broker,
+    ``cluster`` three broker nodes instead of one. Raises TopologyError for a network that cannot be deployed,
+    SettingsError for a directory that cannot be written, or for a secret or a certificate authority there that
+    cannot be one.
     """
     brokers = CLUSTER_SERVICES if cluster else (BROKER_SERVICE,)
     _check_deployable(topology, brokers)
@@ -61,33 +65,34 @@ def write_deployment(
     deploy = directory / "deploy"
     try:
         kept = dotenv_file.read(dotenv)
-        values = environment_values(topology, kept, environment, brokers, lab=lab, tls=tls)
-        composed = compose_file(topology)
-        check_environment(topology, values, composed, environment)
-        passwords = {user: values[password_variable(user)] for user in broker_users(topology)}
-        loaded = definitions(topology.kmes, topology.links, passwords, lab=lab)
-        configuration = rabbitmq_conf(tls=tls, nodes=CLUSTER_NODES if cluster else ())
-        contents = {
-            directory / COMPOSE_BASE: composed,
-            deploy / "topology.toml": format_topology(topology),
-            deploy / "rabbitmq.conf": configuration,
-            deploy / "definitions.json": json.dumps(loaded, indent=1) + "\n",
-        }
-        make_folder(deploy, mode=0o755)
+    except OSError as error:
+        raise SettingsError(f"{dotenv}: {error.strerror}") from None
+    values = environment_values(topology, kept, environment, brokers, lab=lab, tls=tls)
+    composed = compose_file(topology)
+    check_environment(topology, values, composed, environment)
+    passwords = {user: values[password_variable(user)] for user in broker_users(topology)}
+    loaded = definitions(topology.kmes, topology.links, passwords, lab=lab)
+    configuration = rabbitmq_conf(tls=tls, nodes=CLUSTER_NODES if cluster else ())
+    contents = {
+        directory / COMPOSE_BASE: composed,
+        directory / DEPLOYED_TOPOLOGY: format_topology(topology),
+        deploy / "rabbitmq.conf": configuration,
+        deploy / "definitions.json": json.dumps(loaded, indent=1) + "\n",
+    }
+    with writing(deploy):
         certificates: list[Path] = []
         if tls:
             contents[directory / TLS_OVERLAY] = tls_overlay(topology, brokers)
-            certificates = provision_certificates(topology, directory)
+            certificates = _write_certificates(topology, directory)
             # The broker reads its certificate when it starts.
             configuration += (directory / TLS_FOLDER / BROKER_SERVICE / CERTIFICATE).read_text(encoding="utf-8")
+        saes = provision_saes(topology, directory, values)
         values[DEPLOYMENT] = _digest(topology, loaded, passwords, configuration)
         write_file(dotenv, dotenv_text(topology, values), mode=0o600)
         for path, text in contents.items():
             # The services run as users of their own, so what is mounted into them is for all to read.
             write_file(path, text, mode=0o644)
-    except OSError as error:
-        raise SettingsError(f"{error.filename or directory}: {error.strerror}") from None
-    return [dotenv, *contents, *certificates]
+    return replace(saes, files=(dotenv, *contents, *certificates, *saes.files))
 
 
 def provision_certificates(topology: Topology, directory: Path) -> list[Path]:
@@ -96,17 +101,19 @@ def provision_certificates(topology: Topology, directory: Path) -> list[Path]:
     Nobody but their owner comes to the keys, and each service, by what is mounted into it, to its own. Raises
     SettingsError as `write_deployment` does.
     """
+    with writing(directory / "deploy"):
+        return _write_certificates(topology, directory)
+
+
+def _write_certificates(topology: Topology, directory: Path) -> list[Path]:
     folder = directory / TLS_FOLDER
     clients = (COORDINATOR, CLI, *topology.kmes)
-    try:
-        files = certificate_files(folder, topology.name, BROKER_SERVICE, _BROKER_HOSTS, clients)
-        make_folder(folder, mode=0o700)
-        for path, text in files.items():
-            if path.parent != folder:
-                make_folder(path.parent, mode=0o755)
-            write_file(path, text, mode=0o600 if path.name == AUTHORITY_KEY else 0o644)
-    except OSError as error:
-        raise SettingsError(f"{error.filename or folder}: {error.strerror}") from None
+    files = certificate_files(folder, topology.name, BROKER_SERVICE, _BROKER_HOSTS, clients)
+    make_folder(folder, mode=0o700)
+    for path, text in files.items():
+        if path.parent != folder:
+            make_folder(path.parent, mode=0o755)
+        write_file(path, text, mode=0o600 if path.name == AUTHORITY_KEY else 0o644)
     return list(files)
 
 
@@ -134,5 +141,7 @@ def _digest(
         {name: value for name, value in user.items() if name != "password_hash"}  # salted anew each time
         for user in definitions["users"]
     ]
-    meant = [{**definitions, "users": users}, dict(passwords), configuration, format_topology(topology)]
+    # SAEs are read again without a restart.
+    network = format_topology(replace(topology, saes={}))
+    meant = [{**definitions, "users": users}, dict(passwords), configuration, network]
     return hashlib.sha256(json.dumps(meant, sort_keys=True).encode()).hexdigest()[:16]

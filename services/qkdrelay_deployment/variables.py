@@ -13,6 +13,8 @@ COOKIE: Final = "CLUSTER_COOKIE"
 AMQP_PORTS: Final = ("QKDRELAY_AMQP_PORT", "QKDRELAY_AMQP_PORT_2", "QKDRELAY_AMQP_PORT_3")
 """Ports of this host that the broker's nodes are published at."""
 MANAGEMENT_PORT: Final = "QKDRELAY_MANAGEMENT_PORT"
+APPLICATIONS_PORT: Final = "QKDRELAY_ETSI014_PORT"
+"""Port of this host that the first KME serves applications at; each of the others has the next one."""
 REMEMBERED: Final = {
     "PYTHON_IMAGE": None,
     "RABBITMQ_IMAGE": None,
@@ -20,6 +22,7 @@ REMEMBERED: Final = {
     "COMPOSE_PROJECT_NAME": "qkdrelay",
     **{name: str(DEFAULT_PORT + number) for number, name in enumerate(AMQP_PORTS)},
     MANAGEMENT_PORT: "15672",
+    APPLICATIONS_PORT: "8443",
 }
 """Settings taken over from the environment into ``.env``, so that later commands agree with the first one; defaults."""
 WITHSTAND_DEFAULT: Final = "1"
@@ -43,6 +46,11 @@ def control_key_variable(kme: str) -> str:
 def withstand_variable(kme: str) -> str:
     """Name the variable with how many compromised KMEs a plan must withstand for ``kme`` to be an end of it."""
     return f"WITHSTAND_COMPROMISED_{_upper(kme)}"
+
+
+def applications_port_variable(kme: str) -> str:
+    """Name the variable with the port of this host that ``kme`` serves applications at."""
+    return f"ETSI014_PORT_{_upper(kme)}"
 
 
 def link_secret_variable(a: str, b: str) -> str:

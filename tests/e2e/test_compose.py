@@ -8,11 +8,10 @@ import re
 import secrets
 import shutil
 import stat
-import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -21,66 +20,11 @@ import pytest
 from qkdrelay.errors import SettingsError
 from qkdrelay.service.dotenv_file import assignment, read
 from support import rabbitmq, stack
+from support.deployment import Deployment, brought_up
 from support.plans import REFERENCE_RELAY
 from support.waiting import eventually
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(400)]
-
-
-@dataclass(frozen=True)
-class Deployment:
-    """A network that was brought up in ``folder``."""
-
-    folder: Path
-    environment: dict[str, str]
-
-    def run(self, *arguments: str, timeout_s: float = 120) -> stack.Answer:
-        result = subprocess.run(
-            arguments,
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
-        return stack.Answer(result.returncode, result.stdout, result.stderr)
-
-    def up(self, topology: str, *switches: str) -> None:
-        up = self.run("infra/docker/up.sh", sys.executable, topology, *switches, timeout_s=300)
-        assert up.code == 0, up.err
-
-    def compose(self, *arguments: str) -> stack.Answer:
-        return self.run("infra/docker/compose.sh", *arguments)
-
-    def coordinator(self, *arguments: str) -> stack.Answer:
-        """Run the command line as the documents say: where .env is, with nothing else set."""
-        return self.run(str(Path(sys.executable).parent / "coordinator"), *arguments)
-
-
-@contextmanager
-def brought_up(folder: Path, topology: str, *switches: str, broker: str = rabbitmq.IMAGE) -> Iterator[Deployment]:
-    """Bring a network up in a folder of its own, so that one that the developer has up stays as it is."""
-    rabbitmq.require_containers(stack.IMAGE)
-    shutil.copytree(stack.ROOT / "infra", folder / "infra")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("QKDRELAY_")}
-    environment |= {k: v for k, v in os.environ.items() if k.startswith("QKDRELAY_DOCKER_")}
-    environment |= {
-        "COMPOSE_PROJECT_NAME": f"qkdrelay-test-{secrets.token_hex(4)}",
-        "QKDRELAY_IMAGE": stack.IMAGE,
-        "RABBITMQ_IMAGE": broker,
-        "QKDRELAY_AMQP_PORT": str(rabbitmq.free_port()),
-        "QKDRELAY_MANAGEMENT_PORT": str(rabbitmq.free_port()),
-    }
-    running = Deployment(folder, environment)
-    try:
-        running.up(topology, *switches)
-        # The command line must find everything in .env.
-        for name in ("QKDRELAY_IMAGE", "QKDRELAY_AMQP_PORT", "QKDRELAY_MANAGEMENT_PORT"):
-            del environment[name]
-        yield running
-    finally:
-        running.run("infra/docker/remove.sh", "--volumes")
 
 
 @pytest.fixture(scope="module")
@@ -276,9 +220,8 @@ def test_secrets_are_fresh_and_for_their_owner_only(deployment: Deployment) -> N
     assert stat.S_IMODE(env_file.stat().st_mode) == 0o600
     values = [line.split("=", 1)[1] for line in env_file.read_text().splitlines() if "SECRET" in line.split("=")[0]]
     assert len(values) == len(set(values)) == 13
-    for folder in ("deploy",):
-        text = "".join(path.read_text() for path in (deployment.folder / folder).iterdir())
-        assert not [value for value in values if value in text]
+    text = "".join(path.read_text() for path in (deployment.folder / "deploy").rglob("*") if path.is_file())
+    assert not [value for value in values if value in text]
 
 
 def test_compose_reads_in_dotenv_what_provisioning_reads(deployment: Deployment, tmp_path: Path) -> None:
@@ -313,6 +256,7 @@ def test_every_container_is_confined(deployment: Deployment) -> None:
         host = container.attrs["HostConfig"]
         assert host["ReadonlyRootfs"], container.name
         assert host["CapDrop"] == ["ALL"], container.name
+        assert host["Ulimits"] == [{"Name": "core", "Hard": 0, "Soft": 0}], container.name
         assert container.attrs["Config"]["User"] not in ("", "0", "root"), container.name
         for bindings in (container.attrs["NetworkSettings"]["Ports"] or {}).values():
             assert all(binding["HostIp"] == "127.0.0.1" for binding in bindings or [])

@@ -8,6 +8,7 @@ import re
 import shutil
 import stat
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from qkdrelay_deployment.provision import write_deployment
 from qkdrelay_deployment.variables import (
     AMQP_PORTS,
     CLI_KEY,
+    applications_port_variable,
     control_key_variable,
     link_secret_variable,
     password_variable,
@@ -79,6 +81,7 @@ def test_a_kme_gets_its_own_secrets_and_no_others(topology: Topology) -> None:
     for kme in topology.kmes:
         own = {password_variable(kme), control_key_variable(kme), withstand_variable(kme)}
         own |= {link_secret_variable(*link) for link in topology.links if kme in link}
+        own.add(applications_port_variable(kme))
         assert variables(service(text, kme)) == own
 
 
@@ -164,15 +167,16 @@ def test_what_is_mounted_is_readable_by_the_services_whatever_the_umask(topology
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "deploy").stat().st_mode) == 0o755
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "deploy").iterdir()}
-    assert modes == dict.fromkeys(("topology.toml", "rabbitmq.conf", "definitions.json"), 0o644)
+    files = [path for path in (tmp_path / "deploy").iterdir() if path.is_file()]
+    assert {path.name for path in files} == {"topology.toml", "rabbitmq.conf", "definitions.json", "saes.json"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o644}
 
 
 def test_no_secret_is_in_any_file_but_dotenv(topology: Topology, tmp_path: Path) -> None:
     written = write_deployment(topology, tmp_path, lab=True, environment=NO_ENVIRONMENT)
     values = dotenv(tmp_path)
-    assert written[0] == tmp_path / ".env"
-    for path in written[1:]:
+    assert written.files[0] == tmp_path / ".env"
+    for path in written.files[1:]:
         text = path.read_text()
         assert not [name for name in secret_variables(topology) if values[name] in text], path
 
@@ -193,13 +197,14 @@ def test_the_lab_and_only_the_lab_follows_the_argument(topology: Topology, tmp_p
 
 def test_a_network_that_grows_keeps_the_secrets_it_had(topology: Topology, tmp_path: Path) -> None:
     before = deployed(topology, tmp_path)
-    grown = Topology(topology.name, (*topology.kmes, "kme-9"), (*topology.links, ("kme-8", "kme-9")))
+    grown = replace(topology, kmes=(*topology.kmes, "kme-9"), links=(*topology.links, ("kme-8", "kme-9")))
     after = deployed(grown, tmp_path)
     assert after.keys() - before.keys() == {
         "PASSWORD_KME_9",
         "CONTROL_KEY_KME_9",
         "WITHSTAND_COMPROMISED_KME_9",
         "LINK_SECRET_KME_8__KME_9",
+        "ETSI014_PORT_KME_9",
     }
     assert {name for name in before if before[name] != after[name]} == {"QKDRELAY_DEPLOYMENT"}
 
@@ -352,7 +357,39 @@ def test_images_and_ports_are_taken_from_the_environment_and_remembered(topology
     assert values["QKDRELAY_BROKER"] == "127.0.0.1:25672"
 
 
-@pytest.mark.parametrize("name", [*AMQP_PORTS, "QKDRELAY_MANAGEMENT_PORT"])
+def test_each_kme_serves_applications_at_a_port_of_its_own_if_saes_are_named(
+    topology: Topology, tmp_path: Path
+) -> None:
+    values = deployed(topology, tmp_path, QKDRELAY_ETSI014_PORT="28443")
+    ports = [values[applications_port_variable(kme)] for kme in topology.kmes]
+    assert ports == [str(28443 + number) for number in range(8)]
+    for number, kme in enumerate(topology.kmes):
+        text = service(compose_file(topology), kme)
+        assert f'"127.0.0.1:${{{applications_port_variable(kme)}:-{8443 + number}}}:8443"' in text
+        assert f"./deploy/kmes/{kme}/saes:/etc/qkdrelay/saes:ro" in text
+    with pytest.raises(SettingsError, match="leaves too few ports for 8 KMEs") as refused:
+        deployed(topology, tmp_path, QKDRELAY_ETSI014_PORT="65529")
+    assert refused.value.hint == "a number up to 65528"
+
+
+def test_a_network_without_saes_has_no_interface_for_applications(topology: Topology, tmp_path: Path) -> None:
+    values = deployed(replace(topology, saes={}), tmp_path)
+    text = (tmp_path / "docker-compose.yml").read_text()
+    assert not re.search("ETSI014|SAES|saes|8443", text)
+    assert not [name for name in values if name.startswith("ETSI014")]
+    assert not list((tmp_path / "deploy").rglob("*.pem"))
+
+
+def test_no_service_may_dump_its_memory(topology: Topology) -> None:
+    head = compose_file(topology).partition("\nservices:")[0]
+    assert "  ulimits: {core: 0}\n" in head[head.index("&hardened") : head.index("x-service")]
+    nodes = (ROOT / CLUSTER_OVERLAY).read_text().partition("\nservices:")[0]
+    assert "  ulimits: {core: 0}\n" in nodes[nodes.index("&node") : nodes.index("x-command")]
+    for name in ("rabbitmq", "coordinator", *topology.kmes):
+        assert re.search(r"<<: \*(hardened|service)\n", service(compose_file(topology), name))
+
+
+@pytest.mark.parametrize("name", [*AMQP_PORTS, "QKDRELAY_MANAGEMENT_PORT", "QKDRELAY_ETSI014_PORT"])
 @pytest.mark.parametrize("port", ["five", "0", "65536", "99999", "-1", "5672 ", "127.0.0.1:5672", "5672-5674"])
 def test_what_is_no_port_is_refused_by_name(topology: Topology, tmp_path: Path, name: str, port: str) -> None:
     with pytest.raises(SettingsError, match=f"{name} is no port"):
@@ -433,6 +470,12 @@ def test_the_broker_is_started_anew_when_and_only_when_its_certificate_changes(
     assert digest() == first
     (tmp_path / "deploy/tls/rabbitmq/cert.pem").unlink()
     assert digest() != first
+
+
+def test_neither_broker_nor_coordinator_is_started_anew_for_an_sae(topology: Topology, tmp_path: Path) -> None:
+    before = deployed(topology, tmp_path)
+    more = replace(topology, saes={**topology.saes, "sae-5": "kme-5"})
+    assert deployed(more, tmp_path) == before
 
 
 def test_the_cluster_is_made_of_the_services_and_nodes_that_its_overlay_has() -> None:

@@ -33,24 +33,30 @@ def provision(
 ) -> None:
     """Write what a deployment of a network needs.
 
-    The compose file, the secrets (.env), the broker's configuration, and with --tls a certificate
-    for the broker and for each service; prints their paths. Secrets that .env already has are kept,
-    and certificates that last another month, so doing it twice changes nothing.
+    The compose file, the secrets (.env), the broker's configuration, certificates for the SAEs that
+    the topology names and for their KMEs, and with --tls one for the broker and for each service;
+    prints their paths. Secrets that .env already has are kept, SAEs that were added, and
+    certificates that last another month, so doing it twice changes nothing.
 
     Example: coordinator provision nsfnet --out .
     """
     from qkdrelay.network.topology_file import load_topology
     from qkdrelay_deployment import provision as deployment
 
-    for path in deployment.write_deployment(load_topology(topology), to, lab=lab, tls=tls, cluster=cluster):
+    written = deployment.write_deployment(load_topology(topology), to, lab=lab, tls=tls, cluster=cluster)
+    for path in written.files:
         say(path)
+    if written.struck_off:
+        note(f"struck off, as the topology no longer has them or their KMEs: SAEs {', '.join(written.struck_off)}")
+    note_not_revoked(written.not_revoked)
 
 
 def certs(topology: TopologyFile, *, to: Folder = Path()) -> None:
-    """Write the certificates for TLS to the broker (`provision --tls` does it, too).
+    """Write the certificates for TLS to the broker, and those of SAEs (`provision` does it, too).
 
-    An authority, and a certificate for the broker and for each service; prints their paths. Those
-    that last another month are kept.
+    An authority, and a certificate for the broker and for each service; another authority, and a
+    certificate for each SAE and each KME that serves them; prints their paths. Those that last
+    another month are kept. KMEs use theirs without being started anew.
 
     Example: coordinator certs eight-kmes --out .
     """
@@ -58,10 +64,22 @@ def certs(topology: TopologyFile, *, to: Folder = Path()) -> None:
     from qkdrelay.network.topology_file import load_topology
     from qkdrelay_deployment import provision as deployment
     from qkdrelay_deployment.certificates import RENEW_BEFORE, valid_until
+    from qkdrelay_deployment.sae_changes import provision_sae_certificates
 
-    written = deployment.provision_certificates(load_topology(topology), to)
+    network = load_topology(topology)
+    written = deployment.provision_certificates(network, to)
+    of_saes = provision_sae_certificates(network, to)
+    written += of_saes.files
     for path in written:
         say(path)
     end = min(valid_until(path.read_text(encoding="utf-8")) for path in written if path.name == CERTIFICATE)
     when = f"Valid until {end:%Y-%m-%d}; in the last {RENEW_BEFORE.days} days this replaces them."
     note(when)
+    note_not_revoked(of_saes.not_revoked)
+
+
+def note_not_revoked(saes: tuple[str, ...]) -> None:
+    """Tell of SAEs that were struck off while the authority's key was away."""
+    if saes:
+        what = "these SAEs are out, but their certificates are not revoked yet, for want of the authority's key"
+        note(f"{what}: {', '.join(saes)}; put it back for a moment, and `make certs`")
