@@ -45,7 +45,7 @@ def test_a_coordinator_whose_clock_is_stepped_back_tells_a_lost_command_again_al
     network.stop("kme-4")
     relay_id = ask(network, *ENDS, timeout_s=3600.0)
     network.settle()
-    assert network.lose_inbox("kme-4") == 1
+    assert network.lose_commands("kme-4") == 1
     network.resume("kme-4")
     network.step_clock("coordinator", -HOURS)
     for _ in range(3):

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from qkdrelay.messages.plans import decode_plan
-from qkdrelay.network.key_cost import CONFIRMATION_BYTES, SLOT_BYTES
+from qkdrelay.network.key_cost import CONFIRMATION_KEY_BYTES, SLOT_BYTES
 from support.network import Network, ask
 
 RELAYS = 40
@@ -90,7 +90,7 @@ def test_link_key_is_little_more_than_the_bytes_of_the_shares(costs, keys, over)
     costs.run(1, key_count=keys)
     added = 32 if keys == 1 else 48  # by the AMD code
     lengths = [added] * 3 + [2 * added] * 14  # the shares of the first split, and those below
-    assert costs.drawn == 17 * (keys * 32 + CONFIRMATION_BYTES + SLOT_BYTES) + sum(lengths)
+    assert costs.drawn == 17 * (keys * 32 + CONFIRMATION_KEY_BYTES + SLOT_BYTES) + sum(lengths)
     assert costs.drawn / plan_bytes <= over
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from qkdrelay.broker.names import control_queue, link_queue, results_queue
 from qkdrelay.messages import codec, signing
-from qkdrelay.messages.control import Commands, Decide, SetLink, SignedMessage
+from qkdrelay.messages.control import Cancel, Commands, SetLink, SignedMessage
 from qkdrelay.messages.link import SealedMessage, ShareHeader
-from qkdrelay.messages.reports import Alarm, Decided, Expected, Refused, Reports, Split, Waiting
+from qkdrelay.messages.reports import Alarm, Confirmed, Expected, Refused, Reports, Split, Waiting
 from qkdrelay.network.names import COORDINATOR
 from support import wire_slow as slow
 from support.network import Network
@@ -246,7 +246,7 @@ def test_what_a_kme_between_says_of_a_relay_is_not_believed(network):
     lies = (
         Expected(relay_id=relay_id),
         Refused(relay_id=relay_id, reason="kme-3: I do not like it"),
-        Decided(relay_id=relay_id, confirmed=True),
+        Confirmed(relay_id=relay_id),
         Split(relay_id=relay_id, route=route, shares=3, threshold=2),
         Split(relay_id=relay_id, route=("kme-1", "kme-4", "kme-3"), shares=3, threshold=2),
         Waiting(relay_id=relay_id, route=route, reason="because"),
@@ -258,11 +258,12 @@ def test_what_a_kme_between_says_of_a_relay_is_not_believed(network):
     assert network.show(relay_id).state == "confirmed"
 
 
-def test_a_decision_that_contradicts_the_first_is_not_carried_out(network):
+def test_what_is_released_is_not_given_up_any_more(network):
     view = network.relay("kme-1", "kme-8")
     keys = network.keys("kme-1", view.relay_id)
-    destroy = Commands(items=(Decide(relay_id=view.relay_id, confirmed=False),))
-    network.as_coordinator("kme-1", signed(network, "kme-1", destroy))
-    network.settle()
-    assert network.keys("kme-1", view.relay_id) == keys
+    destroy = Commands(items=(Cancel(relay_id=view.relay_id),))
+    for end in ("kme-1", "kme-8"):
+        network.as_coordinator(end, signed(network, end, destroy))
+        network.settle()
+        assert network.keys(end, view.relay_id) == keys
     assert network.show(view.relay_id).state == "confirmed"

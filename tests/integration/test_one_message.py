@@ -13,12 +13,22 @@ from structlog.testing import capture_logs
 from coordinator.liveness import ORDER_AGAIN_S
 from qkdrelay.broker.names import control_queue, results_queue
 from qkdrelay.messages import codec, signing
-from qkdrelay.messages.control import COMMANDS_MAX, Commands, Decide, Expect, Prove, SetLab, SetLink, SignedMessage
+from qkdrelay.messages.control import (
+    COMMANDS_MAX,
+    Cancel,
+    Commands,
+    Confirm,
+    Deliver,
+    Expect,
+    SetLab,
+    SetLink,
+    SignedMessage,
+)
 from qkdrelay.messages.reports import (
     REPORTS_MAX,
     Alarm,
     Collected,
-    Decided,
+    Confirmed,
     Dispute,
     Done,
     Expected,
@@ -33,7 +43,6 @@ from qkdrelay.messages.reports import (
     Reports,
     Split,
     Started,
-    Verified,
     Waiting,
 )
 from qkdrelay.messages.requests import ShowRequest
@@ -136,11 +145,11 @@ FLOODS = {
     "rejected": lambda at: [
         Rejected(relay_id=at.open, route=ROUTE, link=("kme-5", BAD), reason=f"{n}") for n in range(REPORTS_MAX)
     ],
-    "verified": lambda at: [Verified(relay_id=at.open, valid=True)] * REPORTS_MAX,
+    "confirmed": lambda at: [Confirmed(relay_id=at.open)] * REPORTS_MAX,
     "refused": lambda at: [Refused(relay_id=at.open, reason=f"{n}") for n in range(REPORTS_MAX)],
     "proofs": lambda at: [Rebuilt(relay_id=at.open, proof=os.urandom(16)) for _ in range(REPORTS_MAX)],
     "released and not": lambda at: list(
-        islice(cycle([Expected(relay_id=at.ended), Decided(relay_id=at.ended, confirmed=True)]), REPORTS_MAX)
+        islice(cycle([Started(relay_id=at.ended), Confirmed(relay_id=at.ended)]), REPORTS_MAX)
     ),
     "findings": lambda at: list(islice(cycle([finding(at.ended, (ROUTE,)), finding(at.ended)]), REPORTS_MAX)),
     "findings on no route": lambda at: [finding(at.ended, (("kme-1", f"kme-{n}"),)) for n in range(REPORTS_MAX)],
@@ -161,12 +170,13 @@ def test_one_message_of_a_kme_brings_few_commands_lines_rows_and_answers(flood):
     assert at.network.dead_letters() == []
 
 
-def test_proofs_of_a_source_bring_one_command(monkeypatch):
+def test_a_source_that_takes_its_confirmation_back_again_and_again_brings_one_command(monkeypatch):
     at = Watched()
     at.network.resume("kme-6")
     monkeypatch.setattr(at.network.service(COORDINATOR).liveness, "note", lambda *_: None)
-    many = [Started(relay_id=at.ended, proof=os.urandom(16)) for _ in range(REPORTS_MAX)]
-    assert at.report(*many, kme="kme-1")[0] <= 1
+    flip = [Started(relay_id=at.ended), Confirmed(relay_id=at.ended)]
+    for many in (flip[:1] * REPORTS_MAX, flip * (REPORTS_MAX // 2)):
+        assert at.report(*many, kme="kme-1")[0] <= 1
 
 
 @pytest.mark.parametrize("count", [REPORTS_MAX + 1, 20_000])
@@ -243,13 +253,13 @@ def test_whatever_a_message_repeats_it_brings_no_more(shared, reports):
 
 
 def test_what_a_message_itself_overtakes_is_not_told():
-    """A target that has rebuilt and then refuses, in one breath: no proof is asked for of a relay that has failed."""
+    """A target that says that it expects a relay and then refuses, in one breath: nothing is begun that has failed."""
     at = Watched()
     at.follow()
     target = at.network.coordinator_store.relays.get(at.open).ends[1]
-    items = (Rebuilt(relay_id=at.open, proof=bytes(16)), Refused(relay_id=at.open, reason="no"))
+    items = (Expected(relay_id=at.open), Refused(relay_id=at.open, reason="no"))
     at.report(*items, kme=target)
-    assert [type(command) for command in at.commands()] == [Decide, Decide]
+    assert [type(command) for command in at.commands()] == [Cancel, Cancel]
 
 
 # --- a KME, and what the coordinator tells it -------------------------------------------------------
@@ -257,9 +267,10 @@ def test_what_a_message_itself_overtakes_is_not_told():
 ORDERS = {
     "links": lambda relay: SetLink(command_id=uuid4(), peer="kme-5", up=False),
     "links it has not": lambda relay: SetLink(command_id=uuid4(), peer="kme-1", up=False),
-    "decisions without proof": lambda relay: Decide(relay_id=relay, confirmed=True),
-    "other decisions": lambda relay: Decide(relay_id=relay, confirmed=False),
-    "proofs": lambda relay: Prove(relay_id=uuid4(), peer_proof=os.urandom(16)),
+    "proofs": lambda relay: Confirm(relay_id=relay, proof=os.urandom(16)),
+    "proofs of nothing": lambda relay: Confirm(relay_id=uuid4(), proof=os.urandom(16)),
+    "giving up": lambda relay: Cancel(relay_id=relay),
+    "what is for people": lambda relay: Deliver(relay_id=relay),
     "terms it refuses": lambda relay: Expect(terms=terms(relay_id=uuid4())),
 }
 
@@ -267,7 +278,7 @@ ORDERS = {
 @pytest.mark.parametrize("order", ORDERS)
 def test_one_message_of_the_coordinator_brings_at_most_one_report_and_two_lines_a_command(order):
     at = Watched()
-    relay = at.open if order == "decisions without proof" else at.ended
+    relay = at.open if order == "giving up" else at.ended
     many = [ORDERS[order](relay) for _ in range(COMMANDS_MAX)]
     at.sent.clear()
     with capture_logs() as lines:

@@ -102,8 +102,8 @@ def do_something(random, store, model):
             if random.random() < 0.5:
                 assert store.shares.of(relay_id) == collected
             states = [relay.state for relay in model.relays.values()]
-            assert store.relays.pending() == states.count("expecting") + states.count("pending")
-            assert store.relays.key_bytes() == 64 * (states.count("pending") + states.count("delivered"))
+            assert store.relays.pending() == states.count("expecting")
+            assert store.relays.key_bytes() == 64 * (states.count("held") + states.count("delivered"))
 
 
 def finish(store, model, stream, epoch, number, random):

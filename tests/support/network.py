@@ -125,10 +125,11 @@ class Network(EmbeddedNetwork):
         self.loops[name].clock = old.clock
         self.loops[name].start()
 
-    def lose_inbox(self, name):
-        """Lose what was delivered to ``name`` and not handled: the broker thinks it was. Return how many."""
+    def lose_commands(self, name):
+        """Lose what the coordinator told ``name`` and it has not handled: the broker thinks it has. Return how many."""
         broker = self.loops[name].broker
-        lost = broker._inbox.take(1_000_000, ())
+        links = [queue for queue in broker._inbox._waiting if queue != control_queue(name)]
+        lost = broker._inbox.take(1_000_000, links)
         broker.acknowledge(lost)
         return len(lost)
 
@@ -228,7 +229,8 @@ def of(kmes, links):
 def carried(network, plan):
     """Relay once over just this plan, let the deadline pass if it comes to that, and return what is shown of it."""
     amount = {"key_count": 1, "key_size_bits": 128, "withstand": NOTHING}
-    terms = Terms(relay_id=new_relay_id(NOW), plan=plans.encode_plan(plan), deadline=network.clock() + 30.0, **amount)
+    deadline, plan = network.clock() + 30.0, plans.encode_plan(plan)
+    terms = Terms(relay_id=new_relay_id(NOW), plan=plan, supply=None, deadline=deadline, **amount)
     planned = Relay(terms=terms, policy="", protected=False, created_at=network.clock())
     with network.coordinator_store.journal.transaction():
         network.service(COORDINATOR).relays.change(None, planned, network.clock())
