@@ -88,6 +88,13 @@ def told_once(before: Relay, after: Relay) -> list[tuple[str, Command]]:
     return []
 
 
+def told_again(relay: Relay, sender: str, report: Report) -> list[tuple[str, Command]]:
+    """Return what an end is told that reports on a relay as if it had not failed: it came back, or was overtaken."""
+    if relay.state == "failed" and sender in relay.ends and isinstance(report, Expected | Started):
+        return [(sender, Cancel(relay_id=relay.relay_id))]
+    return []
+
+
 def advance(relay: Relay, sender: str, report: Report, now: float) -> Relay:
     """Return the relay after ``report`` from ``sender``; unchanged if that KME has no say in it."""
     source, target = relay.ends

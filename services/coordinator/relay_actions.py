@@ -6,9 +6,10 @@ import math
 from dataclasses import replace
 
 from coordinator.commands import CommandQueue
-from coordinator.lifecycle import Relay, fail_if_overdue, outstanding, told_once
+from coordinator.lifecycle import Relay, advance, fail_if_overdue, outstanding, told_again, told_once
 from coordinator.store import CoordinatorStore
 from coordinator.subscriptions import Subscriptions
+from qkdrelay.messages.reports import Report
 from qkdrelay.service.batch import Cell
 from qkdrelay.service.batch_events import BatchEvents
 from qkdrelay.service.logs import LogLevel
@@ -52,6 +53,12 @@ class RelayActions:
                 **({"seconds": round(after.ended_at - after.created_at, 6)} if after.ended_at else {}),
                 **({"reason": after.reason} if after.reason else {}),
             )
+
+    def take(self, relay: Relay, sender: str, report: Report, now: float) -> None:
+        """Take in what a KME reports of a relay as a whole."""
+        for kme, command in told_again(relay, sender, report):
+            self._commands.put(kme, command)
+        self.change(relay, advance(relay, sender, report, now), now)
 
     def remind(self, kme: str, now: float) -> None:
         """Tell a KME that is alive again what it has not answered for a while: it may have been lost."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from uuid import UUID
 
-from coordinator.lifecycle import Relay, advance
+from coordinator.lifecycle import Relay
 from coordinator.liveness import Liveness
 from coordinator.relay_actions import RelayActions
 from coordinator.store import CoordinatorStore
@@ -105,7 +105,7 @@ class ReportHandler:
                 elif isinstance(report, Findings) and not _is_about(report, relay.plan):
                     self._events.note("report.misplaced", "warning", kme=sender, relay_id=relay.relay_id)
                 else:
-                    self._relays.change(relay, advance(relay, sender, report, now), now)
+                    self._relays.take(relay, sender, report, now)
 
     def _take_rejected(self, sender: str, report: Rejected) -> None:
         """Log it; and keep that the share did not arrive, if it is known which one it was."""

@@ -14,7 +14,7 @@ def endpoint_report(relay: EndpointRelay) -> Report:
     """Return how far a relay is at this end that the other one may not know of yet."""
     if relay.role == "source":
         return Started(relay_id=relay.relay_id)
-    if relay.state == "held" and relay.payload is not None:
+    if relay.payload is not None:
         return Rebuilt(relay_id=relay.relay_id, proof=relay.payload.proof(relay.context))
     return Expected(relay_id=relay.relay_id)
 

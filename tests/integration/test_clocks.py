@@ -1,4 +1,4 @@
-"""The clock of one service is stepped by hours, back and forth: nothing hangs, the ends agree, no key is reused."""
+"""The clock of one service is stepped by hours: nothing hangs, no key is reused, the source has what the target has."""
 
 import pytest
 
@@ -29,11 +29,12 @@ def test_a_kme_whose_clock_is_stepped_under_way_parts_no_ends_and_is_itself_agai
             network.later(10.0)
         view = network.show(relay_id)
         source, target = (network.keys(end, relay_id) for end in ENDS)
-        assert source == target
+        assert source in (None, target)
         assert (view.state, source is None) in (("confirmed", False), ("failed", True))
         if view.state == "failed":
-            assert "are the clocks right?" in view.reason or "in time" in view.reason, view.reason
-        assert set(view.released_at) == set(ENDS)
+            whys = ("are the clocks right?", "in time", "nothing was heard of it for long after its deadline")
+            assert any(why in view.reason for why in whys), view.reason
+        assert all(store.relays.pending() == 0 for store in network.stores.values())
         network.step_clock(name, 0.0)
         network.later(10.0)
         assert network.relay(*ENDS).state == "confirmed"

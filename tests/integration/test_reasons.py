@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from coordinator import lifecycle, reports
+from coordinator import lifecycle, relay_actions
 from kme import forwarding
 from kme.forwarding import RejectedShareError
 from qkdrelay.messages.reports import Rebuilt, Waiting
@@ -46,7 +46,7 @@ def test_a_share_that_waited_and_was_sent_is_not_said_to_wait(network):
 
 
 def test_a_link_without_key_is_the_reason(network):
-    network.limit_key("kme-1", "kme-2", lambda: 0.0, rate_bps=1, buffer_bytes=400)
+    network.limit_key("kme-1", "kme-2", lambda: 0.0, rate_bps=1, buffer_bytes=300)
     network.relay("kme-1", "kme-2")
     view = network.wait(network.relay("kme-1", "kme-2", key_count=4).relay_id)
     assert view.reason == "the share did not reach kme-2 in time: waits at kme-1: the QKD link to kme-2 has no key left"
@@ -85,7 +85,7 @@ def test_an_inner_split_that_fell_short_is_no_reason_where_enough_others_did_not
         lost.append(report)
         return relay
 
-    monkeypatch.setattr(reports, "advance", advancing)
+    monkeypatch.setattr(relay_actions, "advance", advancing)
     network.cut("kme-7", "kme-8")
     view = network.wait(network.relay("kme-1", "kme-8").relay_id)
     assert lost

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from coordinator.lifecycle import Relay, advance, ended, fail_if_overdue, outstanding, told_once
+from coordinator.lifecycle import Relay, advance, ended, fail_if_overdue, outstanding, told_again, told_once
 from qkdrelay.messages.assignments import Supply
 from qkdrelay.messages.control import Cancel, Confirm, Deliver, Expect, Start
 from qkdrelay.messages.reports import (
@@ -92,6 +92,15 @@ def test_what_is_told_once():
     done = after(CONFIRMED, ("kme-1", "confirmed"))
     assert told_once(CONFIRMED, done) == [("kme-8", Deliver(relay_id=RELAY))]
     assert told_once(STARTED, CONFIRMED) == told_once(done, done) == told_once(failed, failed) == []
+
+
+@pytest.mark.parametrize("report", REPORTS)
+def test_an_end_that_goes_on_with_a_relay_that_has_failed_is_told_to_give_it_up(report):
+    cancel = [Cancel(relay_id=RELAY)] if report in ("expected", "started") else []
+    for kme in ("kme-1", "kme-8"):
+        assert [command for _, command in told_again(FAILED, kme, REPORTS[report])] == cancel
+        assert told_again(CONFIRMED, kme, REPORTS[report]) == told_again(STARTED, kme, REPORTS[report]) == []
+    assert told_again(FAILED, "kme-3", REPORTS[report]) == []
 
 
 def test_of_supply_nobody_lists_keys_so_its_target_is_not_told_who_has_them():
