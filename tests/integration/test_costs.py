@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 
+from qkdrelay.broker.names import REPLIES_EXCHANGE
 from qkdrelay.messages.plans import decode_plan
 from qkdrelay.network.key_cost import CONFIRMATION_KEY_BYTES, SLOT_BYTES
 from support.network import Network, ask
@@ -80,8 +81,35 @@ def test_a_relay_takes_few_statements(costs):
     found = costs.run(RELAYS).statements
     assert all(found[kind] for kind in STATEMENTS)
     # For 17 share messages: the outbox, the numbers finished, 18 steps of the flow, the relay at three places.
-    assert sum(found.values()) / RELAYS <= 95
+    assert sum(found.values()) / RELAYS <= 86
     assert found["SELECT"] / RELAYS <= 9
+
+
+def test_from_request_to_answer_a_relay_of_three_hops_takes_seven_passes_of_the_broker():
+    """What is published in a turn of everybody is there in the next, so that each pass is one."""
+    network = Network()
+    publish, published = network.hub.publish, []
+
+    def later(user, publication):
+        published.append((user, publication))
+
+    network.hub.publish = later
+    relay_id = ask(network, "kme-1", "kme-8", follow=False, policy="disjoint")
+    passes, answered = 0, False
+    while published and not answered:
+        passes += 1
+        due, published[:] = published[:], []
+        answered = any(publication.exchange == REPLIES_EXCHANGE for _, publication in due)
+        with network.hub.lock:
+            for one in due:
+                publish(*one)
+        for loop in network.loops.values():
+            loop.step(0.0)
+    relay = network.coordinator_store.relays.get(relay_id)
+    assert {len(route) - 1 for route in relay.plan.routes()} == {3}
+    assert (relay.state, answered, passes) == ("confirmed", True, 7)
+    # In the pass of the answer the source is told, too.
+    assert network.keys("kme-1", relay_id) == network.keys("kme-8", relay_id) is not None
 
 
 @pytest.mark.parametrize(("keys", "over"), [(1, 7.0), (256, 1.05), (4096, 1.003)])
