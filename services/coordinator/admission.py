@@ -18,6 +18,7 @@ from uuid import UUID
 from coordinator.lifecycle import Relay
 from coordinator.store.relays import RelayTable
 from qkdrelay.errors import RequestRefusedError
+from qkdrelay.messages.assignments import Supply
 from qkdrelay.messages.control import FixedDemand, Terms
 from qkdrelay.messages.fields import PLAN_BYTES_MAX, TIMEOUT_S_MAX, TIMEOUT_S_MIN
 from qkdrelay.messages.keys import check_key_amount
@@ -25,6 +26,7 @@ from qkdrelay.messages.plans import encode_plan
 from qkdrelay.messages.reports import Hello
 from qkdrelay.network.candidates import Candidate
 from qkdrelay.network.demand import Demand, Policy
+from qkdrelay.network.key_cost import DEFAULT_SUITE, Suite, link_key_bytes, payload_bytes
 from qkdrelay.network.names import Link
 from qkdrelay.network.refusals import UnprotectedError
 from qkdrelay.network.selection import choose
@@ -82,13 +84,13 @@ class Admission:
 
     def __init__(self, topology: Topology, relays: RelayTable, last_hellos: Mapping[str, tuple[float, Hello]]) -> None:
         """``last_hellos`` has the time and text of each KME's last hello: it tells what key is left."""
-        self._relays, self._last_hellos = relays, last_hellos
+        self._topology, self._relays, self._last_hellos = topology, relays, last_hellos
         # In a network of two there is nobody to withstand.
         self._compromised_min = min(1, len(topology.kmes) - 2)
         self._choose: Callable[..., Candidate] = lru_cache(maxsize=_CHOICES_KEPT)(partial(choose, topology))
 
-    def admit(self, spec: RelaySpec, now: float) -> Relay:
-        """Return the relay, planned, to be begun.
+    def admit(self, spec: RelaySpec, now: float, *, supply: Supply | None = None) -> Relay:
+        """Return the relay, planned, to be begun; with ``supply`` it is one of supply.
 
         Raises KeyAmountError, TimeoutRefusedError, UnprotectedError, TooManyUndecidedError, PlanTooLargeError, and
         whatever `choose` does.
@@ -111,8 +113,8 @@ class Admission:
             key_count=spec.key_count,
             key_size_bits=spec.key_size_bits,
             withstand=_demanded(spec.demand, candidate),
-            supply=None,
             deadline=now + spec.timeout_s,
+            supply=supply,
         )
         return Relay(
             terms=terms,
@@ -121,6 +123,16 @@ class Admission:
             relies_on=candidate.relies_on,
             created_at=now,
         )
+
+    def link_key_bytes(self, relay: Relay) -> dict[Link, int]:
+        """Return the bytes of each link's key that a relay draws."""
+        terms = relay.terms
+        pairs = 0 if terms.supply is None else terms.supply.tag_pairs
+        length = payload_bytes(terms.key_count, terms.key_size_bits, pairs)
+        return link_key_bytes(relay.plan, length, self._suite)
+
+    def _suite(self, link: Link) -> Suite:
+        return self._topology.note(*link).suite or DEFAULT_SUITE
 
     def _chosen(self, spec: RelaySpec) -> Candidate:
         return self._choose(

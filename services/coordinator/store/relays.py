@@ -137,6 +137,10 @@ class RelayTable(Table):
         """Return how many relays are known."""
         return int(self.one("SELECT count(*) FROM relays")[0])
 
+    def undecided(self) -> list[Relay]:
+        """Return the relays that are under way."""
+        return [relay for relay_id in tuple(self._undecided) if (relay := self.get(relay_id)) is not None]
+
     def undecided_count(self) -> int:
         """Return how many relays are under way."""
         return len(self._undecided)

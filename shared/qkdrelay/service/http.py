@@ -1,9 +1,15 @@
-"""The HTTP server of a service: cheroot's, with few connections and none for long, whoever asks."""
+"""The HTTP server of a service: cheroot's, with few connections and none for long, whoever asks.
+
+Without TLS each connection has one request; with it, connections are kept for the next one.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -15,11 +21,14 @@ from typing import Any, Final
 from wsgiref.types import WSGIApplication
 
 import structlog
+from cheroot.makefile import MakeFile, StreamReader
 from cheroot.server import HTTPConnection, HTTPRequest
+from cheroot.ssl import Adapter
 from cheroot.wsgi import Server
 from typing_extensions import override
 
 from qkdrelay.errors import SettingsError
+from qkdrelay.service.http_tls import ClientTls
 from qkdrelay.service.moderation import Moderator
 
 LOOK_EVERY_S: Final = 0.5
@@ -27,6 +36,9 @@ LOOK_EVERY_S: Final = 0.5
 _BACKLOG: Final = 128
 """Connections that the operating system takes before the server does."""
 _FAILED: Final = "http.failed"
+CLIENT_CERTIFICATE: Final = "qkdrelay.client_certificate"
+"""Of a request's environment, with TLS: the certificate (DER) that the client has shown, verified."""
+_LENGTH: Final = re.compile(rb"[0-9]{1,12}")
 log = structlog.get_logger()
 
 
@@ -35,18 +47,33 @@ class HttpLimits:
     """Limits of what those who ask may take up."""
 
     connections: int = 16
-    """Open at a time; there are as many threads."""
+    """Open at a time."""
+    threads: int = 16
+    """Requests that are read or answered at a time."""
+    slow: int = 16
+    """Connections whose thread waits for who is at the other end: there must be threads for the others."""
+    each_address: int = 16
+    """Connections of one address."""
     request_s: float = 5.0
     """Seconds that one request may take, from its connection to its end."""
+    idle_s: int = 10
+    """Seconds for which a connection is kept that asks nothing more."""
     header_bytes: int = 64 * 1024
     body_bytes: int = 64 * 1024
 
 
 @contextmanager
 def serving(
-    application: WSGIApplication, address: tuple[str, int] | None, *, setting: str, limits: HttpLimits | None = None
+    application: WSGIApplication,
+    address: tuple[str, int] | None,
+    *,
+    setting: str,
+    limits: HttpLimits | None = None,
+    tls: ClientTls | None = None,
 ) -> Iterator[int]:
     """Serve ``application`` at ``address`` while in the ``with``; yield the port. None serves nothing.
+
+    With ``tls`` the server's own errors are JSON objects with a ``message``, as the application's are to be.
 
     Raises SettingsError, with the name of the ``setting``, if the address cannot be bound.
     """
@@ -57,7 +84,7 @@ def serving(
     try:
         # The family is chosen here: a name can have addresses of both, and cheroot would take the first.
         bound = host if ":" in host else socket.gethostbyname(host)
-        server = _Server((bound, port), application, limits or HttpLimits())
+        server = _Server((bound, port), application, limits or HttpLimits(), tls)
         server.prepare()
     except (OSError, SettingsError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -74,8 +101,10 @@ def serving(
 class _TimedSocket:
     """A socket on which one request waits no longer in all than it may, however slowly bytes come or go."""
 
-    def __init__(self, inner: socket.socket, limit_s: float) -> None:
-        self._inner, self._limit_s = inner, limit_s
+    def __init__(self, inner: Any, limit_s: float) -> None:
+        self.inner, self._limit_s = inner, limit_s
+        self.waits = True
+        """Whether a thread waits, or is about to, for who is at the other end."""
         self.restart()
 
     def restart(self) -> None:
@@ -83,23 +112,67 @@ class _TimedSocket:
         self.until = time.monotonic() + self._limit_s
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
+        return getattr(self.inner, name)
 
     def recv_into(self, buffer: bytearray) -> int:
         """Receive; raises TimeoutError."""
         self._limit()
-        return self._inner.recv_into(buffer)
+        received = int(self.inner.recv_into(buffer))
+        self.waits = False
+        return received
 
     def send(self, data: bytes) -> int:
         """Send; raises TimeoutError."""
         self._limit()
-        return self._inner.send(data)
+        sent = int(self.inner.send(data))
+        self.waits = False
+        return sent
+
+    def do_handshake(self) -> None:
+        """Shake hands; raises TimeoutError."""
+        self._limit()
+        self.inner.do_handshake()
 
     def _limit(self) -> None:
         left_s = self.until - time.monotonic()
         if left_s <= 0:
             raise TimeoutError("timed out")  # the words that cheroot knows it by
-        self._inner.settimeout(left_s)
+        self.inner.settimeout(left_s)
+        self.waits = True
+
+
+class _Adapter(Adapter):
+    """TLS as cheroot knows it; the handshake is left to the connection's own thread."""
+
+    def __init__(self, tls: ClientTls) -> None:
+        self._tls = tls
+
+    @override
+    def bind(self, sock: socket.socket) -> socket.socket:
+        return sock
+
+    @override
+    def wrap(self, sock: socket.socket) -> tuple[ssl.SSLSocket, dict[str, Any]]:
+        return self._tls.wrap(sock), {}
+
+    @override
+    def get_environ(self) -> dict[str, Any]:
+        return {}
+
+    @override
+    def makefile(self, sock: Any, mode: str = "r", bufsize: int = -1) -> Any:
+        return _Reader(sock, mode, bufsize) if "r" in mode else MakeFile(sock, mode, bufsize)
+
+
+class _Reader(StreamReader):
+    def __init__(self, sock: Any, mode: str, bufsize: int) -> None:
+        super().__init__(sock, mode, bufsize)  # type: ignore[no-untyped-call]
+        self._decrypted = sock
+
+    @override
+    def has_data(self) -> bool:
+        """Whether there is something to read already: what TLS has decrypted wakes nobody who waits for the socket."""
+        return bool(super().has_data() or self.raw._sock.pending())
 
 
 class _Request(HTTPRequest):
@@ -109,7 +182,36 @@ class _Request(HTTPRequest):
             super().parse_request()
         except ValueError:  # of an address that is none, such as //[
             self.simple_response("400 Bad Request")
-        self.conn.has_asked = self.ready
+            self.ready = False
+        if self.ready and not self._has_one_length():
+            self.simple_response("400 Bad Request", "the length of the body is not clear")
+            self.ready = False
+        self.conn.has_asked |= self.ready
+
+    def _has_one_length(self) -> bool:
+        """Whether it is clear where the body ends, and the next request begins."""
+        length = self.inheaders.get(b"Content-Length")
+        if self.chunked_read:
+            # What follows the chunks is not told apart from the next request by everybody in the same way.
+            self.close_connection = True
+            return length is None
+        return length is None or _LENGTH.fullmatch(length.strip()) is not None
+
+    @override
+    def simple_response(self, status: str, msg: str = "") -> None:
+        """Write an answer of the server's own, and have the connection closed."""
+        if not self.server.has_tls:
+            super().simple_response(status, msg)
+            return
+        code, _, words = str(status).partition(" ")
+        body = json.dumps({"message": msg or words}).encode()
+        head = (
+            f"{self.server.protocol} {code} {words}\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        self.close_connection = self.sent_headers = True
+        with suppress(OSError):  # who asks has gone already
+            self.conn.wfile.write(head.encode("latin-1") + body)
 
 
 class _Connection(HTTPConnection):
@@ -118,25 +220,53 @@ class _Connection(HTTPConnection):
     def __init__(self, server: _Server, sock: socket.socket, makefile: Any) -> None:
         self._timed = _TimedSocket(sock, server.limits.request_s)
         super().__init__(server, self._timed, makefile)
-        self.is_local = self.has_asked = False
+        self.is_local = self.has_asked = self._has_shaken = False
+        self.address = ""
         self._since = time.monotonic()
+        self._generation = server.tls.generation if server.tls else 0
         with suppress(OSError):  # who asks has gone already
-            self.is_local = sock.getpeername()[0] == sock.getsockname()[0]
+            self.address = sock.getpeername()[0]
+            self.is_local = self.address == sock.getsockname()[0]
         server.take_in(self)
 
     def rank(self) -> tuple[bool, bool, float]:
         """Return what orders those that are too many: on this machine, and then with its question asked, it stays."""
         return self.is_local, self.has_asked, self._since
 
+    @property
+    def is_slow(self) -> bool:
+        """Whether its thread waits for who is at the other end."""
+        return self._timed.waits
+
+    def begun(self) -> tuple[bool, float]:
+        """Return what orders slow ones: who is not on this machine, and then whose request began first, goes first."""
+        return self.is_local, self._timed.until
+
     @override
     def communicate(self) -> bool:
         self._timed.restart()
-        return bool(super().communicate())  # type: ignore[no-untyped-call]
+        try:
+            return self._may_ask() and bool(super().communicate())  # type: ignore[no-untyped-call]
+        except OSError:  # while it is told that it took too long, say
+            return False
+
+    def _may_ask(self) -> bool:
+        """Shake hands, once; whether what the client has shown counts."""
+        tls = self.server.tls
+        if tls is None:
+            return True
+        if not self._has_shaken:
+            self._timed.do_handshake()
+            self._has_shaken = True
+            self.ssl_env = {CLIENT_CERTIFICATE: self._timed.getpeercert(binary_form=True)}
+        tls.look()
+        return bool(self._generation == tls.generation)
 
     def cut(self) -> None:
         """Have its thread find it ended, whatever it waits for there."""
         with suppress(OSError):
-            self._timed.shutdown(socket.SHUT_RDWR)
+            # Of a socket with TLS this would end that only, and forget it.
+            socket.socket.shutdown(self._timed.inner, socket.SHUT_RDWR)
 
     @override
     def close(self) -> None:
@@ -148,25 +278,29 @@ class _Connection(HTTPConnection):
 
 class _Server(Server):
     ConnectionClass = _Connection
-    keep_alive_conn_limit = 0
 
-    def __init__(self, address: tuple[str, int], application: WSGIApplication, limits: HttpLimits) -> None:
+    def __init__(
+        self, address: tuple[str, int], application: WSGIApplication, limits: HttpLimits, tls: ClientTls | None
+    ) -> None:
         super().__init__(
             address,
             application,
             server_name="qkdrelay",
-            # As many threads as connections: while one of these waits, a thread is free or about to be.
-            numthreads=limits.connections,
-            max=limits.connections,
+            numthreads=limits.threads,
+            max=limits.threads,
             # Those that were cut and not yet seen to be; it bounds how far accepting is ahead.
             accepted_queue_size=limits.connections,
+            timeout=limits.idle_s,
             accepted_queue_timeout=ceil(limits.request_s),
             request_queue_size=_BACKLOG,
             shutdown_timeout=0,
         )
         self.max_request_header_size, self.max_request_body_size = limits.header_bytes, limits.body_bytes
         self.expiration_interval = LOOK_EVERY_S
-        self.limits = limits
+        self.limits, self.tls, self.has_tls = limits, tls, tls is not None
+        if tls is not None:
+            self.ssl_adapter = _Adapter(tls)
+        self.keep_alive_conn_limit = limits.connections if self.has_tls else 0
         self._open: set[_Connection] = set()
         self._moderator = Moderator({_FAILED: "error"})
         self._lock = threading.Lock()
@@ -180,13 +314,22 @@ class _Server(Server):
             raise SettingsError(error.strerror or str(error)) from None
 
     def take_in(self, connection: _Connection) -> None:
-        """Note a new connection; if there are enough, cut another."""
+        """Note a new connection; if there are enough of its kind, cut another."""
+        limits = self.limits
         with self._lock:
-            if len(self._open) >= self.limits.connections:
-                first = min(self._open, key=_Connection.rank)
-                self._open.remove(first)
-                first.cut()
+            same = {other for other in self._open if other.address == connection.address}
+            slow = {other for other in self._open if other.is_slow}
+            if len(slow) >= limits.slow:
+                self._cut(min(slow, key=_Connection.begun))
+            elif len(same) >= limits.each_address:
+                self._cut(min(same, key=_Connection.rank))
+            elif len(self._open) >= limits.connections:
+                self._cut(min(self._open, key=_Connection.rank))
             self._open.add(connection)
+
+    def _cut(self, connection: _Connection) -> None:
+        self._open.remove(connection)
+        connection.cut()
 
     def let_go(self, connection: _Connection) -> None:
         """Note that a connection is about to be closed; nobody cuts it any more, when its number may be another's."""

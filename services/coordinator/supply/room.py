@@ -1,0 +1,91 @@
+"""The coordinator's part in keys for applications: reports in; refills, carried messages and the view out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from coordinator.admission import Admission
+from coordinator.commands import CommandQueue
+from coordinator.liveness import Liveness
+from coordinator.relay_actions import RelayActions
+from coordinator.store import CoordinatorStore
+from coordinator.supply.courier import Courier
+from coordinator.supply.refills import LinkKey, Refills
+from coordinator.supply.view import Place, SupplyView
+from qkdrelay.messages.assignments import Assign, Assigned, AssignRefused, Supplies
+from qkdrelay.messages.control import Command
+from qkdrelay.network.topology import Topology
+from qkdrelay.service.batch import Cell
+from qkdrelay.service.batch_events import BatchEvents
+
+_LOOK_EVERY_S: Final = 1.0
+
+
+class SupplyRoom:
+    """Keys for applications at the coordinator."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        store: CoordinatorStore,
+        *,
+        admission: Admission,
+        relays: RelayActions,
+        commands: CommandQueue,
+        liveness: Liveness,
+        events: BatchEvents,
+        weight: Callable[[Place], float] = lambda _: 1.0,
+    ) -> None:
+        """``weight`` says how much of the network's key a place may have, against the others."""
+        batch = store.journal.batch
+        self._relays, self._commands, self._liveness, self._events = relays, commands, liveness, events
+        self.view = SupplyView(topology.kmes, batch)
+        self.refills = Refills(self.view, admission, store.relays, batch, weight)
+        self._courier = Courier(frozenset(topology.kmes), commands, events, batch)
+        self._must_look = Cell(batch, value=False)
+        self._looked_at = Cell(batch, 0.0)
+
+    def on_report(self, sender: str, report: Assign | Assigned | AssignRefused | Supplies, now: float) -> None:
+        """Take a report of a KME."""
+        if not isinstance(report, Supplies):
+            self._courier.carry(sender, report, now)
+            return
+        self._must_look.value = True
+        if not self.view.take(sender, report, now):
+            return
+        for kme, incarnation in self.view.incarnations.items():
+            if kme != sender:
+                self._courier.tell_start(sender, report.incarnation, kme)
+                self._courier.tell_start(kme, incarnation, sender)
+
+    def tick(self, now: float) -> None:
+        """Begin the relays that are due."""
+        self.refills.settle(now)
+        # A distance, not a difference: the clock may be stepped back.
+        if not self._must_look.value and abs(now - self._looked_at.value) < _LOOK_EVERY_S:
+            return
+        self._must_look.value, self._looked_at.value = False, now
+        for what in self.refills.next(self._link_key(), now):
+            if isinstance(what, tuple):
+                kme, told = what
+                command: Command = told
+                self._commands.put(kme, command)
+                self._events.note(
+                    "supply.none", "warning", kme=kme, target=told.target, compromised=told.level, reason=told.reason
+                )
+            else:
+                self._relays.change(None, what, now)
+
+    def wait_s(self, now: float) -> float:
+        """Return in how many seconds something is due."""
+        if self._must_look.value:
+            return 0.0
+        return max(self.refills.wait_s(now), _LOOK_EVERY_S - abs(now - self._looked_at.value))
+
+    def _link_key(self) -> LinkKey:
+        """Return what is left of each link's key; none where shares wait for it already."""
+        hellos = self._liveness.last_hellos.items()
+        links = [((kme, link.peer), link) for kme, (_, hello) in hellos for link in hello.links]
+        left = {name: 0 if link.waiting or not link.up else link.available_bytes for name, link in links}
+        return LinkKey(left, {name: link.buffer_bytes for name, link in links})

@@ -1,0 +1,324 @@
+"""What a KME keeps for its applications as slaves: supply that is not assigned, assignments, keys to be fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal, NamedTuple
+from uuid import UUID
+
+from kme.applications import Route014
+from kme.store.relay_record import parse_id, stored_id
+from qkdrelay.link.assignment import TAG_PAIR_BYTES
+from qkdrelay.messages import codec
+from qkdrelay.messages.assignments import Assignment
+from qkdrelay.service.batch import Cell
+from qkdrelay.service.records import Column, Record
+from qkdrelay.service.tables import Store, Table
+
+_ENDED_AT_ONCE: Final = 4_096
+"""Keys, or assignments, that are deleted in one turn because their time is over."""
+_IDS_AT_ONCE: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class HeldSupply:
+    """Supply at its target: what is not assigned yet. What was is deleted here, and never assigned again."""
+
+    relay_id: UUID
+    source: str
+    level: int
+    """Compromised KMEs that its plan withstands, by its terms."""
+    route: Route014
+    until: float
+    """Until then it may be assigned, in seconds since the epoch."""
+    keys: bytes = field(repr=False)
+    """The key bytes from the first free one on."""
+    tag_keys: bytes = field(repr=False)
+    """The pairs of tag keys from the first free one on."""
+    first_free_byte: int = 0
+    first_free_tag: int = 0
+    """They only ever rise, for as long as anything of the relay is kept."""
+
+    @property
+    def end(self) -> int:
+        """Bytes of supply that the relay brought."""
+        return self.first_free_byte + len(self.keys)
+
+    @property
+    def tags_end(self) -> int:
+        """Pairs of tag keys that it brought."""
+        return self.first_free_tag + len(self.tag_keys) // TAG_PAIR_BYTES
+
+    def tag_pair(self, number: int) -> bytes:
+        """Return a pair of tag keys that is free."""
+        start = (number - self.first_free_tag) * TAG_PAIR_BYTES
+        return self.tag_keys[start : start + TAG_PAIR_BYTES]
+
+    def cut(self, offset: int, length: int) -> bytes:
+        """Return key bytes that are free."""
+        start = offset - self.first_free_byte
+        return self.keys[start : start + length]
+
+    def after(self, assignment: Assignment) -> HeldSupply:
+        """Return what is left when this is assigned: nothing before its end."""
+        free_byte, free_tag = assignment.offset + assignment.length, assignment.tag_number + 1
+        return replace(
+            self,
+            keys=self.keys[free_byte - self.first_free_byte :],
+            tag_keys=self.tag_keys[(free_tag - self.first_free_tag) * TAG_PAIR_BYTES :],
+            first_free_byte=free_byte,
+            first_free_tag=free_tag,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAssignment:
+    """An assignment that was accepted, and the answer to it: the same, however often it is asked for."""
+
+    assignment: Assignment
+    answer_tag: bytes
+    keep_until: float
+
+    @property
+    def assign_id(self) -> UUID:
+        """Its id."""
+        return self.assignment.assign_id
+
+
+@dataclass(frozen=True, slots=True)
+class SlaveKey:
+    """A key that its slave has to fetch."""
+
+    key_id: UUID
+    assign_id: UUID | None
+    """None for a key of two SAEs at this KME."""
+    source: str
+    """The KME of the master."""
+    master: str
+    slave: str
+    key: bytes = field(repr=False)
+    level: int
+    route: Route014
+    made_at: float
+    """When its relay was made, in seconds since the epoch."""
+    keep_until: float
+    fetched_at: float | None = None
+    fetched_by: str | None = None
+    """The fingerprint of the certificate that has fetched it."""
+
+
+def _assignment(stored: bytes) -> Assignment:
+    return codec.decode(stored, Assignment)
+
+
+def _stored_id_or_none(found: UUID | None) -> bytes | None:
+    return None if found is None else stored_id(found)
+
+
+def _id_or_none(stored: bytes | None) -> UUID | None:
+    return None if stored is None else parse_id(stored)
+
+
+_TEXT, _BLOB, _REAL, _INTEGER = "TEXT NOT NULL", "BLOB NOT NULL", "REAL NOT NULL", "INTEGER NOT NULL"
+SUPPLY = Record(
+    HeldSupply,
+    Column("relay_id", "BLOB PRIMARY KEY", stored_id, parse_id),
+    Column("source", _TEXT),
+    Column("level", _INTEGER),
+    Column("route", _TEXT),
+    Column("until", _REAL),
+    Column("keys", _BLOB, changes=True),
+    Column("tag_keys", _BLOB, changes=True),
+    Column("first_free_byte", _INTEGER, changes=True),
+    Column("first_free_tag", _INTEGER, changes=True),
+)
+ASSIGNMENT = Record(
+    KeptAssignment,
+    Column("assignment", _BLOB, codec.encode, _assignment),
+    Column("answer_tag", _BLOB),
+    Column("keep_until", _REAL),
+)
+KEY = Record(
+    SlaveKey,
+    Column("key_id", "BLOB PRIMARY KEY", stored_id, parse_id),
+    Column("assign_id", "BLOB", _stored_id_or_none, _id_or_none),
+    Column("source", _TEXT),
+    Column("master", _TEXT),
+    Column("slave", _TEXT),
+    Column("key", _BLOB),
+    Column("level", _INTEGER),
+    Column("route", _TEXT),
+    Column("made_at", _REAL),
+    Column("keep_until", _REAL),
+    Column("fetched_at", "REAL", changes=True),
+    Column("fetched_by", "TEXT", changes=True),
+)
+SCHEMA = f"""
+CREATE TABLE supplies ({SUPPLY.schema});
+CREATE TABLE assignments (assign_id BLOB PRIMARY KEY, {ASSIGNMENT.schema});
+CREATE INDEX assignments_by_end ON assignments (keep_until);
+CREATE TABLE application_keys ({KEY.schema});
+CREATE INDEX application_keys_by_end ON application_keys (keep_until);
+CREATE INDEX application_keys_by_pair ON application_keys (master, slave);
+CREATE INDEX application_keys_fetched ON application_keys (fetched_at) WHERE fetched_at IS NOT NULL;
+CREATE TABLE application_pairs (master TEXT NOT NULL, slave TEXT NOT NULL, side TEXT NOT NULL, state TEXT NOT NULL,
+                                keys INTEGER NOT NULL, PRIMARY KEY (master, slave, side, state)) WITHOUT ROWID;
+"""
+Side = Literal["master", "slave"]
+"""Of which of a pair of SAEs a KME is the one."""
+CountedState = Literal["assigned", "ready", "handed-out", "burned", "fetched", "expired", "destroyed"]
+"""What became of keys: a master's KME counts those that are ready now, and those handed out and burned; a slave's those
+assigned, fetched, expired, and destroyed because an SAE was struck off."""
+
+
+class PairCount(NamedTuple):
+    """How many keys of a pair of SAEs are, or were, in a state here."""
+
+    master: str
+    slave: str
+    side: Side
+    state: CountedState
+    keys: int
+
+
+class Applications(Table):
+    """Supply, assignments and keys at the slaves' KME, and counts of both sides."""
+
+    def __init__(self, store: Store) -> None:
+        super().__init__(store)
+        self._held: Cell[dict[str, int] | None] = Cell(store.batch, None)
+        """Bytes of keys that wait to be fetched, by the masters' KME, once they were counted."""
+
+    # --- supply ------------------------------------------------------------------------------------
+
+    def keep_supply(self, supply: HeldSupply) -> None:
+        """Keep supply as it is now."""
+        names = SUPPLY.names
+        changing = ", ".join(f"{name} = excluded.{name}" for name in SUPPLY.changing)
+        insert = f"INSERT INTO supplies ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
+        self.run(f"{insert} ON CONFLICT DO UPDATE SET {changing}", *SUPPLY.row(supply))
+
+    def supply(self, relay_id: UUID) -> HeldSupply | None:
+        """Return the supply of one relay."""
+        row = self.one(f"SELECT {', '.join(SUPPLY.names)} FROM supplies WHERE relay_id = ?", stored_id(relay_id))
+        return None if row is None else self._store.parsed(SUPPLY.read, row)
+
+    def drop_supply(self, relay_id: UUID) -> bool:
+        """Delete the supply of one relay; return whether there was any."""
+        return self.run("DELETE FROM supplies WHERE relay_id = ?", stored_id(relay_id)).rowcount > 0
+
+    def supply_bytes(self) -> list[tuple[str, int, int]]:
+        """Return the bytes that are not assigned: (source, level, bytes)."""
+        return self.all("SELECT source, level, sum(length(keys)) FROM supplies GROUP BY source, level")
+
+    # --- assignments -------------------------------------------------------------------------------
+
+    def assignment(self, assign_id: UUID) -> KeptAssignment | None:
+        """Return an assignment that was accepted."""
+        names = ", ".join(ASSIGNMENT.names)
+        row = self.one(f"SELECT {names} FROM assignments WHERE assign_id = ?", stored_id(assign_id))
+        return None if row is None else self._store.parsed(ASSIGNMENT.read, row)
+
+    def keep_assignment(self, kept: KeptAssignment) -> None:
+        """Keep an assignment."""
+        self.run("INSERT INTO assignments VALUES (?, ?, ?, ?)", stored_id(kept.assign_id), *ASSIGNMENT.row(kept))
+
+    # --- keys --------------------------------------------------------------------------------------
+
+    def add(self, keys: Sequence[SlaveKey]) -> None:
+        """Keep keys."""
+        self._change_held(keys, 1)
+        self._db.executemany(
+            f"INSERT INTO application_keys VALUES ({', '.join('?' * len(KEY.names))})", map(KEY.row, keys)
+        )
+
+    def get(self, key_ids: Iterable[UUID]) -> dict[UUID, SlaveKey]:
+        """Return those of these keys that are here."""
+        found: dict[UUID, SlaveKey] = {}
+        ids = [stored_id(key_id) for key_id in key_ids]
+        for start in range(0, len(ids), _IDS_AT_ONCE):
+            some = ids[start : start + _IDS_AT_ONCE]
+            for key in self._keys(f"key_id IN ({', '.join('?' * len(some))})", *some):
+                found[key.key_id] = key
+        return found
+
+    def delete(self, keys: Sequence[SlaveKey]) -> None:
+        """Delete keys."""
+        self._change_held(keys, -1)
+        self._db.executemany("DELETE FROM application_keys WHERE key_id = ?", [(stored_id(k.key_id),) for k in keys])
+
+    def note_fetched(self, keys: Sequence[SlaveKey], by: str, now: float) -> None:
+        """Note that keys were fetched, by whoever has this certificate: they are kept for it a little longer."""
+        rows = [(now, by, stored_id(key.key_id)) for key in keys if key.fetched_at is None]
+        self._db.executemany("UPDATE application_keys SET fetched_at = ?, fetched_by = ? WHERE key_id = ?", rows)
+
+    def ended(self, now: float) -> list[SlaveKey]:
+        """Return keys that nobody has fetched in time; at most so many that a turn is not held up."""
+        return self._keys("keep_until < ? AND fetched_at IS NULL ORDER BY keep_until LIMIT ?", now, _ENDED_AT_ONCE)
+
+    def fetched_before(self, then: float, now: float) -> list[SlaveKey]:
+        """Return keys that were fetched before ``then``, or after ``now``: a clock that was stepped back keeps none."""
+        condition = "fetched_at IS NOT NULL AND (fetched_at <= ? OR fetched_at > ?) LIMIT ?"
+        return self._keys(condition, then, now, _ENDED_AT_ONCE)
+
+    def of_pair(self, master: str, slave: str) -> list[SlaveKey]:
+        """Return the keys of a pair, at most so many that a turn is not held up."""
+        return self._keys("master = ? AND slave = ? LIMIT ?", master, slave, _ENDED_AT_ONCE)
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """Return the pairs of SAEs that have keys here."""
+        return self.all("SELECT DISTINCT master, slave FROM application_keys")
+
+    def latest(self, limit: int) -> list[SlaveKey]:
+        """Return the keys that wait to be fetched, those kept longest first."""
+        return self._keys("fetched_at IS NULL ORDER BY keep_until DESC, key_id LIMIT ?", limit)
+
+    def _keys(self, condition: str, *values: object) -> list[SlaveKey]:
+        rows = self.all(f"SELECT {', '.join(KEY.names)} FROM application_keys WHERE {condition}", *values)
+        return [self._store.parsed(KEY.read, row) for row in rows]
+
+    def forget_assignments(self, assign_ids: Iterable[UUID]) -> None:
+        """Delete assignments: whoever asks for them again is refused."""
+        self._db.executemany("DELETE FROM assignments WHERE assign_id = ?", [(stored_id(i),) for i in assign_ids])
+
+    def purge(self, now: float) -> None:
+        """Delete assignments of keys that nobody hands out any more."""
+        old = "SELECT assign_id FROM assignments WHERE keep_until < ? ORDER BY keep_until LIMIT ?"
+        self.run(f"DELETE FROM assignments WHERE assign_id IN ({old})", now, _ENDED_AT_ONCE)
+
+    # --- how much there is -------------------------------------------------------------------------
+
+    def held(self) -> dict[str, int]:
+        """Return the bytes of keys that wait to be fetched, by the masters' KME."""
+        if self._held.value is None:  # counted once: it is asked for with every assignment
+            rows = self.all("SELECT source, sum(length(key)) FROM application_keys GROUP BY source")
+            self._held.value = dict(rows)
+        return self._held.value
+
+    def _change_held(self, keys: Sequence[SlaveKey], sign: int) -> None:
+        held = dict(self.held())
+        for key in keys:
+            held[key.source] = held.get(key.source, 0) + sign * len(key.key)
+        self._held.value = held
+
+    def count(self, master: str, slave: str, side: Side, state: CountedState, keys: int) -> None:
+        """Count keys of a pair that have come into a state."""
+        self.run(
+            "INSERT INTO application_pairs VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT DO UPDATE SET keys = keys + excluded.keys",
+            *(master, slave, side, state, keys),
+        )
+
+    def set_count(self, count: PairCount) -> None:
+        """Note how many keys of a pair are in a state now."""
+        self.run("INSERT OR REPLACE INTO application_pairs VALUES (?, ?, ?, ?, ?)", *count)
+
+    def counts(self) -> list[PairCount]:
+        """Return all that was counted."""
+        rows: list[Any] = self.all("SELECT master, slave, side, state, keys FROM application_pairs ORDER BY 1, 2, 3, 4")
+        return [PairCount(*row) for row in rows]
+
+    def forget_pair(self, master: str, slave: str) -> None:
+        """Delete what was counted for a pair."""
+        self.run("DELETE FROM application_pairs WHERE master = ? AND slave = ?", master, slave)

@@ -1,0 +1,313 @@
+"""The interface for applications: what is asked for, and what is refused without a key lost."""
+
+import io
+import json
+from contextlib import suppress
+from uuid import UUID, uuid4
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kme.applications import BadRequestError
+from kme.etsi014.application import Etsi014
+from kme.etsi014.questions import read_body
+from qkdrelay.service.http import CLIENT_CERTIFICATE
+from support.application_keys import KeysInMemory
+from support.saes import Authority
+
+PATH = "/api/v1/keys/sae-8/enc_keys"
+KEY = {"key_ID", "key", "key_extension"}
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    authority = Authority(tmp_path_factory.mktemp("saes"))
+    return {
+        name: authority.issue(name, names=[name]).public_bytes(Encoding.DER)
+        for name in ("sae-1", "sae-8", "sae-9", "sae-2", "no id")
+    }
+
+
+class Asking:
+    """An application's requests, without a server."""
+
+    def __init__(self, certificates, patience_s=5.0):
+        self.certificates, self.keys = certificates, KeysInMemory()
+        self.application = Etsi014(self.keys, id_from="cn", patience_s=patience_s)
+
+    def __call__(self, method, path, body=b"", *, sae="sae-1", **environ):
+        path, _, query = path.partition("?")
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        told = {}
+        answer = self.application(
+            {
+                "REQUEST_METHOD": method,
+                "PATH_INFO": path,
+                "QUERY_STRING": query,
+                "wsgi.input": io.BytesIO(data),
+                CLIENT_CERTIFICATE: self.certificates[sae],
+                **environ,
+            },
+            lambda status, headers: told.update(status=int(status[:3]), headers=dict(headers)),
+        )
+        assert told["headers"]["Content-Type"] == "application/json"
+        assert told["headers"]["Cache-Control"] == "no-store"
+        self.headers = told["headers"]
+        return told["status"], json.loads(b"".join(answer))
+
+
+@pytest.fixture
+def ask(certificates):
+    return Asking(certificates)
+
+
+def test_a_key_that_one_takes_the_other_fetches(ask):
+    status, taken = ask("GET", f"{PATH}?number=2&size=512")
+    assert status == 200
+    assert [set(key) for key in taken["keys"]] == [KEY, KEY]
+    ids = [{"key_ID": key["key_ID"]} for key in taken["keys"]]
+    status, fetched = ask("POST", "/api/v1/keys/sae-1/dec_keys", {"key_IDs": ids}, sae="sae-8")
+    assert (status, fetched) == (200, taken)
+    status, again = ask("POST", "/api/v1/keys/sae-1/dec_keys", {"key_IDs": ids}, sae="sae-8")
+    assert (status, again) == (400, {"message": "one or more keys specified are not found on KME"})
+
+
+def test_a_status_has_all_that_the_standard_asks_for(ask):
+    status, found = ask("GET", "/api/v1/keys/sae-8/status")
+    assert status == 200
+    numbers = {name for name in found if type(found[name]) is int}
+    assert numbers == {
+        "key_size",
+        "stored_key_count",
+        "max_key_count",
+        "max_key_per_request",
+        "max_key_size",
+        "min_key_size",
+        "max_SAE_ID_count",
+    }
+    assert all(0 <= found[name] < 2**31 for name in numbers)
+    assert found["max_key_count"] >= found["stored_key_count"] == 1_000
+    ends = ("source_KME_ID", "target_KME_ID", "master_SAE_ID", "slave_SAE_ID")
+    assert [found[name] for name in ends] == ["kme-1", "kme-8", "sae-1", "sae-8"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", PATH, b""),
+        ("POST", PATH, b""),
+        ("POST", PATH, b" \r\n"),
+        ("POST", PATH, {}),
+        ("POST", f"{PATH}/", {}),
+        ("GET", f"{PATH}/?number=1&size=256", b""),
+        ("POST", f"{PATH}?number=1&size=256", b""),
+        ("POST", PATH, {"number": 1, "size": 256, "more": [None]}),
+        ("POST", PATH, {"number": None, "extension_mandatory": [], "extension_optional": [{"a": 1}]}),
+        ("POST", PATH, {"additional_slave_SAE_IDs": None}),
+        ("POST", PATH, {"extension_mandatory": [{"qkdrelay_compromised": 2}]}),
+        ("GET", f"{PATH}?unknown=1", b""),
+    ],
+)
+def test_what_clients_send_is_taken(ask, method, path, body):
+    status, answer = ask(method, path, body, CONTENT_TYPE="text/html")
+    assert (status, len(answer["keys"])) == (200, 1), answer
+    assert ask.keys.taken == 1
+
+
+@pytest.mark.parametrize("number", [5, 128])
+def test_several_long_keys_are_given_at_once(ask, number):
+    status, answer = ask("POST", PATH, {"number": number, "size": 1024})
+    assert status == 200
+    assert len({key["key"] for key in answer["keys"]}) == number
+
+
+TOO_DEEP = b'{"number":' + b"[" * 20_000 + b"]" * 20_000 + b"}"
+WRONG = [
+    ("GET", f"{PATH}?size=0", b"", "size is 0 bits; it must be from 64"),
+    ("GET", f"{PATH}?size=-8", b"", "size is -8 bits"),
+    ("GET", f"{PATH}?size=257", b"", "size shall be a multiple of 8"),
+    ("GET", f"{PATH}?size=abc01", b"", "whole number"),
+    ("GET", f"{PATH}?size=32", b"", "size is 32 bits; it must be from 64"),
+    ("GET", f"{PATH}?size=65544", b"", "to 65536"),
+    ("GET", f"{PATH}?size=%32%35%36%20", b"", "whole number"),
+    ("GET", f"{PATH}?size=1e3", b"", "whole number"),
+    ("GET", f"{PATH}?size=", b"", "whole number"),
+    ("GET", f"{PATH}?size={'9' * 5000}", b"", "whole number"),
+    ("GET", f"{PATH}?number=0", b"", "number is 0; it must be from 1 to 128"),
+    ("GET", f"{PATH}?number=-1", b"", "number is -1"),
+    ("GET", f"{PATH}?number=129", b"", "number is 129"),
+    ("GET", f"{PATH}?number=one", b"", "whole number"),
+    ("GET", f"{PATH}?number=1&number=2", b"", "a name stands twice in the query"),
+    ("GET", f"{PATH}?{'&'.join(f'a{i}=1' for i in range(40))}", b"", "more than 32 fields"),
+    ("GET", f"{PATH}?extension_mandatory=x", b"", "in a body only"),
+    ("GET", f"{PATH}?additional_slave_SAE_IDs=sae-9", b"", "in a body only"),
+    ("GET", PATH, {"number": 2}, "GET takes no body"),
+    ("POST", PATH, {"size": 0}, "size is 0"),
+    ("POST", PATH, {"size": -8}, "size is -8"),
+    ("POST", PATH, {"size": 257}, "multiple of 8"),
+    ("POST", PATH, {"size": "256"}, "whole number"),
+    ("POST", PATH, {"size": "abc01"}, "whole number"),
+    ("POST", PATH, {"size": 256.0}, "whole number"),
+    ("POST", PATH, {"size": True}, "whole number"),
+    ("POST", PATH, {"size": 10**30}, "size is"),
+    ("POST", PATH, {"size": [256]}, "whole number"),
+    ("POST", PATH, {"number": 0}, "number is 0"),
+    ("POST", PATH, {"number": -1}, "number is -1"),
+    ("POST", PATH, {"number": 129}, "number is 129"),
+    ("POST", PATH, {"number": "two"}, "whole number"),
+    ("POST", PATH, {"number": {}}, "whole number"),
+    ("POST", PATH, {"additional_slave_SAE_IDs": []}, "one slave"),
+    ("POST", PATH, {"additional_slave_SAE_IDs": ["sae-9", "sae-9"]}, "one slave"),
+    ("POST", PATH, {"additional_slave_SAE_IDs": [""]}, "one slave"),
+    ("POST", PATH, {"additional_slave_SAE_IDs": ["sae-1"]}, "one slave"),
+    ("POST", PATH, {"additional_slave_SAE_IDs": ["sae-8"]}, "one slave"),
+    ("POST", PATH, {"extension_mandatory": [{"other": 1}]}, "parameters are supported"),
+    (
+        "POST",
+        PATH,
+        {"extension_mandatory": [{"qkdrelay_compromised": 3}]},
+        "not all extension_mandatory request options",
+    ),
+    ("POST", PATH, {"extension_mandatory": [{"qkdrelay_compromised": "2"}]}, "whole number"),
+    ("POST", PATH, {"extension_mandatory": {"qkdrelay_compromised": 2}}, "list of objects"),
+    ("POST", PATH, {"extension_optional": [1]}, "list of objects"),
+    ("POST", f"{PATH}?number=2", {"size": 256}, "stands in the query, and there is a body"),
+    ("POST", PATH, [], "must be a JSON object"),
+    ("POST", PATH, b"null", "must be a JSON object"),
+    ("POST", PATH, b'{"number": 1', "not JSON"),
+    ("POST", PATH, b'{"number": NaN}', "none of JSON's"),
+    ("POST", PATH, b'{"number": Infinity}', "none of JSON's"),
+    ("POST", PATH, b'{"number": 1, "number": 2}', "a name stands twice in the body"),
+    ("POST", PATH, b'{"number": ' + b"9" * 5_000 + b"}", "not JSON"),
+    ("POST", PATH, b"\xff\xfe{}", "not JSON"),
+    ("POST", PATH, b"number=1", "not JSON"),
+    ("POST", PATH, TOO_DEEP, "not JSON"),
+    ("GET", "/api/v1/keys/sae-7/enc_keys", b"", "no SAE"),
+    ("GET", "/api/v1/keys/sae-1/enc_keys", b"", "master and slave are the same SAE"),
+    ("GET", "/api/v1/keys//enc_keys", b"", "no SAE ID"),
+    ("GET", "/api/v1/keys/%20/enc_keys", b"", "no SAE ID"),
+    ("GET", "/api/v1/keys/ /enc_keys", b"", "no SAE ID"),
+    ("GET", "/api/v1/keys/../enc_keys", b"", "no SAE ID"),
+    ("GET", f"/api/v1/keys/{'a' * 65}/enc_keys", b"", "no SAE ID"),
+    ("GET", "/api/v1/keys/SAE-8/enc_keys", b"", "no SAE"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "body", "message"), WRONG)
+def test_what_can_never_be_is_told_and_takes_no_key(ask, method, path, body, message):
+    status, answer = ask(method, path, body)
+    assert status == 400, answer
+    assert message in answer["message"]
+    assert set(answer) <= {"message", "details"}
+    assert ask.keys.taken == 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"key_IDs": []},
+        {"key_IDs": {}},
+        {"key_IDs": [{}]},
+        {"key_IDs": [1]},
+        {"key_IDs": ["abc"]},
+        {"key_IDs": [{"key_ID": "{" + str(UUID(int=1)) + "}"}]},
+        {"key_IDs": [UUID(int=1).hex]},
+        {"key_IDs": [str(UUID(int=1))] * 2},
+        {"key_IDs": [str(UUID(int=number)) for number in range(129)]},
+        {"key_IDs": [str(UUID(int=1))]},
+    ],
+)
+def test_keys_that_are_not_there_are_refused_all_together(ask, body):
+    _, taken = ask("GET", PATH)
+    mine = taken["keys"][0]["key_ID"]
+    if len(listed := body.get("key_IDs", ())) in (1, 2) and isinstance(listed, list):
+        body = {"key_IDs": [mine, *listed]}
+    status, answer = ask("POST", "/api/v1/keys/sae-1/dec_keys", body, sae="sae-8")
+    assert status == 400, answer
+    assert ask("GET", f"/api/v1/keys/sae-1/dec_keys?key_ID={mine}", sae="sae-8")[0] == 200
+
+
+def test_ids_may_be_bare_texts_in_capitals_and_answers_are_small(ask):
+    _, taken = ask("GET", PATH)
+    mine = taken["keys"][0]["key_ID"]
+    listed = {"key_IDs": [{"key_ID": mine.upper(), "master_SAE_ID": "sae-1"}], "key_IDs_extension": None}
+    status, answer = ask("POST", "/api/v1/keys/sae-1/dec_keys/", listed, sae="sae-8")
+    assert (status, answer) == (200, taken)
+    _, more = ask("GET", PATH)
+    bare = {"key_IDs": [more["keys"][0]["key_ID"].upper()]}
+    assert ask("POST", "/api/v1/keys/sae-1/dec_keys", bare, sae="sae-8") == (200, more)
+
+
+def test_a_key_of_another_is_not_given(ask):
+    _, taken = ask("GET", PATH)
+    query = f"?key_ID={taken['keys'][0]['key_ID']}"
+    assert ask("GET", f"/api/v1/keys/sae-1/dec_keys{query}", sae="sae-9")[0] == 401
+    assert ask("GET", f"/api/v1/keys/sae-9/dec_keys{query}", sae="sae-8")[0] == 400
+    assert ask("GET", f"/api/v1/keys/sae-1/dec_keys{query}", sae="sae-8")[0] == 200
+
+
+@pytest.mark.parametrize("sae", ["sae-2", "no id"])
+def test_who_is_not_in_the_directory_gets_nothing_whatever_it_calls_itself(ask, sae):
+    named = {"HTTP_X_SAE_ID": "sae-1", "HTTP_X_SSL_CLIENT_S_DN": "CN=sae-1"}
+    assert ask("GET", PATH, sae=sae, **named)[0] == 401
+    assert ask.keys.taken == 0
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("POST", "/api/v1/keys/sae-8/status", "GET"),
+        ("PUT", PATH, "GET, POST"),
+        ("DELETE", "/api/v1/keys/sae-1/dec_keys", "GET, POST"),
+        ("HEAD", PATH, "GET, POST"),
+    ],
+)
+def test_another_method_is_told_which_there_are(ask, method, path, allowed):
+    assert ask(method, path)[0] == 405
+    assert ask.headers["Allow"] == allowed
+
+
+ELSEWHERE = ["/", "", "/api/v1/keys", "/api/v1/keys/sae-8", f"/x{PATH}", f"{PATH}//", "/api/v2/keys/sae-8/status"]
+
+
+@pytest.mark.parametrize("path", ELSEWHERE)
+def test_another_path_is_none(ask, path):
+    status, answer = ask("GET", path)
+    assert status == 404
+    assert "enc_keys" in answer["message"]
+
+
+def test_what_cannot_be_now_says_when(ask):
+    ask.keys.stock = 0
+    status, answer = ask("GET", PATH)
+    assert (status, answer) == (503, {"message": "there are no keys now"})
+    assert ask.headers["Retry-After"] == "3"
+
+
+def test_an_answer_that_does_not_come_is_not_waited_for_long(certificates):
+    ask = Asking(certificates, patience_s=0.01)
+    ask.keys.never.add("sae-1")
+    status, answer = ask("GET", PATH)
+    assert (status, answer) == (503, {"message": "the KME does not answer"})
+
+
+NAMES = st.sampled_from(["number", "size", "key_IDs", "x"])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
+)
+
+
+@given(body=st.binary(max_size=200) | VALUES.map(lambda value: json.dumps(value).encode()))
+def test_any_body_is_an_object_or_is_refused(body):
+    found = None
+    with suppress(BadRequestError):
+        found = read_body(body)
+    assert found is None or isinstance(found, dict)
+
+
+def test_a_key_that_nobody_has_taken_is_no_key(ask):
+    assert ask("GET", f"/api/v1/keys/sae-1/dec_keys?key_ID={uuid4()}", sae="sae-8")[0] == 400
