@@ -90,4 +90,20 @@ class SupplyChanged:
     relay: EndpointRelay
 
 
-Effect = SendShare | KeepShare | DropShares | KeepRelay | TryRebuild | SendReport | LogEvent | SayHello | SupplyChanged
+@dataclass(frozen=True, slots=True)
+class WipeDeleted:
+    """Wipe, after the commit, what deleted keys have left behind on disk."""
+
+
+Effect = (
+    SendShare
+    | KeepShare
+    | DropShares
+    | KeepRelay
+    | TryRebuild
+    | SendReport
+    | LogEvent
+    | SayHello
+    | SupplyChanged
+    | WipeDeleted
+)

@@ -40,6 +40,8 @@ class NodeSettings:
     withstand_compromised: int = 1
     """A plan must keep the secret from every coalition of this many KMEs."""
     lab: bool = False
+    has_applications: bool = True
+    """Whether it takes part in relays of supply."""
     pending_max: int = 10_000
     """Undecided relays that start or end here, at most."""
     key_bytes_max: int = 1 << 28
@@ -66,6 +68,8 @@ class EndpointRelay:
     """Keys, tag keys and confirmation key; None before the rebuild and once destroyed."""
     supply: Supply | None = None
     """What makes it supply."""
+    proof: bytes | None = None
+    """The confirmation tag c_T that the target made as it released the keys; None before, and at the source."""
     findings: Findings | None = None
     """What was reported last."""
     equivocating: tuple[Route, ...] = ()
@@ -92,8 +96,9 @@ class EndpointRelay:
 
     @property
     def key_bytes(self) -> int:
-        """Bytes of keys that are kept of it."""
-        return self.key_count * self.key_size_bits // 8 if self.has_keys else 0
+        """Bytes of keys that are kept of it; supply at its target is kept apart (`kme.store.applications`)."""
+        is_apart = self.supply is not None and self.role == "target"
+        return self.key_count * self.key_size_bits // 8 if self.has_keys and not is_apart else 0
 
     @property
     def ends_at(self) -> float | None:

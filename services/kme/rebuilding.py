@@ -54,9 +54,13 @@ class Rebuilder:
         effects: list[Effect] = []
         if relay.state == "expecting" and result.secret is not None:
             # Released, and from this commit on there is a confirmation tag: the source may use what is held here.
-            relay = replace(relay, state="held", payload=Payload.parse(result.secret, relay.context))
+            payload = Payload.parse(result.secret, relay.context)
+            relay = replace(relay, state="held", payload=payload, proof=payload.proof(relay.context))
             effects += [*rebuilt_splits(relay, fitting(), result), SendReport(endpoint_report(relay))]
-            effects += [SupplyChanged(relay)] if relay.supply is not None else []
+            if relay.supply is not None:
+                # Whoever keeps supply has its bytes from now on, and deletes them as they are assigned.
+                effects.append(SupplyChanged(relay))
+                relay = replace(relay, payload=None)
         findings = findings_of(relay, result)
         if findings != (relay.findings or no_findings(relay_id)):
             relay = replace(relay, findings=findings)

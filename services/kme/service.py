@@ -15,6 +15,7 @@ from kme.effects import (
     SendShare,
     SupplyChanged,
     TryRebuild,
+    WipeDeleted,
 )
 from kme.endpoint import Endpoint
 from kme.forwarding import Forwarding, RejectedShareError, ShareHandler
@@ -183,6 +184,8 @@ class KmeService:
                     self.rebuild_queue.ask(relay_id)
                 case SayHello():
                     self._hello.expire()
+                case WipeDeleted():
+                    self._housekeeping.note_destroyed()
                 case SupplyChanged(relay=relay):
                     if self._supply is not None:
                         self.carry_out(self._supply.on_change(relay, self._now))

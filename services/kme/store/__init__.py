@@ -6,7 +6,8 @@ from pathlib import Path
 from uuid import UUID
 
 from kme.model import EndpointRelay
-from kme.store import relays, shares, waiting
+from kme.store import applications, relays, shares, waiting
+from kme.store.applications import Applications
 from kme.store.relays import Relays
 from kme.store.shares import Shares
 from kme.store.waiting import WaitingShares
@@ -23,6 +24,7 @@ class KmeStore:
         self.relays = Relays(journal)
         self.shares = Shares(journal, self.relays)
         self.waiting = WaitingShares(journal)
+        self.applications = Applications(journal)
 
     def keep_relay(self, relay: EndpointRelay) -> None:
         """Keep this end's relay as it is now."""
@@ -49,5 +51,5 @@ class KmeStore:
 
 def open_kme_store(path: Path | None, name: str, *, access: Access = "own") -> KmeStore:
     """Open or create the store of the KME called ``name``; None keeps it in memory. Raises StoreError."""
-    schema = f"{waiting.SCHEMA}{shares.SCHEMA}{relays.SCHEMA}"
+    schema = f"{waiting.SCHEMA}{shares.SCHEMA}{relays.SCHEMA}{applications.SCHEMA}"
     return KmeStore(Journal(path, f"kme {name}", schema, access=access))

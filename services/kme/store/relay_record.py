@@ -67,6 +67,7 @@ RELAY = Record(
     Column("supply", "BLOB", _stored_supply, _supply),
     Column("withstand_here", "INTEGER NOT NULL"),
     Column("deadline", "REAL NOT NULL"),
+    Column("proof", "BLOB", changes=True),
     Column("findings", "BLOB", _stored_findings, _findings, changes=True),
     Column("equivocating", "TEXT NOT NULL", _stored_routes, _routes, changes=True),
 )

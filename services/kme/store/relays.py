@@ -40,7 +40,10 @@ CREATE TABLE keys (relay_id BLOB PRIMARY KEY, keys BLOB NOT NULL, tag_keys BLOB 
 SCHEMA = schema(RELAY)
 _KEEP_KEYS = "INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?)"
 _IDS_UNTIL = "latest id purged"
-_UNDECIDED, _HAS_KEYS = "state IN ('expecting', 'pending')", "state IN ('pending', 'held', 'delivered')"
+_UNDECIDED, _HAS_KEYS = (
+    "state IN ('expecting', 'pending')",
+    ("state IN ('pending', 'held', 'delivered') AND NOT (supply IS NOT NULL AND role = 'target')"),
+)
 
 
 class Relays(Table):
