@@ -24,7 +24,7 @@ from kme.housekeeping import Housekeeping
 from kme.lab import Lab
 from kme.links import Link, Links
 from kme.metrics import KmeMetrics
-from kme.model import NodeSettings
+from kme.model import EndpointRelay, NodeSettings
 from kme.rebuild_queue import RebuildQueue
 from kme.reporting import Reporting
 from kme.store import KmeStore
@@ -187,8 +187,11 @@ class KmeService:
                 case WipeDeleted():
                     self._housekeeping.note_destroyed()
                 case SupplyChanged(relay=relay):
-                    if self._supply is not None:
-                        self.carry_out(self._supply.on_change(relay, self._now))
+                    self._tell_supply(relay)
+
+    def _tell_supply(self, relay: EndpointRelay) -> None:
+        if self._supply is not None:
+            self.carry_out(self._supply.on_change(relay, self._now))
 
     # --- the batch as a whole ----------------------------------------------------------------------
 

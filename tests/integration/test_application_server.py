@@ -17,6 +17,7 @@ from kme.etsi014.server import serving_applications
 from qkdrelay.errors import SettingsError
 from qkdrelay.service import http as http_module
 from qkdrelay.service import http_tls
+from qkdrelay.service.http_connections import HttpLimits
 from support.application_keys import KeysInMemory
 from support.saes import Authority, Sae, sae_at
 from support.waiting import eventually
@@ -59,7 +60,7 @@ def served(authority, directory, *, id_from="cn", **limits):
     keys = KeysInMemory()
     few = {"connections": 64, "threads": 24, "slow": 12, "each_address": 64, **limits}
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(server, "LIMITS", http_module.HttpLimits(**few))
+        patched.setattr(server, "LIMITS", HttpLimits(**few))
         with serving_applications(keys, ("127.0.0.1", 0), directory, id_from=id_from, wait_s=0.1) as port:
             yield Served(authority, port, keys, directory)
 

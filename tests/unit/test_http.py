@@ -9,7 +9,8 @@ from structlog.testing import capture_logs
 
 from qkdrelay.errors import SettingsError
 from qkdrelay.service import http
-from qkdrelay.service.http import HttpLimits, serving
+from qkdrelay.service.http import serving
+from qkdrelay.service.http_connections import HttpLimits
 from qkdrelay.service.moderation import LINES_MAX
 from support.http import get
 from support.waiting import eventually

@@ -63,7 +63,7 @@ class Rest:
         return min(_REST_MAX_S, _REST_S * 2.0 ** (self.times - 1))
 
 
-class LinkKey:
+class KeyLeft:
     """What the KMEs say is left of each link's key, in each direction."""
 
     def __init__(self, left: Mapping[Link, int], buffers: Mapping[Link, int]) -> None:
@@ -122,7 +122,7 @@ class Refills:
 
     # --- what is next ------------------------------------------------------------------------------
 
-    def next(self, links: LinkKey, now: float) -> Iterator[Relay | tuple[str, NoSupply]]:
+    def next(self, links: KeyLeft, now: float) -> Iterator[Relay | tuple[str, NoSupply]]:
         """Yield the relays to begin, or what a source is to be told of a place: (source, why there is none)."""
         fresh = self._view.fresh(now)
         for place in self._in_turn(fresh, now):
@@ -180,7 +180,7 @@ class Refills:
         wanted = min(said.outgoing.wanted_bytes - coming, int(may_have) - has, SUPPLY_BYTES_MAX)
         return ceil(wanted / _KEY_BYTES) * _KEY_BYTES if wanted > 0 else 0
 
-    def _fitting(self, place: Place, size: int, links: LinkKey, now: float, *, is_dry: bool) -> Relay | None:
+    def _fitting(self, place: Place, size: int, links: KeyLeft, now: float, *, is_dry: bool) -> Relay | None:
         """Return the largest relay, up to ``size``, that leaves links what they are to keep; its key is drawn.
 
         Where somebody waits the smallest one begins in any case: its shares wait for key as it comes.

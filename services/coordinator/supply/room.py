@@ -11,7 +11,7 @@ from coordinator.liveness import Liveness
 from coordinator.relay_actions import RelayActions
 from coordinator.store import CoordinatorStore
 from coordinator.supply.courier import Courier
-from coordinator.supply.refills import LinkKey, Refills
+from coordinator.supply.refills import KeyLeft, Refills
 from coordinator.supply.view import Place, SupplyView
 from qkdrelay.messages.assignments import Assign, Assigned, AssignRefused, Supplies
 from qkdrelay.messages.control import Command
@@ -83,9 +83,9 @@ class SupplyRoom:
             return 0.0
         return max(self.refills.wait_s(now), _LOOK_EVERY_S - abs(now - self._looked_at.value))
 
-    def _link_key(self) -> LinkKey:
+    def _link_key(self) -> KeyLeft:
         """Return what is left of each link's key; none where shares wait for it already."""
         hellos = self._liveness.last_hellos.items()
         links = [((kme, link.peer), link) for kme, (_, hello) in hellos for link in hello.links]
         left = {name: 0 if link.waiting or not link.up else link.available_bytes for name, link in links}
-        return LinkKey(left, {name: link.buffer_bytes for name, link in links})
+        return KeyLeft(left, {name: link.buffer_bytes for name, link in links})

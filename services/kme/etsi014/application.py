@@ -28,7 +28,7 @@ from kme.etsi014.questions import (
     read_query,
 )
 from qkdrelay.network.names import SAE_ID
-from qkdrelay.service.http import CLIENT_CERTIFICATE
+from qkdrelay.service.http_connections import CLIENT_CERTIFICATE
 
 PREFIX: Final = ["", "api", "v1", "keys"]
 _METHODS: Final = {"status": ("GET",), "enc_keys": ("GET", "POST"), "dec_keys": ("GET", "POST")}

@@ -10,7 +10,8 @@ from typing import Final
 from kme.applications import ApplicationKeys
 from kme.etsi014.application import etsi014
 from kme.etsi014.identity import IdFrom
-from qkdrelay.service.http import HttpLimits, serving
+from qkdrelay.service.http import serving
+from qkdrelay.service.http_connections import HttpLimits
 from qkdrelay.service.http_tls import ClientTls
 
 MARGIN_S: Final = 10.0

@@ -7,9 +7,9 @@ from uuid import UUID
 
 from kme.applications import Route014
 from kme.store.relay_record import parse_id, stored_id
-from qkdrelay.link.assignment import TAG_PAIR_BYTES
 from qkdrelay.messages import codec
 from qkdrelay.messages.assignments import Assignment
+from qkdrelay.network.key_cost import TAG_PAIR_BYTES
 from qkdrelay.service.records import Column, Record
 
 

@@ -34,9 +34,10 @@ class TargetSide:
         name: str,
         batch: Batch,
         store: Applications,
+        *,
         is_expected: Callable[[UUID], bool],
         random: Callable[[int], bytes],
-        limits: SlaveLimits = SlaveLimits(),
+        limits: SlaveLimits,
     ) -> None:
         """``name`` is the KME's; ``is_expected`` says whether a relay of supply that ends here is not rebuilt yet.
 

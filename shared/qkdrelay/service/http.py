@@ -5,29 +5,23 @@ Without TLS each connection has one request; with it, connections are kept for t
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 import socket
-import ssl
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from math import ceil
 from typing import Any, Final
 from wsgiref.types import WSGIApplication
 
 import structlog
-from cheroot.makefile import MakeFile, StreamReader
-from cheroot.server import HTTPConnection, HTTPRequest
-from cheroot.ssl import Adapter
 from cheroot.wsgi import Server
 from typing_extensions import override
 
 from qkdrelay.errors import SettingsError
+from qkdrelay.service.http_connections import ClientConnection, HttpLimits, TlsAdapter
 from qkdrelay.service.http_tls import ClientTls
 from qkdrelay.service.moderation import Moderator
 
@@ -36,30 +30,7 @@ LOOK_EVERY_S: Final = 0.5
 _BACKLOG: Final = 128
 """Connections that the operating system takes before the server does."""
 _FAILED: Final = "http.failed"
-CLIENT_CERTIFICATE: Final = "qkdrelay.client_certificate"
-"""Of a request's environment, with TLS: the certificate (DER) that the client has shown, verified."""
-_LENGTH: Final = re.compile(rb"[0-9]{1,12}")
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class HttpLimits:
-    """Limits of what those who ask may take up."""
-
-    connections: int = 16
-    """Open at a time."""
-    threads: int = 16
-    """Requests that are read or answered at a time."""
-    slow: int = 16
-    """Connections whose thread waits for who is at the other end: there must be threads for the others."""
-    each_address: int = 16
-    """Connections of one address."""
-    request_s: float = 5.0
-    """Seconds that one request may take, from its connection to its end."""
-    idle_s: int = 10
-    """Seconds for which a connection is kept that asks nothing more."""
-    header_bytes: int = 64 * 1024
-    body_bytes: int = 64 * 1024
 
 
 @contextmanager
@@ -98,186 +69,8 @@ def serving(
         thread.join()
 
 
-class _TimedSocket:
-    """A socket on which one request waits no longer in all than it may, however slowly bytes come or go."""
-
-    def __init__(self, inner: Any, limit_s: float) -> None:
-        self.inner, self._limit_s = inner, limit_s
-        self.waits = True
-        """Whether a thread waits, or is about to, for who is at the other end."""
-        self.restart()
-
-    def restart(self) -> None:
-        """Give the time that a request has."""
-        self.until = time.monotonic() + self._limit_s
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.inner, name)
-
-    def recv_into(self, buffer: bytearray) -> int:
-        """Receive; raises TimeoutError."""
-        self._limit()
-        received = int(self.inner.recv_into(buffer))
-        self.waits = False
-        return received
-
-    def send(self, data: bytes) -> int:
-        """Send; raises TimeoutError."""
-        self._limit()
-        sent = int(self.inner.send(data))
-        self.waits = False
-        return sent
-
-    def do_handshake(self) -> None:
-        """Shake hands; raises TimeoutError."""
-        self._limit()
-        self.inner.do_handshake()
-
-    def _limit(self) -> None:
-        left_s = self.until - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError("timed out")  # the words that cheroot knows it by
-        self.inner.settimeout(left_s)
-        self.waits = True
-
-
-class _Adapter(Adapter):
-    """TLS as cheroot knows it; the handshake is left to the connection's own thread."""
-
-    def __init__(self, tls: ClientTls) -> None:
-        self._tls = tls
-
-    @override
-    def bind(self, sock: socket.socket) -> socket.socket:
-        return sock
-
-    @override
-    def wrap(self, sock: socket.socket) -> tuple[ssl.SSLSocket, dict[str, Any]]:
-        return self._tls.wrap(sock), {}
-
-    @override
-    def get_environ(self) -> dict[str, Any]:
-        return {}
-
-    @override
-    def makefile(self, sock: Any, mode: str = "r", bufsize: int = -1) -> Any:
-        return _Reader(sock, mode, bufsize) if "r" in mode else MakeFile(sock, mode, bufsize)
-
-
-class _Reader(StreamReader):
-    def __init__(self, sock: Any, mode: str, bufsize: int) -> None:
-        super().__init__(sock, mode, bufsize)  # type: ignore[no-untyped-call]
-        self._decrypted = sock
-
-    @override
-    def has_data(self) -> bool:
-        """Whether there is something to read already: what TLS has decrypted wakes nobody who waits for the socket."""
-        return bool(super().has_data() or self.raw._sock.pending())
-
-
-class _Request(HTTPRequest):
-    @override
-    def parse_request(self) -> None:
-        try:
-            super().parse_request()
-        except ValueError:  # of an address that is none, such as //[
-            self.simple_response("400 Bad Request")
-            self.ready = False
-        if self.ready and not self._has_one_length():
-            self.simple_response("400 Bad Request", "the length of the body is not clear")
-            self.ready = False
-        self.conn.has_asked |= self.ready
-
-    def _has_one_length(self) -> bool:
-        """Whether it is clear where the body ends, and the next request begins."""
-        length = self.inheaders.get(b"Content-Length")
-        if self.chunked_read:
-            # What follows the chunks is not told apart from the next request by everybody in the same way.
-            self.close_connection = True
-            return length is None
-        return length is None or _LENGTH.fullmatch(length.strip()) is not None
-
-    @override
-    def simple_response(self, status: str, msg: str = "") -> None:
-        """Write an answer of the server's own, and have the connection closed."""
-        if not self.server.has_tls:
-            super().simple_response(status, msg)
-            return
-        code, _, words = str(status).partition(" ")
-        body = json.dumps({"message": msg or words}).encode()
-        head = (
-            f"{self.server.protocol} {code} {words}\r\nContent-Type: application/json\r\n"
-            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        )
-        self.close_connection = self.sent_headers = True
-        with suppress(OSError):  # who asks has gone already
-            self.conn.wfile.write(head.encode("latin-1") + body)
-
-
-class _Connection(HTTPConnection):
-    RequestHandlerClass = _Request
-
-    def __init__(self, server: _Server, sock: socket.socket, makefile: Any) -> None:
-        self._timed = _TimedSocket(sock, server.limits.request_s)
-        super().__init__(server, self._timed, makefile)
-        self.is_local = self.has_asked = self._has_shaken = False
-        self.address = ""
-        self._since = time.monotonic()
-        self._generation = server.tls.generation if server.tls else 0
-        with suppress(OSError):  # who asks has gone already
-            self.address = sock.getpeername()[0]
-            self.is_local = self.address == sock.getsockname()[0]
-        server.take_in(self)
-
-    def rank(self) -> tuple[bool, bool, float]:
-        """Return what orders those that are too many: on this machine, and then with its question asked, it stays."""
-        return self.is_local, self.has_asked, self._since
-
-    @property
-    def is_slow(self) -> bool:
-        """Whether its thread waits for who is at the other end."""
-        return self._timed.waits
-
-    def begun(self) -> tuple[bool, float]:
-        """Return what orders slow ones: who is not on this machine, and then whose request began first, goes first."""
-        return self.is_local, self._timed.until
-
-    @override
-    def communicate(self) -> bool:
-        self._timed.restart()
-        try:
-            return self._may_ask() and bool(super().communicate())  # type: ignore[no-untyped-call]
-        except OSError:  # while it is told that it took too long, say
-            return False
-
-    def _may_ask(self) -> bool:
-        """Shake hands, once; whether what the client has shown counts."""
-        tls = self.server.tls
-        if tls is None:
-            return True
-        if not self._has_shaken:
-            self._timed.do_handshake()
-            self._has_shaken = True
-            self.ssl_env = {CLIENT_CERTIFICATE: self._timed.getpeercert(binary_form=True)}
-        tls.look()
-        return bool(self._generation == tls.generation)
-
-    def cut(self) -> None:
-        """Have its thread find it ended, whatever it waits for there."""
-        with suppress(OSError):
-            # Of a socket with TLS this would end that only, and forget it.
-            socket.socket.shutdown(self._timed.inner, socket.SHUT_RDWR)
-
-    @override
-    def close(self) -> None:
-        self.server.let_go(self)
-        self.linger = False  # it would be left to the garbage collector
-        with suppress(OSError):  # would end the server
-            super().close()
-
-
 class _Server(Server):
-    ConnectionClass = _Connection
+    ConnectionClass = ClientConnection
 
     def __init__(
         self, address: tuple[str, int], application: WSGIApplication, limits: HttpLimits, tls: ClientTls | None
@@ -299,9 +92,9 @@ class _Server(Server):
         self.expiration_interval = LOOK_EVERY_S
         self.limits, self.tls, self.has_tls = limits, tls, tls is not None
         if tls is not None:
-            self.ssl_adapter = _Adapter(tls)
+            self.ssl_adapter = TlsAdapter(tls)
         self.keep_alive_conn_limit = limits.connections if self.has_tls else 0
-        self._open: set[_Connection] = set()
+        self._open: set[ClientConnection] = set()
         self._moderator = Moderator({_FAILED: "error"})
         self._lock = threading.Lock()
 
@@ -313,25 +106,25 @@ class _Server(Server):
         except OSError as error:
             raise SettingsError(error.strerror or str(error)) from None
 
-    def take_in(self, connection: _Connection) -> None:
+    def take_in(self, connection: ClientConnection) -> None:
         """Note a new connection; if there are enough of its kind, cut another."""
         limits = self.limits
         with self._lock:
             same = {other for other in self._open if other.address == connection.address}
             slow = {other for other in self._open if other.is_slow}
             if len(slow) >= limits.slow:
-                self._cut(min(slow, key=_Connection.begun))
+                self._cut(min(slow, key=ClientConnection.begun))
             elif len(same) >= limits.each_address:
-                self._cut(min(same, key=_Connection.rank))
+                self._cut(min(same, key=ClientConnection.rank))
             elif len(self._open) >= limits.connections:
-                self._cut(min(self._open, key=_Connection.rank))
+                self._cut(min(self._open, key=ClientConnection.rank))
             self._open.add(connection)
 
-    def _cut(self, connection: _Connection) -> None:
+    def _cut(self, connection: ClientConnection) -> None:
         self._open.remove(connection)
         connection.cut()
 
-    def let_go(self, connection: _Connection) -> None:
+    def let_go(self, connection: ClientConnection) -> None:
         """Note that a connection is about to be closed; nobody cuts it any more, when its number may be another's."""
         with self._lock:
             self._open.discard(connection)

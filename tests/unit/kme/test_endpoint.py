@@ -559,10 +559,12 @@ def test_supply_brings_keys_and_tag_keys_and_is_confirmed_as_anything_else():
     source, effects = started(supply=SUPPLY)
     assert states(effects) == ["pending"]
     source, target, proof = both_ends(supply=SUPPLY)
-    assert target.relay.payload == source.relay.payload
-    assert [len(target.relay.payload.tag_pair(n)) for n in range(3)] == [64, 64, 0]
-    assert target.relay.payload.tag_pair(0) != target.relay.payload.tag_pair(1)
     payload = source.relay.payload
+    assert [len(payload.tag_pair(n)) for n in range(3)] == [64, 64, 0]
+    assert payload.tag_pair(0) != payload.tag_pair(1)
+    # At the target whoever keeps supply has it.
+    assert (target.relay.state, target.relay.payload, target.relay.key_bytes) == ("held", None, 0)
+    assert target.relay.proof == proof == payload.proof(source.relay.context)
     effects = source.command(Confirm(relay_id=RELAY, proof=proof))
     assert told(effects) == [Confirmed(relay_id=RELAY)]
     (changed,) = only(effects, SupplyChanged)

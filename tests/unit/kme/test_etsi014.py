@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kme.applications import BadRequestError
 from kme.etsi014.application import Etsi014
 from kme.etsi014.questions import read_body
-from qkdrelay.service.http import CLIENT_CERTIFICATE
+from qkdrelay.service.http_connections import CLIENT_CERTIFICATE
 from support.application_keys import KeysInMemory
 from support.saes import Authority
 

@@ -379,7 +379,7 @@ def test_the_columns_of_a_relay_are_those_of_format_6(store):
     names = {name for _, name, *_ in store.journal.connection.execute("PRAGMA table_info(relays)")}
     assert names == {
         "relay_id", "role", "state", "plan", "key_count", "key_size_bits", "withstand", "withstand_here", "deadline",
-        "findings", "equivocating", "supply", "ends_at",
+        "findings", "equivocating", "supply", "proof", "ends_at",
     }  # fmt: skip
     (version,) = store.journal.connection.execute("PRAGMA user_version").fetchone()
     assert version == 6
@@ -390,7 +390,7 @@ def test_a_store_with_its_columns_in_another_order_is_read_and_written(tmp_path)
     order = """relay_id BLOB PRIMARY KEY, role TEXT NOT NULL, state TEXT NOT NULL, plan BLOB NOT NULL,
         key_count INTEGER NOT NULL, key_size_bits INTEGER NOT NULL, withstand BLOB NOT NULL,
         withstand_here INTEGER NOT NULL, supply BLOB, deadline REAL NOT NULL, ends_at REAL,
-        findings BLOB, equivocating TEXT NOT NULL"""
+        proof BLOB, findings BLOB, equivocating TEXT NOT NULL"""
     path = tmp_path / "kme.sqlite"
     store = open_kme_store(path, "kme-8")
     with store.journal.transaction():
