@@ -14,13 +14,8 @@ def endpoint_report(relay: EndpointRelay) -> Report:
     """Return how far a relay is at this end that the other one may not know of yet."""
     if relay.role == "source":
         return Started(relay_id=relay.relay_id)
-<<<<<<< HEAD
-    if relay.payload is not None:
-        return Rebuilt(relay_id=relay.relay_id, proof=relay.payload.proof(relay.context))
-=======
-    if relay.state == "held" and relay.proof is not None:
+    if relay.proof is not None:
         return Rebuilt(relay_id=relay.relay_id, proof=relay.proof)
->>>>>>> 321c385 (Check and keep assignments at the slaves' KME, where a relay's first free byte and tag number only rise; slaves fetch keys once, and what is assigned is deleted from supply)
     return Expected(relay_id=relay.relay_id)
 
 
