@@ -71,6 +71,8 @@ def add_sae(root: Path, sae_id: str, kme: str, pairs: Sequence[str] = (), **sett
                 f"--{next(iter(settings))} says what pairs are to have", hint="name the others: --pair SAE"
             )
         for other in pairs:
+            if other == sae_id:
+                raise RequestRefusedError(f"{sae_id!r} and {sae_id!r} are no pair", hint="name another SAE")
             _require(other, directory)
         found = dict.fromkeys([pair for other in pairs for pair in ((sae_id, other), (other, sae_id))])
         changed = replace(

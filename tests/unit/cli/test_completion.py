@@ -62,6 +62,7 @@ def deployed(tmp_path):
     (tmp_path / "deploy").mkdir()
     topology = Path(__file__).parents[3] / "infra" / "topologies" / "eight-kmes.toml"
     (tmp_path / "deploy" / "topology.toml").write_bytes(topology.read_bytes())
+    (tmp_path / "deploy" / "saes.json").write_text('{"sae-1": {}, "sae-8": {}, "$(no sae)": {}}')
 
 
 def wishes(*names):
@@ -94,6 +95,9 @@ def wishes(*names):
         ("coordinator relay --withstand ", wishes("compromised", "failed", "tampering")),
         ("coordinator relay --withstand compromised=1,f", [f"1,{wish}" for wish in wishes("failed")]),
         ("coordinator relay --withstand compromised=1,failed=", ["0", "1", "2", "3"]),
+        ("coordinator saes remove ", ["sae-1", "sae-8"]),
+        ("coordinator saes add sae-5 ", KMES),
+        ("coordinator saes add sae-5 kme-5 --pair sae-1,s", ["sae-1,sae-8"]),
         ("coordinator provision ", ["mine.toml", *shipped_names()]),
     ],
 )
@@ -110,11 +114,26 @@ def test_without_a_network_nothing_is_offered_and_nothing_said(completed, tmp_pa
         os.mkfifo(file)
     elif said is not None:
         file.write_bytes(said.encode() if isinstance(said, str) else said)
+        (tmp_path / "deploy" / "saes.json").write_bytes(file.read_bytes())
     assert completed("coordinator relay ") == []
+    assert completed("coordinator saes remove ") == []
 
 
 def test_each_value_that_has_names_is_completed():
-    named = {"source", "target", "a", "b", "kme", "compromised", "failed", "cut", "withstand", "topology"}
+    named = {
+        "source",
+        "target",
+        "a",
+        "b",
+        "kme",
+        "compromised",
+        "failed",
+        "cut",
+        "withstand",
+        "topology",
+        "sae",
+        "pair",
+    }
     params = [(" ".join(words), param) for words, command in commands() for param in command.params]
     found = [(words, param) for words, param in params if param.name in named]
     assert {param.name for _, param in found} == named
