@@ -12,9 +12,10 @@ from coordinator.relay_actions import RelayActions
 from coordinator.store import CoordinatorStore
 from coordinator.store.relays import RELAYS_CACHED
 from coordinator.subscriptions import Subscriptions
+from coordinator.supply.room import SupplyRoom
+from qkdrelay.messages.assignments import Assign, Assigned, AssignRefused, Supplies
 from qkdrelay.messages.control import SignedMessage
 from qkdrelay.messages.reports import (
-    AboutSupply,
     Alarm,
     Collected,
     Done,
@@ -48,11 +49,13 @@ class ReportHandler:
         relays: RelayActions,
         liveness: Liveness,
         subscriptions: Subscriptions,
+        supply: SupplyRoom,
         events: BatchEvents,
     ) -> None:
         """``channels`` has that to each KME of ``topology``."""
         self._links, self._channels, self._store = frozenset(map(frozenset, topology.links)), channels, store
         self._relays, self._liveness, self._subscriptions, self._events = relays, liveness, subscriptions, events
+        self._supply = supply
         self._batch = store.journal.batch
         self._found: LruCache[tuple[UUID, str], tuple[bytes, int]] = LruCache(RELAYS_CACHED)
         """Epoch and number of the message that said last what was found, by relay and who found it."""
@@ -94,8 +97,8 @@ class ReportHandler:
                 self._events.note("kme.alarm", "error", kme=sender, alarm=report.event, text=report.text)
             case Rejected():
                 self._take_rejected(sender, report)
-            case _ if isinstance(report, AboutSupply):
-                pass
+            case Assign() | Assigned() | AssignRefused() | Supplies():
+                self._supply.on_report(sender, report, now)
             case _:
                 relay = self._store.relays.get(report.relay_id)
                 if relay is None:

@@ -15,6 +15,7 @@ from coordinator.reports import ReportHandler
 from coordinator.requests import RequestHandler
 from coordinator.store import CoordinatorStore
 from coordinator.subscriptions import Subscriptions
+from coordinator.supply.room import SupplyRoom
 from qkdrelay.broker.names import DEAD_LETTERS_QUEUE, LEAKS_QUEUE, REQUESTS_QUEUE, parse_kme_exchange
 from qkdrelay.broker.port import Delivery
 from qkdrelay.errors import ForgedMessageError, QkdRelayError
@@ -35,6 +36,9 @@ _OF_OTHERS = {
     "report.misplaced": "kme",
     "clock.skewed": "kme",
     "command.withheld": "kme",
+    "assignment.misplaced": "kme",
+    "assignment.withheld": "kme",
+    "supply.none": "kme",
     "command.no_such_kme": "kme",
     "message.dead_lettered": "kme",
     "message.rejected": "queue",
@@ -78,6 +82,16 @@ class CoordinatorService:
         self.liveness = Liveness(topology, store, self.relays, self._commands, events)
         self._dead_letters = DeadLetters(topology, store, events)
         self._adversary = Adversary() if lab else None
+        admission = Admission(topology, store.relays, self.liveness.last_hellos)
+        self.supply = SupplyRoom(
+            topology,
+            store,
+            admission=admission,
+            relays=self.relays,
+            commands=self._commands,
+            liveness=self.liveness,
+            events=events,
+        )
         self._reports = ReportHandler(
             topology,
             self._channels,
@@ -85,13 +99,14 @@ class CoordinatorService:
             relays=self.relays,
             liveness=self.liveness,
             subscriptions=self.subscriptions,
+            supply=self.supply,
             events=events,
         )
         self._requests = RequestHandler(
             topology,
             store,
             answerer,
-            admission=Admission(topology, store.relays, self.liveness.last_hellos),
+            admission=admission,
             relays=self.relays,
             commands=self._commands,
             liveness=self.liveness,
@@ -109,7 +124,8 @@ class CoordinatorService:
     def wait_s(self, now: float) -> float:
         """Return in how many seconds something is due: a deadline, an answer, housekeeping."""
         housekeeping_s = _HOUSEKEEPING_EVERY_S - abs(now - self._housekeeping_at.value)
-        return max(0.0, min(self._store.relays.wait_s(now), housekeeping_s, self.subscriptions.wait_s(now)))
+        timers = self._store.relays.wait_s(now), self.subscriptions.wait_s(now), self.supply.wait_s(now)
+        return max(0.0, min(*timers, housekeeping_s))
 
     def handle(self, delivery: Delivery, now: float) -> bool:
         """Carry out one report, request, dead letter or leak; False if it is not from whom it should be."""
@@ -145,6 +161,7 @@ class CoordinatorService:
         self.relays.note_connection(now, connected=connected, reconnected=reconnected)
         self.liveness.tick(now)
         self.relays.fail_overdue(now)
+        self.supply.tick(now)
         self._commands.send()
         self._requests.tick(now)
         self.subscriptions.tick(now)

@@ -186,7 +186,7 @@ class Refills:
         Where somebody waits the smallest one begins in any case: its shares wait for key as it comes.
         """
         while True:
-            relay = self._admission.admit(_spec(place, size), now, supply=_supply(size, now))
+            relay = self._admission.admit(_spec(place, size, now), now, supply=_supply(size, now))
             drawn = self._admission.link_key_bytes(relay)
             smaller = size // 4 // _KEY_BYTES * _KEY_BYTES
             is_least = smaller < _KEY_BYTES
@@ -206,9 +206,9 @@ def _supply(size: int, now: float) -> Supply:
     return Supply(until=now + SUPPLY_S, tag_pairs=ceil(size / SUPPLY_BYTES_PER_TAG_PAIR))
 
 
-def _spec(place: Place, size: int) -> RelaySpec:
+def _spec(place: Place, size: int, now: float) -> RelaySpec:
     return RelaySpec(
-        relay_id=new_relay_id(),
+        relay_id=new_relay_id(now),
         source=place.source,
         target=place.target,
         key_count=size // _KEY_BYTES,
