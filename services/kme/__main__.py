@@ -66,7 +66,7 @@ def forget(
 ) -> None:
     """Delete the delivered keys of one relay here, for good; the KME may be running.
 
-    Also what is here of a relay that nobody has decided an hour after its deadline. The id stays refused.
+    Also keys that are held, from an hour after the relay's deadline. The id stays refused.
 
     Example: infra/docker/compose.sh exec kme-8 kme forget 5fa9423f
     """

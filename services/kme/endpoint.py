@@ -120,7 +120,7 @@ class Endpoint:
     def _deliver(self, relay_id: UUID, memory: Memory) -> list[Effect]:
         """Note, for people, that the source has released the keys that are held here."""
         relay = memory.relays.get(relay_id)
-        if relay is None or relay.state != "held":
+        if relay is None or relay.state != "held" or relay.supply is not None:
             return []
         told = LogEvent("relay.confirmed", "info", {"relay_id": relay_id})
         return [KeepRelay(replace(relay, state="delivered")), told]

@@ -24,7 +24,7 @@ from qkdrelay.storage.files import resolved
 REQUESTS_AT_ONCE = 100
 GRANTED_WITHIN_S = 10.0
 _SERVICE_LOOKS_EVERY_S, _LOOK_EVERY_S = 0.5, 0.05
-_HINT = "`kme keys` lists them"
+_HINT = "`kme keys` lists them; what is held can be deleted an hour after its relay's deadline"
 
 
 class ForgetRequests:
@@ -105,7 +105,7 @@ def _find(path: Path, kme: str, name: str) -> UUID:
     try:
         relay_id = the_one(name, store.relays.named(digits(name), NAMES_SHOWN_MAX + 1), _HINT)
         if not store.relays.may_forget(relay_id, time.time()):
-            raise RequestRefusedError(f"no keys of relay {relay_id} are delivered here", hint=_HINT)
+            raise RequestRefusedError(f"no keys of relay {relay_id} are delivered here, nor held for long enough", hint=_HINT)
         return relay_id
     finally:
         store.journal.close()

@@ -15,8 +15,8 @@ from qkdrelay.messages.keys import key_id
 def listed(store: KmeStore, *, reveal: bool, limit: int) -> list[dict[str, Any]]:
     """Return each key of the latest relays that start or end here: id, size, relay, state, peer.
 
-    And what its plan was checked here to withstand. With ``reveal`` a released key's bytes are there too, base64 as
-    in ETSI GS QKD 014; a pending one's never, for its relay may still fail.
+    And what its plan was checked here to withstand. With ``reveal`` a delivered key's bytes are there too, base64 as
+    in ETSI GS QKD 014; a pending or held one's never: the other end may not have it.
     """
     keys: list[dict[str, Any]] = []
     with store.journal.reading():
