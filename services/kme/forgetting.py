@@ -105,7 +105,7 @@ def _find(path: Path, kme: str, name: str) -> UUID:
     try:
         relay_id = the_one(name, store.relays.named(digits(name), NAMES_SHOWN_MAX + 1), _HINT)
         if not store.relays.may_forget(relay_id, time.time()):
-            raise RequestRefusedError(f"no keys of relay {relay_id} are delivered here, nor held for long enough", hint=_HINT)
+            raise RequestRefusedError(f"no keys of relay {relay_id} are delivered here", hint=_HINT)
         return relay_id
     finally:
         store.journal.close()

@@ -21,6 +21,8 @@ def listed(store: KmeStore, *, reveal: bool, limit: int) -> list[dict[str, Any]]
     keys: list[dict[str, Any]] = []
     with store.journal.reading():
         for relay in store.relays.latest():
+            if relay.supply is not None:  # no bytes of it are a key before they are assigned
+                continue
             for index in range(relay.key_count):
                 if len(keys) >= limit:
                     return keys

@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 
 from kme.effects import KeepShare, SendShare
+from kme.keys import listed
 from kme.model import LATE_S, SUPPLY_LATE_S, UNDECIDED_S, EndpointRelay
 from kme.store import KmeStore, open_kme_store
 from kme.store.relay_record import RELAY as RELAY_RECORD
@@ -90,6 +91,12 @@ def test_the_payload_of_pending_supply_is_in_memory_only_at_its_source(tmp_path)
     store = open_kme_store(path, "kme-1")
     assert store.relays.get(RELAY) == replace(relay, payload=None, findings=FINDINGS)
     store.journal.close()
+
+
+@pytest.mark.parametrize("state", ["held", "delivered"])
+def test_bytes_of_supply_are_listed_as_no_keys(store, state):
+    keep(store, replace(HELD, state=state), replace(HELD, relay_id=uuid4(), state=state, supply=SUPPLY))
+    assert {key["relay_id"] for key in listed(store, reveal=True, limit=100)} == {str(RELAY)}
 
 
 def test_the_payload_of_supply_goes_with_its_batch(store):
