@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,31 +33,62 @@ def keys(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     limit: Annotated[int, typer.Option(min=1, max=KEYS_SHOWN_MAX, help="Show at most so many, newest first.")] = 1000,
 ) -> None:
-    """List the keys relayed to or from this KME: id, size, relay, state, and what their relay withstands.
+    """List the keys at this KME: those of relays that people asked for, and those for applications, by state.
 
     That is how many compromised, failed and tampering KMEs its plan was checked here to withstand: what was asked for,
-    and at least what this KME's own settings demand (QKDRELAY_WITHSTAND_COMPROMISED).
+    and at least what this KME's own settings demand (QKDRELAY_WITHSTAND_COMPROMISED). For applications:
+    supply that is not assigned yet, each pair of SAEs with its keys by state, and the keys that a slave has to fetch.
 
     Example: infra/docker/compose.sh exec kme-8 kme keys --json
     """
     from rich.table import Table
 
-    from kme.keys import listed
+    from kme.keys import listed, of_applications
     from kme.settings import StoreSettings
     from kme.store import open_kme_store
     from qkdrelay.service.settings import load
 
     settings = load(StoreSettings)
-    found = listed(open_kme_store(settings.store, settings.kme, access="read"), reveal=reveal, limit=limit)
+    store = open_kme_store(settings.store, settings.kme, access="read")
+    found = listed(store, reveal=reveal, limit=limit)
+    applications = of_applications(store, reveal=reveal, limit=limit)
     if as_json:
-        print_json({"kme": settings.kme, "keys": found})
+        print_json({"kme": settings.kme, "keys": found, "applications": applications})
         return
     table = Table("key id", "bits", "with", "state", "relay", "withstands", *(["key"] if reveal else []), box=None)
     for key in found:
         row = [key["key_id"], str(key["size_bits"]), key["peer"], key["state"], key["relay_id"][:8]]
         row.append(",".join(f"{what}={number}" for what, number in key["withstands"].items() if number) or "nothing")
         table.add_row(*row, *([key.get("key", "")] if reveal else []))
-    console().print(table if found else "no keys yet")
+    has_applications = any(applications.values())
+    console().print(table if found else f"no keys{'' if has_applications else ' yet'}")
+    if has_applications:
+        _show_applications(applications, reveal=reveal)
+
+
+def _show_applications(found: dict[str, Any], *, reveal: bool) -> None:
+    """Print what there is for applications."""
+    from rich.table import Table
+
+    if found["supply"]:
+        supply = Table("supply from", "withstands", "bytes", box=None)
+        for entry in found["supply"]:
+            supply.add_row(entry["source"], f"compromised={entry['withstands']['compromised']}", str(entry["bytes"]))
+        console().print(supply)
+    if found["pairs"]:
+        pairs = Table("master", "slave", "here as", "keys by state", box=None)
+        for entry in found["pairs"]:
+            states = {name: number for name, number in entry.items() if name not in ("master", "slave", "side")}
+            shown = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in states.items())
+            pairs.add_row(entry["master"], entry["slave"], entry["side"], shown)
+        console().print(pairs)
+    if found["keys"]:
+        keys = Table("key to fetch", "bits", "master", "slave", "withstands", *(["key"] if reveal else []), box=None)
+        for entry in found["keys"]:
+            row = [entry["key_id"], str(entry["size_bits"]), entry["master"], entry["slave"]]
+            row.append(f"compromised={entry['withstands']['compromised']} ({entry['route']})")
+            keys.add_row(*row, *([entry["key"]] if reveal else []))
+        console().print(keys)
 
 
 @app.command(cls=ActionCommand)

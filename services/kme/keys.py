@@ -9,6 +9,7 @@ import msgspec
 
 from kme.model import EndpointRelay
 from kme.store import KmeStore
+from kme.store.application_records import SlaveKey
 from qkdrelay.messages.keys import key_id
 
 
@@ -28,6 +29,43 @@ def listed(store: KmeStore, *, reveal: bool, limit: int) -> list[dict[str, Any]]
                     return keys
                 keys.append(_key(relay, index, reveal=reveal))
     return keys
+
+
+def of_applications(store: KmeStore, *, reveal: bool, limit: int) -> dict[str, Any]:
+    """Return what is here for applications: ``supply`` not assigned yet, ``pairs`` by state, ``keys`` to be fetched.
+
+    Keys are those of slaves, which are durable; masters' keys are in the KME's memory only, so that of these there are
+    counts, some seconds old. With ``reveal`` the bytes are there too.
+    """
+    with store.journal.reading():
+        pairs: dict[tuple[str, str, str], dict[str, int]] = {}
+        for count in store.applications.counts():
+            pairs.setdefault((count.master, count.slave, count.side), {})[count.state.replace("-", "_")] = count.keys
+        return {
+            "supply": [
+                {"source": source, "withstands": {"compromised": level}, "bytes": length}
+                for source, level, length in store.applications.supply_bytes()
+            ],
+            "pairs": [
+                {"master": master, "slave": slave, "side": side, **states}
+                for (master, slave, side), states in pairs.items()
+            ],
+            "keys": [_slave_key(key, reveal=reveal) for key in store.applications.latest(limit)],
+        }
+
+
+def _slave_key(key: SlaveKey, *, reveal: bool) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "key_id": str(key.key_id),
+        "size_bits": len(key.key) * 8,
+        "master": key.master,
+        "slave": key.slave,
+        "state": "assigned",
+        "route": key.route,
+        "withstands": {"compromised": key.level},
+        "kept_until": key.keep_until,
+    }
+    return {**shown, "key": base64.b64encode(key.key).decode()} if reveal else shown
 
 
 def _key(relay: EndpointRelay, index: int, *, reveal: bool) -> dict[str, Any]:

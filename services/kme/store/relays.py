@@ -136,8 +136,8 @@ class Relays(Table):
         return before is None
 
     def latest(self) -> Iterator[EndpointRelay]:
-        """Yield every relay, the latest deadline first; reads them one by one."""
-        ids = self.all("SELECT relay_id FROM relays ORDER BY deadline DESC, relay_id")
+        """Yield every relay but those of supply, the latest deadline first; reads them one by one."""
+        ids = self.all("SELECT relay_id FROM relays WHERE supply IS NULL ORDER BY deadline DESC, relay_id")
         for relay_id in ids:
             row = self.one(f"{self._select} WHERE relay_id = ?", *relay_id)
             if row is not None:  # forgotten meanwhile

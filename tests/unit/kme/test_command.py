@@ -9,11 +9,14 @@ import pytest
 
 from kme import forgetting
 from kme.__main__ import main
+from kme.applications import Caller
 from qkdrelay.messages.keys import key_id
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.requests import OpenDemand
 from qkdrelay.network.topology_file import reference_topology
 from qkdrelay_demo.network import EmbeddedNetwork
+from support.slaves import Slaves
+from support.supply import Draws
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +28,8 @@ def delivered(tmp_path_factory):
     return network, folder / "kme-8" / "kme.sqlite", relay_id
 
 
-def kme(monkeypatch, capsys, store, *arguments):
-    monkeypatch.setenv("QKDRELAY_KME", "kme-8")
+def kme(monkeypatch, capsys, store, *arguments, name="kme-8"):
+    monkeypatch.setenv("QKDRELAY_KME", name)
     monkeypatch.setenv("QKDRELAY_STORE", str(store))
     monkeypatch.setattr(sys, "argv", ["kme", *arguments])
     capsys.readouterr()  # what the network logged
@@ -88,6 +91,34 @@ def test_keys_are_deleted_beside_the_running_kme_and_only_these(delivered, monke
     code, out, err = kme(monkeypatch, capsys, store, "forget", str(other))
     assert (code, out) == (2, "")
     assert err.startswith(f"error: no keys of relay {other} are delivered here\nhint: ")
+
+
+def test_keys_for_applications_are_listed_by_state_and_shown_only_to_who_asks(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "kme.sqlite"
+    slaves = Slaves(Draws(), path)
+    source = slaves.supply()
+    first, second = source.assign(), source.assign(offset=64, number=1, key_count=3)
+    slaves.assign(first)
+    slaves.assign(second)
+    slaves.fetch(Caller("s1", "aa" * 32), "m1", [key_id(first.assignment.assign_id, 0)])
+    slaves.store.journal.close()
+    code, out, _ = kme(monkeypatch, capsys, path, "keys", "--json", name="there")
+    found = json.loads(out)
+    assert code == 0
+    assert found["keys"] == []
+    there = found["applications"]
+    assert there["supply"] == [{"source": "here", "withstands": {"compromised": 1}, "bytes": 4096 - 160}]
+    assert there["pairs"] == [{"master": "m1", "slave": "s1", "side": "slave", "assigned": 5, "fetched": 1}]
+    assert {key["key_id"] for key in there["keys"]} == {
+        str(key_id(first.assignment.assign_id, 1)),
+        *(str(key_id(second.assignment.assign_id, n)) for n in range(3)),
+    }
+    assert all("key" not in key for key in there["keys"])
+    _, shown, _ = kme(monkeypatch, capsys, path, "keys", name="there")
+    assert "5 assigned, 1 fetched" in shown
+    key = base64.b64encode(source.payload.keys[32:64]).decode()
+    assert key not in out + shown
+    assert key in kme(monkeypatch, capsys, path, "keys", "--json", "--reveal", name="there")[1]
 
 
 def test_no_store_is_one_line(tmp_path, monkeypatch, capsys):
