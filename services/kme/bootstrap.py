@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from uuid import UUID
 
+from kme.applications import TryLaterError
+from kme.etsi014.server import serving_applications
 from kme.links import Link
 from kme.metrics import KmeMetrics
 from kme.model import NodeSettings
 from kme.service import KmeService
 from kme.settings import KmeSettings
 from kme.store import KmeStore, open_kme_store
+from kme.supply.application_metrics import ApplicationMetrics
+from kme.supply.directory_file import DirectoryFile
+from kme.supply.front import Front, Throttle
+from kme.supply.model import SupplyLimits
 from kme.supply.room import Room
+from kme.supply.slave_keys import SlaveLimits
+from kme.supply.target import TargetSide
 from qkdrelay.broker.names import kme_queues
 from qkdrelay.broker.port import Broker
 from qkdrelay.broker.rabbitmq import RabbitMqBroker
 from qkdrelay.link.simulated import SimulatedLinkKey
+from qkdrelay.network.directory import Directory
 from qkdrelay.randomness import random_bytes
 from qkdrelay.service.health import monitoring
 from qkdrelay.service.http import serving
@@ -50,6 +61,46 @@ def assemble(
     return Loop(service, broker, clock=clock, batch_s=batch_s, gather_s=gather_s)
 
 
+def room_for_applications(
+    me: NodeSettings,
+    store: KmeStore,
+    read: Callable[[], Directory],
+    metrics: KmeMetrics,
+    *,
+    random: Callable[[int], bytes] = random_bytes,
+    limits: SupplyLimits,
+    fetch_again_s: float = 0.0,
+) -> Room:
+    """Return what a KME has for its applications, of both sides; ``read`` is as of `Room`.
+
+    ``fetch_again_s`` is for how many seconds the certificate that has fetched a key may fetch it again.
+    """
+
+    def is_expected(relay_id: UUID) -> bool:
+        relay = store.relays.get(relay_id)
+        return relay is not None and relay.role == "target" and relay.state == "expecting"
+
+    batch, kept = store.journal.batch, SlaveLimits(usable_s=limits.usable_s, fetch_again_s=fetch_again_s)
+    slaves = TargetSide(me.name, batch, store.applications, is_expected=is_expected, random=random, limits=kept)
+    figures = ApplicationMetrics(metrics)
+    return Room(me, batch, slaves=slaves, read=read, metrics=figures, random=random, limits=limits)
+
+
+@contextmanager
+def _serving(settings: KmeSettings, room: Room | None, loop: Loop) -> Iterator[None]:
+    """Serve the interface for applications, if there is one, while in the ``with``."""
+    if room is None or settings.etsi014_tls is None:
+        yield
+        return
+    keys = Front(room, loop.mailbox, Throttle(settings.requests_per_s))
+    where, wait_s = settings.etsi014_tls, settings.wait_s
+    with serving_applications(keys, settings.etsi014, where, id_from=settings.sae_id_from, wait_s=wait_s):
+        try:
+            yield
+        finally:
+            room.give_up(TryLaterError("the KME is stopping"))
+
+
 def run() -> None:
     """Run the KME that the environment describes until SIGTERM."""
     stop = prepare_process()
@@ -75,7 +126,16 @@ def run() -> None:
     store = open_kme_store(settings.store, name)
     me = NodeSettings(name, frozenset(links), settings.withstand_compromised, settings.lab)
     broker = RabbitMqBroker(settings.rabbitmq(name, kme_queues(name, [(name, peer) for peer in links])))
-    loop = assemble(me, store, links, key_bytes(settings.control_key), broker, batch_s=BATCH_S, gather_s=GATHER_S)
-    health = monitoring(loop.service.metrics.registry, loop.health)
-    with serving(health, settings.http, setting="QKDRELAY_HTTP"):
+    metrics, room = KmeMetrics(name, links), None
+    if settings.saes is not None:
+        limits, again_s = SupplyLimits(settings.wait_s, settings.usable_s), settings.fetch_again_s
+        room = room_for_applications(
+            me, store, DirectoryFile(settings.saes), metrics, limits=limits, fetch_again_s=again_s
+        )
+    control_key = key_bytes(settings.control_key)
+    loop = assemble(
+        me, store, links, control_key, broker, batch_s=BATCH_S, gather_s=GATHER_S, metrics=metrics, room=room
+    )
+    health = monitoring(metrics.registry, loop.health, remark=lambda: room.remark if room is not None else "")
+    with serving(health, settings.http, setting="QKDRELAY_HTTP"), _serving(settings, room, loop):
         loop.run(stop)

@@ -8,9 +8,10 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from kme.etsi014.identity import IdFrom
 from qkdrelay.network.key_cost import DEFAULT_SUITE, Suite
 from qkdrelay.network.topology import BUFFER_BYTES_MAX, BUFFER_BYTES_MIN, RATE_BPS_MAX, RATE_BPS_MIN
-from qkdrelay.service.settings import PREFIX, HexKey, JsonObject, KmeName, ServiceSettings
+from qkdrelay.service.settings import PREFIX, HexKey, HttpAddress, JsonObject, KmeName, OrNothing, ServiceSettings
 
 
 class LinkSettings(BaseModel):
@@ -43,6 +44,29 @@ class KmeSettings(ServiceSettings):
     control_key: HexKey
     withstand_compromised: Annotated[int, Field(ge=0, le=3)] = 1
     """As source or target, refuse plans from which this many compromised KMEs could learn a secret."""
+
+    saes: Annotated[Path | None, *OrNothing] = None
+    """File with the directory of SAEs; without it there are no keys for applications here."""
+    etsi014: HttpAddress | None = None
+    """Address of the interface for applications; not served unless set."""
+    etsi014_tls: Annotated[Path | None, *OrNothing] = None
+    """Directory with its certificate, and the authority of the SAEs' certificates."""
+    sae_id_from: IdFrom = "cn"
+    """Where in its certificate an SAE's id stands."""
+    wait_s: Annotated[float, Field(ge=0, le=30)] = 5.0
+    """Seconds that a request waits for keys at most."""
+    usable_s: Annotated[float, Field(ge=60, le=30 * 86_400)] = 7 * 86_400.0
+    """Seconds that keys can be handed out after they were assigned."""
+    fetch_again_s: Annotated[float, Field(ge=0, le=300)] = 0.0
+    """Seconds for which the certificate that has fetched keys may fetch them again: an answer may get lost."""
+    requests_per_s: Annotated[float, Field(ge=1, le=1e6)] = 2_000.0
+    """Requests of one SAE."""
+
+    @model_validator(mode="after")
+    def _interface_is_whole(self) -> KmeSettings:
+        if self.etsi014 is not None and (self.saes is None or self.etsi014_tls is None):
+            raise ValueError("QKDRELAY_ETSI014 needs QKDRELAY_SAES and QKDRELAY_ETSI014_TLS")
+        return self
 
     @model_validator(mode="after")
     def _no_link_to_itself(self) -> KmeSettings:

@@ -21,11 +21,8 @@ from kme.links import Link
 from kme.metrics import KmeMetrics
 from kme.model import NodeSettings
 from kme.store import KmeStore, open_kme_store
-from kme.supply.application_metrics import ApplicationMetrics
 from kme.supply.front import Front, Throttle
 from kme.supply.model import SupplyLimits
-from kme.supply.room import Room
-from kme.supply.slaves import SlavesSide
 from qkdrelay.broker.definitions import definitions
 from qkdrelay.broker.memory import MemoryBroker, MemoryClient, MemoryHub
 from qkdrelay.broker.names import coordinator_queues, kme_queues
@@ -64,15 +61,12 @@ class EmbeddedNetwork:
         clock: Callable[[], float] = time.time,
         withstand_compromised: int = 1,
         directories: Mapping[str, Directory] | None = None,
-        slaves: Callable[[str, KmeStore], SlavesSide] | None = None,
         limits: SupplyLimits | None = None,
     ) -> None:
         """``folder`` holds the stores (in memory without it); ``clock`` returns seconds since the epoch.
 
-        ``directories`` are those of the KMEs that have keys for applications, which ``limits`` bound; ``slaves``
-        returns what a KME, by name and store, keeps for its applications as slaves.
+        ``directories`` are those of the KMEs that have keys for applications, which ``limits`` bound.
         """
-        self._slaves = slaves
         self.directories = dict(directories or {})
         """The directory of SAEs of each KME that has one: as in its file, from which it is read now and then."""
         self.keys_of: dict[str, Front] = {}
@@ -120,17 +114,10 @@ class EmbeddedNetwork:
         store = self.stores[name] = open_kme_store(self._folder / name / "kme.sqlite" if self._folder else None, name)
         broker = MemoryBroker(self.hub, name, kme_queues(name, self.topology.links))
         metrics, room = KmeMetrics(name, self.links[name]), None
-        if name in self.directories and self._slaves is not None:
-            read, figures = partial(self.directories.__getitem__, name), ApplicationMetrics(metrics)
-            room = Room(
-                self.settings[name],
-                store.journal.batch,
-                slaves=self._slaves(name, store),
-                read=read,
-                metrics=figures,
-                random=self._random,
-                limits=self._limits,
-            )
+        if name in self.directories:
+            read = partial(self.directories.__getitem__, name)
+            given = self.settings[name], store, read, metrics
+            room = kmes.room_for_applications(*given, random=self._random, limits=self._limits)
         parts = self.settings[name], store, self.links[name], self.control_keys[name], broker
         self.loops[name] = kmes.assemble(*parts, random=self._random, clock=self.clock, metrics=metrics, room=room)
         if room is not None:

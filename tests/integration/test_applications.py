@@ -19,12 +19,17 @@ from qkdrelay.network.directory import Directory, PairSettings, Sae
 from support.applications import DIRECTORY, SAES, Applications, caller
 from support.memory import FailingCommits
 from support.network import Killed
-from support.supply import PlainSlaves
 
 
 @pytest.fixture
 def network():
     return Applications()
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """The same network, with stores that survive a start."""
+    return Applications(folder=tmp_path)
 
 
 def same(network, taken, slave, master):
@@ -46,8 +51,12 @@ def test_what_the_master_takes_the_slave_fetches_three_hops_away(network, number
 
 def test_nobody_else_fetches_them(network):
     taken = network.take("sae-1", "sae-8")
-    for slave, master in (("sae-9", "sae-1"), ("sae-8", "sae-2"), ("sae-5", "sae-1")):
-        with pytest.raises(BadRequestError):
+    for slave, master, error in (
+        ("sae-9", "sae-1", NotAllowedError),
+        ("sae-8", "sae-2", BadRequestError),
+        ("sae-5", "sae-1", BadRequestError),
+    ):
+        with pytest.raises(error):
             network.fetch(slave, master, [taken[0].key_id])
     assert same(network, taken, "sae-8", "sae-1")
 
@@ -168,35 +177,35 @@ def test_a_direct_link_satisfies_any_demand_and_nothing_else_satisfies_all(netwo
 # --- starts, commits that fail, and time ---------------------------------------------------------------
 
 
-def test_a_start_of_the_masters_kme_burns_what_was_ready_and_nothing_is_given_twice(network):
-    before = network.take("sae-1", "sae-8", 3)
-    network.restart("kme-1")
-    network.courier.run()
-    after = network.take("sae-1", "sae-8", 3)
+def test_a_start_of_the_masters_kme_burns_what_was_ready_and_nothing_is_given_twice(stored):
+    before = stored.take("sae-1", "sae-8", 3)
+    stored.restart("kme-1")
+    stored.courier.run()
+    after = stored.take("sae-1", "sae-8", 3)
     assert not {key.key for key in before} & {key.key for key in after}
-    assert same(network, after, "sae-8", "sae-1")
-    assert same(network, before, "sae-8", "sae-1")
-    assert len(network.courier.relays) == 2
+    assert same(stored, after, "sae-8", "sae-1")
+    assert same(stored, before, "sae-8", "sae-1")
+    assert len(stored.courier.relays) == 2
 
 
-def test_a_start_of_the_slaves_kme_has_what_is_ready_asked_for_again_and_costs_nothing(network):
-    network.take("sae-1", "sae-8")
-    network.restart("kme-8")
-    taken = network.take("sae-1", "sae-8", 100)
-    assert same(network, taken, "sae-8", "sae-1")
-    assert len(network.courier.relays) == 1
-    asked = [report.assignment.assign_id for _, report in network.courier.said(Assign)]
+def test_a_start_of_the_slaves_kme_has_what_is_ready_asked_for_again_and_costs_nothing(stored):
+    stored.take("sae-1", "sae-8")
+    stored.restart("kme-8")
+    taken = stored.take("sae-1", "sae-8", 100)
+    assert same(stored, taken, "sae-8", "sae-1")
+    assert len(stored.courier.relays) == 1
+    asked = [report.assignment.assign_id for _, report in stored.courier.said(Assign)]
     assert len(asked) > len(set(asked))
 
 
-def test_keys_that_the_slaves_kme_lost_with_its_store_are_not_handed_out(network):
-    network.take("sae-1", "sae-8")
-    network.kept["kme-8"] = PlainSlaves("kme-8")
-    network.restart("kme-8")
-    network.courier.run()
-    taken = network.take("sae-1", "sae-8", 5)
-    assert same(network, taken, "sae-8", "sae-1")
-    assert len(network.courier.relays) == 2
+def test_keys_that_the_slaves_kme_lost_with_its_store_are_not_handed_out(stored):
+    before = stored.copy_store("kme-8")
+    stored.take("sae-1", "sae-8")
+    stored.restart("kme-8", before)
+    stored.courier.run()
+    taken = stored.take("sae-1", "sae-8", 5)
+    assert same(stored, taken, "sae-8", "sae-1")
+    assert len(stored.courier.relays) == 2
 
 
 def test_an_sae_struck_off_at_its_kme_ends_what_was_ready_for_it_elsewhere(network):
@@ -280,8 +289,9 @@ def test_each_request_is_one_line_of_the_log_and_no_key_is_in_any(network, capsy
     ):
         assert all(word in line for word in words), line
     assert all(str(key.key_id) in lines[0] and str(key.key_id) in lines[1] for key in taken)
-    secrets = [key.key for key in taken]
-    secrets += [tags for relay in network.kept["kme-8"].target.relays.values() for tags in (relay.tag_keys[:32],)]
+    relays = network.loops["kme-1"].service._supply.source.memory.supply.of("kme-8")
+    secrets = [*(key.key for key in taken), *(relay.tag_keys[:32] for relay in relays)]
+    assert len(secrets) > 128
     for secret in secrets:
         for form in (repr(secret)[2:-1], secret.hex(), base64.b64encode(secret).decode()):
             assert form not in said
@@ -382,11 +392,11 @@ class Mortal(Applications):
 
 @pytest.mark.parametrize("kme", ["kme-1", "kme-8"])
 @pytest.mark.parametrize("first", range(4))
-def test_a_kme_killed_at_any_crash_point_gives_nothing_twice_and_nothing_that_cannot_be_fetched(kme, first):
+def test_a_kme_killed_at_any_crash_point_gives_nothing_twice_and_nothing_that_cannot_be_fetched(kme, first, tmp_path):
     """At every fourth crash point of a cold pair's first request and two more, each time in a network of its own."""
     deaths = 0
     for point in range(first, 60, 4):
-        network, given = Mortal(), []
+        network, given = Mortal(folder=tmp_path / str(point)), []
         network.victim = kme
         network.kill_at(kme, point)
         for number in (3, 128, 3):

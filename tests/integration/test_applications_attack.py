@@ -79,8 +79,7 @@ class Lied(Applications):
 def checked(network, pair, keys, seen):
     """Compare with what the slaves' KME holds at this moment."""
     for key in keys:
-        held = network.kept[SAES[pair[1]]].target.keys[key.key_id]
-        assert held[:2] == (pair, key.key)
+        assert network.held(SAES[pair[1]], key.key_id) == (pair, key.key)
         assert key.key_id not in seen
         assert key.key not in seen
         seen |= {key.key_id, key.key}

@@ -1,12 +1,7 @@
 """The far end of keys for applications, slowly and plainly: a target that keeps to the protocol, and those who ask."""
 
-import math
-import os
 from copy import deepcopy
-from uuid import uuid4
 
-from kme.applications import NOT_FOUND, ApplicationKey, BadRequestError
-from kme.effects import SendReport
 from kme.supply.model import Pair, SupplyRelay
 from qkdrelay.link.assignment import assign_tag_is_valid, assigned_tag
 from qkdrelay.messages.assignments import Assigned, AssignRefused
@@ -119,59 +114,3 @@ class PlainTarget:
         )
         self.known[one.assign_id] = message, answer
         return answer
-
-
-class PlainSlaves:
-    """The slaves' side of one KME as a `kme.supply.slaves.SlavesSide`: a plain target, kept over restarts."""
-
-    def __init__(self, name):
-        self.target, self.early, self.expecting = PlainTarget(name), {}, set()
-        self.fetched = set()
-
-    def adopt(self, directory, is_over):
-        self.directory = directory
-        for name, (pair, *_) in tuple(self.target.keys.items()):
-            if is_over(pair):
-                del self.target.keys[name]
-        return []
-
-    def relay_changed(self, relay, now):
-        if relay.state == "expecting":
-            self.expecting.add(relay.relay_id)
-        elif relay.state == "held":
-            self.expecting.discard(relay.relay_id)
-            self.target.relays[relay.relay_id] = relay.payload
-            return [effect for early in self.early.pop(relay.relay_id, ()) for effect in self.on_assign(early, now)]
-        return []
-
-    def on_assign(self, message, now):
-        one = message.assignment
-        if one.relay_id in self.expecting:
-            self.early.setdefault(one.relay_id, []).append(message)
-            return []
-        here = self.directory.kme_of(one.slave) == self.target.name
-        self.target.struck = set() if here and self.directory.allows(one.master, one.slave) else {one.slave}
-        return [SendReport(self.target.on_assign(message))]
-
-    def fetch(self, caller, master, key_ids, now):
-        found = [self.target.keys.get(name) for name in key_ids]
-        wrong = any(key is None or key[0] != Pair(master, caller.sae_id) for key in found)
-        if wrong or self.fetched & set(key_ids):
-            raise BadRequestError(NOT_FOUND)
-        self.fetched |= set(key_ids)
-        return [ApplicationKey(name, key, 1, "relayed", 0.0) for name, (_, key, _) in zip(key_ids, found, strict=True)]
-
-    def draw_local(self, pair, number, size_bits, now):
-        assign_id = uuid4()
-        keys = {key_id(assign_id, index): (pair, os.urandom(size_bits // 8), None) for index in range(number)}
-        self.target.keys |= keys
-        return [ApplicationKey(name, key, 0, "local", 0.0) for name, (_, key, _) in keys.items()]
-
-    def tick(self, now):
-        return []
-
-    def wait_s(self, now):
-        return math.inf
-
-    def incoming(self, now):
-        return ()

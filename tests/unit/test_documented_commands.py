@@ -138,7 +138,7 @@ def test_every_command_and_setting_that_exists_is_in_the_reference() -> None:
         for kind in (KmeSettings, CoordinatorSettings, CliSettings)
         for name in kind.model_fields
     }
-    assert set(re.findall(r"`(QKDRELAY_[A-Z_]+)`", settings)) == fields
+    assert set(re.findall(r"`(QKDRELAY_[A-Z0-9_]+)`", settings)) == fields
 
 
 def test_commands_are_found_in_the_documents() -> None:

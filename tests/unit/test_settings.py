@@ -54,6 +54,23 @@ def test_health_and_metrics_are_served_where_it_says_or_nowhere(environment, val
     assert load(KmeSettings).http == address
 
 
+def test_a_kme_has_keys_for_applications_only_if_it_is_told_of_them(environment):
+    settings = load(KmeSettings)
+    assert (settings.saes, settings.etsi014, settings.etsi014_tls, settings.sae_id_from) == (None, None, None, "cn")
+    environment.setenv("QKDRELAY_SAES", "")
+    assert load(KmeSettings).saes is None
+    environment.setenv("QKDRELAY_SAES", "/etc/saes.toml")
+    environment.setenv("QKDRELAY_ETSI014", "0.0.0.0:8443")
+    environment.setenv("QKDRELAY_ETSI014_TLS", "/etc/saes")
+    settings = load(KmeSettings)
+    assert (str(settings.saes), settings.etsi014, str(settings.etsi014_tls)) == (
+        "/etc/saes.toml",
+        ("0.0.0.0", 8443),
+        "/etc/saes",
+    )
+    assert (settings.wait_s, settings.usable_s, settings.fetch_again_s) == (5.0, 7 * 86_400.0, 0.0)
+
+
 @pytest.mark.parametrize("variable", KME)
 def test_a_setting_that_is_missing_is_named(environment, variable):
     environment.delenv(variable)
@@ -101,6 +118,13 @@ def doubled(*names):
         ("QKDRELAY_PREFETCH", "0", "QKDRELAY_PREFETCH: "),
         ("QKDRELAY_WITHSTAND_COMPROMISED", "4", "QKDRELAY_WITHSTAND_COMPROMISED: "),
         ("QKDRELAY_WITHSTAND_COMPROMISED", "-1", "QKDRELAY_WITHSTAND_COMPROMISED: "),
+        ("QKDRELAY_ETSI014", "0.0.0.0:8443", "QKDRELAY_ETSI014 needs QKDRELAY_SAES and QKDRELAY_ETSI014_TLS"),
+        ("QKDRELAY_ETSI014", "8443", "QKDRELAY_ETSI014: must be host:port"),
+        ("QKDRELAY_SAE_ID_FROM", "header", "QKDRELAY_SAE_ID_FROM: "),
+        ("QKDRELAY_WAIT_S", "31", "QKDRELAY_WAIT_S: "),
+        ("QKDRELAY_USABLE_S", "1", "QKDRELAY_USABLE_S: "),
+        ("QKDRELAY_FETCH_AGAIN_S", "-1", "QKDRELAY_FETCH_AGAIN_S: "),
+        ("QKDRELAY_REQUESTS_PER_S", "0", "QKDRELAY_REQUESTS_PER_S: "),
         ("QKDRELAY_LINKS", "{}", "QKDRELAY_LINKS: "),
         ("QKDRELAY_LINKS", "{", "QKDRELAY_LINKS: must be a JSON object"),
         ("QKDRELAY_LINKS", "kme-2", "QKDRELAY_LINKS: must be a JSON object"),
