@@ -409,3 +409,50 @@ def test_a_kme_killed_at_any_crash_point_gives_nothing_twice_and_nothing_that_ca
         assert same(network, given, "sae-8", "sae-1")
         deaths += network.deaths
     assert deaths > 3
+
+
+# --- with the coordinator itself -----------------------------------------------------------------------
+
+
+class Whole(Applications):
+    """The whole network, its own coordinator included."""
+
+    class carried_by:  # noqa: N801 - in a courier's place
+        def __init__(self, network):
+            self.run = network.settle
+
+
+def test_the_coordinator_refills_and_carries_and_a_cold_pair_of_kmes_is_served():
+    network = Whole()
+    for master, slave in (("sae-1", "sae-8"), ("sae-8", "sae-1"), ("sae-2", "sae-9"), ("sae-5", "sae-8")):
+        taken = network.take(master, slave, 128)
+        assert len({key.key for key in taken}) == 128
+        assert same(network, taken, slave, master)
+
+
+def test_the_coordinator_says_that_no_plan_withstands_so_many():
+    network = Whole()
+    with pytest.raises(BadRequestError, match=MANDATORY_NOT_MET) as refused:
+        network.take("sae-1", "sae-8", level=3)
+    (details,) = refused.value.details
+    assert details["qkdrelay_compromised"] in (1, 2)
+
+
+def test_after_a_start_of_the_slaves_kme_the_coordinator_has_ready_keys_asked_for_again(tmp_path):
+    network = Whole(folder=tmp_path)
+    network.take("sae-1", "sae-8")
+    network.restart("kme-8")
+    taken = network.take("sae-1", "sae-8", 100)
+    assert same(network, taken, "sae-8", "sae-1")
+
+
+def test_everything_goes_on_after_a_start_of_the_coordinator(tmp_path):
+    network = Whole(folder=tmp_path)
+    given = network.take("sae-1", "sae-8", 128)
+    network.restart("coordinator")
+    network.pass_time(10.5)  # it knows nothing of the links before the KMEs' next hello
+    for _ in range(12):
+        network.pass_time(0.5)
+        given += network.take("sae-1", "sae-8", 128)
+    assert len({key.key for key in given}) == 13 * 128
+    assert same(network, given, "sae-8", "sae-1")
