@@ -98,7 +98,7 @@ class KmeService:
             self.journal.outbox.drop(LEAKS_KEY)
         self.rebuild_queue.start()
         if self._supply is not None:
-            self._supply.start(now)
+            self.carry_out(self._supply.start(now))
 
     def wait_s(self, now: float) -> float:
         """Return in how many seconds something is due: a hello, housekeeping, rebuilds put off, shares that wait."""

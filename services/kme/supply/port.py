@@ -16,7 +16,7 @@ class SupplyParts(Protocol):
     All but `wait_s`, `committed` and `measure` is called within the batch's transaction.
     """
 
-    def start(self, now: float) -> None:
+    def start(self, now: float) -> list[Effect]:
         """Begin, before the first batch."""
         ...
 

@@ -62,9 +62,14 @@ class Room:
 
     # --- what comes --------------------------------------------------------------------------------
 
-    def start(self, now: float) -> None:
-        """Begin another incarnation: what was ready here, and for here, is in question."""
+    def start(self, now: float) -> list[Effect]:
+        """Begin another incarnation: what was ready here, and for here, is in question. Read the directory.
+
+        What is asked is done before anything else in a batch, and must not find the SAEs missing.
+        """
         self._draw_incarnation(now)
+        self._look(now)
+        return self._taken()
 
     def on_change(self, relay: EndpointRelay, now: float) -> list[Effect]:
         """Take note of a relay of supply that is in a new state."""
@@ -156,6 +161,9 @@ class Room:
         for said in self.source.tick(now, connected=connected):
             self._effects.append(SendReport(said) if isinstance(said, Assign) else said)
         self._effects += map(_line, self.source.serving.answers)
+        return self._taken()
+
+    def _taken(self) -> list[Effect]:
         effects = self._effects.copy()
         self._effects.clear()
         return effects
