@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from math import fsum
 
 from kme.supply.model import Pair, Want
 from kme.supply.source import SourceSide
@@ -93,7 +94,7 @@ def _pairs(source: SourceSide, now: float) -> Iterator[SaePair]:
             ready_keys=sum(block.count for block in ready),
             ready_bytes=sum(block.bytes_left for block in ready),
             handed_out=sum(use.handed_out for use in uses),
-            keys_per_s=sum(use.rate.now(now) for use in uses),
+            keys_per_s=fsum(use.rate.now(now) for use in uses),  # 0.0 if it is not in use any more
             low=any(low),
             waiting=waiting[pair],
             why=(memory.rests.why(pair, now) or source.serving.why(target, level, now))[:_WHY_MAX],

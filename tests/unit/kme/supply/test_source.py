@@ -4,9 +4,13 @@ import pytest
 
 from kme.applications import BadRequestError, TryLaterError
 from kme.supply.asking import TIMES_MAX
+from kme.supply.demand import HOT_S
+from kme.supply.figures import supplies
 from kme.supply.model import ONLY_DIRECT, Pair, SupplyLimits, Want
 from kme.supply.source import SourceSide
+from qkdrelay.messages import codec
 from qkdrelay.messages.assignments import Assign, AssignRefused, NoSupply, PeerStarted
+from qkdrelay.messages.reports import Reports
 from qkdrelay.network.directory import Directory, PairSettings
 from qkdrelay.service.batch import Batch
 from support.supply import NOW, SAES, Draws, PlainTarget, Taker, supply_relay
@@ -463,3 +467,12 @@ def test_a_dry_supply_is_wanted_and_none_that_nobody_uses():
     assert 32_768 < source.side.wanted("there", 1, source.now) < 65_536
     source.relay(confirmed=False, size=65_536)
     assert source.side.low(source.now) == []
+
+
+def test_what_is_reported_of_keys_that_nobody_has_asked_for_lately_is_a_message_that_is_taken(served):
+    served.later(HOT_S)
+    served.do(served.side.memory.demand.cool, served.now)
+    report = supplies(served.side, (), bytes(16), served.now)
+    assert [(pair.master, pair.keys_per_s, pair.ready_keys > 0) for pair in report.pairs] == [("m1", 0.0, True)]
+    reports = Reports(items=(report,))
+    assert codec.decode(codec.encode(reports), Reports) == reports
