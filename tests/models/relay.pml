@@ -86,8 +86,30 @@ inline check() {
   assert(!(k_state == given_up && s_state == delivered) || s_old);
   assert(t_state != delivered || s_state == delivered || s_old);
 #endif
-  printf("STATE source=%e/%d target=%e/%d coordinator=%e\n", s_state, s_version, t_state, t_version, k_state)
+  printf("STATE source=%e/%d target=%e/%d coordinator=%e said=%d%d%d\n", s_state, s_version, t_state, t_version, k_state,
+    said_confirmed, said_refused_s, said_refused_t);
+#ifdef TRACE
+  steps++
+#endif
 }
+
+/* A random run is to have some time before it is over, and not only copies. */
+#ifdef TRACE
+byte steps, copies;
+#define SOME_TIME (steps > 8)
+#define NOW_AND_THEN (steps % 4 == 3)
+#define MAY_COPY  (olds < OLD_MAX && copies < 2 * (olds + 1))
+#define COPIED    copies++;
+/* It is to see steps, too, that change nothing: of those the search has no need. */
+#define IS_VAIN       NOW_AND_THEN
+#define IN_VAIN(what) :: d_step { NOW_AND_THEN && (what) ->
+#else
+#define SOME_TIME (true)
+#define NOW_AND_THEN (true)
+#define MAY_COPY  (olds < OLD_MAX)
+#define COPIED
+#define IS_VAIN   false
+#endif
 
 /* ---- the source ------------------------------------------------------------------------------------------------ */
 
@@ -121,7 +143,7 @@ inline is_told_confirm(is_valid) {
 #ifdef LYING
 #define MAY_CONFIRM(version, terms) (proof[PLACE(version, terms)])
 #define MAY_BEGIN(terms)            (true)
-#define MAY_CANCEL                  (true)
+#define MAY_CANCEL                  (NOW_AND_THEN)
 #ifdef SUPPLY
 #define MAY_DELIVER                 (false)   /* it is nobody's to list */
 #else
@@ -134,8 +156,10 @@ inline is_told_confirm(is_valid) {
 #define MAY_DELIVER                 (sent_deliver)
 #endif
 
+/* Else it changes nothing. */
+#define HEARS (AT(pending) || (AT(delivered) && !said_confirmed) || (!AT(delivered) && !said_refused_s) || IS_VAIN)
 #define CONFIRM(version, terms) \
-  :: d_step { MAY_CONFIRM(version, terms) -> \
+  :: d_step { MAY_CONFIRM(version, terms) && HEARS -> \
        printf("STEP confirm version=%d terms=%d\n", version, terms); \
        is_told_confirm(VALID(version, terms)); check() }
 
@@ -153,7 +177,7 @@ end:
   CONFIRM(2, 0)
   CONFIRM(2, 1)
 #ifdef LYING
-  :: d_step { true -> printf("STEP confirm forged\n");
+  :: d_step { HEARS && NOW_AND_THEN -> printf("STEP confirm forged\n");
 #ifdef FAULT_NO_PROOF
        is_told_confirm(true);
 #else
@@ -162,6 +186,11 @@ end:
        check() }
 #endif
   :: d_step { AT(pending) && MAY_CANCEL -> printf("STEP source cancel\n"); s_state = failed; check() }
+#ifdef TRACE
+  IN_VAIN(!AT(pending) && MAY_CANCEL) printf("STEP source cancel\n"); check() }
+  IN_VAIN((AT(pending) || AT(delivered)) && MAY_BEGIN(s_terms))
+    printf("STEP start repeated terms=%d\n", s_terms); check() }
+#endif
   OR_NOTHING
   od
 }
@@ -198,6 +227,14 @@ end:
 #endif
        printf("STEP target cancel\n"); t_state = failed; check() }
   :: d_step { t_state == held && MAY_DELIVER -> printf("STEP deliver\n"); t_state = delivered; check() }
+#ifdef TRACE
+  IN_VAIN(t_state != expecting && MAY_CANCEL) printf("STEP target cancel\n"); check() }
+  IN_VAIN((t_state == expecting || T_HOLDS) && MAY_BEGIN(t_terms))
+    printf("STEP expect repeated terms=%d\n", t_terms); check() }
+  IN_VAIN(t_state != expecting && t_state != none && drawn > 0)
+    printf("STEP share late version=%d\n", drawn - 1); check() }
+  IN_VAIN(t_state != held && MAY_DELIVER) printf("STEP deliver\n"); check() }
+#endif
   OR_NOTHING
   od
 }
@@ -243,6 +280,14 @@ end:
        printf("STEP coordinator refused by=source\n"); k_state = given_up; sent_cancel = true; check() }
   :: d_step { k_state == begun && said_refused_t ->
        printf("STEP coordinator refused by=target\n"); k_state = given_up; sent_cancel = true; check() }
+#ifdef TRACE
+  IN_VAIN(k_state == given_up && proof[0]) printf("STEP coordinator overtaken by=rebuilt\n"); check() }
+  IN_VAIN(k_state == given_up && said_confirmed) printf("STEP coordinator overtaken by=confirmed\n"); check() }
+  IN_VAIN(k_state == confirmed && k_source_done && said_refused_s)
+    printf("STEP coordinator overtaken by=refused\n"); check() }
+  IN_VAIN(k_state == confirmed && said_refused_t) printf("STEP coordinator overtaken by=refused-target\n"); check() }
+  IN_VAIN(k_state == confirmed) printf("STEP coordinator overtaken by=time\n"); check() }
+#endif
   OR_NOTHING
   od
 }
@@ -250,7 +295,7 @@ end:
 active proctype clock_of_the_coordinator() {
 end:
   do
-  :: d_step { !late_c -> late_c = true }
+  :: d_step { !late_c && SOME_TIME -> late_c = true }
   :: d_step { late_c && k_state == begun ->
        printf("STEP coordinator late\n"); k_state = given_up; sent_cancel = true; check() }
   od
@@ -262,7 +307,7 @@ end:
 active proctype clock_of_the_source() {
 end:
   do
-  :: d_step { !late_s -> printf("STEP source late\n"); late_s = true; check() }
+  :: d_step { !late_s && SOME_TIME -> printf("STEP source late\n"); late_s = true; check() }
 #ifndef FAULT_WAITS_FOR_EVER
   :: d_step { late_s && AT(pending) ->
        printf("STEP source gives up\n"); s_state = failed; said_refused_s = true; check() }
@@ -273,7 +318,7 @@ end:
 active proctype clock_of_the_target() {
 end:
   do
-  :: d_step { !late_t -> printf("STEP target late\n"); late_t = true; check() }
+  :: d_step { !late_t && SOME_TIME -> printf("STEP target late\n"); late_t = true; check() }
   :: d_step { late_t && t_state == expecting -> printf("STEP target gives up\n"); t_state = failed; check() }
   od
 }
@@ -305,10 +350,10 @@ end:
 #ifdef SUPPLY
   :: d_step { AT(pending) -> printf("STEP source restart\n"); source_starts(); check() }
 #endif
-  :: d_step { olds < OLD_MAX -> printf("STEP source copy\n"); s_copied = true;
-       s_copy = s_state; s_copy_version = s_version; s_copy_terms = s_terms; check() }
-  :: d_step { olds < OLD_MAX -> printf("STEP target copy\n"); t_copied = true;
-       t_copy = t_state; t_copy_version = t_version; t_copy_terms = t_terms; check() }
+  :: d_step { MAY_COPY -> printf("STEP source copy\n"); s_copied = true;
+       s_copy = s_state; s_copy_version = s_version; s_copy_terms = s_terms; COPIED check() }
+  :: d_step { MAY_COPY -> printf("STEP target copy\n"); t_copied = true;
+       t_copy = t_state; t_copy_version = t_version; t_copy_terms = t_terms; COPIED check() }
   :: d_step { s_copied && olds < OLD_MAX -> printf("STEP source restore\n"); olds++; s_old = true;
        s_state = s_copy; s_version = s_copy_version; s_terms = s_copy_terms; source_starts(); check() }
   :: d_step { t_copied && olds < OLD_MAX -> printf("STEP target restore\n"); olds++; t_old = true;
