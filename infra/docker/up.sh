@@ -6,7 +6,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 python=$1
 shift
-"$python" -m qkdrelay_cli provision "$@" --out . >&2
+"$python" -m qkdrelay_cli provision "$@" --out . >/dev/null
 infra/docker/wait-healthy.sh 240 infra/docker/start.sh
 
 [[ " $* " != *" --cluster "* ]] || infra/cluster/grow.sh

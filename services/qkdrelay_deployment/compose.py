@@ -72,7 +72,8 @@ x-service: &service
   tmpfs: ["/tmp:size=16m"]
   # Messages taken in and not handled yet may be 64 of 1 MiB for each link.
   mem_limit: 512m
-  pids_limit: 64
+  # Threads, most of them of a KME's interface for applications.
+  pids_limit: 256
   stop_grace_period: 20s
   depends_on:
     rabbitmq: {{condition: service_healthy}}

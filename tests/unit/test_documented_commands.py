@@ -28,6 +28,7 @@ OURS = {"coordinator": typer.main.get_command(coordinator), "kme": typer.main.ge
 SERVICES = {"coordinator", *CLUSTER_SERVICES, *reference_topology().kmes, "SERVICE"}
 COMPOSE = {"exec", "logs", "restart", "ps", "stop", "run", "start", "up"}
 UNIX = {"grep", "sed", "sort", "git", "tar", "sh", "umask", ".", "rabbitmqctl", "until", "do", "sleep", "done"}
+UNIX |= {"cd", "curl"}
 FIRST = re.compile(r"\$ |make |coordinator |kme |docker|infra/|sed |git |\.venv/|\. |\(umask|[A-Z_]+=\S+ make")
 
 
