@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from coordinator.store import CoordinatorStore
     from qkdrelay.broker.port import Broker
+    from qkdrelay.network.directory import Directory
     from qkdrelay.network.topology import Topology
     from qkdrelay.service.loop import Loop
 
@@ -26,16 +27,17 @@ def assemble(
     lab: bool = False,
     clock: Callable[[], float] = time.time,
     batch_s: float = math.inf,
+    directory: Callable[[], Directory] | None = None,
 ) -> Loop:
     """Return the loop of the coordinator; nothing moves before its first step.
 
-    ``control_keys`` has the key shared with each KME of ``topology``; ``cli_key`` is the command line's; the rest is as
-    of `Loop`.
+    ``control_keys`` has the key shared with each KME of ``topology``; ``cli_key`` is the command line's; ``directory``
+    returns the directory of SAEs as it is now, if there is one; the rest is as of `Loop`.
     """
     from coordinator.service import CoordinatorService
     from qkdrelay.service.loop import Loop
 
-    service = CoordinatorService(topology, store, control_keys, cli_key, lab=lab)
+    service = CoordinatorService(topology, store, control_keys, cli_key, lab=lab, directory=directory)
     return Loop(service, broker, clock=clock, batch_s=batch_s)
 
 
@@ -49,6 +51,7 @@ def serve() -> None:
     from qkdrelay.broker.names import coordinator_queues
     from qkdrelay.broker.rabbitmq import RabbitMqBroker
     from qkdrelay.errors import SettingsError
+    from qkdrelay.network.directory_file import DirectoryFile
     from qkdrelay.network.names import COORDINATOR
     from qkdrelay.network.topology_file import load_topology
     from qkdrelay.service.health import monitoring
@@ -70,7 +73,8 @@ def serve() -> None:
     keys = {kme: key_bytes(key) for kme, key in settings.control_keys.items()}
     store, cli_key = open_coordinator_store(settings.store), key_bytes(settings.cli_key)
     broker = RabbitMqBroker(settings.rabbitmq(COORDINATOR, coordinator_queues(topology.kmes, lab=settings.lab)))
-    loop = assemble(topology, store, keys, cli_key, broker, lab=settings.lab, batch_s=BATCH_S)
+    directory = None if settings.saes is None else DirectoryFile(settings.saes)
+    loop = assemble(topology, store, keys, cli_key, broker, lab=settings.lab, batch_s=BATCH_S, directory=directory)
     health = monitoring(loop.service.metrics.registry, loop.health)
     with serving(health, settings.http, setting="QKDRELAY_HTTP"):
         loop.run(stop)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from coordinator.admission import Admission
 from coordinator.adversary import Adversary
@@ -21,6 +21,7 @@ from qkdrelay.broker.port import Delivery
 from qkdrelay.errors import ForgedMessageError, QkdRelayError
 from qkdrelay.messages.dialogue import Answerer
 from qkdrelay.messages.leaks import open_leak
+from qkdrelay.network.directory import NO_SAES, Directory
 from qkdrelay.network.names import COORDINATOR
 from qkdrelay.network.topology import Topology
 from qkdrelay.service.batch import BatchDict, Cell
@@ -59,8 +60,13 @@ class CoordinatorService:
         cli_key: bytes,
         *,
         lab: bool = False,
+        directory: Callable[[], Directory] | None = None,
     ) -> None:
-        """``control_keys`` has the key shared with each KME of ``topology``; ``cli_key`` is the command line's."""
+        """``control_keys`` has the key shared with each KME of ``topology``; ``cli_key`` is the command line's.
+
+        ``directory`` returns the directory of SAEs as it is now; the same one as long as it has not changed. Without
+        it all pairs have the same weight.
+        """
         self.journal, batch = store.journal, store.journal.batch
         self._store, self._keys = store, control_keys
         self.metrics = CoordinatorMetrics(topology.kmes)
@@ -91,6 +97,7 @@ class CoordinatorService:
             commands=self._commands,
             liveness=self.liveness,
             events=events,
+            directory=directory or (lambda: NO_SAES),
         )
         self._reports = ReportHandler(
             topology,

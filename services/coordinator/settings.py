@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from qkdrelay.service.settings import HexKey, JsonObject, KmeName, ServiceSettings
+from qkdrelay.service.settings import HexKey, JsonObject, KmeName, OrNothing, ServiceSettings
 
 
 class CoordinatorSettings(ServiceSettings):
@@ -15,3 +15,5 @@ class CoordinatorSettings(ServiceSettings):
     control_keys: Annotated[dict[KmeName, HexKey], *JsonObject]
     cli_key: HexKey
     """Shared with the command line: requests and answers are signed with it."""
+    saes: Annotated[Path | None, *OrNothing] = None
+    """File with the directory of SAEs, for the weights of their pairs."""

@@ -17,7 +17,6 @@ from kme.service import KmeService
 from kme.settings import KmeSettings
 from kme.store import KmeStore, open_kme_store
 from kme.supply.application_metrics import ApplicationMetrics
-from kme.supply.directory_file import DirectoryFile
 from kme.supply.front import Front, Throttle
 from kme.supply.model import SupplyLimits
 from kme.supply.room import Room
@@ -28,6 +27,7 @@ from qkdrelay.broker.port import Broker
 from qkdrelay.broker.rabbitmq import RabbitMqBroker
 from qkdrelay.link.simulated import SimulatedLinkKey
 from qkdrelay.network.directory import Directory
+from qkdrelay.network.directory_file import DirectoryFile
 from qkdrelay.randomness import random_bytes
 from qkdrelay.service.health import monitoring
 from qkdrelay.service.http import serving

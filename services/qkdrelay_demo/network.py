@@ -32,7 +32,7 @@ from qkdrelay.link.simulated import SimulatedLinkKey
 from qkdrelay.messages.answers import RelayView
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.requests import ShowRequest
-from qkdrelay.network.directory import Directory
+from qkdrelay.network.directory import NO_SAES, Directory
 from qkdrelay.network.key_cost import Suite
 from qkdrelay.network.names import COORDINATOR, SERVICE_USERS
 from qkdrelay.network.topology import Topology
@@ -68,7 +68,7 @@ class EmbeddedNetwork:
         ``directories`` are those of the KMEs that have keys for applications, which ``limits`` bound.
         """
         self.directories = dict(directories or {})
-        """The directory of SAEs of each KME that has one: as in its file, from which it is read now and then."""
+        """The directory of SAEs of each service that has one: as in its file, from which it is read now and then."""
         self.keys_of: dict[str, Front] = {}
         """The keys for applications of those KMEs; to be asked from any thread."""
         self._limits = limits or SupplyLimits()
@@ -108,7 +108,13 @@ class EmbeddedNetwork:
             broker = MemoryBroker(self.hub, COORDINATOR, coordinator_queues(self.topology.kmes, lab=self.lab))
             keys = self.control_keys, self.cli_key
             self.loops[name] = coordinator.assemble(
-                self.topology, self.coordinator_store, *keys, broker, lab=self.lab, clock=self.clock
+                self.topology,
+                self.coordinator_store,
+                *keys,
+                broker,
+                lab=self.lab,
+                clock=self.clock,
+                directory=lambda: self.directories.get(COORDINATOR, NO_SAES),
             )
             return
         store = self.stores[name] = open_kme_store(self._folder / name / "kme.sqlite" if self._folder else None, name)

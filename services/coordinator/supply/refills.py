@@ -88,7 +88,7 @@ class Refills:
         self, view: SupplyView, admission: Admission, relays: RelayTable, batch: Batch, weight: Callable[[Place], float]
     ) -> None:
         """``weight`` says how much of what is there a place may have, against the others."""
-        self._view, self._admission, self._relays, self._weight = view, admission, relays, weight
+        self._view, self._admission, self._relays, self.weight = view, admission, relays, weight
         self.under_way: dict[UUID, Refill] = BatchDict(batch)
         self.rests: dict[Place, Rest] = BatchDict(batch)
         self._had: dict[Place, float] = BatchDict(batch)
@@ -143,7 +143,7 @@ class Refills:
             if relay is not None:
                 size = relay.terms.key_count * _KEY_BYTES
                 self.under_way[relay.relay_id] = Refill(place, size, now)
-                self._had[place] = self._had.get(place, self._least()) + size / self._weight(place)
+                self._had[place] = self._had.get(place, self._least()) + size / self.weight(place)
                 yield relay
 
     def _in_turn(self, fresh: Mapping[Place, Said], now: float) -> list[Place]:

@@ -12,9 +12,11 @@ from coordinator.relay_actions import RelayActions
 from coordinator.store import CoordinatorStore
 from coordinator.supply.courier import Courier
 from coordinator.supply.refills import KeyLeft, Refills
-from coordinator.supply.view import Place, SupplyView
+from coordinator.supply.view import SupplyView
+from coordinator.supply.weights import Weights
 from qkdrelay.messages.assignments import Assign, Assigned, AssignRefused, Supplies
 from qkdrelay.messages.control import Command
+from qkdrelay.network.directory import Directory
 from qkdrelay.network.topology import Topology
 from qkdrelay.service.batch import Cell
 from qkdrelay.service.batch_events import BatchEvents
@@ -35,13 +37,14 @@ class SupplyRoom:
         commands: CommandQueue,
         liveness: Liveness,
         events: BatchEvents,
-        weight: Callable[[Place], float] = lambda _: 1.0,
+        directory: Callable[[], Directory],
     ) -> None:
-        """``weight`` says how much of the network's key a place may have, against the others."""
+        """``directory`` returns the directory of SAEs, as of `Weights`."""
         batch = store.journal.batch
         self._relays, self._commands, self._liveness, self._events = relays, commands, liveness, events
         self.view = SupplyView(topology.kmes, batch)
-        self.refills = Refills(self.view, admission, store.relays, batch, weight)
+        self._weights = Weights(directory, batch)
+        self.refills = Refills(self.view, admission, store.relays, batch, self._weights)
         self._courier = Courier(frozenset(topology.kmes), commands, events, batch)
         self._must_look = Cell(batch, value=False)
         self._looked_at = Cell(batch, 0.0)
@@ -66,6 +69,8 @@ class SupplyRoom:
         if not self._must_look.value and abs(now - self._looked_at.value) < _LOOK_EVERY_S:
             return
         self._must_look.value, self._looked_at.value = False, now
+        if broken := self._weights.look():
+            self._events.note("directory.broken", "error", reason=broken)
         for what in self.refills.next(self._link_key(), now):
             if isinstance(what, tuple):
                 kme, told = what

@@ -12,7 +12,7 @@ from kme.effects import Effect, LogEvent, SendReport
 from kme.model import EndpointRelay, NodeSettings
 from kme.supply import figures
 from kme.supply.application_metrics import ApplicationMetrics, outcome_of
-from kme.supply.directory_file import loses_keys, struck_off
+from kme.supply.directory_changes import loses_keys, struck_off
 from kme.supply.model import Pair, SupplyLimits, SupplyRelay
 from kme.supply.question import Question
 from kme.supply.requests import Requests

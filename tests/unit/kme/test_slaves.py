@@ -12,7 +12,7 @@ from msgspec import structs
 
 from kme.applications import ApplicationError, BadRequestError, Caller, NotAllowedError, TryLaterError
 from kme.effects import LogEvent, WipeDeleted
-from kme.supply.directory_file import loses_keys
+from kme.supply.directory_changes import loses_keys
 from kme.supply.model import Pair
 from kme.supply.slave_keys import CLOCKS_S
 from qkdrelay.link.assignment import assigned_tag_is_valid

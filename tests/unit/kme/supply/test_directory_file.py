@@ -4,10 +4,11 @@ import os
 
 import pytest
 
-from kme.supply.directory_file import DirectoryFile, loses_keys, struck_off
+from kme.supply.directory_changes import loses_keys, struck_off
 from kme.supply.model import Pair
 from qkdrelay.errors import TopologyError
 from qkdrelay.network.directory import Directory, PairSettings, Sae, directory_text
+from qkdrelay.network.directory_file import DirectoryFile
 
 SAES = {sae: Sae(sae, kme) for sae, kme in (("a", "kme-1"), ("b", "kme-2"), ("c", "kme-2"))}
 BEFORE = Directory(SAES)

@@ -1,10 +1,9 @@
-"""A KME's directory of SAEs, from its file: read again once the file has changed."""
+"""The directory of SAEs from its file: read again once the file has changed."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from kme.supply.model import Pair
 from qkdrelay.errors import TopologyError
 from qkdrelay.network.directory import Directory, load_directory
 
@@ -36,13 +35,3 @@ class DirectoryFile:
         if self._error is not None:
             raise self._error
         return self._is
-
-
-def struck_off(before: Directory, after: Directory) -> frozenset[str]:
-    """Return the SAEs that are in the directory no longer, or in another place, or with another certificate."""
-    return frozenset(sae_id for sae_id, sae in before.saes.items() if after.saes.get(sae_id) != sae)
-
-
-def loses_keys(before: Directory, after: Directory, pair: Pair) -> bool:
-    """Whether what is kept for a pair must go, now that another directory counts."""
-    return not after.allows(*pair) or not {*pair}.isdisjoint(struck_off(before, after))
