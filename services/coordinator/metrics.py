@@ -41,6 +41,10 @@ class CoordinatorMetrics(Metrics):
         self._dead_letters_kept = self.gauge("qkdrelay_coordinator_dead_letters_kept", "Dead letters kept.")
         alarms = self.counter("qkdrelay_coordinator_alarms_total", "Alarms that KMEs raised.", "kme")
         self._alarms = counters(alarms, kmes)
+        self._refills = self.gauge("qkdrelay_coordinator_refills_under_way", "Relays of supply that are under way.")
+        self._dry = self.gauge(
+            "qkdrelay_coordinator_supplies_dry", "Pairs of KMEs, by level, where requests wait and no supply is stored."
+        )
         self._last_hello = self.gauge(
             "qkdrelay_coordinator_kme_heard_timestamp_seconds", "When a KME last said hello; 0 for not yet.", "kme"
         )
@@ -63,6 +67,11 @@ class CoordinatorMetrics(Metrics):
             self._dead_letters.get(str(fields["kme"]), self._dead_letters[BROKER]).inc()
         elif event == "kme.alarm":
             self._alarms[str(fields["kme"])].inc()
+
+    def measured_supply(self, refills: int, dry: int) -> None:
+        """Set the gauges of keys for applications."""
+        self._refills.set(refills)
+        self._dry.set(dry)
 
     def measured_here(self, undecided: int, dead_letters: int, last_hellos: Mapping[str, tuple[float, Hello]]) -> None:
         """Set the gauges; ``last_hellos`` has the time and text of each KME's last hello."""

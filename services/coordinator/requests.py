@@ -19,6 +19,7 @@ from coordinator.liveness import Liveness
 from coordinator.relay_actions import RelayActions
 from coordinator.store import CoordinatorStore
 from coordinator.subscriptions import Subscriptions
+from coordinator.supply.room import SupplyRoom
 from coordinator.views import network_view, summary, view
 from qkdrelay.broker.names import CLI_EXCHANGE
 from qkdrelay.broker.port import Delivery
@@ -40,6 +41,7 @@ from qkdrelay.messages.requests import (
     Request,
     RequeueRequest,
     ShowRequest,
+    SuppliesRequest,
     unlike,
 )
 from qkdrelay.network.topology import Topology
@@ -66,6 +68,7 @@ class RequestHandler:
         liveness: Liveness,
         dead_letters: DeadLetters,
         subscriptions: Subscriptions,
+        supply: SupplyRoom,
         events: BatchEvents,
         adversary: Adversary | None,
     ) -> None:
@@ -73,7 +76,7 @@ class RequestHandler:
         self._topology, self._store, self._answerer = topology, store, answerer
         self._admission, self._relays, self._commands = admission, relays, commands
         self._liveness, self._dead_letters, self._subscriptions = liveness, dead_letters, subscriptions
-        self._events, self._adversary = events, adversary
+        self._supply, self._events, self._adversary = supply, events, adversary
         self._taken_until = Cell(store.journal.batch, store.requests_until)
         """As far as it is stored."""
 
@@ -118,6 +121,8 @@ class RequestHandler:
                 return view(relay, self._store.flow.of(relay.relay_id), now)
             case NetworkRequest():
                 return self._network(now)
+            case SuppliesRequest():
+                return self._supply.view(now)
             case LinkRequest():
                 self._link(request, request.body, now)
             case LabRequest():

@@ -119,6 +119,7 @@ class CoordinatorService:
             liveness=self.liveness,
             dead_letters=self._dead_letters,
             subscriptions=self.subscriptions,
+            supply=self.supply,
             events=events,
             adversary=self._adversary,
         )
@@ -188,3 +189,4 @@ class CoordinatorService:
         store = self._store
         undecided, dead_letters = store.relays.undecided_count(), store.dead_letters.count()
         self.metrics.measured_here(undecided, dead_letters, self.liveness.last_hellos)
+        self.metrics.measured_supply(len(self.supply.refills.under_way), self.supply.dry(self._now))

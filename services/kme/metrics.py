@@ -38,16 +38,22 @@ class KmeMetrics(Metrics):
         self._events = {f"share.{key}": child for key, child in counters(shares, SHARE_OUTCOMES).items()}
         self._events |= {f"relay.{key}": child for key, child in counters(relays, RELAY_STATES).items()}
         self._pending = self.gauge("qkdrelay_kme_relays_pending", "Relays that start or end here and are undecided.")
+        lost = self.counter(
+            "qkdrelay_application_keys_lost_total", "Keys that no slave will fetch here, by what became of them.", "why"
+        )
+        self._lost = {f"keys.{key}": child for key, child in counters(lost, ("expired", "destroyed")).items()}
         drawn = self.counter("qkdrelay_link_key_drawn_bytes_total", "Link key used for sealing.", "link")
         self._drawn = {peer: drawn.labels(link_name(name, peer)) for peer in peers}
         self._key_left = self.gauge("qkdrelay_link_key_available_bytes", "Link key that can be used now.", "link")
         self._up = self.gauge("qkdrelay_link_up", "Whether the QKD link carries (1) or was told not to (0).", "link")
         self._waiting = self.gauge("qkdrelay_link_shares_waiting", "Shares that wait for their link.", "link")
 
-    def happened(self, event: str, fields: Mapping[str, object]) -> None:  # noqa: ARG002 - as of `BatchEvents`
-        """Count what was logged, if it is the outcome of a share or a relay's state."""
+    def happened(self, event: str, fields: Mapping[str, object]) -> None:
+        """Count what was logged, if it is the outcome of a share, a relay's state, or the end of keys."""
         if (counter := self._events.get(event)) is not None:
             counter.inc()
+        elif (counter := self._lost.get(event)) is not None and isinstance(keys := fields.get("keys"), int):
+            counter.inc(keys)
 
     def drew(self, peer: str, length: int) -> None:
         """Count link key used."""

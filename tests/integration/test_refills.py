@@ -1,8 +1,16 @@
 """Supply as the coordinator refills it: a whole network in one process, with applications at three KMEs."""
 
-from kme.applications import KeyRequest
+import pytest
+from rich.console import Console
+
+from coordinator.supply.refills import AHEAD_S, FIRST_BYTES, SUPPLY_BYTES_MAX
+from kme.applications import BadRequestError, KeyRequest, TryLaterError
 from kme.supply.slave_keys import SlaveLimits
 from kme.supply.target import TargetSide
+from qkdrelay.messages.answers import Acknowledged, SuppliesView
+from qkdrelay.messages.requests import LinkRequest, SuppliesRequest
+from qkdrelay.network.names import COORDINATOR
+from qkdrelay_cli.render.supplies import supplies_as_data, supplies_as_tables
 from support.applications import DIRECTORY, SAES, caller
 from support.network import Network
 
@@ -19,6 +27,10 @@ class Refilled(Network):
         answer = self.keys_of[SAES[master]].take(caller(master), KeyRequest(slave, number, size_bits, level))
         self.settle()
         return answer
+
+    def turn(self, a, b, *, up):
+        """Have a QKD link stop or resume carrying."""
+        self.client.ask(LinkRequest(a=a, b=b, up=up), Acknowledged)
 
     def fetch(self, slave, master, keys):
         answer = self.keys_of[SAES[slave]].fetch(caller(slave), master, [key.key_id for key in keys])
@@ -46,3 +58,91 @@ def test_a_cold_pair_of_kmes_has_its_first_key_from_one_relay():
     taken = network.ask("sae-1", "sae-8", 2).result(timeout=0)
     assert [key.key for key in network.fetch("sae-8", "sae-1", taken)] == [key.key for key in taken]
     assert {(key.compromised, key.route) for key in taken} == {(1, "relayed")}
+
+
+def test_supply_is_refilled_before_it_is_used_up_and_keys_go_on():
+    network = Refilled()
+    seen = set()
+    for _ in range(40):
+        taken = network.ask("sae-1", "sae-8", 64).result(timeout=0)
+        seen |= {key.key for key in network.fetch("sae-8", "sae-1", taken)}
+        network.time.forward(1.0)
+        network.settle()
+    assert len(seen) == 40 * 64
+    supply = [relay for relay in network.coordinator_store.relays.latest(1_000) if relay.terms.supply]
+    assert {relay.state for relay in supply} == {"confirmed"}
+    brought = sum(relay.terms.key_count for relay in supply)
+    # What is ahead is bounded by how fast it goes.
+    ahead = FIRST_BYTES + 1.5 * AHEAD_S * 64 * 32 + 2 * SUPPLY_BYTES_MAX
+    assert 40 * 64 * 32 <= brought * 32 <= 40 * 64 * 32 + ahead
+
+
+def test_a_link_without_key_is_waited_for_and_then_said():
+    network = Refilled()
+    network.ask("sae-1", "sae-8").result(timeout=0)
+    network.turn("kme-1", "kme-2", up=False)
+    network.turn("kme-1", "kme-3", up=False)
+    network.turn("kme-1", "kme-4", up=False)
+    answer = network.ask("sae-1", "sae-5", 1)
+    for _ in range(8):
+        network.time.forward(1.0)
+        network.settle()
+    with pytest.raises(TryLaterError):
+        answer.result(timeout=0)
+    for peer in ("kme-2", "kme-3", "kme-4"):
+        network.turn("kme-1", peer, up=True)
+    network.time.forward(60.0)
+    network.settle()
+    assert network.ask("sae-1", "sae-5", 1).result(timeout=0)
+
+
+def test_what_no_plan_withstands_is_told_with_the_most_there_is():
+    network = Refilled()
+    with pytest.raises(BadRequestError, match="could be met") as caught:
+        network.ask("sae-1", "sae-8", level=3).result(timeout=0)
+    assert caught.value.details == ({"qkdrelay_compromised": 2},)
+    taken = network.ask("sae-1", "sae-8", level=2).result(timeout=0)
+    assert {key.compromised for key in taken} == {2}
+    assert network.fetch("sae-8", "sae-1", taken)
+
+
+@pytest.mark.parametrize("kme", ["kme-1", "kme-8", COORDINATOR])
+def test_a_start_of_anybody_gives_no_key_twice_and_keys_go_on(kme, tmp_path):
+    network = Refilled(folder=tmp_path)
+    seen = set()
+    for turn in range(6):
+        answer = network.ask("sae-1", "sae-8", 3)
+        for _ in range(12):
+            if answer.done():
+                break
+            network.time.forward(1.0)
+            network.settle()
+        taken = answer.result(timeout=0)
+        keys = {key.key for key in taken}
+        assert not keys & seen
+        seen |= keys
+        assert {key.key for key in network.fetch("sae-8", "sae-1", taken)} == keys
+        if turn % 2:
+            network.restart(kme)
+
+
+def test_the_coordinator_shows_what_there_is_and_who_waits():
+    network = Refilled()
+    network.ask("sae-1", "sae-8", 2).result(timeout=0)
+    network.time.forward(10.0)
+    network.settle()
+    view = network.client.ask(SuppliesRequest(), SuppliesView)
+    assert view.kmes == ("kme-1", "kme-5", "kme-8")
+    (supply,) = [one for one in view.supplies if one.source == "kme-1"]
+    assert (supply.supply.target, supply.supply.level, supply.supply.waiting) == ("kme-8", 1, 0)
+    assert supply.supply.stored_bytes > 0
+    (pair,) = view.pairs
+    assert (pair.kme, pair.pair.master, pair.pair.slave, pair.pair.handed_out) == ("kme-1", "sae-1", "sae-8", 2)
+    data = supplies_as_data(view)
+    assert data["supplies"][0]["stored_bytes"] == supply.supply.stored_bytes
+    console = Console(width=200, color_system=None)
+    with console.capture() as capture:
+        console.print(supplies_as_tables(view))
+    shown = capture.get()
+    assert "kme-1>kme-8" in shown
+    assert "sae-8" in shown

@@ -11,7 +11,7 @@ from uuid import UUID
 from coordinator.admission import Admission, RelaySpec
 from coordinator.lifecycle import Relay
 from coordinator.store.relays import RelayTable
-from coordinator.supply.view import Place, Said, SupplyView
+from coordinator.supply.accounts import Accounts, Place, Said
 from qkdrelay.errors import QkdRelayError
 from qkdrelay.messages.assignments import SUPPLY_BYTES_PER_TAG_PAIR, NoSupply, OutgoingSupply, Supply
 from qkdrelay.messages.relay_ids import new_relay_id
@@ -85,10 +85,15 @@ class Refills:
     """Decides on relays of supply: those who wait first, then in turns; few, and large."""
 
     def __init__(
-        self, view: SupplyView, admission: Admission, relays: RelayTable, batch: Batch, weight: Callable[[Place], float]
+        self,
+        accounts: Accounts,
+        admission: Admission,
+        relays: RelayTable,
+        batch: Batch,
+        weight: Callable[[Place], float],
     ) -> None:
         """``weight`` says how much of what is there a place may have, against the others."""
-        self._view, self._admission, self._relays, self.weight = view, admission, relays, weight
+        self._accounts, self._admission, self._relays, self.weight = accounts, admission, relays, weight
         self.under_way: dict[UUID, Refill] = BatchDict(batch)
         self.rests: dict[Place, Rest] = BatchDict(batch)
         self._had: dict[Place, float] = BatchDict(batch)
@@ -120,12 +125,21 @@ class Refills:
         """Return in how many seconds a place that rests may be refilled."""
         return min((max(0.0, rest.seconds - abs(now - rest.since)) for rest in self.rests.values()), default=60.0)
 
+    def count(self, place: Place) -> int:
+        """Return how many relays are under way for a place."""
+        return sum(refill.place == place for refill in self.under_way.values())
+
+    def why(self, place: Place, now: float) -> str:
+        """Return why a place is not refilled now; nothing if nothing is in the way."""
+        rest = self.rests.get(place)
+        return rest.why[:_TEXT_MAX] if rest is not None and self._rests(place, now) else ""
+
     # --- what is next ------------------------------------------------------------------------------
 
     def next(self, links: KeyLeft, now: float) -> Iterator[Relay | tuple[str, NoSupply]]:
         """Yield the relays to begin, or what a source is to be told of a place: (source, why there is none)."""
-        fresh = self._view.fresh(now)
-        for place in self._in_turn(fresh, now):
+        fresh, least = self._accounts.fresh(now), self._least()
+        for place in self._in_turn(fresh, least, now):
             if len(self.under_way) >= UNDER_WAY_ALL:
                 return
             said = fresh[place]
@@ -133,7 +147,7 @@ class Refills:
             if size <= 0:
                 continue
             try:
-                relay = self._fitting(place, size, links, now, is_dry=_is_dry(said.outgoing))
+                relay = self._fitting(place, size, links, now, waits=is_dry(said.outgoing))
             except QkdRelayError as error:
                 self._rest(place, str(error), now)
                 best = error.nearest.resilience.compromised if isinstance(error, NoPlanError) else None
@@ -143,20 +157,19 @@ class Refills:
             if relay is not None:
                 size = relay.terms.key_count * _KEY_BYTES
                 self.under_way[relay.relay_id] = Refill(place, size, now)
-                self._had[place] = self._had.get(place, self._least()) + size / self.weight(place)
+                self._had[place] = self._had.get(place, least) + size / self.weight(place)
                 yield relay
 
-    def _in_turn(self, fresh: Mapping[Place, Said], now: float) -> list[Place]:
+    def _in_turn(self, fresh: Mapping[Place, Said], least: float, now: float) -> list[Place]:
         """Return the places that want something: those that are dry first, then who had least."""
         wanting = [
             place for place, said in fresh.items() if said.outgoing.wanted_bytes > 0 and not self._rests(place, now)
         ]
-        least = self._least()
         for place in tuple(self._had):
             if place not in fresh:
                 del self._had[place]
         return sorted(
-            wanting, key=lambda place: (not _is_dry(fresh[place].outgoing), self._had.get(place, least), place)
+            wanting, key=lambda place: (not is_dry(fresh[place].outgoing), self._had.get(place, least), place)
         )
 
     def _least(self) -> float:
@@ -176,11 +189,11 @@ class Refills:
         coming = sum(refill.size for refill in mine if refill.begun_at >= said.at)
         has = said.outgoing.stored_bytes + said.outgoing.pending_bytes + coming
         # Of both ends' accounts the lesser counts: no KME draws the network's key alone.
-        may_have = FIRST_BYTES + AHEAD_S * self._view.assigned_bytes_per_s(place, now)
+        may_have = FIRST_BYTES + AHEAD_S * self._accounts.assigned_bytes_per_s(place, now)
         wanted = min(said.outgoing.wanted_bytes - coming, int(may_have) - has, SUPPLY_BYTES_MAX)
         return ceil(wanted / _KEY_BYTES) * _KEY_BYTES if wanted > 0 else 0
 
-    def _fitting(self, place: Place, size: int, links: KeyLeft, now: float, *, is_dry: bool) -> Relay | None:
+    def _fitting(self, place: Place, size: int, links: KeyLeft, now: float, *, waits: bool) -> Relay | None:
         """Return the largest relay, up to ``size``, that leaves links what they are to keep; its key is drawn.
 
         Where somebody waits the smallest one begins in any case: its shares wait for key as it comes.
@@ -190,7 +203,7 @@ class Refills:
             drawn = self._admission.link_key_bytes(relay)
             smaller = size // 4 // _KEY_BYTES * _KEY_BYTES
             is_least = smaller < _KEY_BYTES
-            if links.has(drawn, 0.0 if is_dry else LEFT_OVER) or (is_dry and is_least):
+            if links.has(drawn, 0.0 if waits else LEFT_OVER) or (waits and is_least):
                 links.draw(drawn)
                 return relay
             if is_least:
@@ -198,7 +211,8 @@ class Refills:
             size = smaller
 
 
-def _is_dry(said: OutgoingSupply) -> bool:
+def is_dry(said: OutgoingSupply) -> bool:
+    """Whether requests wait, and nothing is there or comes."""
     return said.waiting > 0 and said.stored_bytes + said.pending_bytes == 0
 
 

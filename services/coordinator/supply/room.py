@@ -10,11 +10,12 @@ from coordinator.commands import CommandQueue
 from coordinator.liveness import Liveness
 from coordinator.relay_actions import RelayActions
 from coordinator.store import CoordinatorStore
+from coordinator.supply.accounts import Accounts, Place
 from coordinator.supply.courier import Courier
-from coordinator.supply.refills import KeyLeft, Refills
-from coordinator.supply.view import SupplyView
+from coordinator.supply.refills import KeyLeft, Refills, is_dry
 from coordinator.supply.weights import Weights
-from qkdrelay.messages.assignments import Assign, Assigned, AssignRefused, Supplies
+from qkdrelay.messages.answers import SUPPLIES_SHOWN_MAX, SaePairView, SuppliesView, SupplyView
+from qkdrelay.messages.assignments import PAIRS_SHOWN_MAX, Assign, Assigned, AssignRefused, Supplies
 from qkdrelay.messages.control import Command
 from qkdrelay.network.directory import Directory
 from qkdrelay.network.topology import Topology
@@ -42,9 +43,9 @@ class SupplyRoom:
         """``directory`` returns the directory of SAEs, as of `Weights`."""
         batch = store.journal.batch
         self._relays, self._commands, self._liveness, self._events = relays, commands, liveness, events
-        self.view = SupplyView(topology.kmes, batch)
+        self.accounts = Accounts(topology.kmes, batch)
         self._weights = Weights(directory, batch)
-        self.refills = Refills(self.view, admission, store.relays, batch, self._weights)
+        self.refills = Refills(self.accounts, admission, store.relays, batch, self._weights)
         self._courier = Courier(frozenset(topology.kmes), commands, events, batch)
         self._must_look = Cell(batch, value=False)
         self._looked_at = Cell(batch, 0.0)
@@ -55,9 +56,9 @@ class SupplyRoom:
             self._courier.carry(sender, report, now)
             return
         self._must_look.value = True
-        if not self.view.take(sender, report, now):
+        if not self.accounts.take(sender, report, now):
             return
-        for kme, incarnation in self.view.incarnations.items():
+        for kme, incarnation in self.accounts.incarnations.items():
             if kme != sender:
                 self._courier.tell_start(sender, report.incarnation, kme)
                 self._courier.tell_start(kme, incarnation, sender)
@@ -81,6 +82,34 @@ class SupplyRoom:
                 )
             else:
                 self._relays.change(None, what, now)
+
+    def dry(self, now: float) -> int:
+        """Return how many places have requests that wait, and nothing stored."""
+        return sum(is_dry(said.outgoing) for said in self.accounts.fresh(now).values())
+
+    def view(self, now: float) -> SuppliesView:
+        """Return what is known, those in want first, as far as it fits an answer."""
+        places = sorted(self.accounts.places(), key=lambda known: (-known[1].outgoing.waiting, known[0]))
+        pairs = sorted(self.accounts.pairs(), key=lambda known: (-known[2].waiting, not known[2].low, known[2].master))
+        left_out = max(0, len(places) - SUPPLIES_SHOWN_MAX) + max(0, len(pairs) - PAIRS_SHOWN_MAX)
+        return SuppliesView(
+            kmes=tuple(sorted(self.accounts.incarnations)),
+            supplies=tuple(
+                SupplyView(
+                    source=place.source,
+                    said_s_ago=max(0.0, now - said.at),
+                    supply=said.outgoing,
+                    refills=self.refills.count(place),
+                    why=self.refills.why(place, now),
+                )
+                for place, said in places[:SUPPLIES_SHOWN_MAX]
+            ),
+            pairs=tuple(
+                SaePairView(kme=kme, said_s_ago=max(0.0, now - at), pair=pair)
+                for kme, at, pair in pairs[:PAIRS_SHOWN_MAX]
+            ),
+            left_out=left_out,
+        )
 
     def wait_s(self, now: float) -> float:
         """Return in how many seconds something is due."""

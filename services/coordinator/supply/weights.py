@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from coordinator.supply.view import Place
+from coordinator.supply.accounts import Place
 from qkdrelay.errors import TopologyError
 from qkdrelay.network.directory import NO_SAES, Directory, PairSettings
 from qkdrelay.service.batch import Batch, Cell

@@ -1,4 +1,4 @@
-"""`coordinator network` and `coordinator link`: the network as it is, and QKD links that stop carrying."""
+"""`coordinator network`, `supplies` and `link`: the network as it is, and QKD links that stop carrying."""
 
 # ruff: noqa: PLC0415 - imports stand where they are needed, so that `--help` is quick
 
@@ -36,6 +36,26 @@ def network(*, as_json: JsonOption = False) -> None:
         print_json(network_as_data(view))
     else:
         console().print(network_as_tables(view))
+
+
+def supplies(*, as_json: JsonOption = False) -> None:
+    """Show what there is of keys for applications, and what is in the way.
+
+    For each pair of KMEs: supply that is stored and coming, how fast it is used, requests that wait. For each pair of
+    SAEs: keys that are ready, and how fast they are taken.
+
+    Example: coordinator supplies
+    """
+    from qkdrelay.messages.answers import SuppliesView
+    from qkdrelay.messages.requests import SuppliesRequest
+    from qkdrelay_cli import session
+    from qkdrelay_cli.render.supplies import supplies_as_data, supplies_as_tables
+
+    view = session.ask(SuppliesRequest(), SuppliesView)
+    if as_json:
+        print_json(supplies_as_data(view))
+    else:
+        console().print(supplies_as_tables(view))
 
 
 @link_app.command(cls=ActionCommand)

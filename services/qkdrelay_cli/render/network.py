@@ -104,10 +104,11 @@ def _cells(report: LinkReport | None) -> tuple[Text, Text, Text]:
         return Text("?", "red"), Text("?"), Text("?")
     state = Text("up", "green") if report.up else Text("down", "red")
     waiting = Text(str(report.waiting), "yellow" if report.waiting else "")
-    return state, Text(_size(report.available_bytes)), waiting
+    return state, Text(size(report.available_bytes)), waiting
 
 
-def _size(n: int) -> str:
+def size(n: int) -> str:
+    """Return a number of bytes as people read it."""
     for factor, unit in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
         if n >= factor:
             return f"{n / factor:.1f} {unit}"

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Final
 from uuid import UUID
 
+from msgspec import Meta
+
+from qkdrelay.messages.assignments import PAIRS_SHOWN_MAX, OutgoingSupply, SaePair
 from qkdrelay.messages.control import FixedDemand
 from qkdrelay.messages.fields import Message, Name, Number, PlanBytes, QueueName, Routes, Seconds, Text, WireRoute
 from qkdrelay.messages.reports import Dispute, LinkReport
 from qkdrelay.messages.states import LabMode, RelayState
 from qkdrelay.network.key_cost import Suite
 from qkdrelay.network.topology import Trust
+
+SUPPLIES_SHOWN_MAX: Final = 1_000
+"""Supplies in one answer."""
 
 
 class ShortSplit(Message, frozen=True):
@@ -122,6 +129,37 @@ class NetworkView(Message, frozen=True, tag="network", tag_field="type"):
     down: tuple[tuple[Name, Name], ...]
 
 
+class SupplyView(Message, frozen=True):
+    """Supply from one KME for another, of one level, as the source said last."""
+
+    source: Name
+    said_s_ago: Seconds
+    supply: OutgoingSupply
+    refills: Number
+    """Relays of supply that are under way for it."""
+    why: Text
+    """Why it is not refilled now, as the coordinator sees it; empty for nothing."""
+
+
+class SaePairView(Message, frozen=True):
+    """A pair of SAEs, as the master's KME said last."""
+
+    kme: Name
+    said_s_ago: Seconds
+    pair: SaePair
+
+
+class SuppliesView(Message, frozen=True, tag="supplies", tag_field="type"):
+    """Keys for applications as the coordinator knows of them."""
+
+    kmes: tuple[Name, ...]
+    """The KMEs that have applications."""
+    supplies: Annotated[tuple[SupplyView, ...], Meta(max_length=SUPPLIES_SHOWN_MAX)]
+    pairs: Annotated[tuple[SaePairView, ...], Meta(max_length=PAIRS_SHOWN_MAX)]
+    left_out: Number
+    """Supplies and pairs that there are besides."""
+
+
 class AttackView(Message, frozen=True, tag="attack", tag_field="type"):
     """The outcome of an attack with all that compromised KMEs have leaked; never the secret itself."""
 
@@ -190,6 +228,7 @@ ReplyBody = (
     | RelaySummary
     | RelaysView
     | NetworkView
+    | SuppliesView
     | AttackView
     | DeadLettersView
     | DeadLetterView

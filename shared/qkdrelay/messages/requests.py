@@ -71,6 +71,10 @@ class NetworkRequest(Message, frozen=True, tag="network", tag_field="type"):
     """Show the network as it is now."""
 
 
+class SuppliesRequest(Message, frozen=True, tag="supplies", tag_field="type"):
+    """Show what there is of keys for applications, and what is in the way."""
+
+
 class LinkRequest(Message, frozen=True, tag="link", tag_field="type"):
     """Make the QKD link between ``a`` and ``b`` stop or resume carrying."""
 
@@ -123,6 +127,7 @@ RequestBody = (
     | RelaysRequest
     | ShowRequest
     | NetworkRequest
+    | SuppliesRequest
     | LinkRequest
     | LabRequest
     | AttackRequest

@@ -2,7 +2,7 @@
 
 import pytest
 
-from coordinator.supply.view import Place
+from coordinator.supply.accounts import Place
 from coordinator.supply.weights import Weights
 from qkdrelay.errors import TopologyError
 from qkdrelay.network.directory import Directory, PairSettings, Sae

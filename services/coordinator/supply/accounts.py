@@ -36,8 +36,8 @@ class Said:
     outgoing: OutgoingSupply
 
 
-class SupplyView:
-    """What was said last, by place and by pair."""
+class Accounts:
+    """The accounts that KMEs have given: the latest, by place and by pair."""
 
     def __init__(self, kmes: Collection[str], batch: Batch) -> None:
         """``kmes`` are those of the network: nothing is kept about others."""
