@@ -4,12 +4,9 @@ import pytest
 from rich.console import Console
 
 from coordinator.supply.refills import AHEAD_S, FIRST_BYTES, SUPPLY_BYTES_MAX
-from kme.applications import BadRequestError, KeyRequest, TryLaterError
-from kme.supply.slave_keys import SlaveLimits
-from kme.supply.target import TargetSide
+from kme.applications import KeyRequest, TryLaterError
 from qkdrelay.messages.answers import Acknowledged, SuppliesView
 from qkdrelay.messages.requests import LinkRequest, SuppliesRequest
-from qkdrelay.network.names import COORDINATOR
 from qkdrelay_cli.render.supplies import supplies_as_data, supplies_as_tables
 from support.applications import DIRECTORY, SAES, caller
 from support.network import Network
@@ -20,7 +17,7 @@ class Refilled(Network):
 
     def __init__(self, **options):
         directories = dict.fromkeys(("kme-1", "kme-5", "kme-8"), DIRECTORY)
-        super().__init__(**{"directories": directories, "slaves": _slaves, **options})
+        super().__init__(**{"directories": directories, **options})
 
     def ask(self, master, slave, number=1, size_bits=256, level=None):
         """Return the answer to come."""
@@ -36,28 +33,6 @@ class Refilled(Network):
         answer = self.keys_of[SAES[slave]].fetch(caller(slave), master, [key.key_id for key in keys])
         self.settle()
         return answer.result(timeout=0)
-
-
-def _slaves(name, store):
-    def is_expected(relay_id):
-        relay = store.relays.get(relay_id)
-        return relay is not None and relay.role == "target" and relay.state == "expecting"
-
-    return TargetSide(
-        name,
-        store.journal.batch,
-        store.applications,
-        is_expected=is_expected,
-        random=bytes,
-        limits=SlaveLimits(),
-    )
-
-
-def test_a_cold_pair_of_kmes_has_its_first_key_from_one_relay():
-    network = Refilled()
-    taken = network.ask("sae-1", "sae-8", 2).result(timeout=0)
-    assert [key.key for key in network.fetch("sae-8", "sae-1", taken)] == [key.key for key in taken]
-    assert {(key.compromised, key.route) for key in taken} == {(1, "relayed")}
 
 
 def test_supply_is_refilled_before_it_is_used_up_and_keys_go_on():
@@ -94,36 +69,6 @@ def test_a_link_without_key_is_waited_for_and_then_said():
     network.time.forward(60.0)
     network.settle()
     assert network.ask("sae-1", "sae-5", 1).result(timeout=0)
-
-
-def test_what_no_plan_withstands_is_told_with_the_most_there_is():
-    network = Refilled()
-    with pytest.raises(BadRequestError, match="could be met") as caught:
-        network.ask("sae-1", "sae-8", level=3).result(timeout=0)
-    assert caught.value.details == ({"qkdrelay_compromised": 2},)
-    taken = network.ask("sae-1", "sae-8", level=2).result(timeout=0)
-    assert {key.compromised for key in taken} == {2}
-    assert network.fetch("sae-8", "sae-1", taken)
-
-
-@pytest.mark.parametrize("kme", ["kme-1", "kme-8", COORDINATOR])
-def test_a_start_of_anybody_gives_no_key_twice_and_keys_go_on(kme, tmp_path):
-    network = Refilled(folder=tmp_path)
-    seen = set()
-    for turn in range(6):
-        answer = network.ask("sae-1", "sae-8", 3)
-        for _ in range(12):
-            if answer.done():
-                break
-            network.time.forward(1.0)
-            network.settle()
-        taken = answer.result(timeout=0)
-        keys = {key.key for key in taken}
-        assert not keys & seen
-        seen |= keys
-        assert {key.key for key in network.fetch("sae-8", "sae-1", taken)} == keys
-        if turn % 2:
-            network.restart(kme)
 
 
 def test_the_coordinator_shows_what_there_is_and_who_waits():

@@ -39,7 +39,7 @@ class SupplyUse:
     """Bytes assigned."""
 
 
-class Demand:
+class Uses:
     """What the masters at one KME want."""
 
     def __init__(self, batch: Batch, limits: SupplyLimits) -> None:

@@ -11,7 +11,7 @@ from kme.supply.application_metrics import Kind
 
 
 class Question:
-    """A question, and who waits for the answer (a `kme.supply.waiters.Asker`)."""
+    """A question, and who waits for the answer (a `kme.supply.waiters.Requester`)."""
 
     def __init__(self, kind: Kind, caller: Caller, other: str) -> None:
         """``other`` is the SAE at the other end."""

@@ -9,7 +9,7 @@ from kme.applications import MANDATORY_NOT_MET, ApplicationError, BadRequestErro
 from kme.supply.cutting import Cutting
 from kme.supply.model import Want
 from kme.supply.source_memory import SourceMemory
-from kme.supply.waiters import Answer, Asker, Waiter
+from kme.supply.waiters import Answer, Requester, Waiter
 from qkdrelay.messages.assignments import NoSupply
 from qkdrelay.service.batch import Batch, BatchDict
 
@@ -27,7 +27,7 @@ class Serving:
         self._no_supply: dict[tuple[str, int], tuple[float, NoSupply]] = BatchDict(batch)
         """By target and level, and when it came."""
 
-    def take(self, asker: Asker, want: Want, number: int, now: float, *, is_demanded: bool) -> None:
+    def take(self, asker: Requester, want: Want, number: int, now: float, *, is_demanded: bool) -> None:
         """Hand out so many keys, or have the request wait.
 
         The directory allows the pair, and has the slave at another KME. ``is_demanded`` says whether the client
@@ -110,7 +110,7 @@ class Serving:
         """Return how many keys are ready or can be cut."""
         return self._memory.ready.count(want, now) + self._memory.supply.keys_left(self._target(want), want, now)
 
-    def _tell(self, asker: Asker, error: ApplicationError, *, has_waited: bool = False) -> None:
+    def _tell(self, asker: Requester, error: ApplicationError, *, has_waited: bool = False) -> None:
         if asker.begin():
             self.answers.append(Answer(asker, error, has_waited))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kme.supply.asking import Asking
-from kme.supply.demand import Demand
+from kme.supply.demand import Uses
 from kme.supply.model import Block, Pair, SupplyLimits
 from kme.supply.ready import ReadyKeys
 from kme.supply.relays import SourceSupply
@@ -81,7 +81,7 @@ class SourceMemory:
         self.asking = Asking(batch)
         self.ready = ReadyKeys(batch)
         self.waiters = Waiters(batch, limits)
-        self.demand = Demand(batch, limits)
+        self.demand = Uses(batch, limits)
         self.holdings = Holdings(batch, limits)
         self.rests = Rests(batch)
         self._directory = Cell(batch, NO_SAES)

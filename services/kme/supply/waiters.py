@@ -12,7 +12,7 @@ from kme.supply.model import SupplyLimits, Want
 from qkdrelay.service.batch import Batch, BatchDict, Cell
 
 
-class Asker(Protocol):
+class Requester(Protocol):
     """Who asks for keys, and waits for them in another thread."""
 
     def is_gone(self) -> bool:
@@ -28,7 +28,7 @@ class Asker(Protocol):
 class Waiter:
     """A request that waits."""
 
-    asker: Asker
+    asker: Requester
     want: Want
     number: int
     is_demanded: bool
@@ -45,7 +45,7 @@ Result = list[ApplicationKey] | PairStatus | ApplicationError
 class Answer:
     """What somebody is to be told once the batch is committed: the keys that were asked for, or why there are none."""
 
-    asker: Asker
+    asker: Requester
     result: Result
     has_waited: bool = False
     """Whether that is an error after a wait in vain."""

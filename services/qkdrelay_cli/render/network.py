@@ -104,10 +104,10 @@ def _cells(report: LinkReport | None) -> tuple[Text, Text, Text]:
         return Text("?", "red"), Text("?"), Text("?")
     state = Text("up", "green") if report.up else Text("down", "red")
     waiting = Text(str(report.waiting), "yellow" if report.waiting else "")
-    return state, Text(size(report.available_bytes)), waiting
+    return state, Text(bytes_shown(report.available_bytes)), waiting
 
 
-def size(n: int) -> str:
+def bytes_shown(n: int) -> str:
     """Return a number of bytes as people read it."""
     for factor, unit in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
         if n >= factor:

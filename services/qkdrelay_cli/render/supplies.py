@@ -13,7 +13,7 @@ from qkdrelay.escaping import escaped
 from qkdrelay.messages.answers import SaePairView, SuppliesView, SupplyView
 from qkdrelay.network.names import link_name
 from qkdrelay.terminal.wording import duration
-from qkdrelay_cli.render.network import SILENT_S, size
+from qkdrelay_cli.render.network import SILENT_S, bytes_shown
 
 _WHY_SHOWN_MAX = 80
 
@@ -66,10 +66,10 @@ def _supplies(supplies: tuple[SupplyView, ...]) -> Table:
         table.add_row(
             link_name(one.source, said.target),
             f"compromised={said.level}",
-            Text(size(said.stored_bytes), "red" if is_dry else ""),
-            size(said.pending_bytes),
-            size(said.wanted_bytes),
-            size(round(said.assigned_bytes_per_s)),
+            Text(bytes_shown(said.stored_bytes), "red" if is_dry else ""),
+            bytes_shown(said.pending_bytes),
+            bytes_shown(said.wanted_bytes),
+            bytes_shown(round(said.assigned_bytes_per_s)),
             Text(str(said.waiting), "yellow" if said.waiting else ""),
             str(one.refills),
             _said(one.said_s_ago),
