@@ -10,7 +10,7 @@ from coordinator.commands import CommandQueue
 from coordinator.liveness import Liveness
 from coordinator.relay_actions import RelayActions
 from coordinator.store import CoordinatorStore
-from coordinator.supply.accounts import Accounts, Place
+from coordinator.supply.accounts import Accounts
 from coordinator.supply.courier import Courier
 from coordinator.supply.refills import KeyLeft, Refills, is_dry
 from coordinator.supply.weights import Weights
