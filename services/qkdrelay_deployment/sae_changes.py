@@ -11,7 +11,8 @@ from pathlib import Path
 from qkdrelay.errors import RequestRefusedError, SettingsError
 from qkdrelay.network.directory import Directory, PairSettings, Sae
 from qkdrelay.network.names import SAE_ID, SAE_ID_RULE
-from qkdrelay.network.topology import Topology, did_you_mean
+from qkdrelay.network.toml_file import did_you_mean
+from qkdrelay.network.topology import Topology
 from qkdrelay.network.topology_file import load_topology
 from qkdrelay.service import dotenv_file
 from qkdrelay_deployment.compose import DEPLOYED_TOPOLOGY

@@ -23,8 +23,7 @@ from typing import Any, Final
 
 from qkdrelay.errors import TopologyError
 from qkdrelay.network.names import KME_NAME, KME_NAME_RULE, SAE_ID, SAE_ID_RULE
-from qkdrelay.network.toml_file import TomlFile, parse_toml, read_text
-from qkdrelay.network.topology import did_you_mean
+from qkdrelay.network.toml_file import TomlFile, did_you_mean, parse_toml, read_text
 
 DIRECTORY_BYTES_MAX: Final = 1 << 20
 SAES_MAX: Final = 4_096

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import tomllib
 from dataclasses import dataclass
@@ -77,3 +78,11 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also a number too long, lists too deep
         raise TopologyError(f"{where}: not valid TOML: {error}") from None
+
+
+def did_you_mean(name: str, names: tuple[str, ...] | list[str]) -> str:
+    """Return a hint for a name that is none of ``names``: the nearest of them, or what there is."""
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return (
+        f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"
+    )

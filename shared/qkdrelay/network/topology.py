@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -12,6 +11,7 @@ from typing import Literal
 from qkdrelay.errors import TopologyError
 from qkdrelay.network.key_cost import Suite
 from qkdrelay.network.names import Link
+from qkdrelay.network.toml_file import did_you_mean
 
 Trust = Literal["never", "avoid", "trusted"]
 """A note on a KME: never relay through it, only if there is no other way, or it may be relied upon."""
@@ -98,11 +98,3 @@ class Topology:
                     hops[near] = hops[kme] + 1
                     queue.append(near)
         return hops
-
-
-def did_you_mean(name: str, names: tuple[str, ...] | list[str]) -> str:
-    """Return a hint for a name that is none of ``names``: the nearest of them, or what there is."""
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return (
-        f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"
-    )

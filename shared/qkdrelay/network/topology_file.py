@@ -13,8 +13,8 @@ from qkdrelay.network import topology
 from qkdrelay.network.key_cost import Suite
 from qkdrelay.network.names import KME_NAME, KME_NAME_RULE, SAE_ID, SAE_ID_RULE, SERVICE_USERS, Link
 from qkdrelay.network.plan import KMES_MAX
-from qkdrelay.network.toml_file import TomlFile, parse_toml, read_text
-from qkdrelay.network.topology import NOTHING_NOTED, LinkNote, Topology, Trust, did_you_mean
+from qkdrelay.network.toml_file import TomlFile, did_you_mean, parse_toml, read_text
+from qkdrelay.network.topology import NOTHING_NOTED, LinkNote, Topology, Trust
 
 TOPOLOGY_BYTES_MAX = 1 << 20
 REFERENCE = "eight-kmes"
