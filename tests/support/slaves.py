@@ -86,9 +86,10 @@ class Slaves:
         )
         self.adopt(self.directory, lambda _: False)
 
-    def restart(self):
-        """Begin again from the store."""
+    def restart(self, directory=None):
+        """Begin again from the store, maybe with another directory than before."""
         self.store.journal.close()
+        self.directory = directory or self.directory
         self._open()
 
     def _do(self, work):
@@ -130,3 +131,8 @@ def without(directory, sae):
 def moved(directory, sae, kme):
     """Return a directory in which an SAE is at another KME."""
     return Directory({**directory.saes, sae: Sae(sae, kme)}, directory.pairs)
+
+
+def pinned(directory, sae):
+    """Return a directory in which an SAE has another certificate."""
+    return Directory({**directory.saes, sae: Sae(sae, directory.saes[sae].kme, "ef" * 32)}, directory.pairs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
@@ -24,6 +24,7 @@ CREATE TABLE application_keys ({KEY.schema});
 CREATE INDEX application_keys_by_end ON application_keys (keep_until);
 CREATE INDEX application_keys_by_pair ON application_keys (master, slave);
 CREATE INDEX application_keys_fetched ON application_keys (fetched_at) WHERE fetched_at IS NOT NULL;
+CREATE TABLE application_saes (sae TEXT PRIMARY KEY, kme TEXT NOT NULL, pin TEXT) WITHOUT ROWID;
 CREATE TABLE application_pairs (master TEXT NOT NULL, slave TEXT NOT NULL, side TEXT NOT NULL, state TEXT NOT NULL,
                                 keys INTEGER NOT NULL, PRIMARY KEY (master, slave, side, state)) WITHOUT ROWID;
 """
@@ -32,6 +33,13 @@ Side = Literal["master", "slave"]
 CountedState = Literal["assigned", "ready", "handed-out", "burned", "fetched", "expired", "destroyed"]
 """What became of keys: a master's KME counts those that are ready now, and those handed out and burned; a slave's those
 assigned, fetched, expired, and destroyed because an SAE was struck off."""
+
+
+class SaeEntry(NamedTuple):
+    """An SAE's entry in a directory, as far as its keys depend on it."""
+
+    kme: str
+    pin: str | None
 
 
 class PairCount(NamedTuple):
@@ -135,6 +143,16 @@ class Applications(Table):
     def latest(self, limit: int) -> list[SlaveKey]:
         """Return the keys that wait to be fetched, those kept longest first."""
         return self._keys("fetched_at IS NULL ORDER BY keep_until DESC, key_id LIMIT ?", limit)
+
+    def saes(self) -> dict[str, SaeEntry]:
+        """Return the entries of SAEs that keys are kept by: those of the directory that was adopted last."""
+        return {sae: SaeEntry(kme, pin) for sae, kme, pin in self.all("SELECT sae, kme, pin FROM application_saes")}
+
+    def set_saes(self, saes: Mapping[str, SaeEntry]) -> None:
+        """Keep the entries of SAEs."""
+        self.run("DELETE FROM application_saes")
+        rows = [(sae, *entry) for sae, entry in saes.items()]
+        self._db.executemany("INSERT INTO application_saes VALUES (?, ?, ?)", rows)
 
     def _keys(self, condition: str, *values: object) -> list[SlaveKey]:
         rows = self.all(f"SELECT {', '.join(KEY.names)} FROM application_keys WHERE {condition}", *values)

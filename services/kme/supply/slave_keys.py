@@ -128,13 +128,10 @@ class SlaveKeys:
         for (master, slave), number in Counter((key.master, key.slave) for key in keys).items():
             self._store.count(master, slave, "slave", state, number)
             ids = [str(key.key_id) for key in keys if (key.master, key.slave) == (master, slave)]
-            fields: dict[str, object] = {
-                "master": master,
-                "slave": slave,
-                "keys": number,
-                "key_ids": ids[:KEYS_LOGGED_MAX],
-            }
-            effects.append(LogEvent(f"keys.{state}", "warning", fields))
+            for start in range(0, len(ids), KEYS_LOGGED_MAX):
+                some = ids[start : start + KEYS_LOGGED_MAX]
+                about: dict[str, object] = {"master": master, "slave": slave, "keys": len(some), "key_ids": some}
+                effects.append(LogEvent(f"keys.{state}", "warning", about))
         return effects
 
     def tick(self, now: float) -> list[Effect]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 from uuid import UUID
 
+from kme.applications import NOT_FOUND, ApplicationKey, BadRequestError, Caller, TryLaterError
 from kme.effects import Effect, LogEvent, SendReport, WipeDeleted
 from kme.model import EndpointRelay
 from kme.store.application_records import HeldSupply, KeptAssignment, SlaveKey
-from kme.store.applications import Applications
+from kme.store.applications import Applications, SaeEntry
 from kme.supply.model import Pair
 from kme.supply.rates import STILL, Allowance, Rate
 from kme.supply.slave_keys import CLOCKS_S, SlaveKeys, SlaveLimits
@@ -45,7 +46,6 @@ class TargetSide:
         """
         self._name, self._store, self._is_expected, self._limits = name, store, is_expected, limits
         self._keys = SlaveKeys(name, batch, store, random, limits)
-        self.fetch, self.draw_local = self._keys.fetch, self._keys.draw_local
         self._directory = Cell(batch, NO_SAES)
         self._early: dict[UUID, tuple[Assign, ...]] = BatchDict(batch)
         """Assignments that wait for their relay to be rebuilt."""
@@ -90,6 +90,8 @@ class TargetSide:
     def on_assign(self, message: Assign, now: float) -> list[Effect]:
         """Keep keys for a slave, or refuse to; what is said goes out as reports."""
         assignment = message.assignment
+        if Pair(assignment.master, assignment.slave) in self._over:
+            return [_refused(assignment, "sae", self._store.supply(assignment.relay_id) or _NOTHING)]
         known = self._store.assignment(assignment.assign_id)
         if known is not None:
             # The same bytes, or nothing: no key tags two messages.
@@ -176,13 +178,30 @@ class TargetSide:
         }
         return [_answer(assignment, answer_tag), LogEvent("keys.assigned", "debug", fields)]
 
+    # --- keys --------------------------------------------------------------------------------------
+
+    def fetch(self, caller: Caller, master: str, key_ids: Sequence[UUID], now: float) -> list[ApplicationKey]:
+        """Give a slave all of these keys, in this order, once. Raises ApplicationError, and then gives none."""
+        if Pair(master, caller.sae_id) in self._over:
+            raise BadRequestError(NOT_FOUND)
+        return self._keys.fetch(caller, master, key_ids, now)
+
+    def draw_local(self, pair: Pair, number: int, size_bits: int, now: float) -> list[ApplicationKey]:
+        """Draw keys for two SAEs of this KME, and keep them for the slave. Raises ApplicationError."""
+        if pair in self._over:
+            raise TryLaterError(f"keys that {pair.slave} had before are being destroyed")
+        return self._keys.draw_local(pair, number, size_bits, now)
+
     # --- the directory -----------------------------------------------------------------------------
 
     def adopt(self, directory: Directory, is_over: Callable[[Pair], bool]) -> list[Effect]:
         """Go by another directory; destroy what is kept for pairs to which, by it, that must not be given."""
         self._directory.value = directory
+        # Also what has changed while this KME did not run: whoever has an id now must not inherit keys.
+        now = {sae_id: SaeEntry(sae.kme, sae.pin) for sae_id, sae in directory.saes.items()}
+        changed = {sae_id for sae_id, entry in self._store.saes().items() if now.get(sae_id) != entry}
         for ends in self._store.pairs():
-            if is_over(Pair(*ends)):
+            if is_over(Pair(*ends)) or not changed.isdisjoint(ends):
                 self._over[Pair(*ends)] = None
         return self._destroy_over()
 
@@ -196,6 +215,10 @@ class TargetSide:
                 continue
             self._store.forget_assignments({key.assign_id for key in keys if key.assign_id is not None})
             effects += self._keys.delete(keys, "destroyed")
+        # Not before all is destroyed: a start in between goes on with that.
+        saes = {sae_id: SaeEntry(sae.kme, sae.pin) for sae_id, sae in self._directory.value.saes.items()}
+        if not self._over and self._store.saes() != saes:
+            self._store.set_saes(saes)
         return effects
 
     # --- the batch as a whole ----------------------------------------------------------------------

@@ -12,13 +12,14 @@ from msgspec import structs
 
 from kme.applications import ApplicationError, BadRequestError, Caller, NotAllowedError, TryLaterError
 from kme.effects import LogEvent, WipeDeleted
+from kme.store import applications
 from kme.supply.directory_changes import loses_keys
 from kme.supply.model import Pair
 from kme.supply.slave_keys import CLOCKS_S
 from qkdrelay.link.assignment import assigned_tag_is_valid
 from qkdrelay.messages.assignments import Assigned, AssignRefused
 from qkdrelay.messages.keys import key_id
-from support.slaves import Slaves, moved, without
+from support.slaves import Slaves, moved, pinned, without
 from support.supply import NOW, SAES, Draws
 
 S1, S2 = Caller("s1", "aa" * 32), Caller("s2", "bb" * 32)
@@ -232,6 +233,57 @@ def test_who_leaves_the_directory_or_moves_leaves_nothing_to_whoever_has_the_id_
         slaves.fetch(S1, "m1", ids(mine))
     assert refused(slaves.assign(mine))[0] == "range"
     assert slaves.fetch(S2, "m2", ids(others))
+
+
+@pytest.mark.parametrize(
+    "after", [moved(SAES, "s1", "near"), moved(SAES, "m1", "near"), pinned(SAES, "s1"), pinned(SAES, "m1")]
+)
+def test_nor_if_that_happened_while_the_kme_did_not_run(slaves, after):
+    source = slaves.supply()
+    mine, others = source.assign(), source.assign(offset=64, number=1, master="m2", slave="s2")
+    slaves.assign(mine)
+    slaves.assign(others)
+    slaves.restart(after)
+    with pytest.raises(BadRequestError):
+        slaves.fetch(S1, "m1", ids(mine))
+    assert isinstance(slaves.assign(mine), AssignRefused)
+    slaves.restart(after)
+    assert slaves.fetch(S2, "m2", ids(others))
+
+
+def test_while_the_keys_of_a_pair_are_being_destroyed_nobody_has_any_of_them(slaves, monkeypatch):
+    """Also if the KME is started anew meanwhile."""
+    monkeypatch.setattr(applications, "_ENDED_AT_ONCE", 2)
+    source = slaves.supply(tags=4)
+    messages = [source.assign(offset=64 * n, number=n) for n in range(3)]
+    for message in messages:
+        slaves.assign(message)
+    after = pinned(SAES, "s1")
+    slaves.adopt(after, lambda pair: loses_keys(SAES, after, pair))
+    for restarts in (False, True):
+        left = [message for message in messages if slaves.store.applications.get(ids(message))]
+        assert left
+        for message in left:
+            with pytest.raises(BadRequestError):
+                slaves.fetch(S1, "m1", ids(message))
+            assert refused(slaves.assign(message))[0] == "sae"
+        if restarts:
+            break
+        slaves.restart(after)
+    assert slaves.side.wait_s(NOW) == 0
+    while slaves.side.wait_s(NOW) == 0:
+        slaves.tick(NOW)
+    assert slaves.store.applications.held() == {"here": 0}
+    assert isinstance(slaves.assign(source.assign(offset=512, number=3)), Assigned)
+
+
+def test_each_key_that_is_destroyed_is_named_in_the_log(slaves):
+    source = slaves.supply(size=8192, tags=4)
+    message = source.assign(key_count=200)
+    slaves.assign(message)
+    lines = [e.fields for e in slaves.tick(NOW + 1e5 + CLOCKS_S + 10) if isinstance(e, LogEvent)]
+    assert sorted(name for line in lines for name in line["key_ids"]) == sorted(map(str, ids(message)))
+    assert sum(line["keys"] for line in lines) == 200
 
 
 def test_there_is_a_limit_to_what_is_kept(tmp_path):
