@@ -15,7 +15,7 @@ from attack.coalition import Coalition
 from attack.coordinator import Dishonest
 from attack.outcome import Outcome
 from coordinator import lifecycle
-from kme.effects import Effect, SendReport, SendShare, TryRebuild
+from kme.effects import Effect, SendReport, SendShare, SupplyChanged, TryRebuild
 from kme.endpoint import Endpoint
 from kme.forwarding import Forwarding, RejectedShareError
 from kme.model import LATE_S, NodeSettings
@@ -131,6 +131,9 @@ class Direct:
                     self.report(kme, report)
                 case TryRebuild():
                     self.unsettled = True
+                case SupplyChanged(relay=relay) if relay.relay_id == self.relay.relay_id:
+                    # It has the payload here for the last time: from now on who keeps supply has it.
+                    self.outcome.note(kme, relay)
         if honest:
             self.watch(kme)
 

@@ -12,7 +12,7 @@ from attack.case import Case
 from attack.coalition import Coalition
 from attack.coordinator import Dishonest
 from attack.outcome import Outcome
-from kme.effects import Effect, SendShare
+from kme.effects import Effect, SendShare, SupplyChanged
 from kme.service import KmeService
 from qkdrelay.errors import InvalidPlanError
 from qkdrelay.messages import signing
@@ -63,10 +63,14 @@ class Sealed:
         self.past: list[bytes] = []
         self.sent: dict[tuple[UUID, Route], bytes] = {}
         self.number, self.epoch = 0, rng.randbytes(16)
+        self.outcome: Outcome | None = None
+        self.watched: UUID | None = None
+        """The relay that ``outcome`` is of; old messages may be of others."""
         self.signed: list[tuple[str, bytes]] = []
         for name, service in self.services():
             if name not in case.coalition:
                 service.links.send = self.recorded(service.links.send)
+                service.carry_out = self.noting(name, service.carry_out)
             else:
                 waiting = self.network.stores[name].waiting
                 waiting.add = self.readable(waiting.add)
@@ -86,6 +90,17 @@ class Sealed:
 
         return added
 
+    def noting(self, kme, carry_out):
+        """Supply is in no relay any more once it is released: its bytes are seen as they are handed on."""
+
+        def carried_out(effects: list[Effect]) -> None:
+            for effect in effects:
+                if isinstance(effect, SupplyChanged) and effect.relay.relay_id == self.watched:
+                    self.outcome.note(kme, effect.relay)
+            carry_out(effects)
+
+        return carried_out
+
     def recorded(self, send):
         def sent(share: SendShare) -> bool:
             self.sent.setdefault((share.relay_id, share.route), share.payload)
@@ -100,6 +115,7 @@ class Sealed:
         for member in case.coalition:
             network.service(member).forwarding = Compromised(coalition, member)
         outcome, before = Outcome(case), len(network.dead_letters())
+        self.outcome = outcome
         network.stop(*case.silent)
         if case.dishonest:
             relay_id = self.misled(outcome)
@@ -152,6 +168,7 @@ class Sealed:
             supply=rng.choice((None, Supply(until=network.clock() + 1e5, tag_pairs=1))),
             deadline=network.clock() + TIMEOUT_S,
         )
+        self.watched = terms.relay_id
         dishonest = Dishonest(rng, self.case, terms)
         while dishonest.left:
             kme, command = dishonest.next()
@@ -166,8 +183,8 @@ class Sealed:
             for end in (plan.source, plan.target):
                 kept = network.stores[end].relays.get(terms.relay_id)
                 outcome.note(end, kept)
-                if kept is not None and kept.payload is not None and kept.state == "held":
-                    dishonest.hear(end, Rebuilt(relay_id=terms.relay_id, proof=kept.payload.proof(kept.context)))
+                if kept is not None and kept.proof is not None:
+                    dishonest.hear(end, Rebuilt(relay_id=terms.relay_id, proof=kept.proof))
         network.resume(COORDINATOR)
         return terms.relay_id
 

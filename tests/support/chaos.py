@@ -254,7 +254,9 @@ class Chaos:
         ledger = self.recorder.finish()
         figures.key_use = ledger.use()
         figures.broken += figures.key_use.reused
-        keys = {kme: _by_relay(self.network.keys(kme)) for kme in self.network.topology.kmes}
+        keys = self._keys(
+            {str(relay_id) for relay_id, view in views.items() if view and view.state == "confirmed"}, until
+        )
         seen: Counter[str] = Counter()
         for relay_id, asked in self.load.relays.items():
             self._judge(relay_id, asked, views[relay_id], ledger)
@@ -266,13 +268,22 @@ class Chaos:
         figures.asked = len(self.load.relays)
         return figures
 
+    def _keys(self, confirmed: set[str], until: float) -> dict[str, dict[str, list[tuple[str, str]]]]:
+        """Return (state, key) of each key, by KME and relay, once their targets know which relays are ``confirmed``."""
+        while True:
+            keys = {kme: _by_relay(self.network.keys(kme)) for kme in self.network.topology.kmes}
+            held = {relay for there in keys.values() for relay, found in there.items() if found[0][0] == "held"}
+            if not held & confirmed or time.monotonic() > until:
+                return keys
+            time.sleep(POLL_S)
+
     def _settled(self, client: RabbitMqClient, relay_id: UUID, until: float) -> RelayView | None:
-        """Return a relay once both its ends have done as decided, or as it is then; None if it is not known."""
+        """Return a relay once it has failed or both ends have its keys, or as it is then; None if it is not known."""
         while True:
             view = killable.show(client, self.network.cli_key, relay_id)
             if isinstance(view, Refusal):
                 return None
-            if view is not None and view.state in TERMINAL and len(view.released_at) == 2:
+            if view is not None and (view.state == "failed" or len(view.released_at) == 2):
                 return view
             if time.monotonic() > until:
                 self.figures.broken.append(f"relay {relay_id} has not ended at both ends")
