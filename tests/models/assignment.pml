@@ -92,7 +92,8 @@ mtype = { is_assigned, is_refused, is_started };
 #define AT_FIRST_THERE held
 #define IS_REBUILT true
 #endif
-mtype s_relay[RELAYS] = AT_FIRST;
+mtype s_end[RELAYS] = AT_FIRST;             /* how far the relay is; gone: failed, or not known any more */
+bool s_has[RELAYS] = IS_REBUILT;            /* whether what is not assigned of it is there */
 byte s_byte[RELAYS], s_tag[RELAYS];         /* the cursor */
 mtype s_cut[CUTS] = nothing;
 byte s_next[CUTS];                          /* the first key that is not handed out */
@@ -127,8 +128,29 @@ byte owner[RELAYS * BYTES];                 /* the pair that a byte belongs to, 
 byte s_gave[RELAYS];                        /* bytes that were handed out, as bits */
 bool lost[CUTS];                            /* the target held its keys, and does not know it any more */
 byte first_key[RELAYS * TAGS], second_key[RELAYS * TAGS];   /* what was tagged under them, or 0 */
+/* A random run hands out in the order in which keys became ready, and cuts of the relay that the code would; it is to have
+ * some time before it is over, to see little of what ends it, and steps that change nothing: of those the search has no
+ * need.
+ */
 #ifdef TRACE
-byte order[CUTS], clock;
+byte order[CUTS], clock, steps;
+byte restarts;
+#define SOME_TIME      (steps > 12)
+#define LONG_AFTER     (steps > 40)
+#define SOMETIMES      (steps % 3 == 2)
+#define NOW_AND_THEN   (steps % 5 == 4)
+#define SELDOM         (steps % 11 == 10)
+#define MAY_RESTART    (LONG_AFTER && NOW_AND_THEN && restarts == 0)
+#define RESTARTED      restarts++;
+#define IN_VAIN(what)  :: d_step { steps % 7 == 6 && (what) ->
+#else
+#define SOME_TIME      (true)
+#define LONG_AFTER     (true)
+#define SOMETIMES      (true)
+#define NOW_AND_THEN   (true)
+#define SELDOM         (true)
+#define MAY_RESTART    (true)
+#define RESTARTED
 #endif
 hidden byte i;
 
@@ -162,10 +184,18 @@ inline print_state() {
   assert(!(REACH));
 #endif
 #ifdef TRACE
-  printf("STATE cursor=%d,%d free=%d,%d\n", s_byte[0], s_tag[0], t_byte[0], t_tag[0]);
+  steps++;
   i = 0;
   do
-  :: i < cuts -> printf("CUT %d %e next=%d known=%d keys=%d\n", i, s_cut[i], s_next[i], t_knows[i], t_keys[i]); i++
+  :: i < RELAYS ->
+       printf("STATE relay=%d end=%e has=%d cursor=%d,%d there=%e free=%d,%d\n", i, s_end[i], s_has[i], s_byte[i], s_tag[i],
+         t_relay[i], t_byte[i], t_tag[i]);
+       i++
+  :: else -> break
+  od;
+  i = 0;
+  do
+  :: i < cuts -> printf("CUT cut=%d is=%e next=%d known=%d keys=%d\n", i, s_cut[i], s_next[i], t_knows[i], t_keys[i]); i++
   :: else -> break
   od;
   i = 0
@@ -188,9 +218,16 @@ inline cut(relay, pair, keys) {
   cuts++;
   print_state()
 }
-#define LEFT(relay)   (s_relay[relay] == pending || s_relay[relay] == confirmed)
+#if defined(TRACE) && RELAYS > 1
+#define CAN(relay, is)  (s_has[relay] && s_end[relay] == is && s_byte[relay] < BYTES && s_tag[relay] < TAGS)
+#define ANY(relay)      (CAN(relay, pending) || CAN(relay, confirmed))
+#define IS_NEXT(relay)  (CAN(relay, confirmed) && (relay == 0 || !CAN(0, confirmed)) || \
+  CAN(relay, pending) && !CAN(0, confirmed) && !CAN(1, confirmed) && (relay == 0 || !ANY(0)))
+#else
+#define IS_NEXT(relay)  (true)
+#endif
 #define MAY_CUT(relay, keys) \
-  (cuts < CUTS && keys <= KEYS_MAX && LEFT(relay) && s_byte[relay] + keys + APART <= BYTES && s_tag[relay] < TAGS)
+  (cuts < CUTS && IS_NEXT(relay) && keys <= KEYS_MAX && s_has[relay] && s_byte[relay] + keys + APART <= BYTES && s_tag[relay] < TAGS)
 /* Where nothing tells the pairs apart, the first of them is called 1. */
 #if STRIKES > 0
 #define IS_OTHER (true)
@@ -203,6 +240,10 @@ inline cut(relay, pair, keys) {
   :: d_step { MAY_CUT(relay, 1) && IS_OTHER -> cut(relay, 2, 1) } \
   :: d_step { MAY_CUT(relay, 2) && IS_OTHER -> cut(relay, 2, 2) }
 
+inline loses_supply(relay) {
+  s_has[relay] = false; s_byte[relay] = 0; s_tag[relay] = 0
+}
+
 inline is_gone(a) {
   s_cut[a] = gone;
   /* For nobody any more: so that states which differ in nothing else are one. */
@@ -212,7 +253,7 @@ inline is_gone(a) {
 /* Keys are ready once the relay is confirmed and the assignment answered, in either order. */
 inline settle(a) {
   if
-  :: s_cut[a] == answered && s_relay[a_relay[a]] != pending ->
+  :: s_cut[a] == answered && s_end[a_relay[a]] == confirmed ->
        if
        :: a < over_s -> is_gone(a)
        :: else -> s_cut[a] = ready
@@ -232,7 +273,7 @@ inline is_answered(a) {
 }
 
 inline is_confirmed(relay) {
-  s_relay[relay] = confirmed;
+  s_end[relay] = confirmed;
   i = 0;
   do
   :: i < cuts ->
@@ -258,9 +299,9 @@ inline is_refused_for(a, why, hint_byte, hint_tag) {
   :: s_cut[a] == asked || s_cut[a] == answered ->
        is_gone(a);
        if
-       :: why == unknown_relay && LEFT(a_relay[a]) ->
-            s_relay[a_relay[a]] = gone; s_byte[a_relay[a]] = 0; s_tag[a_relay[a]] = 0
-       :: why != unknown_relay && LEFT(a_relay[a]) ->
+       :: why == unknown_relay && s_has[a_relay[a]] ->
+            loses_supply(a_relay[a])
+       :: why != unknown_relay && s_has[a_relay[a]] ->
             s_byte[a_relay[a]] = HEED(s_byte[a_relay[a]], hint_byte);
             s_tag[a_relay[a]] = HEED(s_tag[a_relay[a]], hint_tag)
        :: else
@@ -288,7 +329,7 @@ inline burn_ready(pair) {
 }
 
 inline fails(relay) {
-  s_relay[relay] = gone; s_byte[relay] = 0; s_tag[relay] = 0;
+  s_end[relay] = gone; loses_supply(relay);
   i = 0;
   do
   :: i < cuts ->
@@ -338,7 +379,7 @@ inline source_starts() {
   do
   :: i < RELAYS ->
        if
-       :: s_relay[i] != nothing -> s_relay[i] = gone; s_byte[i] = 0; s_tag[i] = 0
+       :: s_end[i] != nothing -> s_end[i] = gone; loses_supply(i)
        :: else
        fi;
        i++
@@ -380,16 +421,23 @@ inline hand_out(a) {
 }
 #define HAND_OUT(a) :: d_step { s_cut[a] == ready && IS_ASKED_FOR(a_pair[a]) && IS_OLDEST(a) -> hand_out(a) }
 
+#define VAIN_AT_THE_SOURCE(a) \
+  IN_VAIN(a < cuts && s_cut[a] != asked && second_key[PAIR_OF_KEYS(a)] != 0) \
+    printf("STEP answer again cut=%d\n", a); print_state() } \
+  IN_VAIN(a < cuts && s_cut[a] != asked && s_cut[a] != answered) \
+    printf("STEP refuse again cut=%d\n", a); print_state() } \
+  IN_VAIN(a < cuts) printf("STEP answer forged cut=%d\n", a); print_state() }
+
 #define CONFIRM(relay) \
-  :: d_step { s_relay[relay] == pending && rebuilt[relay] -> \
+  :: d_step { s_end[relay] == pending && rebuilt[relay] -> \
        printf("STEP confirm relay=%d\n", relay); is_confirmed(relay); print_state() }
 #define FAIL(relay) \
-  :: d_step { s_relay[relay] == pending -> printf("STEP fail relay=%d\n", relay); fails(relay); print_state() }
+  :: d_step { s_end[relay] == pending && SELDOM -> printf("STEP fail relay=%d\n", relay); fails(relay); print_state() }
 /* Relays begin one after the other. */
 #define BEGIN(relay) \
-  :: d_step { s_relay[relay] == nothing && (relay == 0 || s_relay[relay - (relay > 0)] != nothing) -> \
+  :: d_step { s_end[relay] == nothing && (relay == 0 || s_end[relay - (relay > 0)] != nothing) -> \
        printf("STEP begin relay=%d\n", relay); \
-       s_relay[relay] = pending; t_relay[relay] = expecting; print_state() }
+       s_end[relay] = pending; s_has[relay] = true; t_relay[relay] = expecting; print_state() }
 
 #ifdef LYING
 #ifdef FAULT_ANSWER_UNTAGGED
@@ -400,20 +448,20 @@ inline hand_out(a) {
 /* Any answer that there ever was; any refusal. */
 #define HEAR(a) \
   :: d_step { s_cut[a] == asked && IS_VALID(a) -> printf("STEP answer cut=%d\n", a); is_answered(a); print_state() } \
-  :: d_step { s_cut[a] == asked || s_cut[a] == answered -> \
+  :: d_step { (s_cut[a] == asked || s_cut[a] == answered) && SOMETIMES -> \
        printf("STEP refuse cut=%d why=range hint=%d,%d\n", a, a_byte[a], a_tag[a]); \
        is_refused_for(a, range, a_byte[a], a_tag[a]); print_state() } \
-  :: d_step { s_cut[a] == asked || s_cut[a] == answered -> \
+  :: d_step { (s_cut[a] == asked || s_cut[a] == answered) && SOMETIMES -> \
        printf("STEP refuse cut=%d why=range hint=%d,0\n", a, BYTES - 1); \
        is_refused_for(a, range, BYTES - 1, 0); print_state() } \
-  :: d_step { s_cut[a] == asked || s_cut[a] == answered -> \
+  :: d_step { (s_cut[a] == asked || s_cut[a] == answered) && SOMETIMES -> \
        printf("STEP refuse cut=%d why=range hint=0,%d\n", a, TAGS - 1); \
        is_refused_for(a, range, 0, TAGS - 1); print_state() } \
-  :: d_step { s_cut[a] == asked || s_cut[a] == answered -> \
+  :: d_step { (s_cut[a] == asked || s_cut[a] == answered) && SOMETIMES -> \
        printf("STEP refuse cut=%d why=sae hint=0,0\n", a); is_refused_for(a, sae, 0, 0); print_state() } \
-  :: d_step { s_cut[a] == asked || s_cut[a] == answered -> \
+  :: d_step { (s_cut[a] == asked || s_cut[a] == answered) && SOMETIMES -> \
        printf("STEP refuse cut=%d why=unknown-relay hint=0,0\n", a); is_refused_for(a, unknown_relay, 0, 0); print_state() }
-#ifdef LIVE
+#if defined(LIVE) || defined(TRACE)
 #define MAY_INVENT (invented < INVENTED)
 #else
 #define MAY_INVENT (true)
@@ -441,7 +489,7 @@ end:
 #ifdef LYING
   EACH_CUT(HEAR)
   :: d_step { MAY_INVENT && cuts > 0 -> printf("STEP peer started\n");
-#ifdef LIVE
+#if defined(LIVE) || defined(TRACE)
        invented++;
 #endif
        target_has_started(); print_state() }
@@ -453,6 +501,9 @@ end:
        is_refused_for(a, why, hint_byte, hint_tag); a = 0; hint_byte = 0; hint_tag = 0; why = 0; print_state() }
   :: d_step { to_source?is_started(a, _, _, _) ->
        printf("STEP peer started\n"); told = a; a = 0; target_has_started(); print_state() }
+#endif
+#ifdef TRACE
+  EACH_CUT(VAIN_AT_THE_SOURCE)
 #endif
   OR_NOTHING
   od
@@ -498,8 +549,13 @@ inline gets(a) {
   fi;
   print_state()
 }
+#ifdef TRACE
+#define IS_NEWS(a) (!t_knows[a] || NOW_AND_THEN)
+#else
+#define IS_NEWS(a) (true)
+#endif
 #define GET(a) \
-  :: d_step { a < cuts && MAY_SAY && (t_knows[a] || t_relay[a_relay[a]] != expecting) -> gets(a) }
+  :: d_step { a < cuts && MAY_SAY && (t_knows[a] || t_relay[a_relay[a]] != expecting) && IS_NEWS(a) -> gets(a) }
 
 inline fetch(a, key) {
   printf("STEP fetch cut=%d key=%d\n", a, key);
@@ -524,7 +580,7 @@ inline forgets(a) {
 }
 
 #define REBUILD(relay) \
-  :: d_step { t_relay[relay] == expecting && s_relay[relay] != nothing -> \
+  :: d_step { t_relay[relay] == expecting && s_end[relay] != nothing -> \
        printf("STEP rebuild relay=%d\n", relay); \
        t_relay[relay] = held; rebuilt[relay] = true; print_state() }
 
@@ -543,6 +599,10 @@ inline forgets(a) {
 #define FORGE(at)
 #endif
 
+#define VAIN_AT_THE_TARGET(a) \
+  IN_VAIN(a < cuts && t_relay[a_relay[a]] != expecting) printf("STEP assign altered cut=%d\n", a); print_state() } \
+  IN_VAIN(a < cuts && !(t_keys[a] & 1)) printf("STEP fetch in vain cut=%d key=0\n", a); print_state() }
+
 active proctype target() {
 end:
   do
@@ -552,8 +612,11 @@ end:
   EACH_CUT(ALTERED)
   FORGE(0)
   FORGE(1)
+#ifdef TRACE
+  EACH_CUT(VAIN_AT_THE_TARGET)
+#endif
 #ifndef LYING
-  :: d_step { 0 < cuts && MAY_SAY && !t_knows[0] && t_relay[a_relay[0]] == held ->
+  :: d_step { 0 < cuts && MAY_SAY && NOW_AND_THEN && !t_knows[0] && t_relay[a_relay[0]] == held ->
        printf("STEP assign cut=0 full\n"); SAY_REFUSED(0, range); print_state() }
 #endif
   OR_NOTHING
@@ -565,7 +628,7 @@ end:
 active proctype network() {
 end:
   do
-  :: to_source?_, _, _, _, _ -> printf("STEP lost\n")
+  :: d_step { NOW_AND_THEN && len(to_source) > 0 -> to_source?_, _, _, _, _; printf("STEP lost\n"); print_state() }
   od
 }
 #endif
@@ -592,7 +655,7 @@ inline passes_at_the_source() {
 active proctype clock_of_the_source() {
 end:
   do
-  :: d_step { over_s < cuts -> passes_at_the_source() }
+  :: d_step { over_s < cuts && SOME_TIME && SELDOM -> passes_at_the_source() }
   od
 }
 
@@ -607,12 +670,12 @@ end:
 
 /* An assignment that was sent often enough is given up, and so is a relay that nobody confirms. */
 #define GIVE_UP(a) \
-  :: d_step { s_cut[a] == asked || (s_cut[a] == answered && s_relay[a_relay[a]] != pending) -> \
+  :: d_step { s_cut[a] == asked || (s_cut[a] == answered && s_end[a_relay[a]] == confirmed) -> \
        printf("STEP give up cut=%d\n", a); is_gone(a); print_state() }
 active proctype patience_of_the_source() {
 end:
   do
-#ifndef FAULT_ASKS_FOR_EVER
+#if !defined(FAULT_ASKS_FOR_EVER) && !defined(TRACE)
   EACH_CUT(GIVE_UP)
 #endif
   EACH_RELAY(FAIL)
@@ -708,11 +771,12 @@ inline strike_off(pair) {
 active proctype fate() {
 end:
   do
-  :: d_step { s_relay[0] != nothing -> printf("STEP source restart\n"); source_starts(); print_state() }
-  :: d_step { olds < OLD_MAX -> printf("STEP target copy\n"); copies(); print_state() }
-  :: d_step { copied && olds < OLD_MAX && MAY_START ->
+  :: d_step { s_end[0] != nothing && MAY_RESTART ->
+       printf("STEP source restart\n"); RESTARTED source_starts(); print_state() }
+  :: d_step { olds < OLD_MAX && NOW_AND_THEN -> printf("STEP target copy\n"); copies(); print_state() }
+  :: d_step { copied && olds < OLD_MAX && MAY_START && SOME_TIME && NOW_AND_THEN ->
        printf("STEP target restore\n"); olds++; comes_back(); NEW_START; print_state() }
-  :: d_step { strikes < STRIKES && struck == 0 && MAY_START ->
+  :: d_step { strikes < STRIKES && struck == 0 && MAY_START && SOME_TIME && NOW_AND_THEN ->
        printf("STEP strike pair=2\n"); strike_off(2); NEW_START; print_state() }
   :: d_step { struck != 0 -> printf("STEP take in\n"); struck = 0; print_state() }
   OR_NOTHING

@@ -39,7 +39,7 @@ RULES = {
         SMALL,
         ("TIME", *SMALL, *QUIET),
         ("TIME", *SMALL, *NOTHING_OLD),
-        ("LYING", "BYTES=3", *LIVE, *NOTHING_OLD),
+        ("LYING", "BYTES=2", "TAGS=2", *LIVE, *NOTHING_OLD),
         ("LYING", "EARLY", "KEYS_MAX=1", "BYTES=2", "TAGS=2", *LIVE, *NOTHING_OLD),
         ("LYING", "KEYS_MAX=1", "BYTES=2", "TAGS=2", *LIVE),
         ("KEYS_MAX=1", "BYTES=2", *LIVE, *NOTHING_OLD),
@@ -103,7 +103,7 @@ OF_INTEREST = {
         "over_t == 2 && t_gave[0] == 1": [("LYING", "TIME", "CUTS=2"), ("TIME", *SMALL)],
         # A hint has raised the cursor past what no assignment had.
         "s_cut[1] == ready && a_byte[1] == 3": [("LYING", "CUTS=2", *QUIET)],
-        "s_relay[0] == gone && s_cut[1] == ready && a_relay[1] == 1": [
+        "s_end[0] == gone && s_cut[1] == ready && a_relay[1] == 1": [
             ("LYING", "CUTS=2", "RELAYS=2", "BYTES=2", "EARLY", *QUIET)
         ],
     },

@@ -26,9 +26,10 @@ def _parsed(line: str) -> tuple[str, dict[str, str]]:
 
 
 def trace(model: str, *switches: str, seed: int, steps: int = 2_000) -> list[Step]:
-    """Return the steps of one random run; the last is left out if the run was cut off in it."""
+    """Return the steps of one random run, but the last if it was cut off, for that may be in the midst of it."""
     done: list[Step] = []
-    for line in simulated(model, "TRACE", *switches, seed=seed, steps=steps):
+    lines = simulated(model, "TRACE", *switches, seed=seed, steps=steps)
+    for line in lines:
         kind, _, rest = line.strip().partition(" ")
         if kind == "STEP":
             done.append(Step(*_parsed(rest)))
@@ -37,4 +38,4 @@ def trace(model: str, *switches: str, seed: int, steps: int = 2_000) -> list[Ste
             done[-1].after.append((f"{kind} {name}".strip(), given))
         elif done:
             break
-    return [step for step in done if step.after]
+    return done[:-1] if any(line.startswith("depth-limit") for line in lines) else done

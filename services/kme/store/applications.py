@@ -18,8 +18,9 @@ _IDS_AT_ONCE: Final = 500
 
 SCHEMA = f"""
 CREATE TABLE supplies ({SUPPLY.schema});
-CREATE TABLE assignments (assign_id BLOB PRIMARY KEY, {ASSIGNMENT.schema});
+CREATE TABLE assignments (assign_id BLOB PRIMARY KEY, master TEXT NOT NULL, slave TEXT NOT NULL, {ASSIGNMENT.schema});
 CREATE INDEX assignments_by_end ON assignments (keep_until);
+CREATE INDEX assignments_by_pair ON assignments (master, slave);
 CREATE TABLE application_keys ({KEY.schema});
 CREATE INDEX application_keys_by_end ON application_keys (keep_until);
 CREATE INDEX application_keys_by_pair ON application_keys (master, slave);
@@ -92,7 +93,8 @@ class Applications(Table):
 
     def keep_assignment(self, kept: KeptAssignment) -> None:
         """Keep an assignment."""
-        self.run("INSERT INTO assignments VALUES (?, ?, ?, ?)", stored_id(kept.assign_id), *ASSIGNMENT.row(kept))
+        about = stored_id(kept.assign_id), kept.assignment.master, kept.assignment.slave
+        self.run("INSERT INTO assignments VALUES (?, ?, ?, ?, ?, ?)", *about, *ASSIGNMENT.row(kept))
 
     # --- keys --------------------------------------------------------------------------------------
 
@@ -137,8 +139,8 @@ class Applications(Table):
         return self._keys("master = ? AND slave = ? LIMIT ?", master, slave, _ENDED_AT_ONCE)
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Return the pairs of SAEs that have keys here."""
-        return self.all("SELECT DISTINCT master, slave FROM application_keys")
+        """Return the pairs of SAEs that have keys here, or had them assigned."""
+        return self.all("SELECT master, slave FROM application_keys UNION SELECT master, slave FROM assignments")
 
     def latest(self, limit: int) -> list[SlaveKey]:
         """Return the keys that wait to be fetched, those kept longest first."""
@@ -158,9 +160,14 @@ class Applications(Table):
         rows = self.all(f"SELECT {', '.join(KEY.names)} FROM application_keys WHERE {condition}", *values)
         return [self._store.parsed(KEY.read, row) for row in rows]
 
-    def forget_assignments(self, assign_ids: Iterable[UUID]) -> None:
-        """Delete assignments: whoever asks for them again is refused."""
-        self._db.executemany("DELETE FROM assignments WHERE assign_id = ?", [(stored_id(i),) for i in assign_ids])
+    def forget_assignments(self, master: str, slave: str) -> bool:
+        """Delete assignments of a pair, at most so many that a turn is not held up; return whether there were any.
+
+        Whoever asks for them again is refused.
+        """
+        some = "SELECT assign_id FROM assignments WHERE master = ? AND slave = ? LIMIT ?"
+        done = self.run(f"DELETE FROM assignments WHERE assign_id IN ({some})", master, slave, _ENDED_AT_ONCE)
+        return done.rowcount > 0
 
     def purge(self, now: float) -> None:
         """Delete assignments of keys that nobody hands out any more."""

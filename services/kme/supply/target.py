@@ -209,12 +209,12 @@ class TargetSide:
         """Destroy keys of pairs that are over, and forget their assignments: none is answered for any more."""
         effects: list[Effect] = []
         for pair in tuple(self._over):
-            keys = self._store.of_pair(*pair)
-            if not keys:
+            # Those of which everything was fetched, too: else a master is given what one that was struck off has.
+            forgotten = self._store.forget_assignments(*pair)
+            if keys := self._store.of_pair(*pair):
+                effects += self._keys.delete(keys, "destroyed")
+            elif not forgotten:
                 del self._over[pair]
-                continue
-            self._store.forget_assignments({key.assign_id for key in keys if key.assign_id is not None})
-            effects += self._keys.delete(keys, "destroyed")
         # Not before all is destroyed: a start in between goes on with that.
         saes = {sae_id: SaeEntry(sae.kme, sae.pin) for sae_id, sae in self._directory.value.saes.items()}
         if not self._over and self._store.saes() != saes:
