@@ -40,9 +40,9 @@ class Assignment(Message, frozen=True):
     """The master's KME, which is the relay's source."""
     target: Name
     """The slave's KME, which is the relay's target."""
-    tag_number: Annotated[int, Meta(ge=0, lt=TAG_PAIRS_MAX)]
+    tag_number: Annotated[int, Meta(ge=0, le=TAG_PAIRS_MAX - 1)]
     """The pair of tag keys: its first tags `Assign`, its second `Assigned`."""
-    offset: Annotated[int, Meta(ge=0, lt=KEY_BYTES_MAX)]
+    offset: Annotated[int, Meta(ge=0, le=KEY_BYTES_MAX - 1)]
     """The first byte, of the relay's key bytes."""
     master: SaeId
     slave: SaeId

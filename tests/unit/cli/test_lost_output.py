@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ from qkdrelay.broker.port import Publication
 from qkdrelay.network.topology_file import reference_topology
 from qkdrelay.terminal.streams import standard_streams
 from qkdrelay_demo.network import EmbeddedNetwork
+from qkdrelay_deployment.provision import write_deployment
 from support.commands import leaves
 
 FULL, CLOSED, UNREAD = "No space left on device", "it is closed", "Broken pipe"
@@ -24,18 +26,23 @@ SHOWING = {
     "coordinator plan": REFERENCE,
     "coordinator analyse": (*REFERENCE, "--failed", "kme-6"),
     "kme keys": (),
+    "coordinator saes list": ("--out", "DEPLOYED"),
 }
 ACTING = {
     "coordinator provision": ("eight-kmes", "--out", "made"),
     "coordinator certs": ("eight-kmes", "--out", "made"),
     "coordinator demo": (),
     "kme forget": ("RELAY",),
+    "coordinator saes add": ("sae-5", "kme-5", "--out", "DEPLOYED"),
+    "coordinator saes remove": ("sae-8", "--out", "DEPLOYED"),
+    "coordinator saes renew": ("sae-8", "--out", "DEPLOYED"),
 }
 SHOWING_WITH_A_NETWORK = {
     "coordinator relays": (),
     "coordinator show": ("RELAY",),
     "coordinator trace": ("RELAY",),
     "coordinator network": (),
+    "coordinator supplies": (),
     "coordinator dead-letters list": (),
     "coordinator dead-letters show": ("LETTER",),
     "coordinator lab attack": ("RELAY",),
@@ -93,8 +100,16 @@ def delivered(tmp_path_factory):
     return network, folder / "kme-8" / "kme.sqlite", str(relay_id)
 
 
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory):
+    """The files of a deployment of the reference network, which has SAEs."""
+    folder = tmp_path_factory.mktemp("deployed")
+    write_deployment(reference_topology(), folder, environment={})
+    return folder
+
+
 @pytest.fixture
-def start(tmp_path, delivered):
+def start(tmp_path, delivered, deployed):
     """Run a command as the shell does, with redirections."""
 
     def start(words, *arguments, redirected):
@@ -109,8 +124,10 @@ def start(tmp_path, delivered):
         command = [
             str(Path(sys.executable).parent / name),
             *rest,
-            *(relay_id if a == "RELAY" else a for a in arguments),
+            *({"RELAY": relay_id, "DEPLOYED": str(tmp_path / "deployed")}.get(a, a) for a in arguments),
         ]
+        if "DEPLOYED" in arguments and not (tmp_path / "deployed").exists():
+            shutil.copytree(deployed, tmp_path / "deployed")
         environment = {**os.environ, "QKDRELAY_KME": "kme-8", "QKDRELAY_STORE": str(store)}
         with sink(UNREAD) if redirected == UNREAD else nullcontext(subprocess.PIPE) as stdout:
             done = subprocess.run(
