@@ -44,8 +44,8 @@ class Counted(embedded.EmbeddedNetwork):
             return publish(user, publication)
 
         self.hub.publish = counted  # type: ignore[method-assign]
-        for loop in self.loops.values():
-            for link in getattr(getattr(loop.service, "_links", None), "_links", {}).values():
+        for own in self.links.values():
+            for link in own.values():
                 self._count(link.outgoing)
 
     def _count(self, key: Any) -> None:

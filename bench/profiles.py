@@ -22,7 +22,7 @@ def write(folder: Path, relays: int) -> None:
     here = Path(tempfile.mkdtemp(prefix="qkdrelay-profile-"))
     try:
         with rabbitmq.running() as server, server.vhost(topology.kmes, topology.links) as host:
-            with stack.running(host, topology, against_broker.TOPOLOGY, here, PROFILE=",".join(PROFILED)) as full:
+            with stack.running(host, topology, against_broker.TOPOLOGY, here, profiled=PROFILED) as full:
                 full.relay(relays)
             for name in PROFILED:
                 text = io.StringIO()

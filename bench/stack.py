@@ -10,9 +10,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -39,7 +40,10 @@ _KEY_FOR_ALL = {"rate_bps": 10**12, "buffer_bytes": 1 << 34}
 class Stack:
     """A running network, seen from a command line's place."""
 
-    def __init__(self, parameters: pika.ConnectionParameters, key: bytes, topology: Topology) -> None:
+    def __init__(
+        self, parameters: pika.ConnectionParameters, key: bytes, topology: Topology, services: Services
+    ) -> None:
+        self.services = services
         self._topology = topology
         self._address = f"{CLIENT_QUEUE_PREFIX}{uuid4()}"
         self._asker = Asker(key, self._address)
@@ -112,42 +116,75 @@ def _request(relay_id: UUID, topology: Topology, key_count: int) -> RelayRequest
     return relay_request(topology.kmes[0], topology.kmes[-1], **wishes)
 
 
-@contextmanager
-def running(host: Any, topology: Topology, path: Path, folder: Path, **environment: str) -> Iterator[Stack]:
-    """Run the services on a virtual host, with stores and logs in ``folder``; ``path`` is the topology's file.
+class Services:
+    """The services' processes."""
 
-    With ``environment`` PROFILE=name1,name2 the services of these names are profiled (`bench.profiled`).
-    """
-    profiled = environment.pop("PROFILE", "").split(",")
-    processes = []
-    environments = _environments(host, topology, path, folder)
-    for name, own in environments.items():
+    def __init__(self, environments: Mapping[str, Mapping[str, str]], folder: Path, profiled: Collection[str]) -> None:
+        self._environments, self._folder, self._profiled = environments, folder, profiled
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str) -> int:
+        """Start a service; return its process's id."""
         command = ["-m", *(("qkdrelay_cli", "serve") if name == "coordinator" else ("kme", "run"))]
-        if name in profiled:
-            command = ["-m", "bench.profiled", str(folder / f"{name}.prof"), *command[1:]]
+        if name in self._profiled:
+            command = ["-m", "bench.profiled", str(self._folder / f"{name}.prof"), *command[1:]]
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("QKDRELAY_")}
-        with (folder / f"{name}.log").open("wb") as log:
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, *command],
-                    stdout=log,
-                    stderr=log,
-                    env={**inherited, "PYTHONPATH": str(ROOT), **own, **environment},
-                    cwd=folder,
-                )
+        with (self._folder / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, *command],
+                stdout=log,
+                stderr=log,
+                env={
+                    **inherited,
+                    "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("", "shared", "services")),
+                    **self._environments[name],
+                },
+                cwd=self._folder,
             )
-    try:
-        credentials = pika.PlainCredentials(CLI, host.passwords[CLI])
-        broker = pika.ConnectionParameters(host.server.host, host.server.amqp_port, host.vhost, credentials)
-        stack = Stack(broker, bytes.fromhex(environments["coordinator"]["QKDRELAY_CLI_KEY"]), topology)
-        stack.wait_until_heard()
-        yield stack
-        stack.close()
-    finally:
+        self._processes[name] = process
+        return process.pid
+
+    def process_id(self, name: str) -> int:
+        """Return the id of a service's process."""
+        return self._processes[name].pid
+
+    def stop(self, *names: str) -> None:
+        """Stop services, all of them by default, and wait until they have ended."""
+        processes = [self._processes.pop(name) for name in names or tuple(self._processes)]
         for process in processes:
             process.send_signal(signal.SIGTERM)
         for process in processes:
             process.wait(20)
+
+
+@contextmanager
+def running(
+    host: Any,
+    topology: Topology,
+    path: Path,
+    folder: Path,
+    *,
+    profiled: Collection[str] = (),
+    more: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+) -> Iterator[Stack]:
+    """Run the services on a virtual host, with stores and logs in ``folder``; ``path`` is the topology's file.
+
+    Those in ``profiled`` are (`bench.profiled`); ``more`` has further settings of some.
+    """
+    environments = _environments(host, topology, path, folder)
+    services = Services({name: {**own, **more.get(name, {})} for name, own in environments.items()}, folder, profiled)
+    try:
+        for name in environments:
+            services.start(name)
+        credentials = pika.PlainCredentials(CLI, host.passwords[CLI])
+        broker = pika.ConnectionParameters(host.server.host, host.server.amqp_port, host.vhost, credentials)
+        key = bytes.fromhex(environments["coordinator"]["QKDRELAY_CLI_KEY"])
+        stack = Stack(broker, key, topology, services)
+        stack.wait_until_heard()
+        yield stack
+        stack.close()
+    finally:
+        services.stop()
 
 
 def _environments(host: Any, topology: Topology, path: Path, folder: Path) -> dict[str, dict[str, str]]:
