@@ -3,12 +3,13 @@
 import socket
 import threading
 from contextlib import ExitStack, contextmanager, suppress
+from types import SimpleNamespace
 
 import pytest
 from structlog.testing import capture_logs
 
 from qkdrelay.errors import SettingsError
-from qkdrelay.service import http
+from qkdrelay.service import http, http_connections
 from qkdrelay.service.http import serving
 from qkdrelay.service.http_connections import HttpLimits
 from qkdrelay.service.moderation import LINES_MAX
@@ -119,6 +120,19 @@ def test_who_asks_half_a_question_is_cut_off_in_time(hasty, silent, data):
     with connect(hasty, data) as connection:
         answer(connection)
     assert get(hasty, "/ok")[0] == 200
+
+
+def test_an_answer_that_takes_long_to_find_is_given_all_the_same(monkeypatch):
+    """A request that waits for keys has waited as long as any client may; the answer was dropped, keys with it."""
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(http_connections, "time", clock)
+
+    def slow(environ, start_response):
+        clock.now += 60.0
+        return application(environ, start_response)
+
+    with serving(slow, ("127.0.0.1", 0), setting="QKDRELAY_HTTP", limits=HttpLimits(request_s=5.0)) as port:
+        assert get(port, "/ok") == (200, "ok\n")
 
 
 def test_who_dribbles_is_cut_off_too(hasty, silent):

@@ -7,7 +7,8 @@ import re
 import socket
 import ssl
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -36,7 +37,7 @@ class HttpLimits:
     each_address: int = 16
     """Connections of one address."""
     request_s: float = 5.0
-    """Seconds that one request may take, from its connection to its end."""
+    """Seconds that may be waited in all for who is at the other end, from a request's connection to its end."""
     idle_s: int = 10
     """Seconds for which a connection is kept that asks nothing more."""
     header_bytes: int = 64 * 1024
@@ -44,7 +45,10 @@ class HttpLimits:
 
 
 class TimedSocket:
-    """A socket on which one request waits no longer in all than it may, however slowly bytes come or go."""
+    """A socket on which one request waits no longer in all than it may, however slowly bytes come or go.
+
+    Only waiting for who is at the other end counts: how long an answer takes to be found is not theirs to answer for.
+    """
 
     def __init__(self, inner: Any, limit_s: float) -> None:
         self.inner, self._limit_s = inner, limit_s
@@ -54,36 +58,40 @@ class TimedSocket:
 
     def restart(self) -> None:
         """Give the time that a request has."""
-        self.until = time.monotonic() + self._limit_s
+        self.since, self._left_s = time.monotonic(), self._limit_s
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
     def recv_into(self, buffer: bytearray) -> int:
         """Receive; raises TimeoutError."""
-        self._limit()
-        received = int(self.inner.recv_into(buffer))
+        with self._limited():
+            received = int(self.inner.recv_into(buffer))
         self.waits = False
         return received
 
     def send(self, data: bytes) -> int:
         """Send; raises TimeoutError."""
-        self._limit()
-        sent = int(self.inner.send(data))
+        with self._limited():
+            sent = int(self.inner.send(data))
         self.waits = False
         return sent
 
     def do_handshake(self) -> None:
         """Shake hands; raises TimeoutError."""
-        self._limit()
-        self.inner.do_handshake()
+        with self._limited():
+            self.inner.do_handshake()
 
-    def _limit(self) -> None:
-        left_s = self.until - time.monotonic()
-        if left_s <= 0:
+    @contextmanager
+    def _limited(self) -> Iterator[None]:
+        if self._left_s <= 0:
             raise TimeoutError("timed out")  # the words that cheroot knows it by
-        self.inner.settimeout(left_s)
-        self.waits = True
+        self.inner.settimeout(self._left_s)
+        self.waits, began = True, time.monotonic()
+        try:
+            yield
+        finally:
+            self._left_s -= time.monotonic() - began
 
 
 class TlsAdapter(Adapter):
@@ -191,7 +199,7 @@ class ClientConnection(HTTPConnection):
 
     def begun(self) -> tuple[bool, float]:
         """Return what orders slow ones: who is not on this machine, and then whose request began first, goes first."""
-        return self.is_local, self._timed.until
+        return self.is_local, self._timed.since
 
     @override
     def communicate(self) -> bool:
