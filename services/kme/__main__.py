@@ -35,15 +35,16 @@ def keys(
 ) -> None:
     """List the keys at this KME: those of relays that people asked for, and those for applications, by state.
 
-    That is how many compromised, failed and tampering KMEs its plan was checked here to withstand: what was asked for,
-    and at least what this KME's own settings demand (QKDRELAY_WITHSTAND_COMPROMISED). For applications:
-    supply that is not assigned yet, each pair of SAEs with its keys by state, and the keys that a slave has to fetch.
+    With each key is what its plan was checked here to withstand, in compromised, failed and tampering KMEs: what was
+    asked for, and at least what this KME's own settings demand (QKDRELAY_WITHSTAND_COMPROMISED). For applications:
+    supply that is not assigned yet, pairs whose slave is here with their keys by state, and the keys that it has to
+    fetch. Of pairs whose master is here, `coordinator supplies` counts the keys: they are in the KME's memory only.
 
     Example: infra/docker/compose.sh exec kme-8 kme keys --json
     """
     from rich.table import Table
 
-    from kme.keys import listed, of_applications
+    from kme.keys import has_masters, listed, of_applications
     from kme.settings import StoreSettings
     from kme.store import open_kme_store
     from qkdrelay.service.settings import load
@@ -64,6 +65,8 @@ def keys(
     console().print(table if found else f"no keys{'' if has_applications else ' yet'}")
     if has_applications:
         _show_applications(applications, reveal=reveal)
+    if has_masters(store, settings.kme):
+        note("keys for masters are in this KME's memory only: `coordinator supplies` counts them, by state")
 
 
 def _show_applications(found: dict[str, Any], *, reveal: bool) -> None:
@@ -76,11 +79,11 @@ def _show_applications(found: dict[str, Any], *, reveal: bool) -> None:
             supply.add_row(entry["source"], f"compromised={entry['withstands']['compromised']}", str(entry["bytes"]))
         console().print(supply)
     if found["pairs"]:
-        pairs = Table("master", "slave", "here as", "keys by state", box=None)
+        pairs = Table("master", "slave", "keys by state", box=None)
         for entry in found["pairs"]:
-            states = {name: number for name, number in entry.items() if name not in ("master", "slave", "side")}
-            shown = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in states.items())
-            pairs.add_row(entry["master"], entry["slave"], entry["side"], shown)
+            states = {name: number for name, number in entry.items() if name not in ("master", "slave")}
+            shown = ", ".join(f"{number} {state}" for state, number in states.items())
+            pairs.add_row(entry["master"], entry["slave"], shown)
         console().print(pairs)
     if found["keys"]:
         keys = Table("key to fetch", "bits", "master", "slave", "withstands", *(["key"] if reveal else []), box=None)

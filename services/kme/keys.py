@@ -22,8 +22,6 @@ def listed(store: KmeStore, *, reveal: bool, limit: int) -> list[dict[str, Any]]
     keys: list[dict[str, Any]] = []
     with store.journal.reading():
         for relay in store.relays.latest():
-            if relay.supply is not None:  # no bytes of it are a key before they are assigned
-                continue
             for index in range(relay.key_count):
                 if len(keys) >= limit:
                     return keys
@@ -34,24 +32,27 @@ def listed(store: KmeStore, *, reveal: bool, limit: int) -> list[dict[str, Any]]
 def of_applications(store: KmeStore, *, reveal: bool, limit: int) -> dict[str, Any]:
     """Return what is here for applications: ``supply`` not assigned yet, ``pairs`` by state, ``keys`` to be fetched.
 
-    Keys are those of slaves, which are durable; masters' keys are in the KME's memory only, so that of these there are
-    counts, some seconds old. With ``reveal`` the bytes are there too.
+    All is of slaves, which is durable; what there is for masters is in the KME's memory only, and `coordinator supplies`
+    has counts of it. With ``reveal`` the bytes of keys are there too.
     """
     with store.journal.reading():
-        pairs: dict[tuple[str, str, str], dict[str, int]] = {}
+        pairs: dict[tuple[str, str], dict[str, int]] = {}
         for count in store.applications.counts():
-            pairs.setdefault((count.master, count.slave, count.side), {})[count.state.replace("-", "_")] = count.keys
+            pairs.setdefault((count.master, count.slave), {})[count.state] = count.keys
         return {
             "supply": [
                 {"source": source, "withstands": {"compromised": level}, "bytes": length}
                 for source, level, length in store.applications.supply_bytes()
             ],
-            "pairs": [
-                {"master": master, "slave": slave, "side": side, **states}
-                for (master, slave, side), states in pairs.items()
-            ],
+            "pairs": [{"master": master, "slave": slave, **states} for (master, slave), states in pairs.items()],
             "keys": [_slave_key(key, reveal=reveal) for key in store.applications.latest(limit)],
         }
+
+
+def has_masters(store: KmeStore, kme: str) -> bool:
+    """Whether any SAE is at this KME, by the directory that it went by last."""
+    with store.journal.reading():
+        return any(sae.kme == kme for sae in store.applications.saes().values())
 
 
 def _slave_key(key: SlaveKey, *, reveal: bool) -> dict[str, Any]:

@@ -275,6 +275,8 @@ REPORTS = [
                 "ready_keys": 128,
                 "ready_bytes": 4096,
                 "handed_out": 70_000,
+                "burned": 300,
+                "expired": 2,
                 "keys_per_s": 0.5,
                 "low": False,
                 "waiting": 0,

@@ -26,14 +26,11 @@ CREATE INDEX application_keys_by_end ON application_keys (keep_until);
 CREATE INDEX application_keys_by_pair ON application_keys (master, slave);
 CREATE INDEX application_keys_fetched ON application_keys (fetched_at) WHERE fetched_at IS NOT NULL;
 CREATE TABLE application_saes (sae TEXT PRIMARY KEY, kme TEXT NOT NULL, pin TEXT) WITHOUT ROWID;
-CREATE TABLE application_pairs (master TEXT NOT NULL, slave TEXT NOT NULL, side TEXT NOT NULL, state TEXT NOT NULL,
-                                keys INTEGER NOT NULL, PRIMARY KEY (master, slave, side, state)) WITHOUT ROWID;
+CREATE TABLE application_pairs (master TEXT NOT NULL, slave TEXT NOT NULL, state TEXT NOT NULL, keys INTEGER NOT NULL,
+                                PRIMARY KEY (master, slave, state)) WITHOUT ROWID;
 """
-Side = Literal["master", "slave"]
-"""Of which of a pair of SAEs a KME is the one."""
-CountedState = Literal["assigned", "ready", "handed-out", "burned", "fetched", "expired", "destroyed"]
-"""What became of keys: a master's KME counts those that are ready now, and those handed out and burned; a slave's those
-assigned, fetched, expired, and destroyed because an SAE was struck off."""
+CountedState = Literal["assigned", "fetched", "expired", "destroyed"]
+"""What became of keys for slaves; destroyed are those of an SAE that was struck off."""
 
 
 class SaeEntry(NamedTuple):
@@ -44,17 +41,16 @@ class SaeEntry(NamedTuple):
 
 
 class PairCount(NamedTuple):
-    """How many keys of a pair of SAEs are, or were, in a state here."""
+    """How many keys of a pair of SAEs have come into a state here."""
 
     master: str
     slave: str
-    side: Side
     state: CountedState
     keys: int
 
 
 class Applications(Table):
-    """Supply, assignments and keys at the slaves' KME, and counts of both sides."""
+    """Supply, assignments and keys at the slaves' KME, and counts of them."""
 
     def __init__(self, store: Store) -> None:
         super().__init__(store)
@@ -189,19 +185,14 @@ class Applications(Table):
             held[key.source] = held.get(key.source, 0) + sign * len(key.key)
         self._held.value = held
 
-    def count(self, master: str, slave: str, side: Side, state: CountedState, keys: int) -> None:
+    def count(self, master: str, slave: str, state: CountedState, keys: int) -> None:
         """Count keys of a pair that have come into a state."""
         self.run(
-            "INSERT INTO application_pairs VALUES (?, ?, ?, ?, ?)"
-            " ON CONFLICT DO UPDATE SET keys = keys + excluded.keys",
-            *(master, slave, side, state, keys),
+            "INSERT INTO application_pairs VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET keys = keys + excluded.keys",
+            *(master, slave, state, keys),
         )
-
-    def set_count(self, count: PairCount) -> None:
-        """Note how many keys of a pair are in a state now."""
-        self.run("INSERT OR REPLACE INTO application_pairs VALUES (?, ?, ?, ?, ?)", *count)
 
     def counts(self) -> list[PairCount]:
         """Return all that was counted."""
-        rows: list[Any] = self.all("SELECT master, slave, side, state, keys FROM application_pairs ORDER BY 1, 2, 3, 4")
+        rows: list[Any] = self.all("SELECT master, slave, state, keys FROM application_pairs ORDER BY 1, 2, 3")
         return [PairCount(*row) for row in rows]

@@ -136,7 +136,10 @@ class Relays(Table):
         return before is None
 
     def latest(self) -> Iterator[EndpointRelay]:
-        """Yield every relay but those of supply, the latest deadline first; reads them one by one."""
+        """Yield every relay but those of supply, the latest deadline first; reads them one by one.
+
+        No bytes of supply are a key before they are assigned.
+        """
         ids = self.all("SELECT relay_id FROM relays WHERE supply IS NULL ORDER BY deadline DESC, relay_id")
         for relay_id in ids:
             row = self.one(f"{self._select} WHERE relay_id = ?", *relay_id)

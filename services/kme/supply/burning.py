@@ -56,6 +56,7 @@ class Burning:
     def _gone(self, block: Block, why: str, now: float) -> None:
         memory, assignment = self._memory, block.assign.assignment
         memory.let_go(block)
+        memory.tallies.burned(block.pair, why, block.count)
         self.note(assignment.target, block.bytes_left, why)
         fields: dict[str, object] = {
             "assign_id": assignment.assign_id,

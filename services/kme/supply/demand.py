@@ -25,7 +25,6 @@ class Use:
 
     asked_at: float
     """Seconds since the epoch."""
-    handed_out: int = 0
     rate: Rate = STILL
     """Keys handed out."""
 
@@ -72,8 +71,7 @@ class Uses:
     def handed_out(self, want: Want, number: int, now: float) -> None:
         """Take note of keys that were handed out."""
         if (use := self.uses.get(want)) is not None:
-            rate = use.rate.plus(number, now)
-            self.uses[want] = replace(use, handed_out=use.handed_out + number, rate=rate)
+            self.uses[want] = replace(use, rate=use.rate.plus(number, now))
 
     def assigned(self, target: str, level: int, length: int, now: float) -> None:
         """Take note of bytes that were assigned for a demand of that level."""

@@ -72,13 +72,13 @@ def _outgoing(source: SourceSide, places: Iterable[tuple[str, int]], now: float)
 
 
 def _pairs(source: SourceSide, now: float) -> Iterator[SaePair]:
-    """Yield what is said of pairs that are in use, or have keys: those that were asked for last stand first."""
+    """Yield what is said of pairs that are in use, or have or had keys: those that were asked for last stand first."""
     memory = source.memory
     uses_of = memory.demand.uses
     wants_of: dict[Pair, list[Want]] = {}
     for want in sorted(uses_of, key=lambda want: uses_of[want].asked_at, reverse=True):
         wants_of.setdefault(want.pair, []).append(want)
-    for pair in memory.ready.pairs():
+    for pair in memory.ready.pairs() + memory.tallies.pairs():
         wants_of.setdefault(pair, [])
     waiting = Counter(waiter.want.pair for waiter in memory.waiters.all())
     for pair, wants in islice(wants_of.items(), PAIRS_SHOWN_MAX):
@@ -86,14 +86,16 @@ def _pairs(source: SourceSide, now: float) -> Iterator[SaePair]:
         uses = [uses_of[want] for want in wants]
         ready = [block for block in memory.ready.of(pair) if now < block.assign.assignment.usable_until]
         low = (memory.ready.count(want, now) < memory.demand.marks(want, stock, now)[0] for want in wants)
-        target = memory.directory.kme_of(pair.slave) or ""
+        target, tally = memory.directory.kme_of(pair.slave) or "", memory.tallies.of(pair)
         yield SaePair(
             master=pair.master,
             slave=pair.slave,
             level=level,
             ready_keys=sum(block.count for block in ready),
             ready_bytes=sum(block.bytes_left for block in ready),
-            handed_out=sum(use.handed_out for use in uses),
+            handed_out=tally.handed_out,
+            burned=tally.burned,
+            expired=tally.expired,
             keys_per_s=fsum(use.rate.now(now) for use in uses),  # 0.0 if it is not in use any more
             low=any(low),
             waiting=waiting[pair],

@@ -121,6 +121,7 @@ class Serving:
         keys = memory.ready.take(want, waiter.number, now)
         memory.holdings.add(want.pair.master, -len(keys) * want.key_bytes)
         memory.demand.handed_out(want, len(keys), now)
+        memory.tallies.handed_out(want.pair, len(keys))
         self.answers.append(Answer(waiter.asker, keys))
         self._cutting.look(want, now)
         return True

@@ -85,7 +85,7 @@ class SlaveKeys:
             self._store.delete(first_time)
             self.must_wipe.value = True
         if first_time:
-            self._store.count(master, caller.sae_id, "slave", "fetched", len(first_time))
+            self._store.count(master, caller.sae_id, "fetched", len(first_time))
         return [_handed_out(found[key_id], now) for key_id in key_ids]
 
     def _may_be_given(self, key: SlaveKey, caller: Caller, master: str, now: float) -> bool:
@@ -117,7 +117,7 @@ class SlaveKeys:
             for index in range(number)
         ]
         self._store.add(keys)
-        self._store.count(pair.master, pair.slave, "slave", "assigned", number)
+        self._store.count(pair.master, pair.slave, "assigned", number)
         return [_handed_out(key, now) for key in keys]
 
     def delete(self, keys: Sequence[SlaveKey], state: CountedState) -> list[Effect]:
@@ -126,7 +126,7 @@ class SlaveKeys:
         self.must_wipe.value = True
         effects: list[Effect] = []
         for (master, slave), number in Counter((key.master, key.slave) for key in keys).items():
-            self._store.count(master, slave, "slave", state, number)
+            self._store.count(master, slave, state, number)
             ids = [str(key.key_id) for key in keys if (key.master, key.slave) == (master, slave)]
             for start in range(0, len(ids), KEYS_LOGGED_MAX):
                 some = ids[start : start + KEYS_LOGGED_MAX]

@@ -9,6 +9,7 @@ from kme.supply.demand import Uses
 from kme.supply.model import Block, Pair, SupplyLimits
 from kme.supply.ready import ReadyKeys
 from kme.supply.relays import SourceSupply
+from kme.supply.tallies import Tallies
 from kme.supply.waiters import Waiters
 from qkdrelay.network.directory import NO_SAES, Directory
 from qkdrelay.service.batch import Batch, BatchDict, Cell
@@ -82,6 +83,7 @@ class SourceMemory:
         self.ready = ReadyKeys(batch)
         self.waiters = Waiters(batch, limits)
         self.demand = Uses(batch, limits)
+        self.tallies = Tallies(batch, limits)
         self.holdings = Holdings(batch, limits)
         self.rests = Rests(batch)
         self._directory = Cell(batch, NO_SAES)

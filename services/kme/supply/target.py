@@ -165,7 +165,7 @@ class TargetSide:
                 for number in range(assignment.key_count)
             ]
         )
-        self._store.count(assignment.master, assignment.slave, "slave", "assigned", assignment.key_count)
+        self._store.count(assignment.master, assignment.slave, "assigned", assignment.key_count)
         about = (supply.source, supply.level)
         self._rates[about] = self._rates.get(about, STILL).plus(assignment.length, now)
         self._keys.must_wipe.value = True

@@ -79,9 +79,21 @@ def _supplies(supplies: tuple[SupplyView, ...]) -> Table:
 
 
 def _pairs(pairs: tuple[SaePairView, ...]) -> Table:
-    columns = "master", "slave", "withstands", "ready", "keys/s", "given", "waiting", "said", "why"
+    columns = (
+        "master",
+        "slave",
+        "withstands",
+        "ready",
+        "keys/s",
+        "handed out",
+        "burned",
+        "expired",
+        "waiting",
+        "said",
+        "why",
+    )
     table = Table(*columns, box=None, pad_edge=False)
-    for column in table.columns[3:7]:
+    for column in table.columns[3:9]:
         column.justify = "right"
     for one in pairs:
         pair = one.pair
@@ -92,6 +104,8 @@ def _pairs(pairs: tuple[SaePairView, ...]) -> Table:
             Text(str(pair.ready_keys), "yellow" if pair.low else ""),
             f"{pair.keys_per_s:.1f}",
             str(pair.handed_out),
+            str(pair.burned),
+            str(pair.expired),
             Text(str(pair.waiting), "yellow" if pair.waiting else ""),
             _said(one.said_s_ago),
             _why(pair.why or ("low" if pair.low else "")),

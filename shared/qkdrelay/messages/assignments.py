@@ -151,7 +151,11 @@ class SaePair(Message, frozen=True):
     ready_keys: Number
     ready_bytes: Number
     handed_out: Number
-    """Keys, since the start."""
+    """Keys, since the KME's start, as those burned and expired."""
+    burned: Number
+    """Given to nobody, for another reason than their time."""
+    expired: Number
+    """Not handed out in time."""
     keys_per_s: Annotated[float, Meta(ge=0, le=1e12)]
     """Handed out of late."""
     low: bool

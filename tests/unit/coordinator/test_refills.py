@@ -267,7 +267,15 @@ def test_whatever_is_claimed_bounds_are_kept(turns, left):
 
 
 def test_pairs_are_kept_as_their_master_s_kme_says(refilling):
-    figures = {"ready_keys": 3, "ready_bytes": 96, "handed_out": 1, "keys_per_s": 0.5, "waiting": 0}
+    figures = {
+        "ready_keys": 3,
+        "ready_bytes": 96,
+        "handed_out": 1,
+        "burned": 2,
+        "expired": 0,
+        "keys_per_s": 0.5,
+        "waiting": 0,
+    }
     pair = SaePair(master="a", slave="b", level=1, low=False, why="", **figures)
     refilling.say("kme-1", pairs=[pair])
     assert [(kme, found) for kme, _, found in refilling.accounts.pairs()] == [("kme-1", pair)]

@@ -108,7 +108,7 @@ def test_keys_for_applications_are_listed_by_state_and_shown_only_to_who_asks(tm
     assert found["keys"] == []
     there = found["applications"]
     assert there["supply"] == [{"source": "here", "withstands": {"compromised": 1}, "bytes": 4096 - 160}]
-    assert there["pairs"] == [{"master": "m1", "slave": "s1", "side": "slave", "assigned": 5, "fetched": 1}]
+    assert there["pairs"] == [{"master": "m1", "slave": "s1", "assigned": 5, "fetched": 1}]
     assert {key["key_id"] for key in there["keys"]} == {
         str(key_id(first.assignment.assign_id, 1)),
         *(str(key_id(second.assignment.assign_id, n)) for n in range(3)),

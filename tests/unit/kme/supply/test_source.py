@@ -469,6 +469,26 @@ def test_a_dry_supply_is_wanted_and_none_that_nobody_uses():
     assert source.side.low(source.now) == []
 
 
+def test_what_became_of_the_keys_of_a_pair_is_counted_and_stays_so_when_it_is_not_in_use_any_more(served):
+    """Ready, handed out, burned, expired: as the master's KME reports them."""
+
+    def counts():
+        (pair,) = supplies(served.side, (), bytes(16), served.now).pairs
+        return pair.ready_keys, pair.handed_out, pair.burned, pair.expired
+
+    ready, handed_out, burned, expired = counts()
+    assert (ready > 0, burned, expired) == (True, 0, 0)
+    served.ask(number=2)
+    assert counts() == (ready - 2, handed_out + 2, 0, 0)
+    block = next(served.side.memory.ready.all())
+    served.do(served.side.burning.ready, [block], "directory", served.now)
+    assert counts() == (ready - 2 - block.count, handed_out + 2, block.count, 0)
+    left = counts()[0]
+    served.later(SupplyLimits().usable_s)
+    served.do(served.side.memory.demand.cool, served.now)
+    assert counts() == (0, handed_out + 2, block.count, left)
+
+
 def test_what_is_reported_of_keys_that_nobody_has_asked_for_lately_is_a_message_that_is_taken(served):
     served.later(HOT_S)
     served.do(served.side.memory.demand.cool, served.now)
