@@ -110,9 +110,9 @@ class RequestHandler:
         match request.body:
             case RelayRequest():
                 self._relay(request, request.body, now)
-            case RelaysRequest(limit=limit):
-                relays = tuple(summary(relay, now) for relay in self._store.relays.latest(limit))
-                return RelaysView(relays=relays, total=self._store.relays.count())
+            case RelaysRequest(limit=limit, supply=supply):
+                relays = tuple(summary(relay, now) for relay in self._store.relays.latest(limit, supply=supply))
+                return RelaysView(relays=relays, total=self._store.relays.count(supply=supply))
             case ShowRequest(relay=name, follow=follow):
                 relay = self._find(name)
                 if follow:

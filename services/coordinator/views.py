@@ -24,6 +24,7 @@ def summary(relay: Relay, now: float) -> RelaySummary:
         state=relay.state,
         key_count=relay.terms.key_count,
         key_size_bits=relay.terms.key_size_bits,
+        supply=relay.terms.supply is not None,
         created_at=relay.created_at,
         elapsed_s=max(0.0, (relay.ended_at or now) - relay.created_at),
         reason=relay.reason,

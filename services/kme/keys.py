@@ -32,7 +32,7 @@ def listed(store: KmeStore, *, reveal: bool, limit: int) -> list[dict[str, Any]]
 def of_applications(store: KmeStore, *, reveal: bool, limit: int) -> dict[str, Any]:
     """Return what is here for applications: ``supply`` not assigned yet, ``pairs`` by state, ``keys`` to be fetched.
 
-    All is of slaves, which is durable; what there is for masters is in the KME's memory only, and `coordinator supplies`
+    All is of slaves, which is durable; what masters have is in the KME's memory only, and `coordinator supplies`
     has counts of it. With ``reveal`` the bytes of keys are there too.
     """
     with store.journal.reading():

@@ -49,7 +49,7 @@ def before(network, bodies):
 
 def none_was_lost(network):
     """The share that was held back arrives, and so does everything else; then a relay as if nothing had been."""
-    relay = next(iter(network.coordinator_store.relays.latest(1)))
+    relay = next(iter(network.coordinator_store.relays.latest(1, supply=True)))
     assert network.show(relay.relay_id).missing == ()
     assert network.show(relay.relay_id).state == "confirmed"
     assert network.relay("kme-1", "kme-8", policy="recursive").missing == ()

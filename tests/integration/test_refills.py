@@ -5,8 +5,8 @@ from rich.console import Console
 
 from coordinator.supply.refills import AHEAD_S, FIRST_BYTES, SUPPLY_BYTES_MAX
 from kme.applications import KeyRequest, TryLaterError
-from qkdrelay.messages.answers import Acknowledged, SuppliesView
-from qkdrelay.messages.requests import LinkRequest, SuppliesRequest
+from qkdrelay.messages.answers import Acknowledged, RelaysView, SuppliesView
+from qkdrelay.messages.requests import LinkRequest, RelaysRequest, SuppliesRequest
 from qkdrelay_cli.render.supplies import supplies_as_data, supplies_as_tables
 from support.applications import DIRECTORY, SAES, caller
 from support.network import Network
@@ -44,7 +44,7 @@ def test_supply_is_refilled_before_it_is_used_up_and_keys_go_on():
         network.time.forward(1.0)
         network.settle()
     assert len(seen) == 40 * 64
-    supply = [relay for relay in network.coordinator_store.relays.latest(1_000) if relay.terms.supply]
+    supply = [relay for relay in network.coordinator_store.relays.latest(1_000, supply=True) if relay.terms.supply]
     assert {relay.state for relay in supply} == {"confirmed"}
     brought = sum(relay.terms.key_count for relay in supply)
     # What is ahead is bounded by how fast it goes.
@@ -85,9 +85,20 @@ def test_the_coordinator_shows_what_there_is_and_who_waits():
     assert (pair.kme, pair.pair.master, pair.pair.slave, pair.pair.handed_out) == ("kme-1", "sae-1", "sae-8", 2)
     data = supplies_as_data(view)
     assert data["supplies"][0]["stored_bytes"] == supply.supply.stored_bytes
-    console = Console(width=200, color_system=None)
+    console = Console(width=80, color_system=None)
     with console.capture() as capture:
         console.print(supplies_as_tables(view))
     shown = capture.get()
     assert "kme-1>kme-8" in shown
     assert "sae-8" in shown
+
+
+def test_relays_of_supply_are_listed_to_who_asks_for_them():
+    network = Refilled()
+    mine = network.relay("kme-1", "kme-8").relay_id
+    network.ask("sae-1", "sae-8").result(timeout=0)
+    view = network.client.ask(RelaysRequest(limit=9, supply=False), RelaysView)
+    assert ([relay.relay_id for relay in view.relays], view.total) == ([mine], 1)
+    view = network.client.ask(RelaysRequest(limit=9, supply=True), RelaysView)
+    assert view.total == len(view.relays) > 1
+    assert [relay.relay_id for relay in view.relays if not relay.supply] == [mine]

@@ -73,7 +73,7 @@ def state(network):
     """All that a request may change at the coordinator and the KMEs."""
     store = network.coordinator_store
     labs = {kme: (kept.journal.meta.get("lab_mode"), kept.waiting.links_down()) for kme, kept in network.stores.items()}
-    return store.links.down(), store.relays.count(), labs
+    return store.links.down(), store.relays.count(supply=True), labs
 
 
 # --- requests --------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ def test_no_field_of_a_request_can_be_rewritten(field):
     change = lambda body: msgspec.structs.replace(body, **{field: REWRITTEN[field]})  # noqa: E731
     Broker(network, change=lambda signed: [with_body(signed, change)])
     silent(network, relay_request("kme-1", "kme-8", withstand=TWO))
-    assert network.coordinator_store.relays.count() == 0
+    assert network.coordinator_store.relays.count(supply=True) == 0
     ((kme, queue, reason),) = network.dead_letters()
     assert (kme, queue) == (COORDINATOR, "coordinator.requests")
     assert reason.startswith("the signature does not verify: QKDRELAY_CLI_KEY is another there, or somebody forges")
@@ -125,10 +125,10 @@ def test_what_was_asked_to_be_withstood_is_withstood_or_nothing_is_relayed():
         for end in (source, target):
             assert network.stores[end].relays.get(asked.relay_id).checked.compromised == 2
     assert tried == 3
-    count = network.coordinator_store.relays.count()
+    count = network.coordinator_store.relays.count(supply=True)
     Broker(network, change=lambda s: [with_body(s, lambda body: msgspec.structs.replace(body, withstand=None))])
     silent(network, relay_request(source, target, **wishes))
-    assert network.coordinator_store.relays.count() == count
+    assert network.coordinator_store.relays.count(supply=True) == count
 
 
 FORGED = {
@@ -230,7 +230,7 @@ def test_an_old_copy_of_the_coordinators_store_does_not_bring_old_requests_back(
         network.as_cli(signed)
         network.settle()
     assert network.coordinator_store.links.down() == ()
-    assert network.coordinator_store.relays.count() == 0
+    assert network.coordinator_store.relays.count(supply=True) == 0
 
 
 def test_a_requeued_letter_is_not_requeued_by_a_replay():
@@ -273,7 +273,7 @@ def test_a_command_line_whose_clock_is_off_is_served_all_the_same(off_s):
     assert isinstance(network.ask(DOWN), Acknowledged)
     # Its deadline is by the coordinator's clock, which the KMEs may not share.
     assert isinstance(network.ask(relay_request("kme-1", "kme-4")), RelayView)
-    assert network.coordinator_store.relays.count() == 1
+    assert network.coordinator_store.relays.count(supply=True) == 1
 
 
 def test_a_request_in_a_batch_that_fails_is_carried_out_once_it_does_not(monkeypatch):
@@ -346,7 +346,7 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("how", ["unsigned", "altered", "for somebody else"])
-@pytest.mark.parametrize("body", [DOWN, RelaysRequest(limit=5)])
+@pytest.mark.parametrize("body", [DOWN, RelaysRequest(limit=5, supply=False)])
 def test_no_answer_can_be_forged(how, body):
     network = Network(DIAMOND)
     Broker(network, REPLIES_EXCHANGE, ANSWERS[how])
@@ -412,7 +412,7 @@ def test_an_answer_to_another_command_line_is_none():
     network = Network(DIAMOND)
     mine, others = client(network), client(network)
     broker = Broker(network, REPLIES_EXCHANGE)
-    assert answer(others, RelaysRequest(limit=1)).total == 0
+    assert answer(others, RelaysRequest(limit=1, supply=False)).total == 0
     stolen = broker.seen[-1]
     broker.change = lambda signed: [stolen, signed]
     assert answer(mine, DOWN) == Acknowledged(text="the QKD link kme-1 - kme-2 is down")
@@ -487,13 +487,13 @@ def test_an_id_stands_for_one_relay(changed, named):
     assert str(refusal.value) == f"relay {first.relay_id} was asked for before, as another: {named}"
     again = network.ask(relay_request("kme-1", "kme-4", relay_id=first.relay_id))
     assert again.relay_id == first.relay_id
-    assert network.coordinator_store.relays.count() == 1
+    assert network.coordinator_store.relays.count(supply=True) == 1
 
 
 def test_reading_is_signed_as_well():
     network = Network(DIAMOND)
     asked = dialogue.Asker(bytes(32), network.client.connection.address, network.clock)
-    for body in (RelaysRequest(limit=1), ShowRequest(relay="abcd", follow=True)):
+    for body in (RelaysRequest(limit=1, supply=False), ShowRequest(relay="abcd", follow=True)):
         network.client.connection.send(asked.request(body)[1])
     network.settle()
     assert network.client.connection.receive(0.0) is None

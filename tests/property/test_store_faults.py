@@ -98,7 +98,8 @@ def fill_coordinator(store):
 
 def use_coordinator(store):
     relays, dead_letters = store.relays, store.dead_letters
-    yield from (lambda: relays.latest(9), relays.count, relays.undecided_count, lambda: relays.overdue(NOW + 99))
+    yield from (lambda: relays.latest(9, supply=True), lambda: relays.count(supply=True))
+    yield from (relays.undecided_count, lambda: relays.overdue(NOW + 99))
     yield from (
         lambda: relays.due_again("kme-1", NOW + 99),
         store.links.down,

@@ -129,7 +129,7 @@ class Processes:
         try:
             self._client = self._client or RabbitMqClient(self.cli)
             coordinator = CoordinatorClient(self._client, self.cli_key)
-            listed = coordinator.ask(RelaysRequest(limit=LISTED_MAX), RelaysView, ANSWER_WITHIN_S)
+            listed = coordinator.ask(RelaysRequest(limit=LISTED_MAX, supply=False), RelaysView, ANSWER_WITHIN_S)
         except BrokerUnreachableError:
             if self._client is not None:
                 self._client.close()

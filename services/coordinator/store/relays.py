@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from itertools import chain
 from uuid import UUID
 
 from coordinator.lifecycle import Relay
@@ -54,7 +55,7 @@ RELAY = Record(
     Column("findings", "BLOB", _stored_findings, _findings, changes=True),
 )
 """The one place where the store says how a field of a relay is kept."""
-_BESIDE = ["source", "target", "deadline", "source_due", "target_due", "source_wait_s", "target_wait_s"]
+_BESIDE = ["source", "target", "supply", "deadline", "source_due", "target_due", "source_wait_s", "target_wait_s"]
 """By these relays are looked up; the last four say when an end is told again, and after how long."""
 
 
@@ -62,12 +63,12 @@ def schema(record: Record[Relay]) -> str:
     """Return the tables and indexes of relays kept like this."""
     return f"""
 CREATE TABLE relays (relay_id BLOB PRIMARY KEY, {record.schema},
-                     source TEXT NOT NULL, target TEXT NOT NULL, deadline REAL NOT NULL,
+                     source TEXT NOT NULL, target TEXT NOT NULL, supply {_FLAG}, deadline REAL NOT NULL,
                      source_due REAL, target_due REAL, source_wait_s REAL NOT NULL, target_wait_s REAL NOT NULL);
 CREATE INDEX relays_undecided ON relays (deadline) WHERE ended_at IS NULL;
 CREATE INDEX relays_by_source_due ON relays (source, source_due) WHERE source_due IS NOT NULL;
 CREATE INDEX relays_by_target_due ON relays (target, target_due) WHERE target_due IS NOT NULL;
-CREATE INDEX relays_by_age ON relays (created_at);
+CREATE INDEX relays_by_age ON relays (supply DESC, created_at);
 """
 
 
@@ -86,7 +87,7 @@ class RelayTable(Table):
         """Rows that this transaction has yet to write."""
         self._select = f"SELECT {', '.join(record.names)} FROM relays"
         columns = ["relay_id", *record.names, *_BESIDE]
-        changing = ", ".join(f"{name} = excluded.{name}" for name in [*record.changing, *_BESIDE[3:]])
+        changing = ", ".join(f"{name} = excluded.{name}" for name in [*record.changing, *_BESIDE[4:]])
         # Not REPLACE, which writes the row and all its indexes anew.
         self._upsert = (
             f"INSERT INTO relays ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
@@ -129,13 +130,16 @@ class RelayTable(Table):
         query = "SELECT relay_id FROM relays WHERE relay_id BETWEEN ? AND ? ORDER BY relay_id LIMIT ?"
         return [self._store.parsed(_id, row[0]) for row in self.all(query, first, last, limit)]
 
-    def latest(self, limit: int) -> list[Relay]:
-        """Return the latest relays, newest first."""
-        return self._relays("ORDER BY created_at DESC LIMIT ?", limit)
+    def latest(self, limit: int, *, supply: bool) -> list[Relay]:
+        """Return the latest relays, newest first; with ``supply`` those of supply are among them."""
+        kinds = (False, True) if supply else (False,)
+        # Each by its index: a row may be large.
+        found = (self._relays("WHERE supply = ? ORDER BY created_at DESC LIMIT ?", kind, limit) for kind in kinds)
+        return sorted(chain.from_iterable(found), key=lambda relay: relay.created_at, reverse=True)[:limit]
 
-    def count(self) -> int:
-        """Return how many relays are known."""
-        return int(self.one("SELECT count(*) FROM relays")[0])
+    def count(self, *, supply: bool) -> int:
+        """Return how many relays are known; with ``supply`` those of supply, too."""
+        return int(self.one("SELECT count(*) FROM relays WHERE supply <= ?", supply)[0])
 
     def undecided(self) -> list[Relay]:
         """Return the relays that are under way."""
@@ -194,16 +198,19 @@ class RelayTable(Table):
         due = (now + _TELL_AGAIN_S if end in told else None for end in ends)
         self._kept[relay_id] = (
             *(relay_id.bytes, *self._record.row(relay)),
-            *(*ends, deadline, *due, _TELL_AGAIN_S, _TELL_AGAIN_S),
+            *(*ends, relay.terms.supply is not None, deadline, *due, _TELL_AGAIN_S, _TELL_AGAIN_S),
         )
 
     def purge(self) -> list[UUID]:
-        """Forget the oldest ended relays beyond the limit, none that an end still has to be told of; return them."""
-        surplus = self.count() - RELAYS_MAX
+        """Forget ended relays beyond the limit, none that an end still has to be told of; return them.
+
+        Those of supply go first, then the oldest: nobody asks what became of one that a KME has asked for.
+        """
+        surplus = self.count(supply=True) - RELAYS_MAX
         if surplus <= 0:
             return []
         settled = "ended_at IS NOT NULL AND source_due IS NULL AND target_due IS NULL"
-        query = f"SELECT relay_id FROM relays WHERE {settled} ORDER BY created_at LIMIT ?"
+        query = f"SELECT relay_id FROM relays WHERE {settled} ORDER BY supply DESC, created_at LIMIT ?"
         oldest = [self._store.parsed(_id, row[0]) for row in self.all(query, surplus)]
         for relay_id in oldest:
             self._cache.drop(relay_id)

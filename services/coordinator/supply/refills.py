@@ -130,9 +130,9 @@ class Refills:
         return sum(refill.place == place for refill in self.under_way.values())
 
     def why(self, place: Place, now: float) -> str:
-        """Return why a place is not refilled now; nothing if nothing is in the way."""
+        """Return why a place is not refilled now, or was not when it was tried last and is again; or nothing."""
         rest = self.rests.get(place)
-        return rest.why[:_TEXT_MAX] if rest is not None and self._rests(place, now) else ""
+        return rest.why[:_TEXT_MAX] if rest is not None and (self._rests(place, now) or self.count(place)) else ""
 
     # --- what is next ------------------------------------------------------------------------------
 

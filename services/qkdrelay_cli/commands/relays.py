@@ -25,6 +25,9 @@ RelayArgument = Annotated[
 def relays(
     *,
     limit: Annotated[int, typer.Option(metavar="N", min=1, max=RELAYS_SHOWN_MAX, help="At most so many.")] = 20,
+    supply: Annotated[
+        bool, typer.Option("--supply", help="Those of supply, too, which keys for applications are cut from.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """List the latest relays, newest first.
@@ -40,7 +43,7 @@ def relays(
     from qkdrelay_cli import session
     from qkdrelay_cli.render.outcome import STYLES, summary_as_data
 
-    view = session.ask(RelaysRequest(limit=limit), RelaysView)
+    view = session.ask(RelaysRequest(limit=limit, supply=supply), RelaysView)
     if as_json:
         print_json({"total": view.total, "relays": [summary_as_data(relay) for relay in view.relays]})
         return
@@ -51,7 +54,7 @@ def relays(
     for column in table.columns[:-1]:
         column.no_wrap = True
     for relay in view.relays:
-        keys = f"{relay.key_count} x {relay.key_size_bits}"
+        keys = f"{relay.key_count} x {relay.key_size_bits}{' supply' if relay.supply else ''}"
         took = duration(relay.elapsed_s)
         state = Text(relay.state, STYLES.get(relay.state, ""))
         number, asked = str(relay.relay_id)[:8], moment(relay.created_at)

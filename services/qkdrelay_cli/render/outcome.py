@@ -72,6 +72,7 @@ def summary_as_data(relay: RelaySummary) -> dict[str, Any]:
         "reason": relay.reason,
         "key_count": relay.key_count,
         "key_size_bits": relay.key_size_bits,
+        "supply": relay.supply,
         "created_at": relay.created_at,
         "elapsed_s": round(relay.elapsed_s, 6),
     }

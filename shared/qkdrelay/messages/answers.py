@@ -83,6 +83,8 @@ class RelaySummary(Message, frozen=True, tag="summary", tag_field="type"):
     state: RelayState
     key_count: Number
     key_size_bits: Number
+    supply: bool
+    """Whether it is one of supply, which keys for applications are cut from."""
     created_at: Seconds
     elapsed_s: Seconds
     reason: str

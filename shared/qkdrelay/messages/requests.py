@@ -57,6 +57,8 @@ class RelaysRequest(Message, frozen=True, tag="relays", tag_field="type"):
     """List the latest relays."""
 
     limit: Annotated[int, Meta(ge=1, le=RELAYS_SHOWN_MAX)]
+    supply: bool
+    """Those of supply, too."""
 
 
 class ShowRequest(Message, frozen=True, tag="show", tag_field="type"):

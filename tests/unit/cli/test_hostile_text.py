@@ -53,7 +53,11 @@ def real():
     """What a coordinator answers: a relay, the list of relays, the network."""
     network = EmbeddedNetwork(reference_topology())
     relay = network.relay("kme-1", "kme-8", policy="recursive")
-    requests = ShowRequest(relay=str(relay.relay_id), follow=False), RelaysRequest(limit=5), NetworkRequest()
+    requests = (
+        ShowRequest(relay=str(relay.relay_id), follow=False),
+        RelaysRequest(limit=5, supply=False),
+        NetworkRequest(),
+    )
     return [network.client.ask(request, object) for request in requests]
 
 

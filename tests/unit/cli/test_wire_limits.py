@@ -18,7 +18,7 @@ def taken(body):
 @pytest.mark.parametrize(
     ("most", "request_of"),
     [
-        (RELAYS_SHOWN_MAX, lambda number: RelaysRequest(limit=number)),
+        (RELAYS_SHOWN_MAX, lambda number: RelaysRequest(limit=number, supply=False)),
         (LETTERS_SHOWN_MAX, lambda number: DeadLettersRequest(limit=number)),
         (LETTERS_SHOWN_MAX, lambda number: DropRequest(letters=(1,) * number)),
         (REQUEUED_MAX, lambda number: RequeueRequest(letters=(1,) * number)),

@@ -194,7 +194,7 @@ def test_with_another_key_than_the_coordinators_nothing_is_done_and_the_setting_
         "the signature does not verify: QKDRELAY_CLI_KEY is another there, or somebody forges"
     }
     assert here.network.coordinator_store.links.down() == ()
-    assert here.network.coordinator_store.relays.count() == 0
+    assert here.network.coordinator_store.relays.count(supply=True) == 0
 
 
 def test_a_wrong_address_is_named(run, monkeypatch):

@@ -199,6 +199,19 @@ def test_a_source_is_told_what_the_most_is_where_no_plan_will_do(refilling):
     assert "withstands" in refilling.refills.why(Place("kme-1", "kme-8", 3), refilling.now)
 
 
+def test_what_was_in_the_way_is_still_said_while_it_is_tried_again(refilling):
+    refilling.say("kme-1", said(waiting=1))
+    (relay,) = refilling.next()
+    refilling.end(relay, "failed")
+    place = Place("kme-1", "kme-8", 1)
+    assert refilling.refills.why(place, refilling.now) == "why not"
+    refilling.now += 1.0
+    (again,) = refilling.next()
+    assert refilling.refills.why(place, refilling.now) == "why not"
+    refilling.end(again)
+    assert refilling.refills.why(place, refilling.now) == ""
+
+
 def test_old_accounts_do_not_count(refilling):
     refilling.say("kme-1", said())
     refilling.now += FRESH_S + 1

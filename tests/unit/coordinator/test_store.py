@@ -9,6 +9,7 @@ import pytest
 
 from coordinator.lifecycle import Relay
 from coordinator.store import dead_letters, open_coordinator_store, relays
+from qkdrelay.messages.assignments import Supply
 from qkdrelay.messages.reports import Dispute, Findings
 from qkdrelay.service.journal import Journal
 from qkdrelay.service.lru import LruCache
@@ -64,7 +65,7 @@ def test_a_relay_comes_back_as_it_was(store, changed):
     kept = relay(**changed)
     keep(store, kept)
     assert store.relays.get(kept.relay_id) == kept
-    assert store.relays.latest(5) == [kept]
+    assert store.relays.latest(5, supply=True) == [kept]
 
 
 def test_a_relay_is_as_it_was_kept_however_many_others_are_looked_at_before_the_commit(store, monkeypatch):
@@ -173,7 +174,7 @@ def test_one_more_field_of_a_relay_is_kept_by_declaring_it_once():
     for kept in (first, changed):
         with journal.transaction():
             table.keep(kept, NOW, told=())
-    (read,) = table.latest(1)
+    (read,) = table.latest(1, supply=True)
     assert read == replace(changed, policy="p")  # it is none of those that change
 
 
@@ -186,7 +187,7 @@ def test_a_store_has_the_columns_it_has_always_had(store):
     columns = [row[1] for row in store.journal.connection.execute("PRAGMA table_info(relays)")]
     assert " ".join(columns) == (
         "relay_id terms policy protected relies_on created_at state reason ended_at expected started target_proof"
-        " released findings source target deadline source_due target_due source_wait_s target_wait_s"
+        " released findings source target supply deadline source_due target_due source_wait_s target_wait_s"
     )
 
 
@@ -199,9 +200,23 @@ def test_settled_relays_beyond_the_bound_are_forgotten_oldest_first_with_their_f
             store.flow.add_step(each.relay_id, ROUTE, "collected")
             store.flow.add_stuck(each.relay_id, ROUTE[:2], "link.down")
         store.purge()
-    assert store.relays.latest(9) == made[:2:-1]
+    assert store.relays.latest(9, supply=True) == made[:2:-1]
     assert [bool(store.flow.of(each.relay_id).collected) for each in made] == [False] * 3 + [True] * 3
     assert [bool(store.flow.of(each.relay_id).stuck) for each in made] == [False] * 3 + [True] * 3
+
+
+def test_relays_of_supply_are_listed_to_who_asks_for_them_and_forgotten_first(store, monkeypatch):
+    supply = Supply(until=NOW + 1, tag_pairs=1)
+    made = [relay(created_at=NOW + n, ended_at=NOW + n) for n in range(6)]
+    made[1::2] = [replace(each, terms=terms(relay_id=each.relay_id, supply=supply)) for each in made[1::2]]
+    keep(store, *made)
+    assert store.relays.latest(9, supply=False) == made[4::-2]
+    assert store.relays.latest(4, supply=True) == made[:1:-1]
+    assert (store.relays.count(supply=False), store.relays.count(supply=True)) == (3, 6)
+    monkeypatch.setattr(relays, "RELAYS_MAX", 4)
+    with store.journal.transaction():
+        store.purge()
+    assert store.relays.latest(9, supply=True) == [made[5], made[4], made[2], made[0]]
 
 
 def test_relays_under_way_or_not_carried_out_are_never_forgotten(store, monkeypatch):
@@ -212,7 +227,7 @@ def test_relays_under_way_or_not_carried_out_are_never_forgotten(store, monkeypa
     keep(store, done)
     with store.journal.transaction():
         store.purge()
-    assert {each.relay_id for each in store.relays.latest(9)} == {under_way.relay_id, untold.relay_id}
+    assert {each.relay_id for each in store.relays.latest(9, supply=True)} == {under_way.relay_id, untold.relay_id}
 
 
 def test_a_step_is_kept_once_and_ends_the_wait_for_its_share(store):
