@@ -9,6 +9,8 @@ pytest=$1
 shift
 # Without it the models' tests are skipped, and say so; with CI=true they must not be.
 infra/ensure-spin.sh || [ "${CI:-}" != true ]
+# What a shell on a fresh machine allows, wherever the tests run: none may need more.
+ulimit -Sn 1024 || true
 report=$(mktemp)
 trap 'rm -f "$report"' EXIT
 

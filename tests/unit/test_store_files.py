@@ -2,12 +2,14 @@
 
 import errno
 import fcntl
+import gc
 import os
 import shutil
 import sqlite3
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -92,6 +94,23 @@ def other_name(request, store, path, tmp_path):
 def test_a_store_has_one_owner_whatever_it_is_called(other_name):
     with pytest.raises(StoreInUseError, match="in use by another process"):
         opened(other_name)
+
+
+def test_a_store_that_is_dropped_unclosed_is_free_and_leaves_nothing_open(path):
+    def descriptors():
+        return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+    gc.collect()
+    before = descriptors()
+    dropped = opened(path)
+    with pytest.raises(StoreInUseError):
+        opened(path)
+    del dropped
+    gc.collect()
+    assert descriptors() == before
+    again = opened(path)
+    again.close()
+    assert descriptors() == before
 
 
 def test_another_process_is_refused_by_any_name(store, path, tmp_path):

@@ -151,6 +151,14 @@ def _to_file(descriptor: int, data: memoryview) -> int:
         try:
             return os.write(descriptor, data)
         except BlockingIOError:  # another process has made our common terminal or pipe so
-            poll = select.poll()
-            poll.register(descriptor, select.POLLOUT)
-            poll.poll(_LOOK_AGAIN_MS)
+            wait_for_room(descriptor)
+
+
+def wait_for_room(descriptor: int) -> None:
+    """Wait until a descriptor takes bytes again, at most a second.
+
+    Its number may be as high as the system allows; ``select`` would take none above 1,023.
+    """
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    poll.poll(_LOOK_AGAIN_MS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,6 +79,9 @@ class StoreFiles:
             os.close(self._file)
             raise
         _held.add(self._identity)
+        # Also of a store that is dropped unclosed: the number of a file that is gone is soon another's.
+        self._release = weakref.finalize(self, _release, self._file, self._identity)
+        self._release.atexit = False
         self._written: tuple[int, int] | None = None
         self._log_identity: tuple[int, int] | None = None
 
@@ -120,8 +124,12 @@ class StoreFiles:
 
     def close(self) -> None:
         """Let others have the store; after SQLite has closed it."""
-        _held.discard(self._identity)
-        os.close(self._file)
+        self._release()
+
+
+def _release(file: int, identity: tuple[int, int]) -> None:
+    _held.discard(identity)
+    os.close(file)
 
 
 def _in_use(path: Path) -> StoreInUseError:

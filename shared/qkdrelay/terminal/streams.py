@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import io
 import os
-import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, TextIO
+
+from qkdrelay.service.log_writer import wait_for_room
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -34,7 +35,7 @@ class _File(io.FileIO):
             try:
                 # None comes from a file that somebody has set not to block.
                 while (count := super().write(data)) is None:
-                    select.select([], [self], [])
+                    wait_for_room(self.fileno())
             except OSError as error:
                 self.lost = error
             else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -322,8 +324,20 @@ def test_a_refused_relay_is_refused(lab, run_into):
     assert result.err.startswith("error: there is no KME 'kme-9'")
 
 
-def test_a_pipe_that_does_not_block_is_waited_for(monkeypatch):
-    reader, writer = os.pipe()
+@pytest.fixture
+def many_descriptors():
+    before, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(before, 2_000), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before, hard))
+
+
+@pytest.mark.parametrize("descriptor_min", [3, 1_500])
+@pytest.mark.usefixtures("many_descriptors")
+def test_a_pipe_that_does_not_block_is_waited_for(monkeypatch, descriptor_min):
+    reader, low = os.pipe()
+    writer = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, descriptor_min)
+    os.close(low)
     os.set_blocking(writer, False)
     read = []
     waiting = threading.Thread(target=lambda: read.append(os.fdopen(reader).read()))
