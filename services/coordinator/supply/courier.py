@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from coordinator.commands import CommandQueue
 from qkdrelay.messages.assignments import Assign, Assigned, AssignRefused, PeerStarted
-from qkdrelay.service.batch import Batch, BatchDict
+from qkdrelay.service.allowance import Allowance
+from qkdrelay.service.batch import Batch
 from qkdrelay.service.batch_events import BatchEvents
 
 CARRIED_PER_S: Final = 500.0
 """Messages of one KME that are carried a second; in a burst twice as many."""
-
-
-class _Allowance(NamedTuple):
-    left: float
-    at: float
 
 
 class Courier:
@@ -23,7 +19,7 @@ class Courier:
 
     def __init__(self, kmes: frozenset[str], commands: CommandQueue, events: BatchEvents, batch: Batch) -> None:
         self._kmes, self._commands, self._events = kmes, commands, events
-        self._allowances: dict[str, _Allowance] = BatchDict(batch)
+        self._allowances = {kme: Allowance(batch, CARRIED_PER_S) for kme in kmes}
 
     def carry(self, sender: str, message: Assign | Assigned | AssignRefused, now: float) -> None:
         """Pass a message on, if it is the sender's to send."""
@@ -32,7 +28,7 @@ class Courier:
         by, to = ends if isinstance(message, Assign) else reversed(ends)
         if by != sender or to not in self._kmes or to == sender:
             self._events.note("assignment.misplaced", "warning", kme=sender, relay_id=about.relay_id)
-        elif not self._may_carry(sender, now):
+        elif not self._allowances[sender].take(now):
             self._events.note("assignment.withheld", "warning", kme=sender, text="it sends more than is carried")
         else:
             self._commands.put(to, message)
@@ -40,12 +36,3 @@ class Courier:
     def tell_start(self, kme: str, incarnation: bytes, to: str) -> None:
         """Tell a KME which incarnation another has."""
         self._commands.put(to, PeerStarted(kme=kme, incarnation=incarnation))
-
-    def _may_carry(self, sender: str, now: float) -> bool:
-        most = 2 * CARRIED_PER_S
-        before = self._allowances.get(sender, _Allowance(most, now))
-        left = min(most, before.left + CARRIED_PER_S * abs(now - before.at))
-        if left < 1:
-            return False
-        self._allowances[sender] = _Allowance(left - 1, now)
-        return True

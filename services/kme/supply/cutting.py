@@ -7,9 +7,9 @@ import math
 from kme.supply.asking import Asked
 from kme.supply.demand import SUPPLY_MIN, shared_out
 from kme.supply.model import Want
-from kme.supply.rates import Allowance
 from kme.supply.source_memory import SourceMemory
 from qkdrelay.messages.assignments import SUPPLY_BYTES_PER_TAG_PAIR, Assign
+from qkdrelay.service.allowance import Allowance
 from qkdrelay.service.batch import Batch, BatchDict, Cell
 
 

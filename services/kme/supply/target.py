@@ -12,13 +12,14 @@ from kme.model import EndpointRelay
 from kme.store.application_records import HeldSupply, KeptAssignment, SlaveKey
 from kme.store.applications import Applications, SaeEntry
 from kme.supply.model import Pair
-from kme.supply.rates import STILL, Allowance, Rate
+from kme.supply.rates import STILL, Rate
 from kme.supply.slave_keys import CLOCKS_S, SlaveKeys, SlaveLimits
 from qkdrelay.link.assignment import assign_tag_is_valid, assigned_tag
 from qkdrelay.messages.assignments import Assign, Assigned, Assignment, AssignRefusal, AssignRefused, IncomingSupply
 from qkdrelay.messages.keys import key_id
 from qkdrelay.messages.relay_ids import made_at
 from qkdrelay.network.directory import NO_SAES, Directory
+from qkdrelay.service.allowance import Allowance
 from qkdrelay.service.batch import Batch, BatchDict, Cell
 
 USABLE_S_MAX: Final = 31 * 86_400.0

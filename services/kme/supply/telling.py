@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection
 from typing import Final
 
-from kme.supply.rates import Allowance
+from qkdrelay.service.allowance import Allowance
 from qkdrelay.service.batch import Batch, Cell
 
 AT_ONCE_PER_S: Final = 10.0

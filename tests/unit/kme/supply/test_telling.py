@@ -3,8 +3,9 @@
 import pytest
 
 from kme.supply.demand import shared_out
-from kme.supply.rates import Allowance, Rate
+from kme.supply.rates import Rate
 from kme.supply.telling import AGAIN_S, AT_ONCE_PER_S, Telling
+from qkdrelay.service.allowance import Allowance
 from qkdrelay.service.batch import Batch
 
 NOW, HERE, THERE = 1_700_000_000.0, ("here", 1), ("there", 1)
