@@ -25,6 +25,7 @@ from qkdrelay.messages.assignments import Assign, Supplies
 from qkdrelay.messages.control import AboutSupply
 from qkdrelay.network.directory import NO_SAES, Directory
 from qkdrelay.service.batch import Batch, Cell
+from qkdrelay.service.numbers import epoch_after
 
 KEYS_LOGGED_MAX: Final = 128
 """key_IDs in one line of the log."""
@@ -145,9 +146,7 @@ class Room:
         self._effects.append(LogEvent("directory.taken_over", "info", fields))
 
     def _draw_incarnation(self, now: float) -> None:
-        last = int.from_bytes(self._incarnation.value[:6])
-        milliseconds = min(max(int(now * 1000), last + 1), 2**48 - 1)
-        self._incarnation.value = milliseconds.to_bytes(6) + self._random(10)
+        self._incarnation.value = epoch_after(self._incarnation.value, now, self._random)
 
     # --- the batch as a whole ----------------------------------------------------------------------
 

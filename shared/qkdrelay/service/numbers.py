@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,6 +29,15 @@ CREATE TABLE heard (id INTEGER PRIMARY KEY, stream TEXT NOT NULL, epoch BLOB NOT
 CREATE TABLE finished (heard INTEGER NOT NULL, number INTEGER NOT NULL, tag BLOB NOT NULL,
                        PRIMARY KEY (heard, number)) WITHOUT ROWID;
 """
+
+
+def epoch_after(last: bytes, now: float, random: Callable[[int], bytes]) -> bytes:
+    """Return 16 bytes that nobody else has and that sort by time: milliseconds, then chance.
+
+    After ``last``, which may be empty, also where the clock was stepped back.
+    """
+    milliseconds = min(max(int(now * 1000), int.from_bytes(last[:6]) + 1), 2**48 - 1)
+    return milliseconds.to_bytes(6) + random(10)
 
 
 class OwnNumbers(Table):
@@ -59,13 +69,8 @@ class OwnNumbers(Table):
         self._epoch.value = None
 
     def _begin_epoch(self) -> bytes:
-        """Return 16 bytes that nobody else has and that sort after all earlier ones: milliseconds, then chance.
-
-        After those of this store also where the clock was stepped back; peers refuse an epoch older than all they know.
-        """
-        last = int.from_bytes((self._meta.get("epoch") or b"")[:6])
-        milliseconds = max(time.time_ns() // 1_000_000, min(last + 1, 2**48 - 1))
-        epoch = milliseconds.to_bytes(6) + secrets.token_bytes(10)
+        """Return an epoch after all of this store: peers refuse one that is older than all they know."""
+        epoch = epoch_after(self._meta.get("epoch") or b"", time.time(), secrets.token_bytes)
         self._meta.set("epoch", epoch)
         return epoch
 
