@@ -8,6 +8,7 @@ from uuid import UUID
 
 from kme.store.application_records import ASSIGNMENT, KEY, SUPPLY, HeldSupply, KeptAssignment, SlaveKey
 from kme.store.relay_record import stored_id
+from qkdrelay.network.directory import Sae
 from qkdrelay.service.batch import Cell
 from qkdrelay.service.tables import Store, Table
 
@@ -31,13 +32,6 @@ CREATE TABLE application_pairs (master TEXT NOT NULL, slave TEXT NOT NULL, state
 """
 CountedState = Literal["assigned", "fetched", "expired", "destroyed"]
 """What became of keys for slaves; destroyed are those of an SAE that was struck off."""
-
-
-class SaeEntry(NamedTuple):
-    """An SAE's entry in a directory, as far as its keys depend on it."""
-
-    kme: str
-    pin: str | None
 
 
 class PairCount(NamedTuple):
@@ -142,14 +136,14 @@ class Applications(Table):
         """Return the keys that wait to be fetched, those kept longest first."""
         return self._keys("fetched_at IS NULL ORDER BY keep_until DESC, key_id LIMIT ?", limit)
 
-    def saes(self) -> dict[str, SaeEntry]:
-        """Return the entries of SAEs that keys are kept by: those of the directory that was adopted last."""
-        return {sae: SaeEntry(kme, pin) for sae, kme, pin in self.all("SELECT sae, kme, pin FROM application_saes")}
+    def saes(self) -> dict[str, Sae]:
+        """Return the SAEs that keys are kept by: those of the directory that was adopted last."""
+        return {row[0]: Sae(*row) for row in self.all("SELECT sae, kme, pin FROM application_saes")}
 
-    def set_saes(self, saes: Mapping[str, SaeEntry]) -> None:
-        """Keep the entries of SAEs."""
+    def set_saes(self, saes: Mapping[str, Sae]) -> None:
+        """Keep the SAEs that keys are kept by."""
         self.run("DELETE FROM application_saes")
-        rows = [(sae, *entry) for sae, entry in saes.items()]
+        rows = [(sae.sae_id, sae.kme, sae.pin) for sae in saes.values()]
         self._db.executemany("INSERT INTO application_saes VALUES (?, ?, ?)", rows)
 
     def _keys(self, condition: str, *values: object) -> list[SlaveKey]:

@@ -135,7 +135,7 @@ class Room:
         def is_over(pair: Pair) -> bool:
             return loses_keys(before, after, pair)
 
-        gone = struck_off(before, after)
+        gone = struck_off(before.saes, after.saes)
         self.source.adopt(after, is_over, now)
         self._effects += self._slaves.adopt(after, is_over)
         if gone or before.only_pairs != after.only_pairs or before.pairs.keys() - after.pairs.keys():

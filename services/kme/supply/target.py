@@ -10,7 +10,8 @@ from kme.applications import NOT_FOUND, ApplicationKey, BadRequestError, Caller,
 from kme.effects import Effect, LogEvent, SendReport, WipeDeleted
 from kme.model import EndpointRelay
 from kme.store.application_records import HeldSupply, KeptAssignment, SlaveKey
-from kme.store.applications import Applications, SaeEntry
+from kme.store.applications import Applications
+from kme.supply.directory_changes import struck_off
 from kme.supply.model import Pair
 from kme.supply.rates import STILL, Rate
 from kme.supply.slave_keys import CLOCKS_S, SlaveKeys, SlaveLimits
@@ -199,8 +200,7 @@ class TargetSide:
         """Go by another directory; destroy what is kept for pairs to which, by it, that must not be given."""
         self._directory.value = directory
         # Also what has changed while this KME did not run: whoever has an id now must not inherit keys.
-        now = {sae_id: SaeEntry(sae.kme, sae.pin) for sae_id, sae in directory.saes.items()}
-        changed = {sae_id for sae_id, entry in self._store.saes().items() if now.get(sae_id) != entry}
+        changed = struck_off(self._store.saes(), directory.saes)
         for ends in self._store.pairs():
             if is_over(Pair(*ends)) or not changed.isdisjoint(ends):
                 self._over[Pair(*ends)] = None
@@ -217,7 +217,7 @@ class TargetSide:
             elif not forgotten:
                 del self._over[pair]
         # Not before all is destroyed: a start in between goes on with that.
-        saes = {sae_id: SaeEntry(sae.kme, sae.pin) for sae_id, sae in self._directory.value.saes.items()}
+        saes = self._directory.value.saes
         if not self._over and self._store.saes() != saes:
             self._store.set_saes(saes)
         return effects
