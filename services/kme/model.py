@@ -40,8 +40,6 @@ class NodeSettings:
     withstand_compromised: int = 1
     """A plan must keep the secret from every coalition of this many KMEs."""
     lab: bool = False
-    has_applications: bool = True
-    """Whether it takes part in relays of supply."""
     pending_max: int = 10_000
     """Undecided relays that start or end here, at most."""
     key_bytes_max: int = 1 << 28

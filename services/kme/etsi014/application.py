@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from concurrent.futures import CancelledError, Future
 from typing import Any, Final, TypeVar
-from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+from wsgiref.types import StartResponse, WSGIEnvironment
 
 from kme.applications import (
     ApplicationError,
@@ -134,8 +134,3 @@ def _path(path: str) -> tuple[str, str]:
     if prefix[2:] != PREFIX or what not in _METHODS:
         raise _NoSuchPathError("there are /api/v1/keys/{SAE ID}/status, enc_keys and dec_keys")
     return other, what
-
-
-def etsi014(keys: ApplicationKeys, *, id_from: IdFrom, patience_s: float) -> WSGIApplication:
-    """Return the interface as a WSGI application."""
-    return Etsi014(keys, id_from=id_from, patience_s=patience_s)

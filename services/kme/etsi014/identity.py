@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from functools import lru_cache
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -14,7 +14,6 @@ from qkdrelay.network.names import SAE_ID, SAE_ID_RULE
 
 IdFrom = Literal["cn", "san"]
 """Where a certificate has the SAE's id: its common name, or an entry of its alternative names."""
-ID_FROM: Final = get_args(IdFrom)
 SAN_PREFIX: Final = "sae-id:"
 """Of an alternative name, a URI or a DNS name, that is an SAE's id; without one, the only DNS name is."""
 

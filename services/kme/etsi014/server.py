@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from kme.applications import ApplicationKeys
-from kme.etsi014.application import etsi014
+from kme.etsi014.application import Etsi014
 from kme.etsi014.identity import IdFrom
 from qkdrelay.service.http import serving
 from qkdrelay.service.http_connections import HttpLimits
@@ -38,7 +38,7 @@ def serving_applications(
     if address is None:
         yield 0
         return
-    application = etsi014(keys, id_from=id_from, patience_s=wait_s + MARGIN_S)
+    application = Etsi014(keys, id_from=id_from, patience_s=wait_s + MARGIN_S)
     tls = ClientTls(certificates, setting="QKDRELAY_ETSI014_TLS")
     with serving(application, address, setting="QKDRELAY_ETSI014", limits=LIMITS, tls=tls) as port:
         yield port

@@ -20,8 +20,8 @@ from kme.applications import (
 from kme.model import NodeSettings
 from kme.supply.model import ONLY_DIRECT, Pair, Want
 from kme.supply.question import Question
-from kme.supply.slaves import SlavesSide
 from kme.supply.source import SourceSide
+from kme.supply.target import TargetSide
 from kme.supply.waiters import Answer, Result
 from qkdrelay.network.directory import LEVEL_MAX, Directory
 
@@ -29,7 +29,7 @@ from qkdrelay.network.directory import LEVEL_MAX, Directory
 class Requests:
     """Answers what applications ask of one KME."""
 
-    def __init__(self, me: NodeSettings, source: SourceSide, slaves: SlavesSide) -> None:
+    def __init__(self, me: NodeSettings, source: SourceSide, slaves: TargetSide) -> None:
         self._name, self._neighbours, self._source, self._slaves = me.name, me.links, source, slaves
 
     # --- what is asked -----------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from kme.supply.directory_changes import loses_keys, struck_off
 from kme.supply.model import Pair, SupplyLimits, SupplyRelay
 from kme.supply.question import Question
 from kme.supply.requests import Requests
-from kme.supply.slaves import SlavesSide
 from kme.supply.source import SourceSide
+from kme.supply.target import TargetSide
 from kme.supply.telling import Telling
 from kme.supply.waiters import Answer
 from qkdrelay.errors import TopologyError
@@ -41,7 +41,7 @@ class Room:
         me: NodeSettings,
         batch: Batch,
         *,
-        slaves: SlavesSide,
+        slaves: TargetSide,
         read: Callable[[], Directory],
         metrics: ApplicationMetrics,
         random: Callable[[int], bytes],

@@ -30,7 +30,7 @@ _NOTHING: Final = HeldSupply(UUID(int=0), "", 0, "relayed", 0.0, b"", b"")
 
 
 class TargetSide:
-    """Keeps keys for the slaves at one KME (a `kme.supply.slaves.SlavesSide`)."""
+    """Keeps keys for the slaves at one KME."""
 
     def __init__(
         self,

@@ -90,10 +90,10 @@ class _Server(Server):
         )
         self.max_request_header_size, self.max_request_body_size = limits.header_bytes, limits.body_bytes
         self.expiration_interval = LOOK_EVERY_S
-        self.limits, self.tls, self.has_tls = limits, tls, tls is not None
+        self.limits, self.tls = limits, tls
         if tls is not None:
             self.ssl_adapter = TlsAdapter(tls)
-        self.keep_alive_conn_limit = limits.connections if self.has_tls else 0
+        self.keep_alive_conn_limit = 0 if tls is None else limits.connections
         self._open: set[ClientConnection] = set()
         self._moderator = Moderator({_FAILED: "error"})
         self._lock = threading.Lock()

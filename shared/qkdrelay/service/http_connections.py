@@ -157,7 +157,7 @@ class ClientRequest(HTTPRequest):
     @override
     def simple_response(self, status: str, msg: str = "") -> None:
         """Write an answer of the server's own, and have the connection closed."""
-        if not self.server.has_tls:
+        if self.server.tls is None:
             super().simple_response(status, msg)
             return
         code, _, words = str(status).partition(" ")
