@@ -26,7 +26,7 @@ from qkdrelay.messages.plans import encode_plan
 from qkdrelay.messages.reports import Hello
 from qkdrelay.network.candidates import Candidate
 from qkdrelay.network.demand import Demand, Policy
-from qkdrelay.network.key_cost import DEFAULT_SUITE, Suite, link_key_bytes, payload_bytes
+from qkdrelay.network.key_cost import link_key_bytes, payload_bytes
 from qkdrelay.network.names import Link
 from qkdrelay.network.refusals import UnprotectedError
 from qkdrelay.network.selection import choose
@@ -129,10 +129,7 @@ class Admission:
         terms = relay.terms
         pairs = 0 if terms.supply is None else terms.supply.tag_pairs
         length = payload_bytes(terms.key_count, terms.key_size_bits, pairs)
-        return link_key_bytes(relay.plan, length, self._suite)
-
-    def _suite(self, link: Link) -> Suite:
-        return self._topology.note(*link).suite or DEFAULT_SUITE
+        return link_key_bytes(relay.plan, length, self._topology.suite)
 
     def _chosen(self, spec: RelaySpec) -> Candidate:
         return self._choose(

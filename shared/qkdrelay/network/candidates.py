@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from qkdrelay.errors import InvalidPlanError
 from qkdrelay.network.demand import POLICIES, Demand, Policy
-from qkdrelay.network.key_cost import DEFAULT_SUITE, Suite, link_key_bytes, payload_bytes
+from qkdrelay.network.key_cost import link_key_bytes, payload_bytes
 from qkdrelay.network.minimal_sets import Resilience, resilience, smallest
 from qkdrelay.network.names import Link
 from qkdrelay.network.plan import SUCCESSORS_MAX, Plan
@@ -88,8 +88,8 @@ class CandidateMaker:
             resilience=have,
             meets_demand=self._met(have),
             messages=plan.share_messages,
-            link_key=link_key_bytes(plan, one_key, self._suite),
-            link_key_batch=link_key_bytes(plan, batch, self._suite),
+            link_key=link_key_bytes(plan, one_key, self._topology.suite),
+            link_key_batch=link_key_bytes(plan, batch, self._topology.suite),
             relies_on=self._relies_on(plan, have),
         )
 
@@ -99,9 +99,6 @@ class CandidateMaker:
         key = sum(candidate.link_key_batch.values())
         avoided = len(self._topology.noted("avoid") & set(candidate.plan.order[1:-1]))
         return (not enough, avoided, candidate.messages, key, POLICIES.index(candidate.policy))
-
-    def _suite(self, link: Link) -> Suite:
-        return self._topology.note(*link).suite or DEFAULT_SUITE
 
     def _met(self, have: Resilience) -> bool:
         """More KMEs than there are besides the two ends cannot be compromised, fail or tamper."""

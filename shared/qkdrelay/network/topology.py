@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Literal
 
 from qkdrelay.errors import TopologyError
-from qkdrelay.network.key_cost import Suite
+from qkdrelay.network.key_cost import DEFAULT_SUITE, Suite
 from qkdrelay.network.names import Link
 from qkdrelay.network.toml_file import did_you_mean
 
@@ -82,6 +82,10 @@ class Topology:
     def note(self, a: str, b: str) -> LinkNote:
         """Return what the file says of the link between ``a`` and ``b``, in either order."""
         return self.link_notes.get((a, b)) or self.link_notes.get((b, a)) or NOTHING_NOTED
+
+    def suite(self, link: Link) -> Suite:
+        """Return what a link is sealed with, as far as the file says; the default else."""
+        return self.note(*link).suite or DEFAULT_SUITE
 
     def noted(self, trust: Trust) -> frozenset[str]:
         """Return the KMEs with this note."""
