@@ -11,12 +11,17 @@ from qkdrelay.messages.assignments import Assign
 from qkdrelay.messages.keys import KEY_SIZE_BITS_MIN
 from qkdrelay.network.directory import LEVEL_MAX
 from qkdrelay.network.key_cost import TAG_PAIR_BYTES
+from qkdrelay.network.plan import Plan
 
 _LEAST: Final = KEY_SIZE_BITS_MIN // 8
 
 
 ONLY_DIRECT: Final = LEVEL_MAX + 1
 """The level of a demand that only a direct link satisfies."""
+
+
+KEYS_LOGGED_MAX: Final = 128
+"""key_IDs in one line of the log."""
 
 
 class Pair(NamedTuple):
@@ -144,9 +149,15 @@ class Block:
         same = self.pair == want.pair and self.assign.assignment.key_size_bits == want.size_bits
         return same and _satisfies(self.level, self.route, want.level)
 
-    def rank(self, level: int) -> int:
-        """Return what orders blocks for a demand: the lowest level that will do comes first."""
-        return self.level if self.level >= level else 1_000
+
+def route_of(plan: Plan) -> Route014:
+    """Return how keys get to the target over a plan."""
+    return "direct" if len(plan.links) == 1 else "relayed"
+
+
+def rank(level: int, demanded: int) -> int:
+    """Return what orders supply and keys for a demand: the lowest level that will do comes first."""
+    return level if level >= demanded else 1_000
 
 
 def _satisfies(level: int, route: Route014, demanded: int) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from uuid import UUID
 
 from kme.applications import ApplicationKey
-from kme.supply.model import Block, Pair, Want
+from kme.supply.model import Block, Pair, Want, rank
 from qkdrelay.messages.keys import key_id
 from qkdrelay.messages.relay_ids import made_at
 from qkdrelay.service.batch import Batch, BatchDict
@@ -42,7 +42,7 @@ class ReadyKeys:
 
     def take(self, want: Want, number: int, now: float) -> list[ApplicationKey]:
         """Take so many keys, or none if there are fewer: those of the lowest level that will do, the oldest first."""
-        fitting = sorted(self._fitting(want, now), key=lambda block: block.rank(want.level))
+        fitting = sorted(self._fitting(want, now), key=lambda block: rank(block.level, want.level))
         if sum(block.count for block in fitting) < number:
             return []
         taken: list[ApplicationKey] = []

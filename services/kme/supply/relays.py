@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
-from kme.supply.model import Block, SupplyLimits, SupplyRelay, Want
+from kme.supply.model import Block, SupplyLimits, SupplyRelay, Want, rank
 from qkdrelay.link.assignment import assign_tag, assigned_tag
 from qkdrelay.messages.assignments import Assign, Assignment
 from qkdrelay.messages.keys import KEY_COUNT_MAX
@@ -108,7 +108,7 @@ class SourceSupply:
             and (confirmed or relay.next_tag < FIRST_MAX)
         )
         # The lowest level that will do; of a level, what was begun first.
-        relay = min(fitting, key=lambda each: each.level if each.level >= want.level else 1_000, default=None)
+        relay = min(fitting, key=lambda each: rank(each.level, want.level), default=None)
         if relay is None:
             return None
         count = min(count, relay.bytes_left // want.key_bytes, KEY_COUNT_MAX)

@@ -13,7 +13,7 @@ from kme.model import EndpointRelay, NodeSettings
 from kme.supply import figures
 from kme.supply.application_metrics import ApplicationMetrics, outcome_of
 from kme.supply.directory_changes import loses_keys, struck_off
-from kme.supply.model import Pair, SupplyLimits, SupplyRelay
+from kme.supply.model import KEYS_LOGGED_MAX, Pair, SupplyLimits, SupplyRelay, route_of
 from kme.supply.question import Question
 from kme.supply.requests import Requests
 from kme.supply.source import SourceSide
@@ -27,8 +27,6 @@ from qkdrelay.network.directory import NO_SAES, Directory
 from qkdrelay.service.batch import Batch, Cell
 from qkdrelay.service.numbers import epoch_after
 
-KEYS_LOGGED_MAX: Final = 128
-"""key_IDs in one line of the log."""
 LOOK_EVERY_S: Final = 1.0
 """Seconds between two looks at the directory's file."""
 
@@ -85,7 +83,7 @@ class Room:
                     relay.relay_id,
                     relay.peer,
                     relay.withstand.compromised,
-                    "direct" if len(relay.plan.links) == 1 else "relayed",
+                    route_of(relay.plan),
                     relay.supply.until,
                     relay.deadline,
                     relay.payload.keys,

@@ -20,15 +20,13 @@ from kme.applications import (
 from kme.effects import Effect, LogEvent
 from kme.store.application_records import SlaveKey
 from kme.store.applications import Applications, CountedState
-from kme.supply.model import Pair
+from kme.supply.model import KEYS_LOGGED_MAX, Pair
 from qkdrelay.messages.keys import key_id
 from qkdrelay.network.directory import LEVEL_MAX
 from qkdrelay.service.batch import Batch, Cell
 
 CLOCKS_S: Final = 86_400.0 + 7_200.0
 """Seconds that a key can be fetched after it can be handed out: clocks may be off by as much as deadlines allow."""
-KEYS_LOGGED_MAX: Final = 128
-"""key_IDs in one line of the log."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from kme.model import EndpointRelay
 from kme.store.application_records import HeldSupply, KeptAssignment, SlaveKey
 from kme.store.applications import Applications
 from kme.supply.directory_changes import struck_off
-from kme.supply.model import Pair
+from kme.supply.model import Pair, route_of
 from kme.supply.rates import STILL, Rate
 from kme.supply.slave_keys import CLOCKS_S, SlaveKeys, SlaveLimits
 from qkdrelay.link.assignment import assign_tag_is_valid, assigned_tag
@@ -76,7 +76,7 @@ class TargetSide:
                         relay.relay_id,
                         relay.peer,
                         relay.withstand.compromised,
-                        "direct" if len(relay.plan.links) == 1 else "relayed",
+                        route_of(relay.plan),
                         relay.supply.until,
                         relay.payload.keys,
                         relay.payload.tag_keys,
