@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from kme.applications import ApplicationError
 from kme.supply.model import Pair, SupplyLimits, Want
 from kme.supply.source import SourceSide
-from qkdrelay.messages.assignments import Assign, Assigned, AssignRefused, NoSupply, PeerStarted
+from qkdrelay.messages.assignments import Assign, Assigned, NoSupply, PeerStarted
 from qkdrelay.network.directory import Directory
 from qkdrelay.service.batch import Batch
 from support.memory import remembered
@@ -185,22 +185,12 @@ class Applications(RuleBasedStateMachine):
 
     @rule(target=assigns, assign=assigns, tag=st.binary(min_size=16, max_size=16))
     def a_forged_answer_does(self, assign, tag):
-        one = assign.assignment
-        forged = Assigned(assign_id=one.assign_id, relay_id=one.relay_id, source=one.source, target=one.target, tag=tag)
+        forged = assign.assignment.answered(tag)
         return multiple(*self.do(lambda: self.source.on_command(forged, self.now)))
 
     @rule(target=assigns, assign=assigns, reason=REASONS, byte=st.integers(0, 9_000), tag=st.integers(0, 6))
     def a_forged_refusal_does(self, assign, reason, byte, tag):
-        one = assign.assignment
-        forged = AssignRefused(
-            assign_id=one.assign_id,
-            relay_id=one.relay_id,
-            source=one.source,
-            target=one.target,
-            reason=reason,
-            first_free_byte=byte,
-            first_free_tag=tag,
-        )
+        forged = assign.assignment.refused(reason, byte, tag)
         return multiple(*self.do(lambda: self.source.on_command(forged, self.now)))
 
     @rule(target=assigns, kme=st.sampled_from(["there", "near", "nobody"]), incarnation=st.integers(0, 3))

@@ -212,11 +212,11 @@ class AssignmentReplay:
             case "answer" | "answer again":
                 self.hears(self.answers[cut])
             case "answer forged":
-                self.hears(self._answer(cut, bytes(16)))
+                self.hears(self.assigns[cut].assignment.answered(bytes(16)))
             case "refuse":
                 self._is_refused(cut, step)
             case "refuse again":
-                self.hears(self._refusal(cut, "range", self.size, self.tags))
+                self.hears(self.assigns[cut].assignment.refused("range", self.size * UNIT, self.tags))
             case "peer started":
                 self.starts += 1
                 self.hears(PeerStarted(kme="there", incarnation=self.starts.to_bytes(16)))
@@ -248,23 +248,7 @@ class AssignmentReplay:
 
     def _is_refused(self, cut: int, step: Step) -> None:
         byte, tag = map(int, step.given["hint"].split(","))
-        self.hears(self._refusal(cut, step.given["why"].replace("_", "-"), byte, tag))
-
-    def _refusal(self, cut: int, why: str, byte: int, tag: int) -> AssignRefused:
-        one = self.assigns[cut].assignment
-        return AssignRefused(
-            assign_id=one.assign_id,
-            relay_id=one.relay_id,
-            source=one.source,
-            target=one.target,
-            reason=why,
-            first_free_byte=byte * UNIT,
-            first_free_tag=tag,
-        )
-
-    def _answer(self, cut: int, tag: bytes) -> Assigned:
-        one = self.assigns[cut].assignment
-        return Assigned(assign_id=one.assign_id, relay_id=one.relay_id, source=one.source, target=one.target, tag=tag)
+        self.hears(self.assigns[cut].assignment.refused(step.given["why"].replace("_", "-"), byte * UNIT, tag))
 
     def _compare(self, step: Step) -> None:
         there = {"STATE": [], "CUT": []}

@@ -4,7 +4,6 @@ from copy import deepcopy
 
 from kme.supply.model import Pair, SupplyRelay
 from qkdrelay.link.assignment import assign_tag_is_valid, assigned_tag
-from qkdrelay.messages.assignments import Assigned, AssignRefused
 from qkdrelay.messages.keys import key_id
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.network.directory import Directory, Sae
@@ -76,15 +75,7 @@ class PlainTarget:
         byte, tag = self.free.get(one.relay_id, (0, 0))
 
         def refused(reason):
-            return AssignRefused(
-                assign_id=one.assign_id,
-                relay_id=one.relay_id,
-                source=one.source,
-                target=one.target,
-                reason=reason,
-                first_free_byte=byte,
-                first_free_tag=tag,
-            )
+            return one.refused(reason, byte, tag)
 
         if relay is None:
             return refused("unknown-relay")
@@ -105,12 +96,6 @@ class PlainTarget:
             at = one.offset + index * size
             key = relay.keys[at : at + size]
             self.keys[key_id(one.assign_id, index)] = Pair(one.master, one.slave), key, (one.relay_id, at, at + size)
-        answer = Assigned(
-            assign_id=one.assign_id,
-            relay_id=one.relay_id,
-            source=one.source,
-            target=one.target,
-            tag=assigned_tag(pair, one),
-        )
+        answer = one.answered(assigned_tag(pair, one))
         self.known[one.assign_id] = message, answer
         return answer

@@ -16,7 +16,7 @@ from kme.supply.model import Pair, route_of
 from kme.supply.rates import STILL, Rate
 from kme.supply.slave_keys import CLOCKS_S, SlaveKeys, SlaveLimits
 from qkdrelay.link.assignment import assign_tag_is_valid, assigned_tag
-from qkdrelay.messages.assignments import Assign, Assigned, Assignment, AssignRefusal, AssignRefused, IncomingSupply
+from qkdrelay.messages.assignments import Assign, Assignment, AssignRefusal, IncomingSupply
 from qkdrelay.messages.keys import key_id
 from qkdrelay.messages.relay_ids import made_at
 from qkdrelay.network.directory import NO_SAES, Directory
@@ -98,7 +98,7 @@ class TargetSide:
         if known is not None:
             # The same bytes, or nothing: no key tags two messages.
             if known.assignment == assignment:
-                return [_answer(assignment, known.answer_tag)]
+                return [SendReport(assignment.answered(known.answer_tag))]
             return [_refused(assignment, "reused", self._store.supply(assignment.relay_id) or _NOTHING)]
         supply = self._store.supply(assignment.relay_id)
         if supply is None and self._is_expected(assignment.relay_id):
@@ -178,7 +178,7 @@ class TargetSide:
             "slave": assignment.slave,
             "keys": assignment.key_count,
         }
-        return [_answer(assignment, answer_tag), LogEvent("keys.assigned", "debug", fields)]
+        return [SendReport(assignment.answered(answer_tag)), LogEvent("keys.assigned", "debug", fields)]
 
     # --- keys --------------------------------------------------------------------------------------
 
@@ -255,27 +255,5 @@ def _all_refused(messages: Iterable[Assign]) -> list[Effect]:
     return [_refused(message.assignment, "unknown-relay", _NOTHING) for message in messages]
 
 
-def _answer(assignment: Assignment, tag: bytes) -> SendReport:
-    return SendReport(
-        Assigned(
-            assign_id=assignment.assign_id,
-            relay_id=assignment.relay_id,
-            source=assignment.source,
-            target=assignment.target,
-            tag=tag,
-        )
-    )
-
-
 def _refused(assignment: Assignment, reason: AssignRefusal, supply: HeldSupply) -> SendReport:
-    return SendReport(
-        AssignRefused(
-            assign_id=assignment.assign_id,
-            relay_id=assignment.relay_id,
-            source=assignment.source,
-            target=assignment.target,
-            reason=reason,
-            first_free_byte=supply.first_free_byte,
-            first_free_tag=supply.first_free_tag,
-        )
-    )
+    return SendReport(assignment.refused(reason, supply.first_free_byte, supply.first_free_tag))

@@ -55,6 +55,24 @@ class Assignment(Message, frozen=True):
         """Bytes."""
         return self.key_count * self.key_size_bits // 8
 
+    def answered(self, tag: bytes) -> Assigned:
+        """Return the answer that its keys are kept."""
+        return Assigned(
+            assign_id=self.assign_id, relay_id=self.relay_id, source=self.source, target=self.target, tag=tag
+        )
+
+    def refused(self, reason: AssignRefusal, first_free_byte: int, first_free_tag: int) -> AssignRefused:
+        """Return the answer that nothing was kept, and from where on the relay's supply is free."""
+        return AssignRefused(
+            assign_id=self.assign_id,
+            relay_id=self.relay_id,
+            source=self.source,
+            target=self.target,
+            reason=reason,
+            first_free_byte=first_free_byte,
+            first_free_tag=first_free_tag,
+        )
+
 
 class Assign(Message, frozen=True, tag="assign", tag_field="type"):
     """From source to target, carried by the coordinator: these bytes are these SAEs' keys."""

@@ -9,7 +9,7 @@ from kme.supply.figures import supplies
 from kme.supply.model import ONLY_DIRECT, Pair, SupplyLimits, Want
 from kme.supply.source import SourceSide
 from qkdrelay.messages import codec
-from qkdrelay.messages.assignments import Assign, AssignRefused, NoSupply, PeerStarted
+from qkdrelay.messages.assignments import Assign, NoSupply, PeerStarted
 from qkdrelay.messages.reports import Reports
 from qkdrelay.network.directory import Directory, PairSettings
 from qkdrelay.service.batch import Batch
@@ -64,9 +64,7 @@ class Source:
         return self.do(self.side.on_command, message, self.now)
 
     def refuse(self, assign, reason, byte=0, tag=0):
-        one = assign.assignment
-        names = {"assign_id": one.assign_id, "relay_id": one.relay_id, "source": one.source, "target": one.target}
-        self.command(AssignRefused(**names, reason=reason, first_free_byte=byte, first_free_tag=tag))
+        self.command(assign.assignment.refused(reason, byte, tag))
 
     def ready(self, want=KEYS):
         return self.side.memory.ready.count(want, self.now)
