@@ -100,7 +100,7 @@ def test_ready_keys_are_served_while_coordinator_and_broker_are_down(network):
     ("master", "slave", "error"),
     [
         ("sae-1", "sae-7", BadRequestError),
-        ("sae-1", "sae-1", BadRequestError),
+        ("sae-1", "sae-1", NotAllowedError),
     ],
 )
 def test_who_may_not_gets_nothing(network, master, slave, error):

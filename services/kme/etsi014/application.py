@@ -89,6 +89,8 @@ class Etsi014:
             raise BadRequestError("the path has no SAE ID where one must be")
         if method == "GET" and body.strip():
             raise BadRequestError("GET takes no body; use POST")
+        if other == caller.sae_id:
+            raise BadRequestError("master and slave are the same SAE")
         query, asked = read_query(environ.get("QUERY_STRING", "")), read_body(body)
         if what == "status":
             return answers.status(self._wait(self._keys.status(caller, other)), caller.sae_id, other)
@@ -99,16 +101,12 @@ class Etsi014:
     def _take(self, caller: Caller, slave: str, query: dict[str, str], asked: dict[str, Any]) -> dict[str, Any]:
         only_once(query, asked, ("number", "size"))
         request = keys_wanted(slave, asked or from_query(query))
-        if slave == caller.sae_id:
-            raise BadRequestError("master and slave are the same SAE")
         keys = self._wait(self._keys.take(caller, request))
         return answers.container(keys)
 
     def _fetch(self, caller: Caller, master: str, query: dict[str, str], asked: dict[str, Any]) -> dict[str, Any]:
         only_once(query, asked, ("key_ID",))
         key_ids = [parse_key_id(query["key_ID"])] if not asked and "key_ID" in query else key_ids_wanted(asked)
-        if master == caller.sae_id:
-            raise BadRequestError("master and slave are the same SAE")
         keys = self._wait(self._keys.fetch(caller, master, key_ids))
         return answers.container(keys)
 

@@ -96,8 +96,6 @@ class Requests:
         target = self._directory.kme_of(slave)
         if target is None:
             raise BadRequestError(f"{self._name} knows no SAE {slave}")
-        if slave == caller.sae_id:
-            raise BadRequestError("master and slave are the same SAE")
         if not self._directory.allows(caller.sae_id, slave):
             raise NotAllowedError(f"{caller.sae_id} and {slave} are not to share keys")
         return Pair(caller.sae_id, slave), target
