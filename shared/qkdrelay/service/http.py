@@ -130,6 +130,14 @@ class _Server(Server):
             self._open.discard(connection)
 
     @override
+    def stop(self) -> None:
+        """Stop; who does not ask, or does not read, is not waited for."""
+        with self._lock:
+            for connection in [other for other in self._open if other.is_slow]:
+                self._cut(connection)
+        super().stop()
+
+    @override
     def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
         """Log what fails here; what those who ask do wrong is not worth a line."""
         if level < logging.ERROR:
