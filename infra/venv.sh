@@ -14,15 +14,7 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 fi
 if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
   package=$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
-  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-    say "$python cannot make virtual environments; install $package"
-    exit 1
-  fi
-  say "installing Debian's $package"
-  {
-    apt-get update -q || true
-    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "$package"
-  } >&2
+  infra/apt-install.sh venv "$python cannot make virtual environments" "$package"
 fi
 
 say "installing into $venv"

@@ -14,14 +14,6 @@ if docker compose version >/dev/null 2>&1; then
   exec docker compose "$@"
 fi
 if ! command -v docker-compose >/dev/null; then
-  if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-    echo "compose: neither 'docker compose' nor docker-compose is there; install one (Debian: docker-compose)" >&2
-    exit 1
-  fi
-  echo "compose: installing Debian's docker-compose" >&2
-  {
-    apt-get update -q || true
-    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends docker-compose
-  } >&2
+  infra/apt-install.sh compose "neither 'docker compose' nor docker-compose is there" docker-compose
 fi
 exec docker-compose "$@"

@@ -24,10 +24,7 @@ command -v apt-get >/dev/null || { say "only Debian's packages can be built from
 exec 9>"${TMPDIR:-/tmp}/qkdrelay-apt.lock"
 flock 9
 if ! command -v mmdebstrap >/dev/null; then
-  need_root "installing mmdebstrap"
-  say "installing mmdebstrap"
-  { apt-get update -q || true
-    DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends mmdebstrap; } >&2
+  "$(dirname "${BASH_SOURCE[0]}")/../apt-install.sh" "base image $image" "mmdebstrap is not there" mmdebstrap
 fi
 
 work=$(mktemp -d)
