@@ -37,6 +37,7 @@ def topology(name):
 
 
 REFERENCE, DIAMOND = topology("eight-kmes"), topology("diamond")
+DIAMOND_WITH_SAES = replace(DIAMOND, saes={"sae-1": "kme-1", "sae-4": "kme-4"})
 
 
 class Killed(BaseException):

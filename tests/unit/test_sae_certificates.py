@@ -4,7 +4,6 @@ import json
 import shutil
 import ssl
 import stat
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,17 +13,14 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from qkdrelay.errors import SettingsError
 from qkdrelay_deployment.certificates import AUTHORITY_KEY, RENEW_BEFORE, Authority
-from qkdrelay_deployment.provision import provision_certificates, write_deployment
+from qkdrelay_deployment.provision import provision_certificates
 from qkdrelay_deployment.sae_changes import add_sae, provision_sae_certificates, remove_sae, renew_sae
-from support.network import DIAMOND
-
-NETWORK = replace(DIAMOND, saes={"sae-1": "kme-1", "sae-4": "kme-4"})
+from support.network import DIAMOND_WITH_SAES
 
 
 @pytest.fixture
-def folder(tmp_path):
-    write_deployment(NETWORK, tmp_path, environment={})
-    return tmp_path / "deploy"
+def folder(root):
+    return root / "deploy"
 
 
 def pair_of(folder, name):
@@ -73,17 +69,17 @@ def test_a_kme_lets_in_whoever_has_a_certificate_of_this_authority_for_a_client(
     assert let_in(folder, "kme-1", folder / "saes" / "sae-1") == "sae-1"
     assert let_in(folder, "kme-4", folder / "saes" / "sae-4", host="localhost") == "sae-4"
     assert let_in(folder, "kme-1", folder / "kmes" / "kme-4" / "saes") is None, "it is one for servers"
-    provision_certificates(NETWORK, tmp_path)
+    provision_certificates(DIAMOND_WITH_SAES, tmp_path)
     assert let_in(folder, "kme-1", folder / "tls" / "kme-1") is None, "it is of the broker's authority"
 
 
 def test_a_certificate_says_who_it_is_for_and_for_what(folder):
-    for sae in NETWORK.saes:
+    for sae in DIAMOND_WITH_SAES.saes:
         issued = certificate(folder / "saes" / sae)
         assert [name.value for name in issued.subject.get_attributes_for_oid(NameOID.COMMON_NAME)] == [sae]
         usage = issued.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         assert list(usage) == [ExtendedKeyUsageOID.CLIENT_AUTH]
-    for kme in NETWORK.kmes:
+    for kme in DIAMOND_WITH_SAES.kmes:
         issued = certificate(folder / "kmes" / kme / "saes")
         usage = issued.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         assert list(usage) == [ExtendedKeyUsageOID.SERVER_AUTH]
@@ -93,7 +89,7 @@ def test_a_certificate_says_who_it_is_for_and_for_what(folder):
 
 
 def test_its_authority_is_not_the_brokers(folder, tmp_path):
-    provision_certificates(NETWORK, tmp_path)
+    provision_certificates(DIAMOND_WITH_SAES, tmp_path)
     own, brokers = (x509.load_pem_x509_certificate((folder / name / "ca.pem").read_bytes()) for name in AUTHORITIES)
     assert own.public_key() != brokers.public_key()
     assert own.subject != brokers.subject
@@ -108,7 +104,7 @@ def test_keys_are_for_their_owner_alone_but_that_a_kmes_container_reads_its_own(
 
     assert mode("sae-authority") == mode("saes") == mode("kmes") == 0o700
     assert mode("sae-authority", AUTHORITY_KEY) == mode("saes", "sae-1", "key.pem") == 0o600
-    for kme in NETWORK.kmes:
+    for kme in DIAMOND_WITH_SAES.kmes:
         assert mode("kmes", kme, "saes") == 0o755
         assert {mode("kmes", kme, "saes", path.name) for path in (folder / "kmes" / kme / "saes").iterdir()} == {0o644}
     mounted = (folder.parent / "docker-compose.yml").read_text()
@@ -118,7 +114,7 @@ def test_keys_are_for_their_owner_alone_but_that_a_kmes_container_reads_its_own(
 
 def test_what_lasts_is_kept_and_what_ends_renewed_without_revoking_it_at_once(folder, tmp_path):
     before = contents(folder)
-    provision_sae_certificates(NETWORK, tmp_path)
+    provision_sae_certificates(DIAMOND_WITH_SAES, tmp_path)
     assert contents(folder) == before
     key = load_pem_private_key((folder / "sae-authority" / AUTHORITY_KEY).read_bytes(), None)
     authority = Authority(x509.load_pem_x509_certificate((folder / "sae-authority" / "ca.pem").read_bytes()), key)
@@ -128,7 +124,7 @@ def test_what_lasts_is_kept_and_what_ends_renewed_without_revoking_it_at_once(fo
     for path in (folder / "saes" / "sae-1", tmp_path / "old"):
         for name, text in zip(("cert.pem", "key.pem"), ending, strict=True):
             (path / name).write_text(text)
-    provision_sae_certificates(NETWORK, tmp_path)
+    provision_sae_certificates(DIAMOND_WITH_SAES, tmp_path)
     after = contents(folder)
     changed = {path for path in after if path not in before or after[path] != before[path]}
     assert changed == {"saes/sae-1/cert.pem", "saes/sae-1/key.pem"}
@@ -141,7 +137,7 @@ def test_who_is_struck_off_is_revoked_and_stays_so_when_the_id_comes_back(folder
     remove_sae(tmp_path, "sae-4")
     assert not (folder / "saes" / "sae-4").exists()
     add_sae(tmp_path, "sae-4", "kme-4")
-    for kme in NETWORK.kmes:
+    for kme in DIAMOND_WITH_SAES.kmes:
         assert let_in(folder, kme, tmp_path / "stolen") is None
         assert let_in(folder, kme, folder / "saes" / "sae-4") == "sae-4"
         assert let_in(folder, kme, folder / "saes" / "sae-1") == "sae-1"
@@ -169,9 +165,9 @@ def test_with_the_authoritys_key_elsewhere_saes_are_struck_off_and_revoked_once_
     assert "sae-4" not in (folder / "kmes" / "kme-4" / "saes" / "saes.toml").read_text()
     with pytest.raises(SettingsError, match=r"ca-key\.pem is not there, and sae-4 needs a new certificate"):
         add_sae(tmp_path, "sae-4", "kme-4")
-    assert provision_sae_certificates(NETWORK, tmp_path).not_revoked == ("sae-4",)
+    assert provision_sae_certificates(DIAMOND_WITH_SAES, tmp_path).not_revoked == ("sae-4",)
     key.rename(folder / "sae-authority" / AUTHORITY_KEY)
-    assert provision_sae_certificates(NETWORK, tmp_path).not_revoked == ()
+    assert provision_sae_certificates(DIAMOND_WITH_SAES, tmp_path).not_revoked == ()
     assert let_in(folder, "kme-4", tmp_path / "stolen") is None
 
 
@@ -190,7 +186,7 @@ def test_the_list_of_the_revoked_outlasts_every_certificate_and_keeps_nothing_fo
         serial: {**entry, "until": "2020-01-01T00:00:00Z"} for serial, entry in json.loads(issued.read_text()).items()
     }
     issued.write_text(json.dumps(ended))
-    provision_sae_certificates(NETWORK, tmp_path)
+    provision_sae_certificates(DIAMOND_WITH_SAES, tmp_path)
     assert len(json.loads(issued.read_text())) == 2
 
 
@@ -209,6 +205,6 @@ def test_a_damaged_list_of_what_was_issued_is_refused_and_nothing_overwritten(fo
 def test_with_another_authority_all_is_issued_anew(folder, tmp_path):
     shutil.copytree(folder / "saes" / "sae-4", tmp_path / "before")
     shutil.rmtree(folder / "sae-authority")
-    provision_sae_certificates(NETWORK, tmp_path)
+    provision_sae_certificates(DIAMOND_WITH_SAES, tmp_path)
     assert let_in(folder, "kme-4", folder / "saes" / "sae-4") == "sae-4"
     assert let_in(folder, "kme-4", tmp_path / "before") is None

@@ -16,22 +16,7 @@ from qkdrelay.network.directory import PairSettings, Sae, load_directory
 from qkdrelay_deployment import saes
 from qkdrelay_deployment.provision import write_deployment
 from qkdrelay_deployment.sae_changes import add_sae, remove_sae, renew_sae, saes_of
-from support.network import DIAMOND
-
-NETWORK = replace(DIAMOND, saes={"sae-1": "kme-1", "sae-4": "kme-4"})
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("made")
-    write_deployment(NETWORK, folder, environment={})
-    return folder
-
-
-@pytest.fixture
-def root(made, tmp_path):
-    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
-    return tmp_path
+from support.network import DIAMOND, DIAMOND_WITH_SAES
 
 
 def files(root):
@@ -50,7 +35,7 @@ def changed(before, after):
 
 def directories(root):
     """What each service goes by."""
-    kmes = {kme: root / "deploy" / "kmes" / kme / "saes" for kme in NETWORK.kmes}
+    kmes = {kme: root / "deploy" / "kmes" / kme / "saes" for kme in DIAMOND_WITH_SAES.kmes}
     folders = {**kmes, "coordinator": root / "deploy" / "coordinator" / "saes"}
     return {name: load_directory(folder / "saes.toml") for name, folder in folders.items()}
 
@@ -62,15 +47,17 @@ def only_directory(root):
     return found[0]
 
 
-DIRECTORIES = {f"deploy/kmes/{kme}/saes/saes.toml" for kme in NETWORK.kmes} | {"deploy/coordinator/saes/saes.toml"}
-REVOCATION = {f"deploy/kmes/{kme}/saes/crl.pem" for kme in NETWORK.kmes} | {"deploy/sae-authority/crl.pem"}
+DIRECTORIES = {f"deploy/kmes/{kme}/saes/saes.toml" for kme in DIAMOND_WITH_SAES.kmes} | {
+    "deploy/coordinator/saes/saes.toml"
+}
+REVOCATION = {f"deploy/kmes/{kme}/saes/crl.pem" for kme in DIAMOND_WITH_SAES.kmes} | {"deploy/sae-authority/crl.pem"}
 
 
 def certificate_files(sae):
     return {f"deploy/saes/{sae}/{name}.pem" for name in ("ca", "cert", "key")}
 
 
-def again(root, network=NETWORK):
+def again(root, network=DIAMOND_WITH_SAES):
     return write_deployment(network, root, environment={})
 
 
@@ -134,14 +121,14 @@ def test_what_was_added_and_struck_off_stays_so_when_the_deployment_is_written_a
 def test_what_changes_in_the_topology_is_carried_over(root):
     add_sae(root, "sae-2", "kme-2")
     remove_sae(root, "sae-1")
-    moved = replace(NETWORK, saes={"sae-1": "kme-1", "sae-4": "kme-3", "sae-9": "kme-1"})
+    moved = replace(DIAMOND_WITH_SAES, saes={"sae-1": "kme-1", "sae-4": "kme-3", "sae-9": "kme-1"})
     assert again(root, moved).struck_off == ()
     assert {sae: each.kme for sae, each in only_directory(root).saes.items()} == {
         "sae-2": "kme-2",
         "sae-4": "kme-3",
         "sae-9": "kme-1",
     }
-    assert again(root, replace(NETWORK, saes={"sae-9": "kme-1"})).struck_off == ("sae-4",)
+    assert again(root, replace(DIAMOND_WITH_SAES, saes={"sae-9": "kme-1"})).struck_off == ("sae-4",)
     assert not (root / "deploy/saes/sae-4").exists()
     assert again(root).struck_off == ("sae-9",)
     assert only_directory(root).saes.keys() == {"sae-1", "sae-2", "sae-4"}
@@ -149,9 +136,9 @@ def test_what_changes_in_the_topology_is_carried_over(root):
 
 def test_who_is_at_a_kme_that_has_left_is_struck_off_and_said_to_be(root):
     add_sae(root, "sae-2", "kme-2", ["sae-4"])
-    kmes = tuple(kme for kme in NETWORK.kmes if kme != "kme-2")
-    links = tuple(link for link in NETWORK.links if "kme-2" not in link)
-    assert again(root, replace(NETWORK, kmes=kmes, links=links)).struck_off == ("sae-2",)
+    kmes = tuple(kme for kme in DIAMOND_WITH_SAES.kmes if kme != "kme-2")
+    links = tuple(link for link in DIAMOND_WITH_SAES.links if "kme-2" not in link)
+    assert again(root, replace(DIAMOND_WITH_SAES, kmes=kmes, links=links)).struck_off == ("sae-2",)
     assert only_directory_of(root, kmes).pairs == {}
 
 
@@ -162,10 +149,10 @@ def only_directory_of(root, kmes):
 
 
 def test_a_kme_that_comes_back_is_told_what_has_changed_meanwhile(root):
-    kmes = tuple(kme for kme in NETWORK.kmes if kme != "kme-2")
-    links = tuple(link for link in NETWORK.links if "kme-2" not in link)
+    kmes = tuple(kme for kme in DIAMOND_WITH_SAES.kmes if kme != "kme-2")
+    links = tuple(link for link in DIAMOND_WITH_SAES.links if "kme-2" not in link)
     add_sae(root, "sae-3", "kme-3")
-    again(root, replace(NETWORK, kmes=kmes, links=links))
+    again(root, replace(DIAMOND_WITH_SAES, kmes=kmes, links=links))
     remove_sae(root, "sae-3")
     again(root)
     assert only_directory(root).saes.keys() == {"sae-1", "sae-4"}
@@ -220,7 +207,7 @@ def interrupt(monkeypatch, after):
 CHANGES = {
     "add": lambda root: add_sae(root, "sae-2", "kme-2", ["sae-1"]),
     "remove": lambda root: remove_sae(root, "sae-4"),
-    "provision": lambda root: again(root, replace(NETWORK, saes={"sae-1": "kme-2", "sae-9": "kme-3"})),
+    "provision": lambda root: again(root, replace(DIAMOND_WITH_SAES, saes={"sae-1": "kme-2", "sae-9": "kme-3"})),
 }
 
 
@@ -247,14 +234,14 @@ def test_what_was_interrupted_anywhere_can_be_done_again_and_is_whole_then(root,
             assert all((here / sae[name]).is_file() for name in ("ca", "cert", "key"))
         assert said.keys() == only_directory(here).saes.keys()
         before = files(here)
-        again(here, CARRIED if change == "provision" else NETWORK)
+        again(here, CARRIED if change == "provision" else DIAMOND_WITH_SAES)
         assert changed(before, files(here)) <= {"deploy/definitions.json"}
         step += 1
         shutil.rmtree(here)
-    assert interrupted > len(NETWORK.kmes)
+    assert interrupted > len(DIAMOND_WITH_SAES.kmes)
 
 
-CARRIED = replace(NETWORK, saes={"sae-1": "kme-2", "sae-9": "kme-3"})
+CARRIED = replace(DIAMOND_WITH_SAES, saes={"sae-1": "kme-2", "sae-9": "kme-3"})
 
 
 def wanted(do, root, tmp_path_factory):

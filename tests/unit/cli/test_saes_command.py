@@ -1,29 +1,12 @@
 """`coordinator saes` and what `provision` and `certs` say of SAEs."""
 
-import shutil
 from dataclasses import replace
 
 import pytest
 
 from qkdrelay.network.topology_file import format_topology
-from qkdrelay_deployment.provision import write_deployment
-from support.network import DIAMOND
+from support.network import DIAMOND_WITH_SAES
 from support.stack import command_here
-
-NETWORK = replace(DIAMOND, saes={"sae-1": "kme-1", "sae-4": "kme-4"})
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("made")
-    write_deployment(NETWORK, folder, environment={})
-    return folder
-
-
-@pytest.fixture
-def root(made, tmp_path):
-    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
-    return tmp_path
 
 
 @pytest.fixture
@@ -91,7 +74,9 @@ def test_what_cannot_be_is_one_line_with_a_hint(saes, arguments, said):
 
 def test_provisioning_says_who_is_struck_off_with_their_kme(root, tmp_path, saes):
     saes("add", "sae-2", "kme-2")
-    smaller = replace(NETWORK, kmes=("kme-1", "kme-3", "kme-4"), links=(("kme-1", "kme-3"), ("kme-3", "kme-4")))
+    smaller = replace(
+        DIAMOND_WITH_SAES, kmes=("kme-1", "kme-3", "kme-4"), links=(("kme-1", "kme-3"), ("kme-3", "kme-4"))
+    )
     file = tmp_path / "smaller.toml"
     file.write_text(format_topology(smaller))
     done = command_here("provision", str(file), "--out", str(root))
@@ -103,7 +88,7 @@ def test_certs_renews_those_of_saes_that_were_added_too(root, saes, tmp_path):
     saes("add", "sae-2", "kme-2")
     (root / "deploy/saes/sae-2/cert.pem").unlink()
     file = tmp_path / "network.toml"
-    file.write_text(format_topology(NETWORK))
+    file.write_text(format_topology(DIAMOND_WITH_SAES))
     done = command_here("certs", str(file), "--out", str(root))
     assert done.code == 0
     assert str(root / "deploy/saes/sae-2/cert.pem") in done.out.splitlines()
