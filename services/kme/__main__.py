@@ -4,15 +4,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from qkdrelay.terminal import ActionCommand, app_with, console, note, print_json, run_app, say
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 app = app_with("A Key Management Entity: one node of a QKD network that relays keys.")
 
 KEYS_SHOWN_MAX = 100_000
+UUID_CHARACTERS = 36
 
 
 @app.command()
@@ -42,8 +46,6 @@ def keys(
 
     Example: infra/docker/compose.sh exec kme-8 kme keys --json
     """
-    from rich.table import Table
-
     from kme.keys import has_masters, listed, of_applications
     from kme.settings import StoreSettings
     from kme.store import open_kme_store
@@ -56,7 +58,7 @@ def keys(
     if as_json:
         print_json({"kme": settings.kme, "keys": found, "applications": applications})
         return
-    table = Table("key id", "bits", "with", "state", "relay", "withstands", *(["key"] if reveal else []), box=None)
+    table = _table_of_keys("key id", "bits", "with", "state", "relay", "withstands", reveal=reveal)
     for key in found:
         row = [key["key_id"], str(key["size_bits"]), key["peer"], key["state"], key["relay_id"][:8]]
         row.append(",".join(f"{what}={number}" for what, number in key["withstands"].items() if number) or "nothing")
@@ -69,24 +71,35 @@ def keys(
         note("keys for masters are in this KME's memory only: `coordinator supplies` counts them, by state")
 
 
+def _table_of_keys(*columns: str, reveal: bool) -> Table:
+    """Return a table whose first column is ids, which are whole in a window of any width: they are for copying."""
+    from rich.table import Table
+
+    table = Table(*columns, *(["key"] if reveal else []), box=None, pad_edge=False)
+    table.columns[0].min_width = UUID_CHARACTERS
+    for column in table.columns[1:]:
+        column.overflow = "fold"
+    return table
+
+
 def _show_applications(found: dict[str, Any], *, reveal: bool) -> None:
     """Print what there is for applications."""
     from rich.table import Table
 
     if found["supply"]:
-        supply = Table("supply from", "withstands", "bytes", box=None)
+        supply = Table("supply from", "withstands", "bytes", box=None, pad_edge=False)
         for entry in found["supply"]:
             supply.add_row(entry["source"], f"compromised={entry['withstands']['compromised']}", str(entry["bytes"]))
         console().print(supply)
     if found["pairs"]:
-        pairs = Table("master", "slave", "keys by state", box=None)
+        pairs = Table("master", "slave", "keys by state", box=None, pad_edge=False)
         for entry in found["pairs"]:
             states = {name: number for name, number in entry.items() if name not in ("master", "slave")}
             shown = ", ".join(f"{number} {state}" for state, number in states.items())
             pairs.add_row(entry["master"], entry["slave"], shown)
         console().print(pairs)
     if found["keys"]:
-        keys = Table("key to fetch", "bits", "master", "slave", "withstands", *(["key"] if reveal else []), box=None)
+        keys = _table_of_keys("key to fetch", "bits", "master", "slave", "withstands", reveal=reveal)
         for entry in found["keys"]:
             row = [entry["key_id"], str(entry["size_bits"]), entry["master"], entry["slave"]]
             row.append(f"compromised={entry['withstands']['compromised']} ({entry['route']})")

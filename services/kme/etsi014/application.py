@@ -73,7 +73,7 @@ class Etsi014:
         except _MethodError as error:
             status, answer = "405 Method Not Allowed", {"message": str(error)}
             headers.append(("Allow", error.allowed))
-        body = json.dumps(answer).encode()
+        body = json.dumps(answer).encode() + b"\n"  # for people at a terminal
         headers += [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
         start_response(status, [*headers, ("Cache-Control", "no-store")])
         return [body]

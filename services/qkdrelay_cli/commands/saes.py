@@ -30,7 +30,9 @@ _DEFAULT = PairSettings()
 
 @saes_app.command("list")
 def list_saes(*, of: DeploymentOption = Path(), as_json: JsonOption = False) -> None:
-    """List the SAEs of this deployment: their KMEs, where these serve them, their certificates, settings of pairs.
+    """List the SAEs of this deployment.
+
+    With each are its KME, where that serves it, how long its certificate lasts, and what its pairs are to have.
 
     Example: coordinator saes list
     """
@@ -82,10 +84,10 @@ def add(
     to: DeploymentOption = Path(),
     as_json: JsonOption = False,
 ) -> None:
-    """Add an SAE: makes its certificate, and enters it at its KME, at all others and at the coordinator.
+    """Add an SAE, and make its certificate.
 
-    They read that within seconds; nothing is started anew. With --pair it has settings of its own with another SAE,
-    in both directions.
+    All KMEs and the coordinator read that within seconds; nothing is started anew. With --pair it has settings of its
+    own with another SAE, in both directions.
 
     Example: coordinator saes add sae-5 kme-5 --pair sae-1 --level 2
     """
@@ -102,9 +104,9 @@ def add(
 
 @saes_app.command(cls=ActionCommand)
 def remove(sae: SaeArgument, *, of: DeploymentOption = Path(), as_json: JsonOption = False) -> None:
-    """Strike an SAE off, at all KMEs and the coordinator; its certificates are revoked, its keys destroyed.
+    """Strike an SAE off, revoke its certificates and destroy its keys.
 
-    They read that within seconds; nothing is started anew.
+    All KMEs and the coordinator read that within seconds; nothing is started anew.
 
     Example: coordinator saes remove sae-5
     """
@@ -120,9 +122,10 @@ def remove(sae: SaeArgument, *, of: DeploymentOption = Path(), as_json: JsonOpti
 
 @saes_app.command(cls=ActionCommand)
 def renew(sae: SaeArgument, *, of: DeploymentOption = Path(), as_json: JsonOption = False) -> None:
-    """Give an SAE a new certificate and key, and revoke those it had: if somebody else may have the key.
+    """Give an SAE a new certificate and key, and revoke those it had.
 
-    It keeps its place and its keys. Certificates that end are renewed by `coordinator certs`.
+    That is if somebody else may have its key. It keeps its place and its keys for applications. Certificates that end
+    are renewed by `coordinator certs`.
 
     Example: coordinator saes renew sae-1
     """

@@ -6,13 +6,17 @@ import sys
 from threading import Event
 
 import pytest
+from rich.console import Console
 
+from kme import __main__ as command
 from kme import forgetting
 from kme.__main__ import main
 from kme.applications import Caller
+from kme.store import open_kme_store
 from qkdrelay.messages.keys import key_id
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.requests import OpenDemand
+from qkdrelay.network.directory import Sae
 from qkdrelay.network.topology_file import reference_topology
 from qkdrelay_demo.network import EmbeddedNetwork
 from support.slaves import Slaves
@@ -119,6 +123,26 @@ def test_keys_for_applications_are_listed_by_state_and_shown_only_to_who_asks(tm
     key = base64.b64encode(source.payload.keys[32:64]).decode()
     assert key not in out + shown
     assert key in kme(monkeypatch, capsys, path, "keys", "--json", "--reveal", name="there")[1]
+
+
+def test_ids_of_keys_are_whole_in_a_narrow_window(delivered, monkeypatch, capsys):
+    _, store, relay_id = delivered
+    monkeypatch.setattr(command, "console", lambda: Console(width=80, color_system=None))
+    shown = kme(monkeypatch, capsys, store, "keys")[1]
+    assert all(str(key_id(relay_id, index)) in shown for index in range(2))
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_where_masters_are_it_is_said_who_counts_their_keys(tmp_path, monkeypatch, capsys):
+    """They are in the KME's memory only; a command beside it has its store."""
+    path = tmp_path / "kme.sqlite"
+    Slaves(Draws(), path).store.journal.close()
+    for name, said in (("there", True), ("elsewhere", False)):
+        store = open_kme_store(path, "there")
+        with store.journal.transaction():
+            store.applications.set_saes({"s1": Sae("s1", name)})
+        store.journal.close()
+        assert ("coordinator supplies" in kme(monkeypatch, capsys, path, "keys", name="there")[2]) == said
 
 
 def test_no_store_is_one_line(tmp_path, monkeypatch, capsys):
