@@ -20,6 +20,8 @@ from qkdrelay.network.names import Route, link_name
 from qkdrelay.network.plan import Plan
 
 NOBODY = "none"
+OK = "200"
+"""The status of an answer that has a key."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,34 @@ class Attack:
         if set(self.leaked_by) != set(self.kmes):
             return "(no leaks seen)"
         return "the keys" if self.learned else "nothing"
+
+
+@dataclass(frozen=True)
+class ApplicationKey:
+    """A key that one application took from the KME at its site, and another is to have fetched at its own."""
+
+    master: str
+    master_kme: str
+    slave: str
+    slave_kme: str
+    key_id: str | None
+    """As the master was told it; None if it got none."""
+    answers: tuple[str, str]
+    """What master and slave were answered: the HTTP status, or what was wrong."""
+    equal: bool
+    """Whether both were given the same key."""
+    compromised: int | None
+    """How many compromised KMEs it withstands, as both were told; None if they were not told the same."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain data, without the key."""
+        return {
+            "master": self.master,
+            "slave": self.slave,
+            "key_id": self.key_id,
+            "equal": self.equal,
+            "compromised": self.compromised,
+        }
 
 
 @dataclass(frozen=True)
@@ -85,6 +115,7 @@ class Observation:
     keys_equal: bool
     attacks: tuple[Attack, ...]
     counter_example: Attack
+    application: ApplicationKey
 
     @property
     def plan(self) -> Plan:
@@ -146,6 +177,7 @@ class Observation:
             "compromised": list(self.compromised),
             "attacks": [_attack_json(attack) for attack in self.attacks],
             "counter_example": {"relay_id": str(self.counter_example.relay_id), **_attack_json(self.counter_example)},
+            "application": self.application.to_json(),
             "elapsed_s": round(relay.elapsed_s, 6),
             "claims": [
                 {"claim": c.text, "expected": c.expected, "observed": c.observed, "held": c.held} for c in self.claims
@@ -189,7 +221,16 @@ def _claims(seen: Observation) -> tuple[Claim, ...]:
             "the keys",
             seen.counter_example.outcome,
         ),
+        Claim("sae-1 and sae-8 were given", "the same key", _given(seen.application)),
+        Claim("compromised KMEs that it withstands", "1", str(seen.application.compromised)),
     )
+
+
+def _given(application: ApplicationKey) -> str:
+    if application.equal:
+        return "the same key"
+    wrong = [answer for answer in application.answers if answer != OK]
+    return wrong[0] if wrong else "different keys"
 
 
 def who(kmes: tuple[str, ...]) -> str:

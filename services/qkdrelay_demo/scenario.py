@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from qkdrelay.messages.answers import Acknowledged, AttackView, NetworkView, RelayView
 from qkdrelay.messages.reports import Collected, Confirmed, Forwarded, Rebuilt, Split
 from qkdrelay.messages.requests import AttackRequest, LabRequest, LinkRequest, NetworkRequest
+from qkdrelay.network.directory import Directory, Sae
+from qkdrelay.network.names import COORDINATOR
 from qkdrelay.network.topology import Topology
 from qkdrelay.network.topology_file import reference_topology
+from qkdrelay_demo.applications import share_a_key
 from qkdrelay_demo.network import EmbeddedNetwork
-from qkdrelay_demo.observation import Attack, Observation
+from qkdrelay_demo.observation import ApplicationKey, Attack, Observation
 from qkdrelay_demo.observer import Observer
 
 
@@ -29,6 +32,9 @@ class Scenario:
     """They leak all they receive; each attacks alone, then all together."""
     counter_example: tuple[str, ...] = ("kme-5", "kme-6")
     """KMEs that together do learn a second relay's keys: the attack is a real one."""
+    master: str = "sae-1"
+    slave: str = "sae-8"
+    """Applications that use the network once the lab is over; what is cut stays so."""
 
 
 REFERENCE_SCENARIO = Scenario()
@@ -40,7 +46,9 @@ def play(scenario: Scenario = REFERENCE_SCENARIO) -> Observation:
     RequestRefusedError if the coordinator refuses a part of it, BrokerUnreachableError if a KME does not obey.
     """
     topology = reference_topology()
-    network = EmbeddedNetwork(topology, lab=True)
+    directory = Directory({sae: Sae(sae, kme) for sae, kme in topology.saes.items()})
+    having = (*topology.saes.values(), COORDINATOR)
+    network = EmbeddedNetwork(topology, lab=True, directories=dict.fromkeys(having, directory))
     observer = Observer(network.hub, topology.links)
     for a, b in scenario.cut_links:
         network.client.ask(LinkRequest(a=a, b=b, up=False), Acknowledged)
@@ -68,6 +76,7 @@ def play(scenario: Scenario = REFERENCE_SCENARIO) -> Observation:
         keys_equal=_keys_are_equal(network, relay),
         attacks=tuple(attacks),
         counter_example=_counter_example(network, scenario),
+        application=_application(network, scenario),
     )
 
 
@@ -94,6 +103,14 @@ def _counter_example(network: EmbeddedNetwork, scenario: Scenario) -> Attack:
     for kme in scenario.counter_example:
         network.client.ask(LabRequest(kme=kme, mode="leak"), Acknowledged)
     return _attack(network, _relay(network, scenario), scenario.counter_example)
+
+
+def _application(network: EmbeddedNetwork, scenario: Scenario) -> ApplicationKey:
+    """Have everybody honest again, and two applications share a key."""
+    for kme in scenario.counter_example:
+        network.client.ask(LabRequest(kme=kme, mode=None), Acknowledged)
+    saes = network.directories[COORDINATOR].saes
+    return share_a_key(network, saes[scenario.master], saes[scenario.slave])
 
 
 def _cut_links(topology: Topology, view: NetworkView) -> tuple[tuple[str, str], ...]:

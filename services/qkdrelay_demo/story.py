@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from qkdrelay.network.names import Route, route_name
-from qkdrelay_demo.observation import Attack, Claim, Gathered, Observation, who
+from qkdrelay.terminal.wording import counted
+from qkdrelay_demo.observation import NOBODY, ApplicationKey, Attack, Claim, Gathered, Observation, who
 from qkdrelay_demo.picture import picture
 
 _CELL_CHARACTERS_MAX = 20
@@ -70,6 +71,7 @@ def _steps(seen: Observation) -> Iterator[tuple[str, Iterable[str]]]:
         f"Counter-example: on a second relay {_and(seen.counter_example.kmes)} leak instead",
         ("the same attack on other keys, to see that it is a real one", _attack(seen.counter_example)),
     )
+    yield "Two applications share a key, over ETSI GS QKD 014 and TLS", _application(seen.application)
 
 
 def _parts(seen: Observation, route: Route) -> Iterator[str]:
@@ -115,6 +117,14 @@ def _confirmed(seen: Observation) -> Iterator[str]:
     yield f"relay {seen.relay.relay_id}: {seen.relay.state}"
     released = {*seen.rebuilt_by, *seen.confirmed_by}
     yield f"keys released at: {_and(sorted(released))}; equal: {'yes' if seen.keys_equal else 'no'}"
+
+
+def _application(key: ApplicationKey) -> Iterator[str]:
+    yield f"{key.master} at {key.master_kme}: GET {key.slave}/enc_keys   {key.answers[0]}"
+    yield f"{key.slave} at {key.slave_kme}: GET {key.master}/dec_keys   {key.answers[1]}"
+    yield f"key {key.key_id or NOBODY}; the same: {'yes' if key.equal else 'no'}"
+    if key.compromised is not None:
+        yield f"both were told that it withstands {counted(key.compromised, 'compromised KME')} on the way"
 
 
 def _table(claims: Iterable[Claim]) -> Table:

@@ -16,9 +16,9 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="Print what was seen as JSON, and nothing else.")] = False,
     logs: Annotated[bool, typer.Option("--logs", help="Show the services' logs, on stderr.")] = False,
 ) -> None:
-    """Play the reference scenario in this process: eight KMEs, a broken link, two compromised KMEs.
+    """Play the reference scenario in this process: eight KMEs, a broken link, two compromised KMEs, two applications.
 
-    Needs no broker, no files, no settings. The exit code is 0 only if everything claimed was observed.
+    Needs no broker and no settings; a free port on 127.0.0.1. The exit code is 0 only if everything claimed was observed.
 
     Example: coordinator demo --json
     """

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import ceil
 from typing import Any, Final
 from wsgiref.types import WSGIApplication
@@ -27,6 +27,7 @@ from qkdrelay.service.moderation import Moderator
 
 LOOK_EVERY_S: Final = 0.5
 """How often the server looks whether it is to stop."""
+_STOP_S: Final = 0.01
 _BACKLOG: Final = 128
 """Connections that the operating system takes before the server does."""
 _FAILED: Final = "http.failed"
@@ -65,7 +66,13 @@ def serving(
     try:
         yield server.bind_addr[1]
     finally:
-        server.stop()
+        stopping = threading.Thread(target=server.stop, name="http-stop")
+        stopping.start()
+        # It looks whether it is to stop when a connection comes, or half a second later.
+        while stopping.is_alive():
+            with suppress(OSError):
+                socket.create_connection(server.bind_addr[:2], timeout=_STOP_S).close()
+            stopping.join(_STOP_S)
         thread.join()
 
 
@@ -95,6 +102,7 @@ class _Server(Server):
             self.ssl_adapter = TlsAdapter(tls)
         self.keep_alive_conn_limit = 0 if tls is None else limits.connections
         self._open: set[ClientConnection] = set()
+        self._stopping = False
         self._moderator = Moderator({_FAILED: "error"})
         self._lock = threading.Lock()
 
@@ -119,6 +127,17 @@ class _Server(Server):
             elif len(self._open) >= limits.connections:
                 self._cut(min(self._open, key=ClientConnection.rank))
             self._open.add(connection)
+            if self._stopping:
+                self._cut(connection)
+
+    @override
+    def stop(self) -> None:
+        """Stop, and cut every connection: also those that no thread has taken up yet."""
+        with self._lock:
+            self._stopping = True
+            for connection in tuple(self._open):
+                self._cut(connection)
+        super().stop()
 
     def _cut(self, connection: ClientConnection) -> None:
         self._open.remove(connection)

@@ -1,19 +1,25 @@
 """The demo shows the reference scenario as it really went, fails when it did not, and tells no key."""
 
 import base64
+import errno
 import json
 import subprocess
 import sys
+import threading
+import uuid
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import structlog
 from typer.testing import CliRunner
 
 from kme.keys import listed
+from kme.supply.model import SupplyLimits
 from qkdrelay.network.topology_file import reference_topology
 from qkdrelay.terminal import app_with
 from qkdrelay_cli.commands import demo
-from qkdrelay_demo import scenario
+from qkdrelay_demo import applications, scenario
 from qkdrelay_demo.network import EmbeddedNetwork
 from qkdrelay_demo.picture import picture
 from qkdrelay_demo.scenario import Scenario, play
@@ -41,6 +47,26 @@ def networks(monkeypatch):
 
     monkeypatch.setattr(scenario, "EmbeddedNetwork", Remembered)
     return made
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Applications are told soon that there is no key."""
+    monkeypatch.setattr(scenario, "EmbeddedNetwork", partial(EmbeddedNetwork, limits=SupplyLimits(wait_s=0.1)))
+
+
+@pytest.fixture
+def application_keys(monkeypatch):
+    """Every key that the demo's applications are given in this test."""
+    given, answered = [], applications._answer
+
+    def remembered(*asked):
+        answer = answered(*asked)
+        given.append(base64.b64decode(answer.key["key"]))
+        return answer
+
+    monkeypatch.setattr(applications, "_answer", remembered)
+    return given
 
 
 def demo(*arguments):
@@ -97,10 +123,25 @@ def test_json_has_the_counter_example_apart():
     assert (told["kmes"], told["learned"]) == (["kme-5", "kme-6"], True)
 
 
+def test_json_has_the_key_of_two_applications_without_its_bytes():
+    told = json.loads(demo("--json").stdout)["application"]
+    key_id = told.pop("key_id")
+    assert str(uuid.UUID(key_id)) == key_id
+    assert told == {"master": "sae-1", "slave": "sae-8", "equal": True, "compromised": 1}
+
+
+def test_nothing_of_the_applications_stays_behind(monkeypatch, tmp_path):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    threads = threading.enumerate()
+    assert demo("--json").exit_code == 0
+    assert list(tmp_path.iterdir()) == []
+    assert threading.enumerate() == threads
+
+
 def test_every_claim_of_the_story_is_in_the_table_and_holds():
     run = demo()
     assert run.exit_code == 0
-    assert "All 17 claims were observed." in run.stdout
+    assert "All 19 claims were observed." in run.stdout
     assert run.stderr == ""
 
 
@@ -138,6 +179,7 @@ def test_without_the_cut_all_17_share_messages_are_seen_and_the_claims_of_a_cut_
     }
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_relay_that_is_not_confirmed_fails_the_demo():
     seen = play(Scenario(cut_links=(("kme-5", "kme-8"), ("kme-6", "kme-8"), ("kme-7", "kme-8"))))
     assert {
@@ -163,6 +205,66 @@ def test_different_keys_at_the_two_ends_fail_the_demo(networks, monkeypatch):
     wrong = {"kme-8": lambda keys: keys[:-1] + bytes([keys[-1] ^ 1])}
     monkeypatch.setattr(EmbeddedNetwork, "keys", lambda self, kme, relay: wrong.get(kme, bytes)(kept(self, kme, relay)))
     assert failed_claims(play()) == {"keys are equal at both ends"}
+
+
+def changed(answer):
+    return replace(answer, key={**answer.key, "key": base64.b64encode(bytes(32)).decode()})
+
+
+def of_less(answer):
+    return replace(answer, key={**answer.key, "key_extension": {"qkdrelay_compromised": 0}})
+
+
+@pytest.mark.parametrize(
+    ("at", "spoil", "fails"),
+    [
+        ("sae-8", changed, {"sae-1 and sae-8 were given": "different keys"}),
+        ("sae-8", of_less, {"compromised KMEs that it withstands": "None"}),
+        (
+            "sae-8",
+            lambda _: applications._Answer("400: one or more keys specified are not found on KME"),
+            {
+                "sae-1 and sae-8 were given": "400: one or more keys specified are not found on KME",
+                "compromised KMEs that it withstands": "None",
+            },
+        ),
+        (
+            "sae-1",
+            lambda _: applications._Answer("no answer: TimeoutError"),
+            {"sae-1 and sae-8 were given": "no answer: TimeoutError", "compromised KMEs that it withstands": "None"},
+        ),
+    ],
+)
+def test_applications_that_are_not_given_one_key_fail_the_demo(monkeypatch, at, spoil, fails):
+    answered = applications._answer
+
+    def spoiled(port, certificates, path):
+        answer = answered(port, certificates, path)
+        return spoil(answer) if certificates.name == at else answer
+
+    monkeypatch.setattr(applications, "_answer", spoiled)
+    seen = play()
+    assert {claim.text: claim.observed for claim in seen.claims if not claim.held} == fails
+    assert seen.to_json()["application"]["equal"] is ("sae-1 and sae-8 were given" not in fails)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_network_without_enough_paths_gives_the_applications_no_key():
+    seen = play(Scenario(cut_links=(("kme-5", "kme-8"), ("kme-7", "kme-8"))))
+    assert seen.application.key_id is None
+    assert seen.application.answers[0].startswith("503: ")
+
+
+def test_what_cannot_be_served_is_one_line_and_exit_code_1(monkeypatch):
+    def full(*_args, **_options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(applications, "write_file", full)
+    run = demo("--json")
+    assert (run.exit_code, run.stdout) == (1, "")
+    assert run.stderr.splitlines() == [
+        "error: the demo cannot serve applications on 127.0.0.1: No space left on device"
+    ]
 
 
 def test_what_the_coordinator_refuses_is_one_line_and_exit_code_1(monkeypatch):
@@ -192,10 +294,10 @@ def shows(secret, output):
 
 
 @pytest.mark.parametrize("arguments", [(), ("--json",), ("--logs",)])
-def test_no_key_of_either_end_is_shown(networks, arguments):
+def test_no_key_of_either_end_is_shown(networks, application_keys, arguments):
     run = demo(*arguments)
-    found = list(secrets_of(networks[0]))
-    assert len(found) == 2 * 2 * 3
+    found = [*secrets_of(networks[0]), *application_keys]
+    assert len(found) == 2 * 2 * 3 + 2
     assert not any(shows(secret, run.stdout_bytes + run.stderr_bytes) for secret in found)
 
 
