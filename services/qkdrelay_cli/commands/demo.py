@@ -18,7 +18,7 @@ def demo(
 ) -> None:
     """Play the reference scenario in this process: eight KMEs, a broken link, two compromised KMEs, two applications.
 
-    Needs no broker and no settings; a free port on 127.0.0.1. The exit code is 0 only if everything claimed was observed.
+    Needs no broker and no settings. The exit code is 0 only if everything claimed was observed.
 
     Example: coordinator demo --json
     """

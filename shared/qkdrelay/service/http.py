@@ -130,15 +130,6 @@ class _Server(Server):
             if self._stopping:
                 self._cut(connection)
 
-    @override
-    def stop(self) -> None:
-        """Stop, and cut every connection: also those that no thread has taken up yet."""
-        with self._lock:
-            self._stopping = True
-            for connection in tuple(self._open):
-                self._cut(connection)
-        super().stop()
-
     def _cut(self, connection: ClientConnection) -> None:
         self._open.remove(connection)
         connection.cut()
@@ -150,8 +141,9 @@ class _Server(Server):
 
     @override
     def stop(self) -> None:
-        """Stop; who does not ask, or does not read, is not waited for."""
+        """Stop; who does not ask, or does not read, is not waited for, nor who comes now."""
         with self._lock:
+            self._stopping = True
             for connection in [other for other in self._open if other.is_slow]:
                 self._cut(connection)
         super().stop()
