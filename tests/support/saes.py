@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from support.etsi014 import validate
+
 TIMEOUT_S = 30.0
 
 
@@ -93,8 +95,10 @@ class Sae:
         """Return status, headers and JSON of the answer; the body is bytes, or what becomes JSON."""
         data = json.dumps(body).encode() if isinstance(body, dict | list) else body
         self.connection.request(method, path, data, headers or {})
-        answer = self.connection.getresponse()
-        return answer.status, answer.headers, json.loads(answer.read())
+        response = self.connection.getresponse()
+        answer = json.loads(response.read())
+        validate(path, response.status, answer)
+        return response.status, response.headers, answer
 
     def get(self, other, what, query=""):
         """GET what there is for another SAE."""

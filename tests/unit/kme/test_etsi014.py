@@ -9,12 +9,14 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema import ValidationError
 
 from kme.applications import BadRequestError
 from kme.etsi014.application import Etsi014
 from kme.etsi014.questions import read_body
 from qkdrelay.service.http_connections import CLIENT_CERTIFICATE
 from support.application_keys import KeysInMemory
+from support.etsi014 import validate, validator
 from support.saes import Authority
 
 PATH = "/api/v1/keys/sae-8/enc_keys"
@@ -55,7 +57,9 @@ class Asking:
         assert told["headers"]["Content-Type"] == "application/json"
         assert told["headers"]["Cache-Control"] == "no-store"
         self.headers = told["headers"]
-        return told["status"], json.loads(b"".join(answer))
+        found = json.loads(b"".join(answer))
+        validate(path, told["status"], found)
+        return told["status"], found
 
 
 @pytest.fixture
@@ -292,6 +296,59 @@ def test_an_answer_that_does_not_come_is_not_waited_for_long(certificates):
     ask.keys.never.add("sae-1")
     status, answer = ask("GET", PATH)
     assert (status, answer) == (503, {"message": "the KME does not answer"})
+
+
+STATUS = {
+    **dict.fromkeys(("source_KME_ID", "target_KME_ID", "master_SAE_ID", "slave_SAE_ID"), "a"),
+    **dict.fromkeys(("key_size", "stored_key_count", "max_key_count", "max_key_per_request"), 1),
+    **dict.fromkeys(("max_key_size", "min_key_size", "max_SAE_ID_count"), 1),
+}
+ONE_KEY = {"key_ID": str(UUID(int=1)), "key": "AAAA"}
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "answer"),
+    [
+        ("/status", 200, {name: value for name, value in STATUS.items() if name != "key_size"}),
+        ("/status", 200, {**STATUS, "stored_key_count": "1"}),
+        ("/status", 200, {**STATUS, "status_extension": None}),
+        ("/status", 200, {**STATUS, "qkdrelay_compromised": 1}),
+        ("/enc_keys", 200, {"keys": []}),
+        ("/enc_keys", 200, {"keys": [{**ONE_KEY, "key": "AAA"}]}),
+        ("/enc_keys", 200, {"keys": [{**ONE_KEY, "key_ID": "ABCD"}]}),
+        ("/enc_keys", 200, {"keys": [{**ONE_KEY, "age": 1}]}),
+        ("/enc_keys", 200, {"message": "no"}),
+        ("/dec_keys", 400, {"keys": [ONE_KEY]}),
+        ("/dec_keys", 400, {"message": "no", "details": ["text"]}),
+    ],
+)
+def test_an_answer_in_another_format_would_be_noticed(path, status, answer):
+    validate("/status", 200, STATUS)
+    validate("/enc_keys?number=1", 200, {"keys": [ONE_KEY]})
+    validate("/dec_keys", 400, {"message": "no", "details": [{"why": 1}]})
+    with pytest.raises(ValidationError):
+        validate(path, status, answer)
+
+
+@given(
+    asked=st.fixed_dictionaries(
+        {},
+        optional={
+            "number": st.integers(1, 128),
+            "size": st.sampled_from([64, 256, 65_536]),
+            "extension_mandatory": st.just([]),
+            "extension_optional": st.lists(st.dictionaries(st.text(), st.integers()), max_size=2),
+        },
+    )
+)
+def test_whatever_the_standard_lets_a_master_ask_is_answered(certificates, asked):
+    validator("key_request").validate(asked)
+    ask = Asking(certificates)
+    status, answer = ask("POST", PATH, asked)
+    assert status == 200, answer
+    ids = {"key_IDs": [{"key_ID": key["key_ID"], "key_ID_extension": {}} for key in answer["keys"]]}
+    validator("key_ids").validate(ids)
+    assert ask("POST", "/api/v1/keys/sae-1/dec_keys", ids, sae="sae-8") == (200, answer)
 
 
 NAMES = st.sampled_from(["number", "size", "key_IDs", "x"])
