@@ -50,16 +50,20 @@ def relays(
     if not view.relays:
         note("no relays yet; `coordinator relay SOURCE TARGET` makes one")
         return
-    table = Table("relay", "asked", "state", "from", "to", "keys", "took", "reason", box=None, pad_edge=False)
-    for column in table.columns[:-1]:
+    table = Table("relay", "asked", "state", "from", "to", "keys", "took", box=None, pad_edge=False)
+    for column in table.columns:
         column.no_wrap = True
     for relay in view.relays:
         keys = f"{relay.key_count} x {relay.key_size_bits}{' supply' if relay.supply else ''}"
         took = duration(relay.elapsed_s)
         state = Text(relay.state, STYLES.get(relay.state, ""))
         number, asked = str(relay.relay_id)[:8], moment(relay.created_at)
-        table.add_row(number, asked, state, relay.source, relay.target, keys, took, relay.reason)
+        table.add_row(number, asked, state, relay.source, relay.target, keys, took)
     console().print(table)
+    # Not in the table, where a narrow window leaves them a few characters a line.
+    for relay in view.relays:
+        if relay.reason:
+            console().print(f"{str(relay.relay_id)[:8]}: {relay.reason}", markup=False, highlight=False)
     if view.total > len(view.relays):
         note(f"{len(view.relays)} of {view.total}; --limit shows more")
 

@@ -25,13 +25,15 @@ def watch(*, as_json: JsonOption = False) -> None:
     """Print what the KMEs report, live, until Ctrl-C. It comes from the broker, and is not verified.
 
     Only the coordinator can tell whether a report is true, and acts on no other: `coordinator show`, `trace` and
-    `network` have what it found. What becomes of a relay is shown a moment later, causes above their effects. Hellos
-    are left out: `coordinator network` sums them up. With --json each line is one JSON object.
+    `network` have what it found. What becomes of a relay is shown a moment later, causes above their effects. Hellos,
+    and how much supply there is, are left out: `coordinator network` and `supplies` sum them up. With --json each line
+    is one JSON object.
 
     Example: coordinator watch
     """
     from qkdrelay.client import REPORTS, reported
     from qkdrelay.errors import QkdRelayError
+    from qkdrelay.messages.assignments import Supplies
     from qkdrelay.messages.reports import Hello
     from qkdrelay_cli import session
     from qkdrelay_cli.render.report_order import Ordered
@@ -47,7 +49,7 @@ def watch(*, as_json: JsonOption = False) -> None:
                     try:
                         kme, reports = reported(message[0], message[2])
                         for report in reports:
-                            if not isinstance(report, Hello):
+                            if not isinstance(report, Hello | Supplies):
                                 show(ordered.add(kme, report, time(), monotonic()))
                     except QkdRelayError as error:
                         note(f"a message that is no report: {error}")
