@@ -62,6 +62,13 @@ def test_the_guarantees_are_each_attacked_by_a_test():
     assert all("](../tests/" in row for row in rows)
 
 
+def test_what_the_standard_requires_is_each_shown_by_a_test():
+    section = (ROOT / "docs" / "applications.md").read_text().partition("## Conformance")[2].partition("##")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 16
+    assert all(re.search(r"`test_\w+`[^|]*\|$", row) for row in rows)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_make_target_that_a_document_names_exists(document):
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
