@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+import kme.__main__
+import qkdrelay_cli.__main__
 from qkdrelay.broker.names import kme_exchange, link_queue
 from qkdrelay.broker.port import Publication
 from qkdrelay.network.topology_file import reference_topology
@@ -58,6 +60,7 @@ ACTING_WITH_A_NETWORK = {
     "coordinator dead-letters requeue": ("LETTER",),
     "coordinator dead-letters drop": ("--all", "--yes"),
 }
+MAINS = {"coordinator": qkdrelay_cli.__main__.main, "kme": kme.__main__.main}
 OTHERS = {"coordinator watch", "coordinator serve", "kme run"}
 """Tried below, and where what services log is looked at."""
 
@@ -111,10 +114,10 @@ def deployed(tmp_path_factory):
 
 
 @pytest.fixture
-def start(tmp_path, delivered, deployed):
-    """Run a command as the shell does, with redirections."""
+def asked(tmp_path, delivered, deployed):
+    """What a command is called with, where what it needs is there: its words, and settings in the environment."""
 
-    def start(words, *arguments, redirected):
+    def asked(words, *arguments):
         network, store, relay_id = delivered
         if words == "kme forget":
             relay_id = str(network.relay("kme-1", "kme-8").relay_id)
@@ -122,20 +125,29 @@ def start(tmp_path, delivered, deployed):
             # Copied by another process, or SQLite's locks on the files would be gone here.
             subprocess.run(["cp", "-r", store.parent, tmp_path / relay_id], check=True)
             store = tmp_path / relay_id / store.name
-        name, *rest = words.split()
-        command = [
-            str(Path(sys.executable).parent / name),
-            *rest,
-            *({"RELAY": relay_id, "DEPLOYED": str(tmp_path / "deployed")}.get(a, a) for a in arguments),
-        ]
         if "DEPLOYED" in arguments and not (tmp_path / "deployed").exists():
             shutil.copytree(deployed, tmp_path / "deployed")
-        environment = {**os.environ, "QKDRELAY_KME": "kme-8", "QKDRELAY_STORE": str(store)}
+        names = {"RELAY": relay_id, "DEPLOYED": str(tmp_path / "deployed")}
+        called = [*words.split(), *(names.get(argument, argument) for argument in arguments)]
+        return called, {"QKDRELAY_KME": "kme-8", "QKDRELAY_STORE": str(store)}
+
+    return asked
+
+
+@pytest.fixture
+def start(tmp_path, asked):
+    """Run a command as the shell does, with redirections."""
+
+    def start(words, *arguments, redirected):
+        (name, *rest), environment = asked(words, *arguments)
         with sink(UNREAD) if redirected == UNREAD else nullcontext(subprocess.PIPE) as stdout:
             done = subprocess.run(
-                ["bash", "-c", f'"$@" {"" if redirected == UNREAD else redirected}', "bash", *command],
+                [
+                    *("bash", "-c", f'"$@" {"" if redirected == UNREAD else redirected}', "bash"),
+                    *(str(Path(sys.executable).parent / name), *rest),
+                ],
                 cwd=tmp_path,
-                env=environment,
+                env={**os.environ, **environment},
                 stdout=stdout,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -148,24 +160,55 @@ def start(tmp_path, delivered, deployed):
     return start
 
 
+@pytest.fixture
+def call(tmp_path, asked, monkeypatch, capsys, no_logs):
+    """Run a command in this process: the commands differ in what they do, not in how a process of them begins."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(words, *arguments, why):
+        called, environment = asked(words, *arguments)
+        capsys.readouterr()
+        with sink(why) as stream, monkeypatch.context() as patched:
+            for name, value in environment.items():
+                patched.setenv(name, value)
+            patched.setattr(sys, "argv", called)
+            patched.setattr(sys, "stdout", stream)
+            patched.setattr(sys, "__stdout__", stream)
+            with pytest.raises(SystemExit) as ended:
+                MAINS[called[0]]()
+        return ended.value.code, capsys.readouterr().err
+
+    return call
+
+
 @pytest.mark.parametrize("words", [*leaves(), "coordinator", "kme", "coordinator lab"])
-def test_help_that_cannot_be_written(start, words):
-    assert start(words, "--help", redirected=">/dev/full") == (1, lost(FULL))
+def test_help_that_cannot_be_written(call, words):
+    assert call(words, "--help", why=FULL) == (1, lost(FULL))
 
 
 SINKS = [(">/dev/full", FULL), (">&-", CLOSED), (UNREAD, UNREAD)]
 
 
 @pytest.mark.parametrize(("redirected", "why"), SINKS)
+def test_a_process_whose_output_cannot_be_written_ends_with_one_line(start, redirected, why):
+    assert start("coordinator", "--help", redirected=redirected) == (1, lost(why))
+    assert start("kme keys", redirected=redirected) == (1, lost(why))
+    assert start("coordinator provision", *ACTING["coordinator provision"], redirected=redirected) == (
+        0,
+        lost_all_the_same(why),
+    )
+
+
+@pytest.mark.parametrize("why", [FULL, CLOSED, UNREAD])
 @pytest.mark.parametrize("words", SHOWING)
-def test_what_only_shows_has_failed(start, words, redirected, why):
-    assert start(words, *SHOWING[words], redirected=redirected) == (1, lost(why))
+def test_what_only_shows_has_failed(call, words, why):
+    assert call(words, *SHOWING[words], why=why) == (1, lost(why))
 
 
-@pytest.mark.parametrize(("redirected", "why"), SINKS)
+@pytest.mark.parametrize("why", [FULL, CLOSED, UNREAD])
 @pytest.mark.parametrize("words", ACTING)
-def test_what_was_done_is_done(start, words, redirected, why):
-    code, said = start(words, *ACTING[words], redirected=redirected)
+def test_what_was_done_is_done(call, words, why):
+    code, said = call(words, *ACTING[words], why=why)
     assert code == 0
     assert said.endswith(lost_all_the_same(why))
     assert "Traceback" not in said
