@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from uuid import UUID
 
 from kme.applications import TryLaterError
+from kme.etsi014.audit import Audit
 from kme.etsi014.server import serving_applications
 from kme.links import Link
 from kme.metrics import KmeMetrics
@@ -87,14 +88,15 @@ def room_for_applications(
 
 
 @contextmanager
-def _serving(settings: KmeSettings, room: Room | None, loop: Loop) -> Iterator[None]:
+def _serving(settings: KmeSettings, room: Room | None, loop: Loop, metrics: KmeMetrics) -> Iterator[None]:
     """Serve the interface for applications, if there is one, while in the ``with``."""
     if room is None or settings.etsi014_tls is None:
         yield
         return
     keys = Front(room, loop.mailbox, Throttle(settings.requests_per_s))
+    audit = Audit(settings.kme, metrics)
     where, wait_s = settings.etsi014_tls, settings.wait_s
-    with serving_applications(keys, settings.etsi014, where, id_from=settings.sae_id_from, wait_s=wait_s):
+    with serving_applications(keys, audit, settings.etsi014, where, id_from=settings.sae_id_from, wait_s=wait_s):
         try:
             yield
         finally:
@@ -137,5 +139,5 @@ def run() -> None:
         me, store, links, control_key, broker, batch_s=BATCH_S, gather_s=GATHER_S, metrics=metrics, room=room
     )
     health = monitoring(metrics.registry, loop.health, remark=lambda: room.remark if room is not None else "")
-    with serving(health, settings.http, setting="QKDRELAY_HTTP"), _serving(settings, room, loop):
+    with serving(health, settings.http, setting="QKDRELAY_HTTP"), _serving(settings, room, loop, metrics):
         loop.run(stop)

@@ -89,8 +89,8 @@ def _certificates(network: str, *saes: Sae) -> Iterator[Path]:
 
 def _ask(network: EmbeddedNetwork, folder: Path, sae: Sae, what: str) -> _Answer:
     """Return what an SAE is answered at its KME."""
-    keys, address = network.keys_of[sae.kme], (_LOCAL, 0)
-    with serving_applications(keys, address, folder / sae.kme, id_from="cn", wait_s=_WAIT_S) as port:
+    keys, audit, address = network.keys_of[sae.kme], network.audit_of[sae.kme], (_LOCAL, 0)
+    with serving_applications(keys, audit, address, folder / sae.kme, id_from="cn", wait_s=_WAIT_S) as port:
         return network.settle_while(lambda: _answer(port, folder / sae.sae_id, f"/api/v1/keys/{what}"))
 
 

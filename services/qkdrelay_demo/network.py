@@ -17,6 +17,7 @@ from typing_extensions import override
 from coordinator import bootstrap as coordinator
 from coordinator.store import open_coordinator_store
 from kme import bootstrap as kmes
+from kme.etsi014.audit import Audit
 from kme.links import Link
 from kme.metrics import KmeMetrics
 from kme.model import NodeSettings
@@ -71,6 +72,8 @@ class EmbeddedNetwork:
         """The directory of SAEs of each service that has one: as in its file, from which it is read now and then."""
         self.keys_of: dict[str, Front] = {}
         """The keys for applications of those KMEs; to be asked from any thread."""
+        self.audit_of: dict[str, Audit] = {}
+        """What logs and counts their requests where they serve the interface for applications."""
         self._limits = limits or SupplyLimits()
         self.topology, self.clock = topology, clock
         users = (*topology.kmes, *SERVICE_USERS)
@@ -128,6 +131,7 @@ class EmbeddedNetwork:
         self.loops[name] = kmes.assemble(*parts, random=self._random, clock=self.clock, metrics=metrics, room=room)
         if room is not None:
             self.keys_of[name] = Front(room, self.loops[name].mailbox, Throttle(REQUESTS_PER_S))
+            self.audit_of[name] = Audit(name, metrics)
 
     def settle(self) -> None:
         """Let every service that runs work until none has anything to do."""

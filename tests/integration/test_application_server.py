@@ -13,11 +13,13 @@ from cryptography.x509 import DNSName, UniformResourceIdentifier
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from kme.etsi014 import server
+from kme.etsi014.audit import Audit
 from kme.etsi014.server import serving_applications
 from qkdrelay.errors import SettingsError
 from qkdrelay.service import http as http_module
 from qkdrelay.service import http_tls
 from qkdrelay.service.http_connections import HttpLimits
+from qkdrelay.service.metrics import Metrics
 from support.application_keys import KeysInMemory
 from support.saes import Authority, Sae, sae_at
 from support.waiting import eventually
@@ -61,7 +63,9 @@ def served(authority, directory, *, id_from="cn", **limits):
     few = {"connections": 64, "threads": 24, "slow": 12, "each_address": 64, **limits}
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(server, "LIMITS", HttpLimits(**few))
-        with serving_applications(keys, ("127.0.0.1", 0), directory, id_from=id_from, wait_s=0.1) as port:
+        with serving_applications(
+            keys, Audit("kme-1", Metrics()), ("127.0.0.1", 0), directory, id_from=id_from, wait_s=0.1
+        ) as port:
             yield Served(authority, port, keys, directory)
 
 
@@ -195,7 +199,9 @@ def test_files_that_cannot_be_used_are_named(authority, tmp_path, name, text, wo
     (tmp_path / name).unlink(missing_ok=True)
     if text is not None:
         (tmp_path / name).write_text(text)
-    serving = serving_applications(KeysInMemory(), ("127.0.0.1", 0), tmp_path, id_from="cn", wait_s=1.0)
+    serving = serving_applications(
+        KeysInMemory(), Audit("kme-1", Metrics()), ("127.0.0.1", 0), tmp_path, id_from="cn", wait_s=1.0
+    )
     with pytest.raises(SettingsError, match=f"QKDRELAY_ETSI014_TLS: .*{words}"), serving:
         pass
 

@@ -21,7 +21,8 @@ def served(tmp_path):
     local = ("127.0.0.1", 0)
 
     def serving(kme):
-        return serving_applications(network.keys_of[kme], local, tmp_path / "tls", id_from="cn", wait_s=5.0)
+        keys, audit = network.keys_of[kme], network.audit_of[kme]
+        return serving_applications(keys, audit, local, tmp_path / "tls", id_from="cn", wait_s=5.0)
 
     with serving("kme-1") as first, serving("kme-8") as last:
 

@@ -82,8 +82,8 @@ def sites(tmp_path_factory):
 
     @contextmanager
     def serving(sae):
-        keys = network.keys_of[kmes[sae]]
-        with serving_applications(keys, ("127.0.0.1", 0), tls, id_from="cn", wait_s=5.0) as port:
+        keys, audit = network.keys_of[kmes[sae]], network.audit_of[kmes[sae]]
+        with serving_applications(keys, audit, ("127.0.0.1", 0), tls, id_from="cn", wait_s=5.0) as port:
             yield port
 
     with serving(MASTER) as first, serving(SLAVE) as last:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from coordinator.metrics import CoordinatorMetrics
+from kme.etsi014.audit import Audit
 from kme.metrics import KmeMetrics
 from kme.supply.application_metrics import ApplicationMetrics
 from qkdrelay.network.topology_file import reference_topology
@@ -20,6 +21,7 @@ def of_a_kme():
     """The metrics of a KME that has applications."""
     metrics = KmeMetrics("kme-1", ["kme-2"])
     ApplicationMetrics(metrics)
+    Audit("kme-1", metrics)
     return metrics
 
 

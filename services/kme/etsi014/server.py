@@ -9,6 +9,7 @@ from typing import Final
 
 from kme.applications import ApplicationKeys
 from kme.etsi014.application import Etsi014
+from kme.etsi014.audit import Audit
 from kme.etsi014.identity import IdFrom
 from qkdrelay.service.http import serving
 from qkdrelay.service.http_connections import HttpLimits
@@ -28,7 +29,13 @@ LIMITS: Final = HttpLimits(
 
 @contextmanager
 def serving_applications(
-    keys: ApplicationKeys, address: tuple[str, int] | None, certificates: Path, *, id_from: IdFrom, wait_s: float
+    keys: ApplicationKeys,
+    audit: Audit,
+    address: tuple[str, int] | None,
+    certificates: Path,
+    *,
+    id_from: IdFrom,
+    wait_s: float,
 ) -> Iterator[int]:
     """Serve the interface while in the ``with``; yield the port. No address: nothing is served.
 
@@ -38,7 +45,7 @@ def serving_applications(
     if address is None:
         yield 0
         return
-    application = Etsi014(keys, id_from=id_from, patience_s=wait_s + MARGIN_S)
+    application = Etsi014(keys, audit, id_from=id_from, patience_s=wait_s + MARGIN_S)
     tls = ClientTls(certificates, setting="QKDRELAY_ETSI014_TLS")
     with serving(application, address, setting="QKDRELAY_ETSI014", limits=LIMITS, tls=tls) as port:
         yield port

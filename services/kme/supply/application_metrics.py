@@ -3,50 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final, Literal, get_args
 
-from prometheus_client import Histogram
-
-from kme.applications import ApplicationError, BadRequestError, NotAllowedError
 from kme.supply.burning import Burned
 from qkdrelay.messages.assignments import OutgoingSupply
 from qkdrelay.service.metrics import Metrics
-
-Kind = Literal["status", "enc_keys", "dec_keys"]
-"""Of a question, by its name in the interface."""
-Outcome = Literal["ok", "bad_request", "not_allowed", "try_later"]
-_SECONDS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-
-
-def outcome_of(result: object) -> Outcome:
-    """Return how an answer is called."""
-    if not isinstance(result, ApplicationError):
-        return "ok"
-    if isinstance(result, BadRequestError):
-        return "bad_request"
-    return "not_allowed" if isinstance(result, NotAllowedError) else "try_later"
 
 
 class ApplicationMetrics:
     """What is counted and measured of keys for applications, among the ``metrics`` of a KME."""
 
     def __init__(self, metrics: Metrics) -> None:
-        requests = metrics.counter(
-            "qkdrelay_application_requests_total", "Requests of applications, by outcome.", "request", "outcome"
-        )
-        self._requests = {
-            (kind, outcome): requests.labels(kind, outcome) for kind in get_args(Kind) for outcome in get_args(Outcome)
-        }
-        answered = Histogram(
-            "qkdrelay_application_answer_seconds",
-            "From a request's arrival at the KME's loop to its answer.",
-            ["request"],
-            registry=metrics.registry,
-            buckets=_SECONDS,
-        )
-        self._seconds = {kind: answered.labels(kind) for kind in get_args(Kind)}
-        keys = metrics.counter("qkdrelay_application_keys_total", "Keys given to applications.", "request")
-        self._keys = {kind: keys.labels(kind) for kind in ("enc_keys", "dec_keys")}
         self._in_vain = metrics.counter(
             "qkdrelay_application_waits_in_vain_total", "Requests that waited for keys and got none."
         )
@@ -61,13 +27,6 @@ class ApplicationMetrics:
         self._ready_bytes = metrics.gauge("qkdrelay_ready_bytes", "Bytes of keys that can be handed out.", "target")
         self._unsettled = metrics.gauge("qkdrelay_assignments_unsettled", "Assignments that are not answered.")
         self._seen: set[str] = set()
-
-    def answered(self, kind: Kind, outcome: Outcome, seconds: float, keys: int) -> None:
-        """Count a request, and how long its answer took."""
-        self._requests[kind, outcome].inc()
-        self._seconds[kind].observe(seconds)
-        if keys:
-            self._keys[kind].inc(keys)
 
     def waited_in_vain(self) -> None:
         """Count a request that waited, and got nothing."""

@@ -10,7 +10,6 @@ from typing import Any, Final
 from uuid import UUID
 
 from kme.applications import ApplicationKey, ApplicationKeys, Caller, KeyRequest, PairStatus, TryLaterError
-from kme.supply.application_metrics import Kind
 from kme.supply.question import Question
 from kme.supply.room import Room
 from qkdrelay.errors import StoreError
@@ -55,20 +54,20 @@ class Front(ApplicationKeys):
 
     def status(self, caller: Caller, slave: str) -> Future[PairStatus]:
         """Return what there is for the caller as master and ``slave``."""
-        return self._ask("status", caller, slave, self._room.requests.status)
+        return self._ask(caller, slave, self._room.requests.status)
 
     def take(self, caller: Caller, request: KeyRequest) -> Future[list[ApplicationKey]]:
         """Take keys for the caller as master."""
         take = self._room.requests.take
-        return self._ask("enc_keys", caller, request.slave, lambda question, now: take(question, request, now))
+        return self._ask(caller, request.slave, lambda question, now: take(question, request, now))
 
     def fetch(self, caller: Caller, master: str, key_ids: Sequence[UUID]) -> Future[list[ApplicationKey]]:
         """Fetch keys for the caller as slave."""
         fetch, key_ids = self._room.requests.fetch, tuple(key_ids)
-        return self._ask("dec_keys", caller, master, lambda question, now: fetch(question, key_ids, now))
+        return self._ask(caller, master, lambda question, now: fetch(question, key_ids, now))
 
-    def _ask(self, kind: Kind, caller: Caller, other: str, work: Callable[[Question, float], None]) -> Future[Any]:
-        question = Question(kind, caller, other)
+    def _ask(self, caller: Caller, other: str, work: Callable[[Question, float], None]) -> Future[Any]:
+        question = Question(caller, other)
         if not self._throttle.allows(caller.sae_id):
             question.tell(TryLaterError(f"{caller.sae_id} asks too often"))
             return question.answer

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import Future
 from typing import Any
 
 from kme.applications import ApplicationError, Caller
-from kme.supply.application_metrics import Kind
 
 
 class Question:
     """A question, and who waits for the answer (a `kme.supply.waiters.Requester`)."""
 
-    def __init__(self, kind: Kind, caller: Caller, other: str) -> None:
+    def __init__(self, caller: Caller, other: str) -> None:
         """``other`` is the SAE at the other end."""
-        self.kind, self.caller, self.other = kind, caller, other
+        self.caller, self.other = caller, other
         self.answer: Future[Any] = Future()
-        self.asked_at = time.monotonic()
         self._has_begun = False
 
     def is_gone(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from typing import Final, cast
 
@@ -11,15 +10,14 @@ from kme.applications import ApplicationError
 from kme.effects import Effect, LogEvent, SendReport
 from kme.model import EndpointRelay, NodeSettings
 from kme.supply import figures
-from kme.supply.application_metrics import ApplicationMetrics, outcome_of
+from kme.supply.application_metrics import ApplicationMetrics
 from kme.supply.directory_changes import loses_keys, struck_off
-from kme.supply.model import KEYS_LOGGED_MAX, Pair, SupplyLimits, SupplyRelay, route_of
+from kme.supply.model import Pair, SupplyLimits, SupplyRelay, route_of
 from kme.supply.question import Question
 from kme.supply.requests import Requests
 from kme.supply.source import SourceSide
 from kme.supply.target import TargetSide
 from kme.supply.telling import Telling
-from kme.supply.waiters import Answer
 from qkdrelay.errors import TopologyError
 from qkdrelay.messages.assignments import Assign, Supplies
 from qkdrelay.messages.control import AboutSupply
@@ -157,7 +155,6 @@ class Room:
         self._effects += self._slaves.tick(now)
         for said in self.source.tick(now, connected=connected):
             self._effects.append(SendReport(said) if isinstance(said, Assign) else said)
-        self._effects += map(_line, self.source.serving.answers)
         return self._taken()
 
     def _taken(self) -> list[Effect]:
@@ -187,13 +184,9 @@ class Room:
         return min(look_s, self._slaves.wait_s(now), self.source.wait_s(now), tell_s)
 
     def committed(self) -> None:
-        """Answer what was asked, and count it."""
+        """Answer what was asked."""
         for answer in self.source.serving.answers:
-            question = cast(Question, answer.asker)
-            question.tell(answer.result)
-            keys = len(answer.result) if isinstance(answer.result, list) else 0
-            seconds = time.monotonic() - question.asked_at
-            self._metrics.answered(question.kind, outcome_of(answer.result), seconds, keys)
+            cast(Question, answer.asker).tell(answer.result)
             if answer.has_waited:
                 self._metrics.waited_in_vain()
         self._metrics.burned(self.source.burning.burned)
@@ -212,21 +205,3 @@ class Room:
         """Tell all who wait that nothing comes any more: the service has ended."""
         for waiter in self.source.memory.waiters.all():
             cast(Question, waiter.asker).tell(error)
-
-
-def _line(answer: Answer) -> LogEvent:
-    """Return what the log says of a request that was answered: never a key."""
-    question, result = cast(Question, answer.asker), answer.result
-    fields: dict[str, object] = {
-        "request": question.kind,
-        "sae": question.caller.sae_id,
-        "fingerprint": question.caller.fingerprint,
-        "other": question.other,
-        "outcome": outcome_of(result),
-    }
-    if isinstance(result, ApplicationError):
-        fields["reason"] = str(result)
-    elif isinstance(result, list):
-        fields["key_ids"] = [str(key.key_id) for key in result[:KEYS_LOGGED_MAX]]
-        fields["keys"] = len(result)
-    return LogEvent("application.request", "debug" if question.kind == "status" else "info", fields)

@@ -1,11 +1,13 @@
 """The interface for applications: what is asked for, and what is refused without a key lost."""
 
+import base64
 import io
 import json
 from contextlib import suppress
 from uuid import UUID, uuid4
 
 import pytest
+import structlog
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,8 +15,11 @@ from jsonschema import ValidationError
 
 from kme.applications import BadRequestError
 from kme.etsi014.application import Etsi014
+from kme.etsi014.audit import Audit
 from kme.etsi014.questions import read_body
 from qkdrelay.service.http_connections import CLIENT_CERTIFICATE
+from qkdrelay.service.metrics import Metrics
+from qkdrelay.service.moderation import LINES_MAX
 from support.application_keys import KeysInMemory
 from support.etsi014 import validate, validator
 from support.saes import Authority
@@ -37,7 +42,8 @@ class Asking:
 
     def __init__(self, certificates, patience_s=5.0):
         self.certificates, self.keys = certificates, KeysInMemory()
-        self.application = Etsi014(self.keys, id_from="cn", patience_s=patience_s)
+        self.metrics = Metrics()
+        self.application = Etsi014(self.keys, Audit("kme-1", self.metrics), id_from="cn", patience_s=patience_s)
 
     def __call__(self, method, path, body=b"", *, sae="sae-1", **environ):
         path, _, query = path.partition("?")
@@ -289,6 +295,75 @@ def test_what_cannot_be_now_says_when(ask):
     status, answer = ask("GET", PATH)
     assert (status, answer) == (503, {"message": "there are no keys now"})
     assert ask.headers["Retry-After"] == "3"
+
+
+def counted(ask):
+    """What was counted of requests, by what was asked and what became of it."""
+    (family,) = (f for f in ask.metrics.registry.collect() if f.name == "qkdrelay_application_requests")
+    return {
+        tuple(sample.labels.values()): sample.value
+        for sample in family.samples
+        if sample.name.endswith("_total") and sample.value
+    }
+
+
+@pytest.fixture
+def lines():
+    with structlog.testing.capture_logs() as lines:
+        yield lines
+
+
+def test_each_request_is_one_line_of_the_log_and_counted_once_whatever_became_of_it(ask, lines):
+    _, taken = ask("GET", f"{PATH}?number=128")
+    ids = [key["key_ID"] for key in taken["keys"]]
+    ask("POST", "/api/v1/keys/sae-1/dec_keys", {"key_IDs": ids}, sae="sae-8")
+    ask("GET", "/api/v1/keys/sae-8/status")
+    ask("GET", f"{PATH}?size=257")
+    ask("GET", f"/api/v1/keys/sae-1/dec_keys?key_ID={ids[0]}", sae="sae-9")
+    ask("GET", PATH, sae="no id")
+    ask("PUT", PATH)
+    ask("GET", "/")
+    ask.keys.stock = 0
+    ask("GET", PATH)
+    assert counted(ask) == {
+        ("enc_keys", "ok"): 1,
+        ("dec_keys", "ok"): 1,
+        ("status", "ok"): 1,
+        ("enc_keys", "bad_request"): 1,
+        ("dec_keys", "bad_request"): 1,
+        ("enc_keys", "not_allowed"): 1,
+        ("none", "bad_request"): 2,
+        ("enc_keys", "try_later"): 1,
+    }
+    told = [(line["event"], line["request"], line["sae"], line["other"], line.get("outcome")) for line in lines]
+    assert told == [
+        ("application.request", "enc_keys", "sae-1", "sae-8", None),
+        ("application.request", "dec_keys", "sae-8", "sae-1", None),
+        ("application.request", "status", "sae-1", "sae-8", None),
+        ("application.refused", "enc_keys", "sae-1", "sae-8", "bad_request"),
+        ("application.refused", "dec_keys", "sae-9", "sae-1", "bad_request"),
+        ("application.refused", "enc_keys", "", "", "not_allowed"),
+        ("application.refused", "none", "", "", "bad_request"),
+        ("application.refused", "none", "", "", "bad_request"),
+        ("application.refused", "enc_keys", "sae-1", "sae-8", "try_later"),
+    ]
+    assert lines[0]["key_ids"] == lines[1]["key_ids"] == ids
+    assert len(lines[0]["fingerprint"]) == 64
+    assert all(line["kme"] == "kme-1" for line in lines)
+    assert lines[3]["reason"] == "size shall be a multiple of 8"
+    said = repr(lines)
+    for key in taken["keys"]:
+        secret = base64.b64decode(key["key"])
+        assert not any(form in said for form in (key["key"], secret.hex(), repr(secret)[2:-1]))
+
+
+def test_who_is_refused_again_and_again_does_not_fill_the_log(ask, lines):
+    for _ in range(300):
+        ask("GET", f"{PATH}?size=257")
+    ask("GET", f"{PATH}?size=257", sae="sae-9")
+    assert counted(ask) == {("enc_keys", "bad_request"): 301}
+    assert [line["sae"] for line in lines].count("sae-1") == LINES_MAX
+    assert lines[-1]["sae"] == "sae-9"
 
 
 def test_an_answer_that_does_not_come_is_not_waited_for_long(certificates):
