@@ -20,6 +20,7 @@ esac
 QUEUES = """#!/usr/bin/env bash
 [ "$*" = "--quiet --vhost qkdrelay list_queues --no-table-headers name members" ] && cat "$CALLS.queues"
 """
+SLEEP = "#!/bin/sh\n"
 COMPOSE = '#!/usr/bin/env bash\n[ "$1 $2 $3" = "exec -T rabbitmq" ] || exit 1\nshift 3\nexec "$@"\n'
 
 
@@ -28,7 +29,12 @@ def folder(tmp_path):
     (tmp_path / "infra/cluster").mkdir(parents=True)
     (tmp_path / "infra/docker").mkdir()
     shutil.copy(ROOT / "infra/cluster/grow.sh", tmp_path / "infra/cluster")
-    for path, text in (("infra/docker/compose.sh", COMPOSE), ("rabbitmq-queues", FAKE), ("rabbitmqctl", QUEUES)):
+    for path, text in (
+        ("infra/docker/compose.sh", COMPOSE),
+        ("rabbitmq-queues", FAKE),
+        ("rabbitmqctl", QUEUES),
+        ("sleep", SLEEP),
+    ):
         (tmp_path / path).write_text(text)
         (tmp_path / path).chmod(0o755)
     return tmp_path

@@ -26,7 +26,14 @@ true
 """
 ENGINE = '#!/bin/sh\n[ -z "$NO_ENGINE" ] || { echo "engine: no Docker engine answers" >&2; exit 1; }\n'
 COMPOSE = '#!/bin/sh\n[ "$1" = config ] && printf "%s\\n" rabbitmq kme-1 kme-2 || echo "compose $*"\n'
-FILES = {"bin/docker": DOCKER, "infra/docker/ensure-engine.sh": ENGINE, "infra/docker/compose.sh": COMPOSE}
+SLEEP = '#!/bin/sh\n[ "$1" = 1 ] && set 0.05\nexec /bin/sleep "$1"\n'
+"""Nobody here needs the second between two looks."""
+FILES = {
+    "bin/docker": DOCKER,
+    "bin/sleep": SLEEP,
+    "infra/docker/ensure-engine.sh": ENGINE,
+    "infra/docker/compose.sh": COMPOSE,
+}
 
 
 @pytest.fixture
