@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from support.spin import MODELS, search
+from support.spin import MODELS, Searches, require_spin
 
 RELAY, ASSIGNMENT = "relay.pml", "assignment.pml"
 SMALL = ("CUTS=2", "KEYS_MAX=1", "BYTES=2")
@@ -114,17 +114,36 @@ def name(of):
     return " ".join(of) if isinstance(of, tuple) else of
 
 
+@pytest.fixture(scope="module")
+def searches(request):
+    """What each test looks for, begun for all tests that are to run, in their order."""
+    require_spin()
+    searches = Searches()
+    for item in request.session.items:
+        if item.module is request.module and "searches" in item.fixturenames:
+            asked_for(searches, **item.callspec.params)
+    yield searches
+    searches.end()
+
+
+def asked_for(searches, model, switches=None, fault=None, state=""):
+    """The search for a violation of the rules, with a mistake put back or none, or for a state."""
+    if fault is not None:
+        return searches.begin(model, f"FAULT_{fault[0]}", *fault[1:])
+    return searches.begin(model, *switches, reach=state, thorough=not state)
+
+
 @pytest.mark.parametrize(("model", "switches"), [(m, s) for m, all_ in RULES.items() for s in all_], ids=name)
-def test_a_rule_holds_in_every_state(model, switches):
-    found = search(model, *switches, thorough=True)
+def test_a_rule_holds_in_every_state(searches, model, switches):
+    found = asked_for(searches, model, switches).result()
     assert found.fault == ""
     assert found.states > 10_000
 
 
-@pytest.mark.parametrize(("model", "switches"), [(m, s) for m, all_ in FAULTS.items() for s in all_], ids=name)
-def test_a_mistake_that_is_put_back_is_found(model, switches):
-    fault, *others = switches
-    assert search(model, f"FAULT_{fault}", *others).fault.startswith(("assertion violated", "acceptance cycle"))
+@pytest.mark.parametrize(("model", "fault"), [(m, f) for m, all_ in FAULTS.items() for f in all_], ids=name)
+def test_a_mistake_that_is_put_back_is_found(searches, model, fault):
+    found = asked_for(searches, model, fault=fault).result()
+    assert found.fault.startswith(("assertion violated", "acceptance cycle"))
 
 
 def test_every_mistake_that_the_models_know_is_put_back():
@@ -138,5 +157,5 @@ def test_every_mistake_that_the_models_know_is_put_back():
     [(m, state, s) for m, states in OF_INTEREST.items() for state, all_ in states.items() for s in all_],
     ids=name,
 )
-def test_a_state_of_interest_is_reached(model, state, switches):
-    assert search(model, *switches, reach=state).fault.startswith("assertion violated")
+def test_a_state_of_interest_is_reached(searches, model, state, switches):
+    assert asked_for(searches, model, switches, state=state).result().fault.startswith("assertion violated")

@@ -6,8 +6,8 @@ import os
 import re
 import shutil
 import subprocess
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -40,20 +40,36 @@ def require_spin() -> None:
         pytest.skip(problem)
 
 
-@cache
-def search(model: str, *switches: str, reach: str = "", thorough: bool = False) -> Search:
-    """Look at every state of a model; ``reach`` is a condition that is to be found as if it were a fault.
+class Searches:
+    """Searches that run ahead of who looks at them, one a processor: each is done by one thread."""
 
-    ``thorough`` compiles for speed: where nothing is to be found, all the time is the search's.
-    """
-    require_spin()
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(os.cpu_count())
+        self._begun: dict[tuple[object, ...], Future[Search]] = {}
+
+    def begin(self, model: str, *switches: str, reach: str = "", thorough: bool = False) -> Future[Search]:
+        """Have every state of a model looked at; ``reach`` is a condition to be found as if it were a fault.
+
+        ``thorough`` compiles for speed: where nothing is to be found, all the time is the search's.
+        """
+        asked = model, switches, reach, thorough
+        if asked not in self._begun:
+            self._begun[asked] = self._pool.submit(_search, *asked)
+        return self._begun[asked]
+
+    def end(self) -> None:
+        """Begin no more of them."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _search(model: str, switches: tuple[str, ...], reach: str, thorough: bool) -> Search:
     is_live = "LIVE" in switches
     with TemporaryDirectory() as folder:
         path = _written(Path(folder), model, switches, reach)
         _run(folder, "spin", "-a", path)
         # Steps are single transitions already: partial order reduction would find nothing to leave out.
         options = ["-DNFAIR=3"] if is_live else ["-DSAFETY", "-DNOREDUCE", "-DCOLLAPSE"]
-        _run(folder, "gcc", "-O2" if thorough else "-O0", "-w", *options, f"-DMEMLIM={MEMORY_MB}", "-o", "pan", "pan.c")
+        _run(folder, "gcc", "-O1" if thorough else "-O0", "-w", *options, f"-DMEMLIM={MEMORY_MB}", "-o", "pan", "pan.c")
         said = _run(folder, "./pan", f"-m{DEPTH}", *(["-a", "-f"] if is_live else []))
     errors = re.search(r"errors: (\d+)", said)
     states = re.search(r"(\d+(?:\.\d+e\+\d+)?) states, stored", said)
