@@ -42,7 +42,7 @@ def supplies(*, as_json: JsonOption = False) -> None:
     """Show what there is of keys for applications, and what is in the way.
 
     For each pair of KMEs: supply that is stored and coming, how fast it is used, requests that wait. For each pair of
-    SAEs: keys that are ready, and how fast they are taken.
+    SAEs: keys at the master's KME by state, since its start, and how fast they are taken.
 
     Example: coordinator supplies
     """
