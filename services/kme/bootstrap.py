@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from uuid import UUID
 
 from kme.applications import TryLaterError
@@ -130,6 +131,8 @@ def run() -> None:
     broker = RabbitMqBroker(settings.rabbitmq(name, kme_queues(name, [(name, peer) for peer in links])))
     metrics, room = KmeMetrics(name, links), None
     if settings.saes is not None:
+        # numpy takes a fifth of a second to load; the first who waits for supply, which is long, would wait for that.
+        import_module("qkdrelay.sharing.shamir_numpy")
         limits, again_s = SupplyLimits(settings.wait_s, settings.usable_s), settings.fetch_again_s
         room = room_for_applications(
             me, store, DirectoryFile(settings.saes), metrics, limits=limits, fetch_again_s=again_s

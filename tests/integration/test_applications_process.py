@@ -61,6 +61,11 @@ def serves(port):
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
+def test_a_kme_with_applications_has_loaded_what_long_shares_need_before_anybody_waits_for_them(kme):
+    process, *_ = kme
+    assert "/numpy/" in Path(f"/proc/{process.pid}/maps").read_text()
+
+
 def test_a_kme_without_a_broker_serves_what_it_can_and_says_what_it_cannot(kme):
     process, authority, port, directory = kme
     with sae_at(port, authority.context("sae-1")) as master, sae_at(port, authority.context("sae-2")) as slave:
