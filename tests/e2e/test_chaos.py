@@ -11,6 +11,7 @@ import pytest
 
 from support import killable, rabbitmq
 from support.chaos import BROKER, Chaos
+from support.customers import Site
 from support.waiting import eventually
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(300)]
@@ -20,18 +21,23 @@ KILLS, RELAYS = 24, 120
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[killable.Processes]:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return Site.new(tmp_path_factory.mktemp("site"))
+
+
+@pytest.fixture(scope="module")
+def network(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[killable.Processes]:
     rabbitmq.require_containers(rabbitmq.IMAGE)
     folder: Path = tmp_path_factory.mktemp("network")
-    with killable.running(folder) as running:
+    with killable.running(folder, more=site.settings()) as running:
         yield running
 
 
 @pytest.fixture
-def chaos(network: killable.Processes) -> Chaos:
+def chaos(network: killable.Processes, site: Site) -> Chaos:
     seed = int(os.environ.get("QKDRELAY_SEED", random.randrange(2**32)))
     print(f"QKDRELAY_SEED={seed}")
-    return Chaos(network, seed)
+    return Chaos(network, site, seed)
 
 
 def test_kills_lose_no_relay_part_no_ends_and_use_no_key_twice(chaos: Chaos) -> None:
@@ -44,6 +50,7 @@ def test_kills_lose_no_relay_part_no_ends_and_use_no_key_twice(chaos: Chaos) -> 
     assert figures.accepted == RELAYS
     assert figures.confirmed >= RELAYS // 2
     assert figures.key_use.messages >= RELAYS
+    assert figures.applications.fetched >= KILLS
 
 
 def test_sigterm_is_clean_and_loses_nothing_under_load(chaos: Chaos) -> None:

@@ -30,7 +30,8 @@ from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.requests import Request
 from qkdrelay.messages.states import TERMINAL
 from qkdrelay.network.names import COORDINATOR
-from support import killable, recorder
+from support import customers, killable, recorder
+from support.customers import Customers, Site
 from support.killable import Processes
 from support.waiting import POLL_S, eventually
 
@@ -77,6 +78,7 @@ class Figures:
     failed: Counter[str] = field(default_factory=Counter)
     key_use: recorder.KeyUse = field(default_factory=recorder.KeyUse)
     wrong_secrets: int = 0
+    applications: customers.Ledger = field(default_factory=customers.Ledger)
     broken: list[str] = field(default_factory=list)
     """Promises that were not kept, in words."""
 
@@ -95,6 +97,7 @@ class Figures:
             ("pad recorded", f"{use.pad_bytes} bytes"),
             ("key reused", len(use.reused)),
             ("wrong secrets", self.wrong_secrets),
+            *self.applications.rows(),
             ("promises broken", len(self.broken)),
         ]
         width = max(len(name) for name, _ in rows)
@@ -188,12 +191,14 @@ class Load:
 class Chaos:
     """One run on one network; the caller kills as it likes, and then has everything looked at."""
 
-    def __init__(self, network: Processes, seed: int) -> None:
+    def __init__(self, network: Processes, site: Site, seed: int) -> None:
+        """``site`` is of the applications that use the network meanwhile."""
         self.figures = Figures(seed)
         self.choice = random.Random(seed)
         self.network = network
         self.recorder = recorder.Recorder(network.server, network.vhost)
         self.load = Load(network, random.Random(seed + 1))
+        self.customers = Customers(site, random.Random(seed + 2))
 
     def kill_at_random(self, kills: int, relays: int) -> None:
         """Kill so many times at random moments, while ``relays`` relays are asked for.
@@ -248,6 +253,8 @@ class Chaos:
             self.load.finish()
         except AssertionError as error:
             figures.broken.append(f"{error}; {len(self.load.relays)} of {self.load.allowed} were asked for")
+        figures.applications = self.customers.finish()
+        figures.broken += figures.applications.broken
         until = time.monotonic() + SETTLED_WITHIN_S
         with closing(self.network.client()) as client:
             views = {relay_id: self._settled(client, relay_id, until) for relay_id in self.load.relays}
@@ -352,8 +359,9 @@ def main() -> int:
     print(f"seed {arguments.seed}: {arguments.kills} kills, {arguments.relays} relays", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="qkdrelay-chaos-"))
     print(f"stores and logs are in {folder}", flush=True)
-    with killable.running(folder) as network:
-        chaos = Chaos(network, arguments.seed)
+    site = Site.new(folder)
+    with killable.running(folder, more=site.settings()) as network:
+        chaos = Chaos(network, site, arguments.seed)
         chaos.kill_at_random(arguments.kills, arguments.relays)
         figures = chaos.look()
     print(figures.report())

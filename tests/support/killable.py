@@ -11,7 +11,7 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,10 +158,16 @@ def show(client: RabbitMqClient, key: bytes, relay_id: object) -> RelayView | Re
 
 
 @contextmanager
-def running(folder: Path, topology_name: str = "eight-kmes", *, only: set[str] | None = None) -> Iterator[Processes]:
+def running(
+    folder: Path,
+    topology_name: str = "eight-kmes",
+    *,
+    only: set[str] | None = None,
+    more: Mapping[str, Mapping[str, str]] | None = None,
+) -> Iterator[Processes]:
     """Start everything in ``folder``, wait until all KMEs are heard, and end it all afterwards.
 
-    ``only`` starts these services and waits for nothing.
+    ``only`` starts these services and waits for nothing; ``more`` are further settings, by service.
     """
     path = stack.TOPOLOGIES / f"{topology_name}.toml"
     topology = load_topology(path)
@@ -177,6 +183,7 @@ def running(folder: Path, topology_name: str = "eight-kmes", *, only: set[str] |
                 "QKDRELAY_BROKER": server.addresses,
                 "QKDRELAY_STORE": str(folder / name / "store.sqlite"),
                 **({"QKDRELAY_TOPOLOGY": str(path)} if name == COORDINATOR else {}),
+                **(more or {}).get(name, {}),
             }
             for name, environment in stack.environments(topology, passwords, lab=False).items()
         }
