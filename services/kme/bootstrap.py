@@ -127,7 +127,8 @@ def run() -> None:
         for peer, link in settings.links.items()
     }
     store = open_kme_store(settings.store, name)
-    me = NodeSettings(name, frozenset(links), settings.withstand_compromised, settings.lab)
+    has_applications = settings.saes is not None
+    me = NodeSettings(name, frozenset(links), settings.withstand_compromised, settings.lab, has_applications)
     broker = RabbitMqBroker(settings.rabbitmq(name, kme_queues(name, [(name, peer) for peer in links])))
     metrics, room = KmeMetrics(name, links), None
     if settings.saes is not None:

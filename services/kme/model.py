@@ -40,6 +40,8 @@ class NodeSettings:
     withstand_compromised: int = 1
     """A plan must keep the secret from every coalition of this many KMEs."""
     lab: bool = False
+    has_applications: bool = False
+    """Whether it takes supply, which becomes keys of SAEs: nobody could use it elsewhere."""
     pending_max: int = 10_000
     """Undecided relays that start or end here, at most."""
     key_bytes_max: int = 1 << 28

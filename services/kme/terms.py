@@ -51,6 +51,8 @@ class TermsCheck:
             raise RequestRefusedError(f"the plan does not have this KME as its {role}")
         check_key_amount(terms.key_count, terms.key_size_bits)
         if terms.supply is not None:
+            if not self._me.has_applications:
+                raise RequestRefusedError("this KME has no applications: supply would be of no use here")
             _check_supply(terms.supply, terms.key_count * terms.key_size_bits // 8, now)
         if not now < terms.deadline <= now + TIMEOUT_S_MAX + LATE_S:
             raise RequestRefusedError("the deadline has passed or is too far away; are the clocks right?")

@@ -92,7 +92,7 @@ class EmbeddedNetwork:
             for peer in topology.neighbours[kme]:
                 secret = link_secrets[frozenset((kme, peer))]
                 own[peer] = Link(suite, _key(secret, kme, peer), _key(secret, peer, kme))
-            self.settings[kme] = NodeSettings(kme, frozenset(own), withstand_compromised, lab)
+            self.settings[kme] = NodeSettings(kme, frozenset(own), withstand_compromised, lab, kme in self.directories)
         self.stores: dict[str, KmeStore] = {}
         self.loops: dict[str, Loop] = {}
         for name in (*topology.kmes, COORDINATOR):

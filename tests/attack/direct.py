@@ -49,7 +49,7 @@ class Direct:
         self.now = NOW
         self.kmes = {}
         for kme in case.kmes:
-            me = NodeSettings(kme, frozenset(case.neighbours[kme]), case.demanded)
+            me = NodeSettings(kme, frozenset(case.neighbours[kme]), case.demanded, has_applications=True)
             self.kmes[kme] = Kme(Forwarding(me, rng.randbytes), Endpoint(me, rng.randbytes))
         terms = Terms(
             relay_id=new_relay_id(NOW),

@@ -69,7 +69,7 @@ class Kme:
     def __init__(self, name, plan=None, *, links=None, random=os.urandom, **settings):
         self.plan = plan or plans.eight()
         near = {b if a == name else a for a, b in self.plan.links if name in (a, b)}
-        me = NodeSettings(name, frozenset(near if links is None else links), **settings)
+        me = NodeSettings(name, frozenset(near if links is None else links), **{"has_applications": True, **settings})
         self.forwarding, self.endpoint, self.memory = Forwarding(me, random), Endpoint(me, random), Memory()
         self.name = name
 

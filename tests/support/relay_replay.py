@@ -40,7 +40,7 @@ class End:
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.path = name, folder / name / "kme.sqlite"
-        settings = NodeSettings(name, frozenset({"s", "t"} - {name}))
+        settings = NodeSettings(name, frozenset({"s", "t"} - {name}), has_applications=True)
         self.endpoint, self.forwarding = Endpoint(settings, os.urandom), Forwarding(settings, os.urandom)
         self.said, self.sent, self.supply = [], [], []
         self.copy: bytes | None = None

@@ -555,6 +555,12 @@ def test_supply_that_cannot_be_assigned_is_refused(name, kind, supply, reason):
     assert reason in refusal(Kme(name).command(kind(terms=asked)))
 
 
+@pytest.mark.parametrize(("name", "kind"), ENDS)
+def test_a_kme_without_applications_takes_no_supply(name, kind):
+    asked = terms(supply=Supply(until=NOW + 60, tag_pairs=1))
+    assert "has no applications" in refusal(Kme(name, has_applications=False).command(kind(terms=asked)))
+
+
 def test_supply_brings_keys_and_tag_keys_and_is_confirmed_as_anything_else():
     source, effects = started(supply=SUPPLY)
     assert states(effects) == ["pending"]
