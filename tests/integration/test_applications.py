@@ -16,7 +16,7 @@ from kme.applications import (
 from qkdrelay.errors import StoreError, TopologyError
 from qkdrelay.messages.assignments import Assign, NoSupply, Supplies
 from qkdrelay.network.directory import Directory, PairSettings, Sae
-from support.applications import DIRECTORY, SAES, Applications, caller
+from support.applications import DIRECTORY, SAES, Applications, Whole, caller
 from support.memory import FailingCommits
 from support.network import Killed
 
@@ -394,14 +394,6 @@ def test_a_kme_killed_at_any_crash_point_gives_nothing_twice_and_nothing_that_ca
 
 
 # --- with the coordinator itself -----------------------------------------------------------------------
-
-
-class Whole(Applications):
-    """The whole network, its own coordinator included."""
-
-    class carried_by:  # noqa: N801 - in a courier's place
-        def __init__(self, network):
-            self.run = network.settle
 
 
 def test_the_coordinator_refills_and_carries_and_a_cold_pair_of_kmes_is_served():

@@ -8,7 +8,7 @@ import pytest
 from kme.applications import ApplicationError, KeyRequest
 from qkdrelay.messages.assignments import Assign, Assigned, AssignRefused, PeerStarted
 from qkdrelay.messages.control import Cancel, Confirm, Expect, Start
-from support.applications import SAES, Applications, caller
+from support.applications import SAES, Applications, Whole, caller
 from support.courier import Courier
 
 PAIRS = [("sae-1", "sae-8"), ("sae-2", "sae-8"), ("sae-1", "sae-9"), ("sae-5", "sae-8")]
@@ -158,3 +158,47 @@ def test_what_the_target_has_not_tagged_counts_for_nothing(kind):
     answer = network.ask("sae-1", "sae-8")
     network.pass_time(5.5)
     assert "not enough keys" in str(answer.exception(timeout=0))
+
+
+# --- the broker --------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("restless")
+def test_old_messages_of_every_queue_brought_to_every_queue_give_nobody_a_key(tmp_path):
+    """Also once both ends have begun anew: what was ready at the source is gone, and is not ready again."""
+    network = Whole(folder=tmp_path)
+    old, publish = [], network.hub.publish
+
+    def recorded(user, publication):
+        old.append(publication)
+        return publish(user, publication)
+
+    network.hub.publish = recorded
+    given = {pair: network.take(*pair, 10) for pair in PAIRS}
+    fetched = {pair: network.fetch(pair[1], pair[0], [key.key_id for key in given[pair][:5]]) for pair in PAIRS}
+    network.hub.publish = publish
+    bodies = list(dict.fromkeys(publication.body for publication in old))
+    links = [link for a, b in network.topology.links for link in ((a, b), (b, a))]
+    seen = {key.key for keys in given.values() for key in keys}
+    for begun_anew in ((), ("kme-1", "kme-8"), ("kme-5",)):
+        for kme in begun_anew:
+            network.restart(kme)
+        for body in bodies:
+            for kme in network.topology.kmes:
+                network.as_coordinator(kme, body)
+                network.as_kme(kme, body)
+            for link in links:
+                network.on_link(*link, body)
+            network.as_cli(body)
+        network.settle()
+        network.pass_time(1.1)
+        for pair, keys in fetched.items():
+            for master, slave in (pair, *PAIRS):
+                with pytest.raises(ApplicationError):
+                    network.fetch(slave, master, [keys[0].key_id])
+            more = network.take(*pair, 10)
+            assert not seen & {key.key for key in more}
+            seen |= {key.key for key in more}
+    for (master, slave), keys in given.items():
+        left = network.fetch(slave, master, [key.key_id for key in keys[5:]])
+        assert [(key.key_id, key.key) for key in left] == [(key.key_id, key.key) for key in keys[5:]]
