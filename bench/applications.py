@@ -168,7 +168,10 @@ class Bench:
             client(self._applications.server(BUSY[0]), connections) as ours,
             client(self._applications.server(BUSY[0], port=self._other), connections) as other,
         ):
-            yield {"constant": other, "enc_keys": ours}
+            sides = {"constant": other, "enc_keys": ours}
+            for side in sides.values():  # a connection that has asked once is kept
+                _all_well(side.make(Work((f"/api/v1/keys/{BUSY[1]}/status",))))
+            yield sides
 
     def _in_turn(
         self, sides: dict[str, Client], work: Work, rounds: int, before: Callable[[], None] = lambda: None

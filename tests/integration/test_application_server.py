@@ -25,6 +25,7 @@ from support.saes import Authority, Sae, sae_at
 from support.waiting import eventually
 
 TAKE = b"GET /api/v1/keys/sae-8/enc_keys HTTP/1.1\r\nHost: kme\r\n\r\n"
+CLOSED = TAKE[:-2] + b"Connection: close\r\n\r\n"
 REFUSED = (ssl.SSLError, ConnectionError, http.client.HTTPException)
 
 
@@ -254,6 +255,23 @@ POST = b"POST /api/v1/keys/sae-8/enc_keys HTTP/1.1\r\nHost: kme\r\n"
         POST + b"Content-Length: 9999999999\r\n\r\n{}",
         POST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         POST + b"Transfer-Encoding: gzip\r\n\r\n",
+        POST + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
+        POST + b"Content-Length: 2\r\nContent-Length: 13\r\n\r\n{}",
+        POST + b"Content-Length: 2, 13\r\n\r\n{}",
+        POST + b"Content-Length : 2\r\n\r\n{}",
+        POST + b"Content-Length: 13\r\n 2\r\n\r\n{}",
+        POST + b"Content-Length: 2\n\r\n{}",
+        POST + b"Content-Length: 2\r\nX\x00: 1\r\n\r\n{}",
+        POST + b"Content-Length: 2\r\nX: \x00\r\n\r\n{}",
+        POST + b"Content-Length: 2\r\nX: 1\rY: 2\r\n\r\n{}",
+        POST + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        CLOSED.replace(b"sae-8", b"sae-8%00"),
+        CLOSED.replace(b"sae-8", b"%2e%2e/sae-8"),
+        CLOSED.replace(b"sae-8", b"sae-8%2Fenc_keys%3F"),
+        CLOSED.replace(b"sae-8", b"SAE-8"),
+        CLOSED.replace(b"GET", b"OPTIONS"),
+        CLOSED.replace(b"GET", b"get"),
     ],
 )
 def test_what_is_no_request_is_told_in_json_or_cut_off(kme, request_bytes):
@@ -271,6 +289,17 @@ def test_what_is_no_request_is_told_in_json_or_cut_off(kme, request_bytes):
     assert kme.keys.taken == 0
     with kme.sae() as sae:
         assert sae.get("sae-8", "status")[0] == 200
+
+
+def test_the_answer_to_head_has_no_body(kme):
+    with kme.connection() as connection:
+        connection.sendall(TAKE.replace(b"GET", b"HEAD") + TAKE)
+        reader = connection.makefile("rb")
+        assert reader.readline().split()[1] == b"405"
+        while reader.readline().strip():
+            pass
+        assert reader.readline().split()[1] == b"200"
+    assert kme.keys.taken == 1
 
 
 def test_a_body_in_chunks_is_read_and_the_connection_closed(kme):

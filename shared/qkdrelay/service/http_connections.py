@@ -17,6 +17,7 @@ from cheroot.server import HTTPConnection, HTTPRequest
 from cheroot.ssl import Adapter
 from typing_extensions import override
 
+from qkdrelay.service.http_headers import read_headers
 from qkdrelay.service.http_tls import ClientTls
 
 CLIENT_CERTIFICATE: Final = "qkdrelay.client_certificate"
@@ -133,6 +134,8 @@ class TlsReader(StreamReader):
 class ClientRequest(HTTPRequest):
     """One request: refused if it is not clear where it ends."""
 
+    header_reader = staticmethod(read_headers)
+
     @override
     def parse_request(self) -> None:
         try:
@@ -144,6 +147,12 @@ class ClientRequest(HTTPRequest):
             self.simple_response("400 Bad Request", "the length of the body is not clear")
             self.ready = False
         self.conn.has_asked |= self.ready
+
+    @override
+    def write(self, chunk: bytes) -> None:
+        """Write a part of the answer: after HEAD its body is not sent, or it would be taken for the next answer."""
+        if self.method != b"HEAD":
+            super().write(chunk)
 
     def _has_one_length(self) -> bool:
         """Whether it is clear where the body ends, and the next request begins."""
