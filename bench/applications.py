@@ -33,6 +33,8 @@ COLD_PAIRS = 30
 COLD_KMES = 10
 PAIRS = (0, 250, 500, 1_000)
 READY_WITHIN_S = 120.0
+ONCE = Work((f"/api/v1/keys/{BUSY[1]}/status",))
+"""Asked on each connection at first: one that has asked is kept for long."""
 MEASURED_S = 5.5
 """So often, and more, a KME measures what it has."""
 
@@ -110,6 +112,7 @@ class Bench:
         rates: dict[int, list[float]] = {number: [] for number in works}
         self._fill()
         with client(self._applications.server(BUSY[0]), CONNECTIONS) as asking:
+            _all_well(asking.make(ONCE))
             for _ in range(rounds):
                 for number, work in works.items():
                     self._fill()
@@ -168,10 +171,9 @@ class Bench:
             client(self._applications.server(BUSY[0]), connections) as ours,
             client(self._applications.server(BUSY[0], port=self._other), connections) as other,
         ):
-            sides = {"constant": other, "enc_keys": ours}
-            for side in sides.values():  # a connection that has asked once is kept
-                _all_well(side.make(Work((f"/api/v1/keys/{BUSY[1]}/status",))))
-            yield sides
+            for side in (ours, other):
+                _all_well(side.make(ONCE))
+            yield {"constant": other, "enc_keys": ours}
 
     def _in_turn(
         self, sides: dict[str, Client], work: Work, rounds: int, before: Callable[[], None] = lambda: None
