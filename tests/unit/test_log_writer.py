@@ -1,6 +1,7 @@
 """Whatever becomes of the reader of a log: who writes goes on at once, and what was lost is counted and told."""
 
 import fcntl
+import gc
 import io
 import os
 import subprocess
@@ -128,6 +129,16 @@ def test_a_pipe_that_somebody_made_non_blocking_loses_nothing(pipe):
     assert [line.split()[0] for line in reader.lines] == list(map(str, range(200)))
     assert writer.lost == 0
     writer.close()
+
+
+def test_a_stream_that_nobody_else_has_stays_open(tmp_path):
+    writer = LogWriter((tmp_path / "log").open("w"), told)
+    gc.collect()
+    with (tmp_path / "other").open("w"):
+        writer.write("one")
+        writer.close()
+    assert (tmp_path / "log").read_text() == "one\n"
+    assert (tmp_path / "other").read_text() == ""
 
 
 def test_a_reader_that_has_gone_is_replaced_by_another(tmp_path):

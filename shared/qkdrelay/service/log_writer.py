@@ -33,6 +33,8 @@ class LogWriter:
     def __init__(self, stream: TextIO | None, tell: Callable[[int, str], str]) -> None:
         """``tell`` renders the line that says how many were lost, and why; without a stream all are."""
         self._tell = tell
+        # Were it closed, being nobody's any more, its descriptor would soon be another file's.
+        self._stream = stream
         self._write_some, blocks = _way_to(stream)
         self._torn = False
         """Whether the last line that was begun has no end."""
