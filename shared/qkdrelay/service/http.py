@@ -28,8 +28,8 @@ from qkdrelay.service.moderation import Moderator
 LOOK_EVERY_S: Final = 0.5
 """How often the server looks whether it is to stop."""
 _STOP_S: Final = 0.01
-_BACKLOG: Final = 128
-"""Connections that the operating system takes before the server does."""
+_BACKLOG: Final = 1_024
+"""Connections that the system takes before the server does: one that finds no room tries again in a second."""
 _FAILED: Final = "http.failed"
 log = structlog.get_logger()
 
