@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 pytest.register_assert_rewrite("support", "contract.broker_contract")
 
-from support import fuzzing  # noqa: E402 - its assertions are rewritten too
+from support import descriptors, fuzzing  # noqa: E402 - its assertions are rewritten too
 from support import rabbitmq as support  # noqa: E402
-
-DESCRIPTORS = 300
-"""So many files may tests leave open: a shell allows 1,024."""
 
 
 @pytest.fixture(scope="session")
@@ -33,9 +28,8 @@ def restless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown() -> None:
-    """Have stores closed that tests have dropped in circles, before there are too many for a descriptor more."""
-    if sum(1 for _ in Path("/proc/self/fd").iterdir()) > DESCRIPTORS:
-        gc.collect()
+    """Leave few files open for the next test."""
+    descriptors.spare()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -27,6 +27,7 @@ from qkdrelay.network.names import CLI, COORDINATOR
 from qkdrelay.network.topology import Topology
 from qkdrelay.network.topology_file import parse_topology
 from qkdrelay_demo.network import EmbeddedNetwork
+from support import descriptors
 from support.clock import Clock
 from support.kme import NOTHING, NOW
 from support.plans import TOPOLOGIES
@@ -48,6 +49,7 @@ class Network(EmbeddedNetwork):
     """The network of ``topology``; ``sealed`` has every message that was published on a QKD link."""
 
     def __init__(self, topology=REFERENCE, **options):
+        descriptors.spare()  # a test may make dozens of networks
         self.time = Clock()
         self.sealed = []
         super().__init__(topology, **{"clock": self.time, **options})

@@ -1,6 +1,6 @@
 """The headers of a request, read strictly: what another server might read otherwise is none.
 
-RFC 9112, section 5. A proxy and a server that disagree about where a request ends could be made to mix up requests.
+As RFC 9112 asks: a proxy and a server that disagree about where a request ends could be made to mix up requests.
 """
 
 from __future__ import annotations
