@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from coordinator.bootstrap import serve
 from qkdrelay.terminal import ActionCommand, StreamCommand, app_with
-from qkdrelay_cli.commands import analyse, dead_letters, lab, network, plan, relay, relays, saes, watch
+from qkdrelay_cli.commands import analyse, capacity, dead_letters, lab, network, plan, relay, relays, saes, watch
 from qkdrelay_cli.commands.demo import demo
 from qkdrelay_cli.commands.provision import certs, provision
 
@@ -19,6 +19,7 @@ app.command()(relays.trace)
 app.command(cls=StreamCommand)(watch.watch)
 app.command()(plan.plan)
 app.command()(analyse.analyse)
+app.command()(capacity.capacity)
 app.command()(network.network)
 app.command()(network.supplies)
 app.add_typer(network.link_app, name="link")

@@ -29,6 +29,7 @@ REFERENCE = ("kme-1", "kme-8", "--topology", "eight-kmes")
 SHOWING = {
     "coordinator plan": REFERENCE,
     "coordinator analyse": (*REFERENCE, "--failed", "kme-6"),
+    "coordinator capacity": REFERENCE,
     "kme keys": (),
     "coordinator saes list": ("--out", "DEPLOYED"),
 }

@@ -1,0 +1,64 @@
+"""`coordinator capacity`: the rate of protected key that a network can give, and what it gives now."""
+
+# ruff: noqa: PLC0415 - imports stand where they are needed, so that `--help` is quick
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qkdrelay.errors import RequestRefusedError
+from qkdrelay.terminal import print_json
+from qkdrelay.terminal.wording import JsonOption
+from qkdrelay_cli.arguments import network_of
+from qkdrelay_cli.options import AnySourceArgument, AnyTargetArgument, TopologyOption
+
+
+def capacity(
+    source: AnySourceArgument = None,
+    target: AnyTargetArgument = None,
+    *,
+    topology: TopologyOption = None,
+    at_once: Annotated[
+        int,
+        typer.Option("--compromised", metavar="T", min=0, max=3, help="KMEs between that may be compromised at once."),
+    ] = 1,
+    demand: Annotated[
+        Path | None,
+        typer.Option(
+            "--demand", metavar="FILE", help='What each pair wants, in bit/s: [demand], "kme-1 kme-8" = 200_000.'
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say how much key a network can deliver, whichever KMEs are compromised, and prove that it can be no more.
+
+    For one pair alone, or for all pairs that are no neighbours at once, each getting the same; or as a file demands.
+    Rates are bit/s of delivered key over links that seal with one-time pads; neighbours have their own link besides.
+
+    Example: coordinator capacity kme-1 kme-8 --topology eight-kmes
+    """
+    from qkdrelay.network.capacity import KmePair
+    from qkdrelay.network.demand_file import load_demand
+    from qkdrelay.network.key_rates import key_rates, pairs_of
+    from qkdrelay_cli.render.capacity import as_data, print_rates
+
+    network = network_of(topology)
+    if (source is None) != (target is None) or (source is not None and demand is not None):
+        raise RequestRefusedError("name two KMEs, or a file of demands, or nothing for all pairs")
+    if source is not None and target is not None:
+        network.require(source)
+        if network.require(target) == source:
+            raise RequestRefusedError(f"source and target are both {source}", hint="name two different KMEs")
+        pairs = [KmePair(source, target)]
+    else:
+        pairs = pairs_of(network) if demand is None else load_demand(demand, network)
+    if not pairs:
+        raise RequestRefusedError("all KMEs are neighbours: each pair has a link of its own")
+    found = key_rates(network, pairs, at_once)
+    if as_json:
+        print_json(as_data(network, found))
+    else:
+        print_rates(network, found, has_demand=demand is not None)

@@ -1,0 +1,201 @@
+"""The key rate that a network can deliver although KMEs are compromised, and a certificate that it can be no more.
+
+A bundle is n node-disjoint paths of a pair. Time-shared it delivers, with extraction, n - T times the rate of its paths
+while T KMEs between are compromised; a threshold plan of n = T + 1 paths delivers their rate. How much of which bundle
+is a linear program, whose columns are made as they are needed: at link prices y the n cheapest disjoint paths cost C_n,
+for every n from one run of `disjoint_paths`.
+
+Certificate: for any prices y >= 0 no use of such bundles has a larger share of the demand d than
+sum_e r_e y_e / sum_i d_i min_n C_n^i(y) / worth_n.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Final, Literal, cast
+
+from qkdrelay.errors import InvalidPlanError
+from qkdrelay.network.names import Link
+from qkdrelay.network.paths import Path, disjoint_paths
+from qkdrelay.network.topology import Topology
+
+Scheme = Literal["bundles", "threshold"]
+"""What paths are worth: n - T where extraction follows, or 1 for n = T + 1."""
+GAP_MAX: Final = 1e-7
+"""The certificate over the share, less one, at which a program is solved."""
+ROUNDS_MAX: Final = 1_000
+_STEPS: Final = 1 << 40
+"""The largest price in the whole numbers that paths are looked for with."""
+
+
+@dataclass(frozen=True, slots=True)
+class KmePair:
+    """An ordered pair of KMEs, and the key that it wants, in bit/s or in proportion to others."""
+
+    source: str
+    target: str
+    demand: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class PathBundle:
+    """Node-disjoint paths of a pair that are used together."""
+
+    paths: tuple[Path, ...]
+    worth: int
+    """Bits of key that a bit on each of its paths delivers."""
+
+    @property
+    def links(self) -> Iterator[Link]:
+        """Yield the directed links that it uses."""
+        for path in self.paths:
+            yield from pairwise(path)
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """What a network can give to some pairs at once, and the certificate."""
+
+    share: float
+    """Of each pair's demand that is delivered; in bit/s where the demand is 1."""
+    certificate: float
+    """Not exceeded by any use of such bundles."""
+    uses: Mapping[KmePair, Mapping[PathBundle, float]]
+    """Bit/s on each path of each bundle."""
+    prices: Mapping[Link, float]
+    """What a bit/s more on a directed link would add to the share."""
+    used: Mapping[Link, float]
+    """Bit/s of each directed link that are used."""
+
+
+def bundles_of(
+    topology: Topology, pair: KmePair, compromised: int, scheme: Scheme, prices: Mapping[Link, int] | None = None
+) -> Iterator[PathBundle]:
+    """Yield the cheapest bundle of each number of paths that delivers something; by length without prices."""
+    cost = (lambda a, b: prices[a, b]) if prices is not None else (lambda _a, _b: 1)
+    for paths in disjoint_paths(topology.neighbours, pair.source, pair.target, cost, lambda _: 0):
+        worth = len(paths) - compromised
+        if worth >= 1:
+            yield PathBundle(paths, 1 if scheme == "threshold" else worth)
+            if scheme == "threshold":
+                return
+
+
+def is_protectable(topology: Topology, pair: KmePair, compromised: int) -> bool:
+    """Whether a pair has a bundle at all that withstands so many compromised KMEs."""
+    return next(bundles_of(topology, pair, compromised, "threshold"), None) is not None
+
+
+def optimum(
+    topology: Topology,
+    rates: Mapping[Link, float],
+    pairs: Sequence[KmePair],
+    compromised: int,
+    scheme: Scheme = "bundles",
+) -> Optimum:
+    """Return what can be delivered to all pairs at once, in proportion to their demands, which are positive.
+
+    ``rates`` has bit/s by directed link. Of a pair that is not `is_protectable` the share, and so all, is 0; leave it
+    out. Raises InvalidPlanError if the solver fails.
+    """
+    program = _Program(topology, rates, pairs, compromised, scheme)
+    certificate = float("inf")
+    for _ in range(ROUNDS_MAX):
+        program.solve()
+        added, bound = program.price()
+        certificate = min(certificate, bound)
+        if not added or certificate <= program.share * (1 + GAP_MAX):
+            break
+    return program.found(max(certificate, program.share))
+
+
+@dataclass
+class _Program:
+    """The program over the bundles that were made so far."""
+
+    topology: Topology
+    rates: Mapping[Link, float]
+    pairs: Sequence[KmePair]
+    compromised: int
+    scheme: Scheme
+    columns: list[tuple[int, PathBundle]] = field(default_factory=list)
+    """A pair's place and a bundle of it."""
+    known: set[tuple[int, PathBundle]] = field(default_factory=set)
+    share: float = 0.0
+    flows: Sequence[float] = ()
+    prices: Sequence[float] = ()
+    worths: Sequence[float] = ()
+    """What a bit of key for each pair would be worth."""
+
+    def __post_init__(self) -> None:
+        self.links = list(self.rates)
+        self.place = {link: i for i, link in enumerate(self.links)}
+        for i, pair in enumerate(self.pairs):
+            for bundle in bundles_of(self.topology, pair, self.compromised, self.scheme):
+                self._add(i, bundle)
+
+    def _add(self, pair: int, bundle: PathBundle) -> bool:
+        column = pair, bundle
+        if column in self.known:
+            return False
+        self.known.add(column)
+        self.columns.append(column)
+        return True
+
+    def solve(self) -> None:
+        """Solve it: flows, share, and the prices of links and of keys."""
+        # Loaded where it is used: a KME imports its neighbours of this module and has no solver.
+        import numpy as np  # noqa: PLC0415
+        from scipy.optimize import linprog  # noqa: PLC0415
+        from scipy.sparse import csr_array  # noqa: PLC0415
+
+        links, unit = len(self.links), max(self.rates.values())
+        entries: list[tuple[int, int, float]] = []
+        for number, (i, bundle) in enumerate(self.columns, 1):
+            entries += ((self.place[link], number, 1.0) for link in bundle.links)
+            entries.append((links + i, number, -float(bundle.worth)))
+        entries += ((links + i, 0, pair.demand) for i, pair in enumerate(self.pairs))
+        rows, columns, values = zip(*entries, strict=True)
+        matrix = csr_array((values, (rows, columns)), shape=(links + len(self.pairs), len(self.columns) + 1))
+        objective = np.zeros(len(self.columns) + 1)
+        objective[0] = -1.0
+        limits = np.zeros(links + len(self.pairs))
+        limits[:links] = [self.rates[link] / unit for link in self.links]
+        result = linprog(objective, A_ub=cast(Any, matrix), b_ub=limits, method="highs")
+        if result.status != 0 or result.x is None:
+            raise InvalidPlanError(f"the program of the network's key rate was not solved: {result.message}")
+        duals = -result.ineqlin.marginals
+        self.share, self.flows = float(result.x[0]) * unit, [float(x) * unit for x in result.x[1:]]
+        self.prices, self.worths = [float(y) for y in duals[:links]], [float(w) for w in duals[links:]]
+
+    def price(self) -> tuple[bool, float]:
+        """Add each pair's bundles that are cheaper than its key is worth; return if there are any, and the bound."""
+        step = max(self.prices) / _STEPS
+        if step <= 0.0:
+            return False, self.share
+        # Whole, and none is free: the bound holds for any prices, and so for these.
+        steps = {link: max(1, round(y / step)) for link, y in zip(self.links, self.prices, strict=True)}
+        added, least = False, 0.0
+        for i, pair in enumerate(self.pairs):
+            cheapest = float("inf")
+            for bundle in bundles_of(self.topology, pair, self.compromised, self.scheme, steps):
+                cost = sum(map(steps.__getitem__, bundle.links)) / bundle.worth
+                cheapest = min(cheapest, cost)
+                if cost * step < self.worths[i] * (1 - GAP_MAX / 10):
+                    added |= self._add(i, bundle)
+            least += pair.demand * cheapest
+        bound = sum(self.rates[link] * y for link, y in steps.items()) / least if least else self.share
+        return added, bound
+
+    def found(self, certificate: float) -> Optimum:
+        """Return what the last solution is."""
+        uses: dict[KmePair, dict[PathBundle, float]] = {pair: {} for pair in self.pairs}
+        used = dict.fromkeys(self.links, 0.0)
+        for (i, bundle), flow in zip(self.columns, self.flows, strict=False):  # the newest ones were of no more use
+            if flow > 0.0:
+                uses[self.pairs[i]][bundle] = flow
+                for link in bundle.links:
+                    used[link] += flow
+        return Optimum(self.share, certificate, uses, dict(zip(self.links, self.prices, strict=True)), used)
