@@ -20,7 +20,7 @@ from uuid import UUID, uuid4
 import pika
 
 from bench.peer import Peer
-from qkdrelay.broker.names import CLI_EXCHANGE, REPLIES_EXCHANGE, REQUESTS_KEY
+from qkdrelay.broker.names import REPLIES_EXCHANGE, REQUESTS_KEY, client_exchange
 from qkdrelay.client import relay_request
 from qkdrelay.errors import QkdRelayError
 from qkdrelay.messages.answers import NetworkView, RelaySummary
@@ -89,7 +89,7 @@ class Stack:
     def _ask(self, body: RequestBody) -> None:
         request, signed = self._asker.request(body)
         self._asked.add(request.request_id)
-        self._peer.loop.add_callback_threadsafe(lambda: self._peer.publish(CLI_EXCHANGE, REQUESTS_KEY, signed))
+        self._peer.loop.add_callback_threadsafe(lambda: self._peer.publish(client_exchange(CLI), REQUESTS_KEY, signed))
 
     def _take(self, data: bytes) -> None:
         at = time.monotonic()

@@ -24,6 +24,7 @@ def assemble(
     cli_key: bytes,
     broker: Broker,
     *,
+    page_key: bytes | None = None,
     lab: bool = False,
     clock: Callable[[], float] = time.time,
     batch_s: float = math.inf,
@@ -31,13 +32,16 @@ def assemble(
 ) -> Loop:
     """Return the loop of the coordinator; nothing moves before its first step.
 
-    ``control_keys`` has the key shared with each KME of ``topology``; ``cli_key`` is the command line's; ``directory``
-    returns the directory of SAEs as it is now, if there is one; the rest is as of `Loop`.
+    ``control_keys`` has the key shared with each KME of ``topology``; ``cli_key`` is the command line's, ``page_key``
+    the page's if there is one; ``directory`` returns the directory of SAEs as it is now, if there is one; the rest is
+    as of `Loop`.
     """
     from coordinator.service import CoordinatorService
     from qkdrelay.service.loop import Loop
 
-    service = CoordinatorService(topology, store, control_keys, cli_key, lab=lab, directory=directory)
+    service = CoordinatorService(
+        topology, store, control_keys, cli_key, page_key=page_key, lab=lab, directory=directory
+    )
     return Loop(service, broker, clock=clock, batch_s=batch_s)
 
 
@@ -74,7 +78,17 @@ def serve() -> None:
     store, cli_key = open_coordinator_store(settings.store), key_bytes(settings.cli_key)
     broker = RabbitMqBroker(settings.rabbitmq(COORDINATOR, coordinator_queues(topology.kmes, lab=settings.lab)))
     directory = None if settings.saes is None else DirectoryFile(settings.saes)
-    loop = assemble(topology, store, keys, cli_key, broker, lab=settings.lab, batch_s=BATCH_S, directory=directory)
+    loop = assemble(
+        topology,
+        store,
+        keys,
+        cli_key,
+        broker,
+        page_key=None if settings.page_key is None else key_bytes(settings.page_key),
+        lab=settings.lab,
+        batch_s=BATCH_S,
+        directory=directory,
+    )
     health = monitoring(loop.service.metrics.registry, loop.health)
     with serving(health, settings.http, setting="QKDRELAY_HTTP"):
         loop.run(stop)

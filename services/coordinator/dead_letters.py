@@ -10,11 +10,11 @@ from coordinator.store.dead_letters import StoredDeadLetter
 from qkdrelay.broker.names import (
     COORD_EXCHANGE,
     LEAKS_QUEUE,
-    REQUESTS_QUEUE,
     control_queue,
     kme_queues,
     parse_kme_exchange,
     parse_link_queue,
+    requests_queue,
     results_queue,
 )
 from qkdrelay.broker.port import Delivery
@@ -23,7 +23,7 @@ from qkdrelay.messages import codec
 from qkdrelay.messages.answers import Acknowledged, DeadLetterSummary, DeadLettersView, DeadLetterView, ReplyBody
 from qkdrelay.messages.reports import DeadLetter
 from qkdrelay.messages.requests import DeadLetterRequest, DeadLettersRequest, DropRequest, RequeueRequest
-from qkdrelay.network.names import COORDINATOR
+from qkdrelay.network.names import CLI, COORDINATOR, PAGE
 from qkdrelay.network.topology import Topology
 from qkdrelay.service.batch_events import BatchEvents
 
@@ -34,7 +34,7 @@ class DeadLetters:
     def __init__(self, topology: Topology, store: CoordinatorStore, events: BatchEvents) -> None:
         self._kept, self._outbox, self._events = store.dead_letters, store.journal.outbox, events
         self._readers = {queue: kme for kme in topology.kmes for queue in kme_queues(kme, topology.links)}
-        self._senders = {REQUESTS_QUEUE: "the command line"}
+        self._senders = {requests_queue(CLI): "the command line", requests_queue(PAGE): "the page"}
         self._senders |= {control_queue(kme): COORDINATOR for kme in topology.kmes}
         self._senders |= {results_queue(kme): kme for kme in topology.kmes}
 
@@ -69,8 +69,7 @@ class DeadLetters:
         """Return the answer; RequestRefusedError for what cannot be done, and then nothing is."""
         match body:
             case DeadLettersRequest(limit=limit):
-                letters = tuple(self._summary(letter, now) for letter in self._kept.latest(limit))
-                return DeadLettersView(letters=letters, total=self._kept.count())
+                return self.latest(limit, now)
             case DeadLetterRequest(letter=number):
                 letter = self._find(number)
                 return DeadLetterView(letter=self._summary(letter, now), body=letter.body)
@@ -78,6 +77,11 @@ class DeadLetters:
                 return self._requeue(tuple(dict.fromkeys(numbers)))
             case DropRequest(letters=chosen):
                 return self._drop(chosen)
+
+    def latest(self, limit: int, now: float) -> DeadLettersView:
+        """Return the latest, newest first."""
+        letters = tuple(self._summary(letter, now) for letter in self._kept.latest(limit))
+        return DeadLettersView(letters=letters, total=self._kept.count())
 
     def _find(self, number: int) -> StoredDeadLetter:
         letter = self._kept.get(number)

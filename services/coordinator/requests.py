@@ -1,4 +1,4 @@
-"""Requests of the command line: each taken once, and answered in its words."""
+"""Requests of the command line and of the page: each taken once, and answered in its words."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from coordinator.admission import (
     TooManyUndecidedError,
 )
 from coordinator.adversary import Adversary
+from coordinator.attention import Attention
+from coordinator.clients import Client, Clients
 from coordinator.commands import CommandQueue
 from coordinator.dead_letters import DeadLetters
 from coordinator.lifecycle import Relay
@@ -21,15 +23,14 @@ from coordinator.store import CoordinatorStore
 from coordinator.subscriptions import Subscriptions
 from coordinator.supply.room import SupplyRoom
 from coordinator.views import network_view, summary, view
-from qkdrelay.broker.names import CLI_EXCHANGE
 from qkdrelay.broker.port import Delivery
 from qkdrelay.errors import ForgedMessageError, QkdRelayError, RequestRefusedError
 from qkdrelay.messages.answers import Refusal, RelaysView, ReplyBody
 from qkdrelay.messages.control import SetLab, SetLink
-from qkdrelay.messages.dialogue import Answerer
 from qkdrelay.messages.relay_ids import NAMES_SHOWN_MAX, digits, the_one
 from qkdrelay.messages.requests import (
     AttackRequest,
+    AttentionRequest,
     DeadLetterRequest,
     DeadLettersRequest,
     DropRequest,
@@ -60,7 +61,7 @@ class RequestHandler:
         self,
         topology: Topology,
         store: CoordinatorStore,
-        answerer: Answerer,
+        clients: Clients,
         *,
         admission: Admission,
         relays: RelayActions,
@@ -69,38 +70,49 @@ class RequestHandler:
         dead_letters: DeadLetters,
         subscriptions: Subscriptions,
         supply: SupplyRoom,
+        attention: Attention,
         events: BatchEvents,
         adversary: Adversary | None,
     ) -> None:
         """``adversary`` is there only in the lab."""
-        self._topology, self._store, self._answerer = topology, store, answerer
+        self._topology, self._store, self._clients = topology, store, clients
         self._admission, self._relays, self._commands = admission, relays, commands
         self._liveness, self._dead_letters, self._subscriptions = liveness, dead_letters, subscriptions
-        self._supply, self._events, self._adversary = supply, events, adversary
+        self._supply, self._attention, self._events, self._adversary = supply, attention, events, adversary
         self._taken_until = Cell(store.journal.batch, store.requests_until)
         """As far as it is stored."""
 
     def handle(self, delivery: Delivery, now: float) -> None:
-        """Take a request. Raises MalformedMessageError; ForgedMessageError for what the command line did not sign."""
-        if delivery.exchange != CLI_EXCHANGE:
-            raise ForgedMessageError("the request did not come from the command line")
-        request, standing = self._answerer.take(delivery.body, now)
+        """Take a request. Raises MalformedMessageError; ForgedMessageError for what no client signed."""
+        client = self._clients.of_exchange(delivery.exchange)
+        if client is None:
+            raise ForgedMessageError("the request did not come from the command line, nor from a page that has a key")
+        request, standing = client.answerer.take(delivery.body, now)
         level: LogLevel = "debug" if standing == "new" else "info"
         self._events.note(f"request.{standing}", level, request=type(request.body).__name__)
         if standing == "repeated":  # by the broker, which gives out again what was not acknowledged, or by somebody
             return
-        reply = self._answerer.late(now) if standing == "late" else self._answer(request, now)
+        reply = client.answerer.late(now) if standing == "late" else self._answer(client, request, now)
         if reply is not None:
             self._subscriptions.reply(request, reply)
 
     def tick(self, now: float) -> None:
         """Take requests from now on; keep over a restart which were taken."""
-        self._answerer.open(now)
-        if self._answerer.latest > self._taken_until.value:
-            self._taken_until.value = self._store.requests_until = self._answerer.latest
+        self._clients.open(now)
+        if self._clients.latest > self._taken_until.value:
+            self._taken_until.value = self._store.requests_until = self._clients.latest
 
-    def _answer(self, request: Request, now: float) -> ReplyBody | None:
-        """Return the answer, or None if it comes later."""
+    def _answer(self, client: Client, request: Request, now: float) -> ReplyBody | None:
+        """Return the answer, or None if it comes later, or never: who asks too much is not told so each time."""
+        try:
+            may = client.check(request.body, now)
+        except RequestRefusedError as error:
+            asked = type(request.body).__name__
+            self._events.note("request.refused", "warning", request=asked, client=client.name, text=str(error))
+            return Refusal(text=str(error), hint=error.hint, unanswered=False)
+        if not may:
+            self._events.note("request.withheld", "warning", request=type(request.body).__name__, client=client.name)
+            return None
         try:
             return self._carry_out(request, now)
         except QkdRelayError as error:
@@ -123,6 +135,8 @@ class RequestHandler:
                 return self._network(now)
             case SuppliesRequest():
                 return self._supply.view(now)
+            case AttentionRequest():
+                return self._attention.view(now)
             case LinkRequest():
                 self._link(request, request.body, now)
             case LabRequest():

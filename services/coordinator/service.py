@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 
 from coordinator.admission import Admission
 from coordinator.adversary import Adversary
+from coordinator.attention import Attention
+from coordinator.clients import Clients
 from coordinator.commands import CommandQueue
 from coordinator.dead_letters import DeadLetters
 from coordinator.liveness import Liveness
@@ -16,15 +18,14 @@ from coordinator.requests import RequestHandler
 from coordinator.store import CoordinatorStore
 from coordinator.subscriptions import Subscriptions
 from coordinator.supply.room import SupplyRoom
-from qkdrelay.broker.names import DEAD_LETTERS_QUEUE, LEAKS_QUEUE, REQUESTS_QUEUE, parse_kme_exchange
+from qkdrelay.broker.names import DEAD_LETTERS_QUEUE, LEAKS_QUEUE, parse_kme_exchange, requests_queue
 from qkdrelay.broker.port import Delivery
 from qkdrelay.errors import ForgedMessageError, QkdRelayError
-from qkdrelay.messages.dialogue import Answerer
 from qkdrelay.messages.leaks import open_leak
 from qkdrelay.network.directory import NO_SAES, Directory
-from qkdrelay.network.names import COORDINATOR
+from qkdrelay.network.names import CLI, CLIENTS, COORDINATOR, PAGE
 from qkdrelay.network.topology import Topology
-from qkdrelay.service.batch import BatchDict, Cell
+from qkdrelay.service.batch import Cell
 from qkdrelay.service.batch_events import BatchEvents
 from qkdrelay.service.metrics import refusal
 from qkdrelay.service.signed_channel import SignedChannel
@@ -45,8 +46,11 @@ _OF_OTHERS = {
     "message.rejected": "queue",
     "request.late": "request",
     "request.repeated": "request",
+    "request.refused": "request",
+    "request.withheld": "request",
 }
 """Events that KMEs, or who is at the broker, cause, and who or what each is about."""
+_REQUESTS_QUEUES = frozenset(map(requests_queue, CLIENTS))
 
 
 class CoordinatorService:
@@ -59,24 +63,24 @@ class CoordinatorService:
         control_keys: Mapping[str, bytes],
         cli_key: bytes,
         *,
+        page_key: bytes | None = None,
         lab: bool = False,
         directory: Callable[[], Directory] | None = None,
     ) -> None:
         """``control_keys`` has the key shared with each KME of ``topology``; ``cli_key`` is the command line's.
 
-        ``directory`` returns the directory of SAEs as it is now; the same one as long as it has not changed. Without
-        it all pairs have the same weight.
+        ``page_key`` is the page's, if there is one. ``directory`` returns the directory of SAEs as it is now; the same
+        one as long as it has not changed. Without it all pairs have the same weight.
         """
         self.journal, batch = store.journal, store.journal.batch
         self._store, self._keys = store, control_keys
         self.metrics = CoordinatorMetrics(topology.kmes)
-        events = self._events = BatchEvents(batch, _OF_OTHERS, self.metrics.happened, service=COORDINATOR)
+        events = self._events = BatchEvents(batch, _OF_OTHERS, self._happened, service=COORDINATOR)
         self._refused: list[str] = batch.scratch([])
         self._now = 0.0
         self._housekeeping_at = Cell(batch, 0.0)
-        taken = BatchDict[bytes, float](batch)
-        answerer = Answerer(cli_key, lambda: store.journal.numbers.epoch, store.requests_until, taken)
-        self.subscriptions = Subscriptions(store, answerer)
+        clients = Clients(store, {CLI: cli_key} | ({PAGE: page_key} if page_key else {}))
+        self.subscriptions = Subscriptions(store, clients)
         self._channels = {
             kme: SignedChannel(
                 store.journal, key, COORDINATOR, kme, incoming=f"reports {kme}", outgoing=f"control {kme}"
@@ -87,6 +91,7 @@ class CoordinatorService:
         self.relays = RelayActions(store, self._commands, self.subscriptions, events)
         self.liveness = Liveness(topology, store, self.relays, self._commands, events)
         self._dead_letters = DeadLetters(topology, store, events)
+        self._attention = Attention(store, self._dead_letters)
         self._adversary = Adversary() if lab else None
         admission = Admission(topology, store.relays, self.liveness.last_hellos)
         self.supply = SupplyRoom(
@@ -112,7 +117,7 @@ class CoordinatorService:
         self._requests = RequestHandler(
             topology,
             store,
-            answerer,
+            clients,
             admission=admission,
             relays=self.relays,
             commands=self._commands,
@@ -120,6 +125,7 @@ class CoordinatorService:
             dead_letters=self._dead_letters,
             subscriptions=self.subscriptions,
             supply=self.supply,
+            attention=self._attention,
             events=events,
             adversary=self._adversary,
         )
@@ -138,7 +144,7 @@ class CoordinatorService:
     def handle(self, delivery: Delivery, now: float) -> bool:
         """Carry out one report, request, dead letter or leak; False if it is not from whom it should be."""
         try:
-            if delivery.queue == REQUESTS_QUEUE:
+            if delivery.queue in _REQUESTS_QUEUES:
                 self._requests.handle(delivery, now)
             elif delivery.queue == DEAD_LETTERS_QUEUE:
                 self._dead_letters.take(delivery, now)
@@ -177,6 +183,10 @@ class CoordinatorService:
             self._housekeeping_at.value = now
             self._store.purge()
         return False
+
+    def _happened(self, event: str, fields: Mapping[str, object]) -> None:
+        self.metrics.happened(event, fields)
+        self._attention.happened(event, fields, self._now)
 
     def committed(self) -> None:
         """Log what happened."""

@@ -15,5 +15,7 @@ class CoordinatorSettings(ServiceSettings):
     control_keys: Annotated[dict[KmeName, HexKey], *JsonObject]
     cli_key: HexKey
     """Shared with the command line: requests and answers are signed with it."""
+    page_key: Annotated[HexKey | None, *OrNothing] = None
+    """Shared with the page; without it there is none."""
     saes: Annotated[Path | None, *OrNothing] = None
     """File with the directory of SAEs, for the weights of their pairs."""

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from uuid import UUID
 
+from coordinator.clients import Clients
 from coordinator.lifecycle import Relay
 from coordinator.store import CoordinatorStore
 from coordinator.views import summary, view
 from qkdrelay.broker.names import REPLIES_EXCHANGE
 from qkdrelay.errors import MalformedMessageError
 from qkdrelay.messages.answers import Acknowledged, Refusal, RelayView, ReplyBody
-from qkdrelay.messages.dialogue import Answerer
 from qkdrelay.messages.reports import Done
 from qkdrelay.messages.requests import Request
 from qkdrelay.messages.states import TERMINAL
@@ -54,9 +54,9 @@ class _Follower:
 class Subscriptions:
     """Everybody who waits, in memory only: after a restart, people ask again."""
 
-    def __init__(self, store: CoordinatorStore, answerer: Answerer) -> None:
-        """``store`` is where relays are read from and answers are published through; ``answerer`` signs them."""
-        self._store, self._answerer = store, answerer
+    def __init__(self, store: CoordinatorStore, clients: Clients) -> None:
+        """``store`` is where relays are read from and answers are published through; ``clients`` have them signed."""
+        self._store, self._clients = store, clients
         batch = self._batch = store.journal.batch
         self._callers: dict[UUID, _Caller] = BatchDict(batch)
         """By request."""
@@ -84,11 +84,12 @@ class Subscriptions:
 
     def reply(self, request: Request, body: ReplyBody) -> None:
         """Answer a request, at most once: its asker may be gone."""
+        answerer = self._clients.answerer(request.reply_to)
         try:
-            signed = self._answerer.answer(request, body)
+            signed = answerer.answer(request, body)
         except MalformedMessageError:
             refusal = Refusal(text="the answer is too long to be sent", hint="ask for less at once", unanswered=False)
-            signed = self._answerer.answer(request, refusal)
+            signed = answerer.answer(request, refusal)
         self._store.journal.outbox.publish_once(REPLIES_EXCHANGE, request.reply_to, signed)
 
     def await_done(self, request: Request, text: str, commands: dict[UUID, str], now: float) -> None:

@@ -89,6 +89,8 @@ def network_view(
                 name=kme,
                 trust=topology.trust.get(kme),
                 heard_s_ago=None if at is None else max(0.0, now - at),
+                clock_off_s=hello.clock - at if hello and at is not None else None,
+                version=hello.version if hello else "",
                 lab=hello.lab if hello else False,
                 lab_mode=hello.lab_mode if hello else None,
                 pending=hello.pending if hello else 0,

@@ -29,6 +29,7 @@ from kme.rebuild_queue import RebuildQueue
 from kme.reporting import Reporting
 from kme.store import KmeStore
 from kme.supply.port import SupplyParts
+from qkdrelay import __version__
 from qkdrelay.broker.names import LEAKS_KEY, control_queue
 from qkdrelay.broker.port import Delivery
 from qkdrelay.errors import ForgedMessageError, MalformedMessageError
@@ -218,6 +219,7 @@ class KmeService:
     def _hello_now(self, now: float) -> Hello:
         return Hello(
             clock=now,
+            version=__version__,
             lab=self._me.lab,
             lab_mode=self._lab.mode if self._lab else None,
             links=self.links.report(),

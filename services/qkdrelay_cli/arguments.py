@@ -74,7 +74,6 @@ def link_argument(a: str, b: str) -> str:
 
 def network_of(which: Path | None) -> Topology:
     """Return the network of a file or name; without one, the network that the running coordinator knows."""
-    from qkdrelay.network.topology import LinkNote, Topology
     from qkdrelay.network.topology_file import load_topology
 
     if which is not None:
@@ -91,10 +90,4 @@ def network_of(which: Path | None) -> Topology:
         hint = f"{error.hint}; or name a topology file (--topology)" if error.hint else "--topology takes a file"
         kind: type[QkdRelayError] = type(error)
         raise kind(str(error), hint=hint) from None
-    return Topology(
-        view.name,
-        tuple(kme.name for kme in view.kmes),
-        view.links,
-        {(link.a, link.b): LinkNote(link.suite, link.rate_bps, link.buffer_bytes) for link in view.noted},
-        {kme.name: kme.trust for kme in view.kmes if kme.trust},
-    )
+    return view.topology()

@@ -35,7 +35,7 @@ from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.requests import ShowRequest
 from qkdrelay.network.directory import NO_SAES, Directory
 from qkdrelay.network.key_cost import Suite
-from qkdrelay.network.names import COORDINATOR, SERVICE_USERS
+from qkdrelay.network.names import CLI, COORDINATOR, SERVICE_USERS
 from qkdrelay.network.topology import Topology
 from qkdrelay.randomness import random_bytes
 from qkdrelay.service.loop import Loop
@@ -81,7 +81,7 @@ class EmbeddedNetwork:
             definitions(topology.kmes, topology.links, {user: secrets.token_hex(8) for user in users}, lab=lab)
         )
         self.control_keys = {kme: secrets.token_bytes(32) for kme in topology.kmes}
-        self.cli_key = secrets.token_bytes(32)
+        self.cli_key, self.page_key = secrets.token_bytes(32), secrets.token_bytes(32)
         self.lab, self._folder, self._random = lab, folder, random
         link_secrets = {frozenset(link): secrets.token_bytes(32) for link in topology.links}
         self.links: dict[str, dict[str, Link]] = {}
@@ -115,6 +115,7 @@ class EmbeddedNetwork:
                 self.coordinator_store,
                 *keys,
                 broker,
+                page_key=self.page_key,
                 lab=self.lab,
                 clock=self.clock,
                 directory=lambda: self.directories.get(COORDINATOR, NO_SAES),
@@ -174,8 +175,9 @@ class EmbeddedNetwork:
 class SettlingConnection(Client):
     """A connection to the coordinator of a network that works while its client waits."""
 
-    def __init__(self, network: EmbeddedNetwork, watch: Sequence[str] = ()) -> None:
-        self._network, self._client = network, MemoryClient(network.hub, watch=watch)
+    def __init__(self, network: EmbeddedNetwork, client: str = CLI, *, watch: Sequence[str] = ()) -> None:
+        """``client`` is one of `CLIENTS`."""
+        self._network, self._client = network, MemoryClient(network.hub, client, watch=watch)
 
     @property
     @override

@@ -26,7 +26,7 @@ from qkdrelay.errors import BrokerUnreachableError, ForgedMessageError, Malforme
 from qkdrelay.messages import codec
 from qkdrelay.messages.answers import Late, Refusal, RelayView, ReplyBody
 from qkdrelay.messages.control import SignedMessage
-from qkdrelay.messages.dialogue import Asker
+from qkdrelay.messages.dialogue import Asker, key_setting
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.reports import Report, Reports
 from qkdrelay.messages.requests import OpenDemand, RelayRequest, Request, RequestBody, ShowRequest, unlike
@@ -46,7 +46,7 @@ GRACE_S: Final = 10.0
 REPORTS: Final = ("results.#",)
 """Patterns that a connection watches to get the reports of all KMEs; `reported` reads them."""
 
-_LOOK = "look whether the coordinator is running, with this QKDRELAY_CLI_KEY (else its log has message.rejected)"
+_LOOK = "look whether the coordinator is running, with this {} (else its log has message.rejected)"
 
 R = TypeVar("R", bound=ReplyBody)
 
@@ -84,7 +84,7 @@ class CoordinatorClient:
             self.connection.check()
             answer = self.receive(request, until)
         if answer is None:
-            raise self.unanswered(wait_s, f"{_LOOK}; it may still carry the request out")
+            raise self.unanswered(wait_s, "; it may still carry the request out")
         if not isinstance(answer, kind):
             raise _not_understood(f"a {type(answer).__name__} for an answer")
         return answer
@@ -119,15 +119,21 @@ class CoordinatorClient:
                 break
         return None
 
-    def unanswered(self, waited_s: float, hint: str = _LOOK) -> BrokerUnreachableError:
+    @property
+    def look(self) -> str:
+        """Say what to look at when the coordinator is silent."""
+        return _LOOK.format(key_setting(self._asker.client))
+
+    def unanswered(self, waited_s: float, besides: str = "") -> BrokerUnreachableError:
         """Return the error for a coordinator that has not answered although the broker is there."""
         if self._forged is not None:
             return BrokerUnreachableError(
                 f"an answer came that is not signed by the coordinator ({self._forged}), no other in {waited_s:g} s",
-                hint="QKDRELAY_CLI_KEY must be the coordinator's, and both of the same version; or the broker forges",
+                hint=f"{key_setting(self._asker.client)} must be the coordinator's, and both of the same version; "
+                "or the broker forges",
             )
         text = f"the broker took the request, but the coordinator did not answer within {waited_s:g} s"
-        return BrokerUnreachableError(text, hint=hint)
+        return BrokerUnreachableError(text, hint=self.look + besides)
 
 
 class FollowedRelay:
@@ -201,7 +207,7 @@ class FollowedRelay:
             return self._client.unanswered(ANSWER_S)
         return BrokerUnreachableError(
             f"the coordinator has not said in time how the relay ended; last it was {self._view.state}",
-            hint=_LOOK,
+            hint=self._client.look,
         )
 
 

@@ -12,16 +12,16 @@ import pytest
 from qkdrelay.broker.names import (
     DEAD_LETTERS_QUEUE,
     REPLIES_EXCHANGE,
-    REQUESTS_QUEUE,
     control_queue,
     dead_key,
     kme_exchange,
     link_queue,
+    requests_queue,
     results_queue,
 )
 from qkdrelay.broker.port import Broker, Client, Delivery, MessageTooLargeError, Publication, Received
 from qkdrelay.messages.codec import MESSAGE_BYTES_MAX
-from qkdrelay.network.names import COORDINATOR
+from qkdrelay.network.names import CLI, COORDINATOR
 from support.waiting import eventually
 
 KMES = ("kme-1", "kme-2", "kme-10")
@@ -616,7 +616,7 @@ class BrokerContract:
         assert arrived[DEAD_LETTERS_QUEUE].exchange == "kme.kme-1"
 
     def test_a_client_gets_the_reply_to_its_request(self, network: Network) -> None:
-        coordinator = Service(network.connect(COORDINATOR, [REQUESTS_QUEUE]))
+        coordinator = Service(network.connect(COORDINATOR, [requests_queue(CLI)]))
         with network.client() as client, network.client() as other:
             client.send(client.address.encode())
             (request,) = coordinator.receive(1)

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from qkdrelay.broker.names import CLI_EXCHANGE, REQUESTS_KEY, REQUESTS_QUEUE, kme_exchange, results_queue
+from qkdrelay.broker.names import REQUESTS_KEY, client_exchange, kme_exchange, requests_queue, results_queue
 from qkdrelay.broker.port import MessageTooLargeError, Publication
 from qkdrelay.broker.rabbitmq import RabbitMqBroker, RabbitMqClient, RabbitMqSettings
 from qkdrelay.broker.rabbitmq import client as client_module
@@ -116,7 +116,7 @@ def test_a_user_who_may_not_have_a_queue(settings: RabbitMqSettings, host: Virtu
 
 
 def test_missing_queue_of_the_coordinator(settings: RabbitMqSettings, host: VirtualHost) -> None:
-    host.unbind(CLI_EXCHANGE, REQUESTS_KEY, REQUESTS_QUEUE)
+    host.unbind(client_exchange(CLI), REQUESTS_KEY, requests_queue(CLI))
     with (
         RabbitMqClient(settings) as client,
         pytest.raises(BrokerUnreachableError, match="the coordinator has no queue") as caught,

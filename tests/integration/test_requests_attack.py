@@ -9,7 +9,7 @@ import pytest
 
 from coordinator.commands import CommandQueue
 from qkdrelay.broker.memory import MemoryClient
-from qkdrelay.broker.names import CLI_EXCHANGE, REPLIES_EXCHANGE
+from qkdrelay.broker.names import REPLIES_EXCHANGE
 from qkdrelay.client import CoordinatorClient
 from qkdrelay.errors import BrokerUnreachableError, RequestRefusedError
 from qkdrelay.messages import codec, dialogue
@@ -39,7 +39,7 @@ UP, DOWN = (LinkRequest(a="kme-1", b="kme-2", up=up) for up in (True, False))
 class Broker:
     """What carries requests and answers of ``network``: ``change`` gets each and returns those to pass on instead."""
 
-    def __init__(self, network, exchange=CLI_EXCHANGE, change=lambda body: [body]):
+    def __init__(self, network, exchange="cli", change=lambda body: [body]):
         self.seen, self.change, self.network = [], change, network
         publish = network.hub.publish
 

@@ -7,9 +7,9 @@ from coordinator.lifecycle import Relay
 from kme.links import Link
 from qkdrelay import client
 from qkdrelay.broker.names import (
-    CLI_EXCHANGE,
     COORD_EXCHANGE,
     REQUESTS_KEY,
+    client_exchange,
     control_queue,
     kme_exchange,
     link_queue,
@@ -194,7 +194,7 @@ class Network(EmbeddedNetwork):
         self.inject(kme, kme_exchange(kme), results_queue(kme), body)
 
     def as_cli(self, body):
-        self.inject(CLI, CLI_EXCHANGE, REQUESTS_KEY, body)
+        self.inject(CLI, client_exchange(CLI), REQUESTS_KEY, body)
 
     def asker(self, address="cli.q.0"):
         """A command line, at whose queue nobody reads unless told otherwise."""

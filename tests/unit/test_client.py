@@ -129,7 +129,7 @@ def test_with_the_coordinators_key_that_forgery_would_be_an_answer(network, clie
 
 
 def test_what_kmes_report_is_read_as_it_comes(network):
-    watching = SettlingConnection(network, REPORTS)
+    watching = SettlingConnection(network, watch=REPORTS)
     network.later(10.0)
     heard = {}
     while (message := watching.receive(0.0)) is not None:

@@ -137,6 +137,15 @@ class RelayTable(Table):
         found = (self._relays("WHERE supply = ? ORDER BY created_at DESC LIMIT ?", kind, limit) for kind in kinds)
         return sorted(chain.from_iterable(found), key=lambda relay: relay.created_at, reverse=True)[:limit]
 
+    def failed_lately(self, limit: int) -> list[UUID]:
+        """Return those of the `RELAYS_CACHED` latest relays of each kind that failed, newest first."""
+        latest = "SELECT relay_id, state, created_at FROM relays WHERE supply = ? ORDER BY created_at DESC LIMIT ?"
+        found: list[tuple[float, UUID]] = []
+        for kind in (False, True):
+            rows = self.all(f"SELECT created_at, relay_id FROM ({latest}) WHERE state = 'failed'", kind, RELAYS_CACHED)
+            found += [(self._store.parsed(float, at), self._store.parsed(_id, relay_id)) for at, relay_id in rows]
+        return [relay_id for _, relay_id in sorted(found, reverse=True)[:limit]]
+
     def count(self, *, supply: bool) -> int:
         """Return how many relays are known; with ``supply`` those of supply, too."""
         return int(self.one("SELECT count(*) FROM relays WHERE supply <= ?", supply)[0])

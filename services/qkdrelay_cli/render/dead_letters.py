@@ -7,14 +7,14 @@ from typing import Any
 
 import msgspec
 
-from qkdrelay.broker.names import REQUESTS_QUEUE
+from qkdrelay.broker.names import requests_queue
 from qkdrelay.errors import MalformedMessageError
 from qkdrelay.messages import codec
 from qkdrelay.messages.answers import DeadLetterSummary, DeadLetterView
 from qkdrelay.messages.control import SignedMessage
 from qkdrelay.messages.link import SealedMessage, ShareHeader
 from qkdrelay.messages.requests import Request
-from qkdrelay.network.names import link_name, route_name
+from qkdrelay.network.names import CLIENTS, link_name, route_name
 from qkdrelay.terminal.wording import duration, moment
 
 
@@ -72,7 +72,7 @@ def clear_part(queue: str, body: bytes) -> dict[str, Any]:
                 "ciphertext": f"{len(sealed.ciphertext)} bytes",
             }
         signed = codec.decode(body, SignedMessage)
-        if queue == REQUESTS_QUEUE:
+        if queue in map(requests_queue, CLIENTS):
             request = codec.decode(signed.body, Request)
             return {"kind": "request", "asks": type(request.body).__name__, "at": request.at}
     except MalformedMessageError as error:

@@ -9,7 +9,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from qkdrelay.broker.names import (
-    CLI_EXCHANGE,
     COORD_EXCHANGE,
     DEAD_LETTER_EXCHANGE,
     DEAD_LETTERS_QUEUE,
@@ -20,25 +19,27 @@ from qkdrelay.broker.names import (
     REPLIES_EXCHANGE,
     REQUESTS_AGE_MS_MAX,
     REQUESTS_KEY,
-    REQUESTS_QUEUE,
     VHOST,
+    client_exchange,
     control_queue,
     coordinator_queues,
     dead_key,
     directions,
     kme_exchange,
     link_queue,
+    requests_queue,
     results_queue,
 )
 from qkdrelay.errors import SettingsError, TopologyError
 from qkdrelay.network.names import (
     CLI,
-    CLIENT_QUEUE_PREFIX,
+    CLIENTS,
     COORDINATOR,
     KME_NAME,
     KME_NAME_RULE,
     OPERATOR,
     SERVICE_USERS,
+    client_queue_prefix,
 )
 
 DELIVERY_LIMIT: Final = 1000
@@ -174,20 +175,27 @@ def _permissions(kmes: Iterable[str], lab: bool) -> Iterator[tuple[str, dict[str
         {
             "configure": _NOTHING,
             "write": _any_of(COORD_EXCHANGE, REPLIES_EXCHANGE),
-            "read": _any_of(r"results\.[^.]+", _literal(REQUESTS_QUEUE), DEAD_LETTERS_QUEUE, *leaks),
+            "read": _any_of(r"results\.[^.]+", *_requests(), DEAD_LETTERS_QUEUE, *leaks),
         },
     )
-    client_queue = _literal(CLIENT_QUEUE_PREFIX) + ".*"
-    yield (
-        CLI,
-        {
-            "configure": _any_of(client_queue),
-            "write": _any_of(CLI_EXCHANGE, client_queue),
-            "read": _any_of(client_queue, REPLIES_EXCHANGE, EVENTS_EXCHANGE),
-        },
-    )
+    for client in CLIENTS:
+        own_queue = _literal(client_queue_prefix(client)) + ".*"
+        # What KMEs say is for the command line to see as it comes; the page shows what the coordinator has verified.
+        events = (EVENTS_EXCHANGE,) if client == CLI else ()
+        yield (
+            client,
+            {
+                "configure": _any_of(own_queue),
+                "write": _any_of(_literal(client_exchange(client)), own_queue),
+                "read": _any_of(own_queue, REPLIES_EXCHANGE, *events),
+            },
+        )
     # An operator sees the management pages; messages are read by those they are meant for.
     yield OPERATOR, {"configure": _NOTHING, "write": _NOTHING, "read": _NOTHING}
+
+
+def _requests() -> list[str]:
+    return [_literal(requests_queue(client)) for client in CLIENTS]
 
 
 def _any_of(*patterns: str) -> str:
@@ -204,7 +212,7 @@ def _exchanges(kmes: Iterable[str]) -> Iterator[tuple[str, str]]:
     # Direct, since all their keys are spelt out: a short message costs the broker a third less than by topics.
     yield from ((kme_exchange(kme), "direct") for kme in kmes)
     yield COORD_EXCHANGE, "direct"
-    yield CLI_EXCHANGE, "direct"
+    yield from ((client_exchange(client), "direct") for client in CLIENTS)
     yield REPLIES_EXCHANGE, "direct"
     yield EVENTS_EXCHANGE, "topic"
     yield DEAD_LETTER_EXCHANGE, "fanout"
@@ -231,7 +239,8 @@ def _bindings(kmes: Sequence[str], links: Iterable[tuple[str, str]], lab: bool) 
         yield own, dead_key(kme), "queue", DEAD_LETTERS_QUEUE
         if lab:
             yield own, LEAKS_KEY, "queue", LEAKS_QUEUE
-    yield CLI_EXCHANGE, REQUESTS_KEY, "queue", REQUESTS_QUEUE
+    for client in CLIENTS:
+        yield client_exchange(client), REQUESTS_KEY, "queue", requests_queue(client)
     yield DEAD_LETTER_EXCHANGE, "", "queue", DEAD_LETTERS_QUEUE
 
 
@@ -248,7 +257,7 @@ def _policies(lab: bool) -> Iterator[tuple[str, str, dict[str, Any]]]:
     yield "results", r"^results\.[^.]+$", {**kept, "max-length-bytes": RESULTS_BYTES_MAX}
     # Whoever asked has given up by then; a coordinator that was away must not act on it.
     requests = {**kept, "max-length-bytes": REQUESTS_BYTES_MAX, "message-ttl": REQUESTS_AGE_MS_MAX}
-    yield "requests", _any_of(_literal(REQUESTS_QUEUE)), requests
+    yield "requests", _any_of(*_requests()), requests
     yield "dead-letters", _any_of(DEAD_LETTERS_QUEUE), {**shed, "max-length-bytes": DEAD_LETTERS_BYTES_MAX}
     if lab:
         leaks = {**shed, "max-length-bytes": LEAKS_BYTES_MAX, "message-ttl": LEAKS_AGE_MS_MAX}
@@ -256,6 +265,6 @@ def _policies(lab: bool) -> Iterator[tuple[str, str, dict[str, Any]]]:
     # Classic queues: no delivery limit there.
     yield (
         "clients",
-        rf"^{_literal(CLIENT_QUEUE_PREFIX)}",
+        f"^({'|'.join(_literal(client_queue_prefix(client)) for client in CLIENTS)})",
         {"overflow": "drop-head", "max-length-bytes": CLIENT_BYTES_MAX},
     )

@@ -10,15 +10,13 @@ from collections.abc import Iterable
 from typing import Final
 
 from qkdrelay.errors import TopologyError
-from qkdrelay.network.names import KME_NAME
+from qkdrelay.network.names import CLI, CLIENTS, KME_NAME
 
 VHOST: Final = "qkdrelay"
 COORD_EXCHANGE: Final = "coord"
-CLI_EXCHANGE: Final = "cli"
 REPLIES_EXCHANGE: Final = "replies"
 EVENTS_EXCHANGE: Final = "events"
 DEAD_LETTER_EXCHANGE: Final = "dlx"
-REQUESTS_QUEUE: Final = "coordinator.requests"
 DEAD_LETTERS_QUEUE: Final = "dead-letters"
 LEAKS_QUEUE: Final = "lab.leaks"
 REQUESTS_KEY: Final = "requests"
@@ -38,6 +36,16 @@ def parse_kme_exchange(exchange: str) -> str:
     if prefix != "kme" or not KME_NAME.fullmatch(kme):
         raise TopologyError(f"{exchange!r} is not the exchange of a KME")
     return kme
+
+
+def client_exchange(client: str) -> str:
+    """Name the exchange that only the client (one of `CLIENTS`) may write."""
+    return client
+
+
+def requests_queue(client: str) -> str:
+    """Name the queue of a client's requests: one for each, for the page must not fill the command line's."""
+    return "coordinator.requests" if client == CLI else f"coordinator.requests.{client}"
 
 
 def link_queue(sender: str, receiver: str) -> str:
@@ -80,7 +88,7 @@ def kme_queues(kme: str, links: Iterable[tuple[str, str]]) -> tuple[str, ...]:
 def coordinator_queues(kmes: Iterable[str], *, lab: bool = False) -> tuple[str, ...]:
     """List the queues the coordinator reads."""
     leaks = (LEAKS_QUEUE,) if lab else ()
-    return (REQUESTS_QUEUE, DEAD_LETTERS_QUEUE, *leaks, *(results_queue(kme) for kme in kmes))
+    return (*map(requests_queue, CLIENTS), DEAD_LETTERS_QUEUE, *leaks, *(results_queue(kme) for kme in kmes))
 
 
 def directions(links: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The port to a message broker, for services and for the command line."""
+"""The port to a message broker, for services and for clients of the coordinator."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ class Broker(Protocol):
 
 
 class Client(Protocol):
-    """The command line's short-lived connection: one queue of its own, requests out, replies in.
+    """A connection to the coordinator, of its command line or the page: a queue of its own, requests out, replies in.
 
     Every method raises `BrokerUnreachableError`, with a hint, when the broker or the coordinator's queue
     is not there.

@@ -1,4 +1,4 @@
-"""Answers of the coordinator to the command line."""
+"""Answers of the coordinator to its clients."""
 
 from __future__ import annotations
 
@@ -9,11 +9,22 @@ from msgspec import Meta
 
 from qkdrelay.messages.assignments import PAIRS_SHOWN_MAX, OutgoingSupply, SaePair
 from qkdrelay.messages.control import FixedDemand
-from qkdrelay.messages.fields import Message, Name, Number, PlanBytes, QueueName, Routes, Seconds, Text, WireRoute
+from qkdrelay.messages.fields import (
+    Message,
+    Name,
+    Number,
+    OffsetSeconds,
+    PlanBytes,
+    QueueName,
+    Routes,
+    Seconds,
+    Text,
+    WireRoute,
+)
 from qkdrelay.messages.reports import Dispute, LinkReport
 from qkdrelay.messages.states import LabMode, RelayState
 from qkdrelay.network.key_cost import Suite
-from qkdrelay.network.topology import Trust
+from qkdrelay.network.topology import LinkNote, Topology, Trust
 
 SUPPLIES_SHOWN_MAX: Final = 1_000
 """Supplies in one answer."""
@@ -104,6 +115,10 @@ class KmeView(Message, frozen=True):
     trust: Trust | None
     """The topology's note of it."""
     heard_s_ago: Seconds | None
+    clock_off_s: OffsetSeconds | None
+    """How far its clock was ahead of the coordinator's when it was heard, in seconds; less than nothing: behind."""
+    version: Text
+    """Of the program, as it says itself; empty until it is heard."""
     lab: bool
     lab_mode: LabMode | None
     pending: Number
@@ -129,6 +144,16 @@ class NetworkView(Message, frozen=True, tag="network", tag_field="type"):
     links: tuple[tuple[Name, Name], ...]
     noted: tuple[NotedLink, ...]
     down: tuple[tuple[Name, Name], ...]
+
+    def topology(self) -> Topology:
+        """Return the network that it shows."""
+        return Topology(
+            self.name,
+            tuple(kme.name for kme in self.kmes),
+            self.links,
+            {(link.a, link.b): LinkNote(link.suite, link.rate_bps, link.buffer_bytes) for link in self.noted},
+            {kme.name: kme.trust for kme in self.kmes if kme.trust},
+        )
 
 
 class SupplyView(Message, frozen=True):
@@ -204,6 +229,27 @@ class DeadLetterView(Message, frozen=True, tag="dead-letter", tag_field="type"):
     body: bytes
 
 
+class AlarmView(Message, frozen=True):
+    """Something that happened and asks for somebody, as the coordinator logged it."""
+
+    at: Seconds
+    event: Text
+    about: Text
+    """The KME, link or queue."""
+    text: Text
+
+
+class AttentionView(Message, frozen=True, tag="attention", tag_field="type"):
+    """What asks for somebody, each newest first."""
+
+    alarms: tuple[AlarmView, ...]
+    """Since the coordinator's start, a few of each kind about each."""
+    failed: tuple[RelaySummary, ...]
+    """The latest relays that failed."""
+    letters: tuple[DeadLetterSummary, ...]
+    letters_total: Number
+
+
 class Acknowledged(Message, frozen=True, tag="acknowledged", tag_field="type"):
     """The request was carried out."""
 
@@ -234,6 +280,7 @@ ReplyBody = (
     | AttackView
     | DeadLettersView
     | DeadLetterView
+    | AttentionView
     | Acknowledged
     | Refusal
     | Late

@@ -1,8 +1,8 @@
-"""The talk between the command line and the coordinator, signed both ways; each request is taken once.
+"""The talk between a client and the coordinator, signed both ways; each request is taken once.
 
 The broker carries it and is not trusted with it: it can read, delay and drop. Requests and answers are signed under a
 key that only these two have, never the password, which the broker gets to see. Each says from whom to whom it is, so
-that neither passes for the other.
+that neither passes for the other. Clients (the command line, the page) have a key each.
 
 A request is taken if it was sent within the last minute by the coordinator's clock, after this start of the
 coordinator, and not taken before. So little is to be remembered, and nothing that a lost or restored store could
@@ -27,7 +27,7 @@ from qkdrelay.messages.answers import Late, Reply, ReplyBody
 from qkdrelay.messages.control import SignedMessage
 from qkdrelay.messages.fields import EPOCH_BYTES
 from qkdrelay.messages.requests import Request, RequestBody
-from qkdrelay.network.names import CLI, COORDINATOR
+from qkdrelay.network.names import CLI, COORDINATOR, client_queue_prefix, parse_client_queue
 
 REQUEST_AGE_MAX_S = 60.0
 TAKEN_MAX = 100_000
@@ -36,10 +36,12 @@ Standing = Literal["new", "repeated", "late"]
 
 
 class Asker:
-    """One session of a command line: signs what it asks, and tells the coordinator's answers from all others."""
+    """One session of a client: signs what it asks, and tells the coordinator's answers from all others."""
 
     def __init__(self, key: bytes, address: str, clock: Callable[[], float] = time.time) -> None:
-        """``address`` is the queue of the session; ``clock`` returns seconds since the epoch."""
+        """``address`` is the session's queue, which says whose it is; ``clock`` returns seconds since the epoch."""
+        self.client = parse_client_queue(address)
+        """Who asks: one of `CLIENTS`."""
         self._key, self._address, self._clock = key, address, clock
         self._ahead_s = 0.0
         """Seconds that the coordinator's clock is ahead, as far as it has told."""
@@ -52,7 +54,7 @@ class Asker:
         at = self._clock() + self._ahead_s
         request = Request(request_id=request_id or uuid4(), reply_to=self._address, at=at, body=body)
         number = next(self._numbers)
-        signed = signing.sign(self._key, CLI, COORDINATOR, epoch=self._epoch, number=number, body=request)
+        signed = signing.sign(self._key, self.client, COORDINATOR, epoch=self._epoch, number=number, body=request)
         return request, signed
 
     def answer(self, data: bytes, asked: Container[UUID]) -> Reply | None:
@@ -65,7 +67,7 @@ class Asker:
             message = codec.decode(data, SignedMessage)
         except MalformedMessageError as error:
             raise ForgedMessageError(f"it is not signed: {error}") from None
-        signing.verify(self._key, COORDINATOR, CLI, message)
+        signing.verify(self._key, COORDINATOR, self.client, message)
         reply = codec.decode(message.body, Reply)
         place = (message.epoch, message.number)
         if reply.request_id not in asked or place <= self._latest:
@@ -77,16 +79,22 @@ class Asker:
 
 
 class Answerer:
-    """The coordinator's side: takes each request that the command line signed once, and signs the answers."""
+    """The coordinator's side: takes each request that one client signed once, and signs the answers."""
 
     def __init__(
-        self, key: bytes, epoch: Callable[[], bytes], since: float = 0.0, taken: dict[bytes, float] | None = None
+        self,
+        key: bytes,
+        epoch: Callable[[], bytes],
+        since: float = 0.0,
+        taken: dict[bytes, float] | None = None,
+        *,
+        client: str = CLI,
     ) -> None:
         """``epoch`` returns one that sorts after all of earlier starts; ``since`` is the `latest` of the one before.
 
         ``taken`` is where requests taken are remembered: whoever undoes that has them taken again.
         """
-        self._key, self._epoch, self._numbers = key, epoch, count()
+        self._key, self._epoch, self._numbers, self._client = key, epoch, count(), client
         self._since: float | None = None
         """No request that was sent before is taken; never set back. None before the start."""
         self.latest = since
@@ -103,10 +111,13 @@ class Answerer:
         """Return a request, and whether it is to be carried out; raise what is wrong with one that nobody signed."""
         message = codec.decode(data, SignedMessage)
         try:
-            signing.verify(self._key, CLI, COORDINATOR, message)
+            signing.verify(self._key, self._client, COORDINATOR, message)
         except ForgedMessageError as error:
-            raise ForgedMessageError(f"{error}: QKDRELAY_CLI_KEY is another there, or somebody forges") from None
+            setting = key_setting(self._client)
+            raise ForgedMessageError(f"{error}: {setting} is another there, or somebody forges") from None
         request = codec.decode(message.body, Request)
+        if not request.reply_to.startswith(client_queue_prefix(self._client)):
+            raise MalformedMessageError(f"{request.reply_to} is no queue of the {self._client}'s")
         self.open(now)
         since, until = self._window(now)
         if message.mac in self._taken:
@@ -137,7 +148,12 @@ class Answerer:
     def answer(self, request: Request, body: ReplyBody) -> bytes:
         """Return the bytes of an answer; raises MalformedMessageError if it is too long."""
         reply, number = Reply(request_id=request.request_id, body=body), next(self._numbers)
-        return signing.sign(self._key, COORDINATOR, CLI, epoch=self._epoch(), number=number, body=reply)
+        return signing.sign(self._key, COORDINATOR, self._client, epoch=self._epoch(), number=number, body=reply)
+
+
+def key_setting(client: str) -> str:
+    """Name the setting that has a client's key."""
+    return f"QKDRELAY_{client.upper()}_KEY"
 
 
 def _after(at: float) -> float:

@@ -19,6 +19,7 @@ Tag = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Mac = Annotated[bytes, Meta(min_length=32, max_length=32)]
 WireRoute = Annotated[tuple[Name, ...], Meta(min_length=1, max_length=KMES_MAX)]
 Seconds = Annotated[float, Meta(ge=0, le=4e9)]
+OffsetSeconds = Annotated[float, Meta(ge=-4e9, le=4e9)]
 PLAN_BYTES_MAX = 65_536
 PlanBytes = Annotated[bytes, Meta(max_length=PLAN_BYTES_MAX)]
 Text = Annotated[str, Meta(max_length=500)]

@@ -32,6 +32,8 @@ class Hello(Message, frozen=True, tag="hello", tag_field="type"):
     """Sent on connecting to the broker and every few seconds."""
 
     clock: Seconds
+    version: Text
+    """Of the program."""
     lab: bool
     lab_mode: LabMode | None
     links: Annotated[tuple[LinkReport, ...], Meta(max_length=KMES_MAX - 1)]

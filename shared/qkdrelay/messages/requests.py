@@ -1,8 +1,7 @@
-"""Requests of the command line to the coordinator."""
+"""Requests of the command line, and of the page, to the coordinator."""
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 from uuid import UUID
 
@@ -13,7 +12,7 @@ from qkdrelay.messages.fields import KmeCount, Message, Number, Seconds, Text
 from qkdrelay.messages.limits import LETTERS_SHOWN_MAX, RELAYS_SHOWN_MAX, REQUEUED_MAX
 from qkdrelay.messages.states import LabMode
 from qkdrelay.network.demand import Demand
-from qkdrelay.network.names import CLIENT_QUEUE_PREFIX
+from qkdrelay.network.names import CLIENT_QUEUE
 from qkdrelay.network.plan import KMES_MAX
 
 
@@ -77,6 +76,10 @@ class SuppliesRequest(Message, frozen=True, tag="supplies", tag_field="type"):
     """Show what there is of keys for applications, and what is in the way."""
 
 
+class AttentionRequest(Message, frozen=True, tag="attention", tag_field="type"):
+    """Show what asks for somebody: the latest alarms, failed relays and dead letters."""
+
+
 class LinkRequest(Message, frozen=True, tag="link", tag_field="type"):
     """Make the QKD link between ``a`` and ``b`` stop or resume carrying."""
 
@@ -130,6 +133,7 @@ RequestBody = (
     | ShowRequest
     | NetworkRequest
     | SuppliesRequest
+    | AttentionRequest
     | LinkRequest
     | LabRequest
     | AttackRequest
@@ -141,11 +145,11 @@ RequestBody = (
 
 
 class Request(Message, frozen=True):
-    """The body of a `SignedMessage` from the command line: one request; the answer goes to its queue."""
+    """The body of a `SignedMessage` from a client: one request; the answer goes to its queue."""
 
     request_id: UUID
     """Random: what is answered, also where a request is sent once more."""
-    reply_to: Annotated[str, Meta(pattern=rf"^{re.escape(CLIENT_QUEUE_PREFIX)}[0-9a-f-]{{1,64}}\Z")]
+    reply_to: Annotated[str, Meta(pattern=rf"^{CLIENT_QUEUE.pattern}\Z")]
     at: Seconds
     """Time it was sent, in seconds since the epoch."""
     body: RequestBody

@@ -18,13 +18,26 @@ SAE_ID_RULE: Final = "1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-', not '.' or '..
 """`SAE_ID` in words: ids of SAEs (secure application entities), compared exactly."""
 COORDINATOR: Final = "coordinator"
 CLI: Final = "cli"
+PAGE: Final = "page"
+CLIENTS: Final = (CLI, PAGE)
+"""Who asks the coordinator: the command line anything, the page what a viewer may."""
 OPERATOR: Final = "operator"
-SERVICE_USERS: Final = (COORDINATOR, CLI, OPERATOR)
+SERVICE_USERS: Final = (COORDINATOR, *CLIENTS, OPERATOR)
 """Users of the broker beside the KMEs; no KME may have such a name."""
-CLIENT_QUEUE_PREFIX: Final = f"{CLI}.q."
-"""Of the queues that the command line has answers sent to."""
+CLIENT_QUEUE: Final = re.compile(rf"({'|'.join(CLIENTS)})\.q\.[0-9a-f-]{{1,64}}")
+"""A queue that a client has answers sent to."""
 # No name has this character.
 _STEP: Final = ">"
+
+
+def client_queue_prefix(client: str) -> str:
+    """Return the beginning of the names of the queues that a client (one of `CLIENTS`) has answers sent to."""
+    return f"{client}.q."
+
+
+def parse_client_queue(queue: str) -> str:
+    """Return whose queue it is, by a name that is one of `CLIENT_QUEUE`."""
+    return queue.partition(".")[0]
 
 
 def link_name(sender: str, receiver: str) -> str:

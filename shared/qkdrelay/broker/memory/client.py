@@ -1,4 +1,4 @@
-"""The command line's connection to the in-process broker."""
+"""A client's connection to the in-process broker."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Self
 
 from qkdrelay.broker.memory.broker import MemoryBroker
 from qkdrelay.broker.memory.hub import MemoryHub
-from qkdrelay.broker.names import CLI_EXCHANGE, EVENTS_EXCHANGE, REPLIES_EXCHANGE, REQUESTS_KEY
+from qkdrelay.broker.names import EVENTS_EXCHANGE, REPLIES_EXCHANGE, REQUESTS_KEY, client_exchange
 from qkdrelay.broker.port import CLIENT_PREFETCH, Publication, check_size
 from qkdrelay.errors import BrokerUnreachableError
-from qkdrelay.network.names import CLI, CLIENT_QUEUE_PREFIX
+from qkdrelay.network.names import CLI, client_queue_prefix
 
 
 class MemoryClient:
@@ -21,7 +21,7 @@ class MemoryClient:
     def __init__(self, hub: MemoryHub, user: str = CLI, *, watch: Sequence[str] = ()) -> None:
         self._hub = hub
         self._user = user
-        self._address = f"{CLIENT_QUEUE_PREFIX}{uuid.uuid4()}"
+        self._address = f"{client_queue_prefix(user)}{uuid.uuid4()}"
         with hub.lock:
             hub.declare(self._address, single_active_consumer=False)
             hub.bind(REPLIES_EXCHANGE, self._address, self._address)
@@ -37,7 +37,7 @@ class MemoryClient:
 
     def send(self, body: bytes) -> None:
         """See `Client.send`."""
-        publication = Publication(None, CLI_EXCHANGE, REQUESTS_KEY, body)
+        publication = Publication(None, client_exchange(self._user), REQUESTS_KEY, body)
         check_size([publication])
         with self._hub.lock:
             refusal = self._hub.publish(self._user, publication)

@@ -1,4 +1,4 @@
-"""The command line's connection to RabbitMQ: short-lived, with a limit to each wait, precise about what is wrong."""
+"""A client's connection to RabbitMQ, with a limit to each wait, precise about what is wrong."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pika.exceptions import ChannelClosedByBroker, ConnectionClosed
 from pika.frame import Method
 from pika.spec import Basic, BasicProperties
 
-from qkdrelay.broker.names import CLI_EXCHANGE, EVENTS_EXCHANGE, REPLIES_EXCHANGE, REQUESTS_KEY
+from qkdrelay.broker.names import EVENTS_EXCHANGE, REPLIES_EXCHANGE, REQUESTS_KEY, client_exchange
 from qkdrelay.broker.port import CLIENT_PREFETCH, Publication, check_size
 from qkdrelay.broker.rabbitmq.bundle import unpacked
 from qkdrelay.broker.rabbitmq.connection_errors import HINT_PROVISION, blocked, describe, explain
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
 from qkdrelay.broker.rabbitmq.sockets import Sockets
 from qkdrelay.errors import BrokerUnreachableError
-from qkdrelay.network.names import CLIENT_QUEUE_PREFIX
+from qkdrelay.network.names import CLI, client_queue_prefix
 
 BLOCKED_S: Final = 2.0
 """Seconds that a broker may take nothing before that is said: an alarm may pass."""
@@ -42,9 +42,10 @@ class RabbitMqClient:
     ``connect_timeout_s`` to answer, and `BLOCKED_S` if it says itself that it takes nothing.
     """
 
-    def __init__(self, settings: RabbitMqSettings, *, watch: Sequence[str] = ()) -> None:
-        self._settings = settings
-        self._address = f"{CLIENT_QUEUE_PREFIX}{uuid.uuid4()}"
+    def __init__(self, settings: RabbitMqSettings, client: str = CLI, *, watch: Sequence[str] = ()) -> None:
+        """``client`` is one of `CLIENTS`, whatever the user is called."""
+        self._settings, self._exchange = settings, client_exchange(client)
+        self._address = f"{client_queue_prefix(client)}{uuid.uuid4()}"
         self._arrived: deque[tuple[int | None, tuple[str, str, bytes]]] = deque()
         """Messages with the delivery tag to acknowledge once each is taken: of those in a bundle, the last has it."""
         self._loop = IOLoop()
@@ -68,7 +69,7 @@ class RabbitMqClient:
 
     def send(self, body: bytes) -> None:
         """See `Client.send`."""
-        check_size([Publication(None, CLI_EXCHANGE, REQUESTS_KEY, body)])
+        check_size([Publication(None, self._exchange, REQUESTS_KEY, body)])
         match self._publish(REQUESTS_KEY, body):
             case "returned":
                 raise BrokerUnreachableError(
@@ -160,7 +161,7 @@ class RabbitMqClient:
         self._published += 1
         number = self._published
         properties = BasicProperties(delivery_mode=DeliveryMode.Persistent)
-        self._channel.basic_publish(CLI_EXCHANGE, key, body, properties, mandatory=True)
+        self._channel.basic_publish(self._exchange, key, body, properties, mandatory=True)
         self._until(lambda: number in self._outcomes, "confirm")
         return self._outcomes.pop(number)
 
@@ -208,7 +209,7 @@ class RabbitMqClient:
             case None:
                 return
             case ChannelClosedByBroker() as error:
-                hint = "this user may not do that: use the user made for the command line"
+                hint = "this user may not do that: use the user made for it"
                 raise BrokerUnreachableError(
                     f"the broker refuses user {self._settings.user!r}: {error.reply_text}",
                     hint=HINT_PROVISION if error.reply_code == _NOT_FOUND else hint,
