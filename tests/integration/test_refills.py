@@ -5,9 +5,10 @@ from rich.console import Console
 
 from coordinator.supply.refills import AHEAD_S, FIRST_BYTES, SUPPLY_BYTES_MAX
 from kme.applications import KeyRequest, TryLaterError
+from qkdrelay.as_data.supplies import supplies_as_data
 from qkdrelay.messages.answers import Acknowledged, RelaysView, SuppliesView
 from qkdrelay.messages.requests import LinkRequest, RelaysRequest, SuppliesRequest
-from qkdrelay_cli.render.supplies import supplies_as_data, supplies_as_tables
+from qkdrelay_cli.render.supplies import supplies_as_tables
 from support.applications import DIRECTORY, SAES, caller
 from support.network import Network
 

@@ -82,9 +82,9 @@ def analyse(
         return
     if source is None or target is None:
         raise RequestRefusedError("source and target are missing", hint="name two KMEs, or take --all-pairs")
+    from qkdrelay.as_data.analysis import Chances, Situation, analysed, analysis_as_data
     from qkdrelay.network.selection import choose
-    from qkdrelay_cli.analysis import Chances, Situation, analysed
-    from qkdrelay_cli.render.findings import analysis_as_data, analysis_in_words
+    from qkdrelay_cli.render.findings import analysis_in_words
 
     situation = Situation(named_kmes(compromised, network), named_kmes(failed, network), named_links(cut, network))
     chosen = choose(network, source, target, demand, policy, allow_unprotected=True)

@@ -71,10 +71,11 @@ def attack(
 
     Example: coordinator lab attack 3f2a --kme kme-4,kme-6
     """
+    from qkdrelay.as_data.relays import attack_as_data
     from qkdrelay.messages.answers import AttackView
     from qkdrelay.messages.requests import AttackRequest
     from qkdrelay_cli import session
-    from qkdrelay_cli.render.attack import attack_as_data, attack_in_words
+    from qkdrelay_cli.render.attack import attack_in_words
 
     kmes = tuple(check_name(name) for name in kme or ())
     view = session.ask(AttackRequest(relay=check_name(relay), kmes=kmes), AttackView, ATTACK_S)

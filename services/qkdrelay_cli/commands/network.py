@@ -26,10 +26,11 @@ def network(*, as_json: JsonOption = False) -> None:
 
     Example: coordinator network
     """
+    from qkdrelay.as_data.network import network_as_data
     from qkdrelay.messages.answers import NetworkView
     from qkdrelay.messages.requests import NetworkRequest
     from qkdrelay_cli import session
-    from qkdrelay_cli.render.network import network_as_data, network_as_tables
+    from qkdrelay_cli.render.network import network_as_tables
 
     view = session.ask(NetworkRequest(), NetworkView)
     if as_json:
@@ -46,10 +47,11 @@ def supplies(*, as_json: JsonOption = False) -> None:
 
     Example: coordinator supplies
     """
+    from qkdrelay.as_data.supplies import supplies_as_data
     from qkdrelay.messages.answers import SuppliesView
     from qkdrelay.messages.requests import SuppliesRequest
     from qkdrelay_cli import session
-    from qkdrelay_cli.render.supplies import supplies_as_data, supplies_as_tables
+    from qkdrelay_cli.render.supplies import supplies_as_tables
 
     view = session.ask(SuppliesRequest(), SuppliesView)
     if as_json:

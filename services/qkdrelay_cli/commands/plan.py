@@ -54,9 +54,10 @@ def plan(
 
     Example: coordinator plan kme-1 kme-8 --topology eight-kmes
     """
+    from qkdrelay.as_data.plans import candidate_as_data
     from qkdrelay.messages.keys import check_key_amount
     from qkdrelay.network.selection import choose, plans
-    from qkdrelay_cli.render.plans import candidate_as_data, print_candidates
+    from qkdrelay_cli.render.plans import print_candidates
 
     check_key_amount(keys, key_size)
     pictures = PictureFiles(svg, png)

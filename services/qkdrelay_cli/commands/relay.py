@@ -108,7 +108,8 @@ def _less(request: RelayRequest, view: RelayView) -> str | None:
 
 
 def _tell(view: RelayView, *, as_json: bool, no_wait: bool) -> None:
-    from qkdrelay_cli.render.outcome import print_outcome, relay_as_data
+    from qkdrelay.as_data.relays import relay_as_data
+    from qkdrelay_cli.render.outcome import print_outcome
 
     if as_json:
         print_json(relay_as_data(view))
@@ -163,7 +164,7 @@ def _progress(following: FollowedRelay) -> Iterator[Callable[[RelayView | None],
 
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from qkdrelay_cli.render.flow import Flow
+    from qkdrelay.as_data.flow import Flow
 
     columns = (
         TextColumn("{task.description:13}", markup=False),

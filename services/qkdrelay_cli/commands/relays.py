@@ -37,11 +37,12 @@ def relays(
     from rich.table import Table
     from rich.text import Text
 
+    from qkdrelay.as_data.relays import summary_as_data
     from qkdrelay.messages.answers import RelaysView
     from qkdrelay.messages.requests import RelaysRequest
     from qkdrelay.terminal.wording import duration, moment
     from qkdrelay_cli import session
-    from qkdrelay_cli.render.outcome import STYLES, summary_as_data
+    from qkdrelay_cli.render.outcome import STYLES
 
     view = session.ask(RelaysRequest(limit=limit, supply=supply), RelaysView)
     if as_json:
@@ -73,7 +74,8 @@ def show(relay: RelayArgument, *, as_json: JsonOption = False) -> None:
 
     Example: coordinator show 3f2a
     """
-    from qkdrelay_cli.render.outcome import print_outcome, relay_as_data
+    from qkdrelay.as_data.relays import relay_as_data
+    from qkdrelay_cli.render.outcome import print_outcome
 
     view = _ask(relay)
     if as_json:
@@ -89,7 +91,8 @@ def trace(relay: RelayArgument, *, as_json: JsonOption = False) -> None:
 
     Example: coordinator trace 3f2a
     """
-    from qkdrelay_cli.render.tree import as_tree, tree_as_data
+    from qkdrelay.as_data.relays import tree_as_data
+    from qkdrelay_cli.render.tree import as_tree
 
     view = _ask(relay)
     if as_json:

@@ -1,4 +1,4 @@
-"""An analysis, in words for a terminal of 80 columns and as data."""
+"""An analysis, in words for a terminal of 80 columns."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from rich.text import Text
 
+from qkdrelay.as_data.analysis import Analysis
 from qkdrelay.network.minimal_sets import MinimalSets
 from qkdrelay.network.probability import Probability
 from qkdrelay.network.threshold_circuit import Element
 from qkdrelay.terminal.wording import counted
-from qkdrelay_cli.analysis import Analysis
 from qkdrelay_cli.arguments import link_argument
 from qkdrelay_cli.render import LABEL_WIDTH, TERMINAL_WIDTH
 
@@ -105,46 +105,3 @@ def _lines(label: str, texts: Any, style: str = "") -> Iterator[Text]:
             plain = line.replace("\N{NO-BREAK SPACE}", " ")
             yield Text.assemble((label.ljust(LABEL_WIDTH), "dim"), (plain, style))
             label = ""
-
-
-def analysis_as_data(found: Analysis) -> dict[str, Any]:
-    """Return an analysis for programs; links are pairs, the order of a pair being that of the plan."""
-    kinds: dict[str, MinimalSets[Any]] = {
-        "minimal_learning_coalitions": found.learning,
-        "minimal_blocking_kmes": found.blocking,
-        "minimal_blocking_links": found.cuts,
-    }
-    return {
-        "messages": found.plan.share_messages,
-        "compromised": list(found.situation.compromised),
-        "failed": list(found.situation.failed),
-        "cut": [list(link) for link in found.situation.cut],
-        "delivered": found.case.delivered,
-        "learned": found.case.learned,
-        "short": [
-            {"kme": s.kme, "present": list(s.present), "missing": list(s.missing), "needed": s.needed}
-            for s in found.case.short
-        ],
-        "held": [
-            {"kme": h.kme, "member": h.member, "shares": list(h.shares), "needed": h.needed} for h in found.case.held
-        ],
-        **{name: [[_element(e) for e in chosen] for chosen in sets.sets] for name, sets in kinds.items()},
-        "smallest": {name: sets.smallest for name, sets in kinds.items()},
-        "counts": {
-            name: None if sets.counts is None else {str(size): count for size, count in sorted(sets.counts.items())}
-            for name, sets in kinds.items()
-        },
-        "complete": {name: sets.complete for name, sets in kinds.items()},
-        "leak_probability": _probability(found.leak),
-        "loss_probability": _probability(found.loss),
-    }
-
-
-def _element(element: Element) -> str | list[str]:
-    return element if isinstance(element, str) else list(element)
-
-
-def _probability(found: Probability | None) -> dict[str, Any] | None:
-    if found is None:
-        return None
-    return {"low": found.low, "high": found.high, "exact": found.exact, "confidence": found.confidence}

@@ -1,13 +1,12 @@
-"""The network as the coordinator knows it, in tables and as data."""
+"""The network as the coordinator knows it, in tables."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from qkdrelay.as_data.network import reports
 from qkdrelay.escaping import NAME_MAX, escaped
 from qkdrelay.messages.answers import KmeView, NetworkView
 from qkdrelay.messages.reports import LinkReport
@@ -16,45 +15,6 @@ from qkdrelay.terminal.wording import duration
 
 SILENT_S = 30.0
 """KMEs say hello every 10 s; one that missed a few has a problem."""
-
-
-def network_as_data(view: NetworkView) -> dict[str, Any]:
-    """Return the network for programs; what no KME has told is null."""
-    reports = _reports(view)
-    return {
-        "name": view.name,
-        "lab": view.lab,
-        "kmes": [
-            {
-                "name": kme.name,
-                "trust": kme.trust,
-                "heard_s_ago": kme.heard_s_ago,
-                "lab": kme.lab,
-                "lab_mode": kme.lab_mode,
-                "pending": kme.pending,
-            }
-            for kme in view.kmes
-        ],
-        "links": [
-            {
-                "link": [a, b],
-                "ordered_down": (a, b) in view.down,
-                "directions": [_direction(*way, reports.get(way)) for way in ((a, b), (b, a))],
-            }
-            for a, b in view.links
-        ],
-    }
-
-
-def _direction(sender: str, receiver: str, report: LinkReport | None) -> dict[str, Any]:
-    return {
-        "from": sender,
-        "to": receiver,
-        "up": report.up if report else None,
-        "available_bytes": report.available_bytes if report else None,
-        "buffer_bytes": report.buffer_bytes if report else None,
-        "waiting": report.waiting if report else None,
-    }
 
 
 def network_as_tables(view: NetworkView) -> Group:
@@ -88,12 +48,12 @@ def _lab(kme: KmeView) -> Text:
 
 
 def _links(view: NetworkView) -> Table:
-    reports = _reports(view)
+    said = reports(view)
     table = Table("link (a>b)", "a>b", "key", "waiting", "  b>a", "key", "waiting", "ordered", box=None, pad_edge=False)
     for column in (2, 3, 5, 6):
         table.columns[column].justify = "right"
     for a, b in view.links:
-        there, back = _cells(reports.get((a, b))), _cells(reports.get((b, a)))
+        there, back = _cells(said.get((a, b))), _cells(said.get((b, a)))
         ordered = Text("down" if (a, b) in view.down else "", "yellow")
         table.add_row(link_name(a, b), *there, Text.assemble("  ", back[0]), *back[1:], ordered)
     return table
@@ -113,7 +73,3 @@ def bytes_shown(n: int) -> str:
         if n >= factor:
             return f"{n / factor:.1f} {unit}"
     return f"{n} B"
-
-
-def _reports(view: NetworkView) -> dict[tuple[str, str], LinkReport]:
-    return {(kme.name, link.peer): link for kme in view.kmes for link in kme.links}

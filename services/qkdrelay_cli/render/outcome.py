@@ -1,17 +1,16 @@
-"""A relay and its outcome, in words and as data."""
+"""A relay and its outcome, in words."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Iterator
-from typing import Any
 
-import msgspec
 from rich.console import Console
 from rich.text import Text
 
+from qkdrelay.as_data.flow import Flow, Load
 from qkdrelay.escaping import escaped
-from qkdrelay.messages.answers import RelaySummary, RelayView
+from qkdrelay.messages.answers import RelayView
 from qkdrelay.messages.keys import key_id
 from qkdrelay.messages.reports import Dispute
 from qkdrelay.messages.states import TERMINAL
@@ -19,63 +18,10 @@ from qkdrelay.network.names import Route, link_name, route_name
 from qkdrelay.terminal import PIPE_WIDTH
 from qkdrelay.terminal.wording import counted, duration
 from qkdrelay_cli.render import LABEL_WIDTH, TERMINAL_WIDTH
-from qkdrelay_cli.render.flow import Flow, Load
 
 KEYS_SHOWN = 3
 ROUTES_SHOWN = 12
 STYLES = {"confirmed": "bold green", "failed": "bold red"}
-
-
-def relay_as_data(view: RelayView) -> dict[str, Any]:
-    """Return a relay for programs; routes are lists of KMEs, links are written a>b."""
-    flow = Flow(view)
-    return {
-        "relay_id": str(view.relay_id),
-        "source": view.source,
-        "target": view.target,
-        "state": view.state,
-        "reason": view.reason,
-        "policy": view.policy,
-        "withstand": msgspec.to_builtins(view.withstand),
-        "protected": view.protected,
-        "relies_on": list(view.relies_on),
-        "key_count": view.key_count,
-        "key_size_bits": view.key_size_bits,
-        "key_ids": [str(key_id(view.relay_id, i)) for i in range(view.key_count)] if view.state == "confirmed" else [],
-        "created_at": view.created_at,
-        "elapsed_s": round(view.elapsed_s, 6),
-        "shares": {link_name(*load.link): load.carried for load in flow.loads()},
-        "planned_shares": {link_name(*load.link): load.planned for load in flow.loads()},
-        "share_messages": flow.share_messages,
-        "planned_share_messages": view.planned_share_messages,
-        "missing": [list(route) for route in view.missing],
-        "stuck": [{"route": list(s.route), "reason": s.reason} for s in view.stuck],
-        "short_splits": [{"split": list(s.split), "present": s.present, "needed": s.needed} for s in view.short_splits],
-        "false_shares": [list(route) for route in view.false_shares],
-        "disputed": [
-            {"split": list(d.split), "sets": [[list(route) for route in group] for group in d.sets]}
-            for d in view.disputed
-        ],
-        "equivocating": [list(route) for route in view.equivocating],
-        "released_at": list(view.released_at),
-        "final": view.final,
-    }
-
-
-def summary_as_data(relay: RelaySummary) -> dict[str, Any]:
-    """Return a line of the list of relays for programs."""
-    return {
-        "relay_id": str(relay.relay_id),
-        "source": relay.source,
-        "target": relay.target,
-        "state": relay.state,
-        "reason": relay.reason,
-        "key_count": relay.key_count,
-        "key_size_bits": relay.key_size_bits,
-        "supply": relay.supply,
-        "created_at": relay.created_at,
-        "elapsed_s": round(relay.elapsed_s, 6),
-    }
 
 
 def print_outcome(view: RelayView, console: Console) -> None:

@@ -1,17 +1,15 @@
-"""Plans for a relay and what each withstands, in tables, words and as data."""
+"""Plans for a relay and what each withstands, in tables and words."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
 from qkdrelay.network.candidates import Candidate
-from qkdrelay.network.names import link_name, route_name
+from qkdrelay.network.names import route_name
 from qkdrelay.network.plan import Plan
 from qkdrelay.terminal import console
 from qkdrelay_cli.render import TERMINAL_WIDTH
@@ -20,23 +18,6 @@ _LEGEND = (
     "In the worst case. Compromised and failed KMEs are withstood at the same time; a",
     "tampering one counts as one of each.",
 )
-
-
-def candidate_as_data(candidate: Candidate) -> dict[str, Any]:
-    """Return a candidate for programs; links are written a>b, link key is in bytes."""
-    hops = candidate.plan.hops
-    return {
-        "policy": candidate.policy,
-        "withstands": asdict(candidate.resilience),
-        "messages": candidate.messages,
-        "link_key": {link_name(*link): drawn for link, drawn in candidate.link_key.items()},
-        "link_key_batch": {link_name(*link): drawn for link, drawn in candidate.link_key_batch.items()},
-        "successors": {kme: list(hops[kme].successors) for kme in candidate.plan.order if kme in hops},
-        "thresholds": {kme: hops[kme].threshold for kme in candidate.plan.order if kme in hops},
-        "meets_wish": candidate.meets_demand,
-        "relies_on": list(candidate.relies_on),
-        "chosen": candidate.chosen,
-    }
 
 
 def print_candidates(found: Sequence[Candidate], title: str, demand: str) -> None:

@@ -1,11 +1,10 @@
-"""Keys for applications as the coordinator knows of them, in tables and as data."""
+"""Keys for applications as the coordinator knows of them, in tables."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import msgspec
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -17,27 +16,6 @@ from qkdrelay.terminal.wording import duration
 from qkdrelay_cli.render.network import SILENT_S, bytes_shown
 
 _WHY_SHOWN_MAX = 200
-
-
-def supplies_as_data(view: SuppliesView) -> dict[str, Any]:
-    """Return what is known for programs."""
-    return {
-        "kmes": list(view.kmes),
-        "supplies": [
-            {
-                "source": one.source,
-                **msgspec.to_builtins(one.supply),
-                "refills": one.refills,
-                "said_s_ago": one.said_s_ago,
-                "why": one.why or one.supply.why,
-            }
-            for one in view.supplies
-        ],
-        "pairs": [
-            {**msgspec.to_builtins(one.pair), "kme": one.kme, "said_s_ago": one.said_s_ago} for one in view.pairs
-        ],
-        "left_out": view.left_out,
-    }
 
 
 def supplies_as_tables(view: SuppliesView) -> Group:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from rich.console import Group
 from rich.text import Text
 from rich.tree import Tree
 
+from qkdrelay.as_data.flow import Flow
 from qkdrelay.escaping import escaped
 from qkdrelay.messages.answers import RelayView
 from qkdrelay.network.names import Route
-from qkdrelay_cli.render.flow import Flow
 from qkdrelay_cli.render.outcome import STYLES
 
 
@@ -59,30 +57,3 @@ def _fate(flow: Flow, route: Route) -> tuple[str, str]:
     if route in flow.forwarded:
         return "forwarded", ""
     return "has it" if len(route) > 1 else "no news of it", "yellow"
-
-
-def tree_as_data(view: RelayView) -> dict[str, Any]:
-    """Return the tree for programs: each node with its KME, route, state and children."""
-    flow = Flow(view)
-    return {"relay_id": str(view.relay_id), "state": view.state, "flow": _node(flow, (view.source,))}
-
-
-def _node(flow: Flow, route: Route) -> dict[str, Any]:
-    kme = route[-1]
-    node: dict[str, Any] = {"kme": kme, "route": list(route), "state": _state(flow, route)}
-    if flow.plan.is_split(kme):
-        node |= {"threshold": flow.plan.threshold(kme), "shares": len(flow.plan.successors(kme))}
-    if reason := flow.stuck.get(route):
-        node["reason"] = reason
-    if marks := flow.marks(route):
-        node["marks"] = [mark.lower() for mark in marks]
-    if kme != flow.plan.target:
-        node["children"] = [_node(flow, (*route, successor)) for successor in flow.plan.successors(kme)]
-    return node
-
-
-def _state(flow: Flow, route: Route) -> str:
-    for state, routes in (("split", flow.split), ("forwarded", flow.forwarded), ("arrived", flow.collected)):
-        if route in routes:
-            return state
-    return "held" if route in flow.seen else "stuck" if route in flow.stuck else "not seen"
