@@ -29,7 +29,7 @@ VIEWER_MAY: Final = frozenset(
 """What a viewer may ask: nothing of it changes anything. `AttackRequest` computes, in the lab, from what has leaked."""
 VIEWER_PER_S: Final = 40.0
 """Requests a second of a viewer that are answered; the page asks a fourth of it."""
-ATTACKS_PER_S: Final = 2.0
+ATTACKS_PER_S: Final = 5.0
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Client:
 
     name: str
     answerer: Answerer
-    check: Callable[[RequestBody, float], bool]
-    """Whether a request is to be answered now; raises RequestRefusedError for what this client may never ask."""
+    check: Callable[[RequestBody, float], None]
+    """Raises RequestRefusedError for what this client may not ask, or not so often; with the time."""
 
 
 class Clients:
@@ -50,9 +50,10 @@ class Clients:
         batch = store.journal.batch
         viewers, attacks = Allowance(batch, VIEWER_PER_S), Allowance(batch, ATTACKS_PER_S)
 
-        def viewer(body: RequestBody, now: float) -> bool:
+        def viewer(body: RequestBody, now: float) -> None:
             check_viewer(body)
-            return viewers.take(now) and (not isinstance(body, AttackRequest) or attacks.take(now))
+            if not viewers.take(now) or (isinstance(body, AttackRequest) and not attacks.take(now)):
+                raise RequestRefusedError("a viewer asks too often", hint="once more in a moment")
 
         self._clients = {
             client_exchange(name): Client(
@@ -64,7 +65,7 @@ class Clients:
                     BatchDict[bytes, float](batch),
                     client=name,
                 ),
-                (lambda body, now: True) if name == CLI else viewer,  # noqa: ARG005 - of one signature
+                (lambda body, now: None) if name == CLI else viewer,  # noqa: ARG005 - of one signature
             )
             for name, key in keys.items()
         }

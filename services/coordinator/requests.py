@@ -103,16 +103,13 @@ class RequestHandler:
             self._taken_until.value = self._store.requests_until = self._clients.latest
 
     def _answer(self, client: Client, request: Request, now: float) -> ReplyBody | None:
-        """Return the answer, or None if it comes later, or never: who asks too much is not told so each time."""
+        """Return the answer, or None if it comes later."""
         try:
-            may = client.check(request.body, now)
+            client.check(request.body, now)
         except RequestRefusedError as error:
             asked = type(request.body).__name__
             self._events.note("request.refused", "warning", request=asked, client=client.name, text=str(error))
             return Refusal(text=str(error), hint=error.hint, unanswered=False)
-        if not may:
-            self._events.note("request.withheld", "warning", request=type(request.body).__name__, client=client.name)
-            return None
         try:
             return self._carry_out(request, now)
         except QkdRelayError as error:

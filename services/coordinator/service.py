@@ -47,7 +47,6 @@ _OF_OTHERS = {
     "request.late": "request",
     "request.repeated": "request",
     "request.refused": "request",
-    "request.withheld": "request",
 }
 """Events that KMEs, or who is at the broker, cause, and who or what each is about."""
 _REQUESTS_QUEUES = frozenset(map(requests_queue, CLIENTS))

@@ -6,15 +6,12 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from qkdrelay.as_data.network import reports
+from qkdrelay.as_data.network import SILENT_S, reports
 from qkdrelay.escaping import NAME_MAX, escaped
 from qkdrelay.messages.answers import KmeView, NetworkView
 from qkdrelay.messages.reports import LinkReport
 from qkdrelay.network.names import link_name
 from qkdrelay.terminal.wording import duration
-
-SILENT_S = 30.0
-"""KMEs say hello every 10 s; one that missed a few has a problem."""
 
 
 def network_as_tables(view: NetworkView) -> Group:
