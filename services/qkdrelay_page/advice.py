@@ -21,7 +21,7 @@ ADVICE: Final = {
     ),
     "clock off": Advice("Set the clock; nothing needs a restart, also if it is stepped.", "a-clock-that-is-off"),
     "link down": Advice(
-        "Shares wait for it. If it was ordered so, `coordinator link up` mends it; if only one end says so, look there.",
+        "Shares wait. `coordinator link up` mends a link that was ordered down; else look at the end that says so.",
         "follow-a-share-in-the-logs",
     ),
     "link dry": Advice(
@@ -38,7 +38,5 @@ ADVICE: Final = {
     "supply dry": Advice(
         "Requests wait for keys: `coordinator supplies` says why it is not refilled.", "keys-for-applications"
     ),
-    "alarm": Advice(
-        "The coordinator's log has it with its event; the list of events says what it means.", "log-events"
-    ),
+    "alarm": Advice("The coordinator's log has it, too; the list of events says what it means.", "log-events"),
 }

@@ -37,9 +37,8 @@ def page() -> None:
         tls=settings.broker_tls,
     )
     board, health = Board(), Health()
-    asking = Asking(
-        lambda: CoordinatorClient(RabbitMqClient(broker, PAGE), key_bytes(settings.page_key)), board, health
-    )
+    key = key_bytes(settings.page_key)
+    asking = Asking(lambda: CoordinatorClient(RabbitMqClient(broker, PAGE), key), board, health)
     with (
         serving(monitoring(CollectorRegistry(), health), settings.http, setting="QKDRELAY_HTTP"),
         serving_page(board, settings.page, setting="QKDRELAY_PAGE", hosts=settings.hosts),

@@ -9,7 +9,7 @@ from typing import Any, Final
 from qkdrelay.as_data.analysis import Chances, Situation, analysed, analysis_as_data
 from qkdrelay.as_data.plans import candidate_as_data
 from qkdrelay.errors import QkdRelayError, RequestRefusedError
-from qkdrelay.network.demand import Demand
+from qkdrelay.network.demand import POLICIES, Demand
 from qkdrelay.network.selection import choose, plans
 from qkdrelay.network.topology import Topology
 from qkdrelay_page.board import Board
@@ -39,7 +39,9 @@ class Planning:
         RequestRefusedError or TopologyError for what cannot be, BusyError for what cannot be answered now.
         """
         if unknown := sorted(asked.keys() - _PARAMETERS):
-            raise RequestRefusedError(f"{unknown[0]!r} is nothing to ask", hint=f"there are {', '.join(_PARAMETERS)}")
+            raise RequestRefusedError(
+                f"{unknown[0]!r} is nothing to ask", hint=f"there are {', '.join(sorted(_PARAMETERS))}"
+            )
         topology = self._board.topology
         if topology is None:
             raise BusyError("the network is not known yet", hint="look whether the coordinator is running")
@@ -49,7 +51,11 @@ class Planning:
             tuple(dict.fromkeys(map(topology.require, _listed(asked, "failed")))),
             tuple(dict.fromkeys(_link(topology, link) for link in _listed(asked, "cut"))),
         )
-        policy = named_policy(asked.get("policy"))
+        policy = next((known for known in POLICIES if known == asked.get("policy")), None)
+        if policy is None and asked.get("policy"):
+            raise RequestRefusedError(
+                f"there is no policy {asked['policy']!r}", hint=f"there are {', '.join(POLICIES)}"
+            )
         if not self._one.acquire(timeout=WAIT_S):
             raise BusyError("others ask for plans that take long", hint="once more in a moment")
         try:

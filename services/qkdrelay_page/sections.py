@@ -84,19 +84,12 @@ def _is_off(kme: KmeView) -> bool:
 
 
 def _direction(sender: str, receiver: str, report: LinkReport | None) -> dict[str, Any]:
+    ends = {"from": sender, "to": receiver}
     if report is None:
-        return {
-            "from": sender,
-            "to": receiver,
-            "state": "unknown",
-            "level": None,
-            "available_bytes": None,
-            "waiting": 0,
-        }
+        return {**ends, "state": "unknown", "level": None, "available_bytes": None, "waiting": 0}
     level = min(1.0, report.available_bytes / report.buffer_bytes)
     return {
-        "from": sender,
-        "to": receiver,
+        **ends,
         "state": "down" if not report.up else "dry" if level < DRY else "up",
         "level": round(level, 2),
         "available_bytes": report.available_bytes,

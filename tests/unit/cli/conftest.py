@@ -39,7 +39,7 @@ class FakeClient(SettlingConnection):
     """While it waits, what was planned happens, the network works and time passes."""
 
     def __init__(self, here: Here, watch: Sequence[str]) -> None:
-        super().__init__(here.network, watch)
+        super().__init__(here.network, watch=watch)
         self._here = here
 
     def send(self, body: bytes) -> None:
