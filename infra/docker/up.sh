@@ -33,5 +33,6 @@ read -r source target name < <("$python" -c 'import sys, tomllib
 network = tomllib.load(sys.stdin.buffer)
 print(network["kmes"][0], network["kmes"][-1], network["name"])' <deploy/topology.toml)
 echo
-echo "The network is up. Try:  $(dirname "$python")/coordinator relay $source $target --keys 10"
+echo "The network is up. Look at it:  http://127.0.0.1:$(infra/docker/setting.sh QKDRELAY_PAGE_PORT 8080)/"
+echo "Try:  $(dirname "$python")/coordinator relay $source $target --keys 10"
 [ "$name" = eight-kmes ] || echo "docker-compose.yml is now that of $name; \`make up\` alone goes back to the reference network."

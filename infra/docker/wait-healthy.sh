@@ -41,7 +41,7 @@ fail() {
       LC_ALL=C tr -cd '\n -~' | cut -c 1-400 >&2 || true
   done
   if grep -qE 'already (in use|allocated)' <<<"$states"; then
-    say "another program has that port: QKDRELAY_AMQP_PORT=25672 QKDRELAY_MANAGEMENT_PORT=25673 QKDRELAY_ETSI014_PORT=28443" \
+    say "another program has that port: QKDRELAY_AMQP_PORT=25672 QKDRELAY_MANAGEMENT_PORT=25673 QKDRELAY_PAGE_PORT=28080 QKDRELAY_ETSI014_PORT=28443" \
       "make up takes others"
   fi
   exit 1

@@ -245,6 +245,7 @@ class Links:
                 up=peer not in down,
                 available_bytes=link.outgoing.available(),
                 buffer_bytes=link.outgoing.capacity(),
+                rate_bps=link.outgoing.rate_bps(),
                 waiting=waiting.get(peer, 0),
             )
             for peer, link in self._links.items()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from qkdrelay.messages.answers import Acknowledged, AttackView, NetworkView, RelayView
 from qkdrelay.messages.reports import Collected, Confirmed, Forwarded, Rebuilt, Split
 from qkdrelay.messages.requests import AttackRequest, LabRequest, LinkRequest, NetworkRequest
+from qkdrelay.network.demand import Policy
 from qkdrelay.network.directory import Directory, Sae
 from qkdrelay.network.names import COORDINATOR
 from qkdrelay.network.topology import Topology
@@ -24,7 +25,7 @@ class Scenario:
 
     source: str = "kme-1"
     target: str = "kme-8"
-    policy: str = "recursive"
+    policy: Policy = "recursive"
     key_count: int = 3
     key_size_bits: int = 256
     cut_links: tuple[tuple[str, str], ...] = (("kme-7", "kme-8"),)

@@ -10,12 +10,14 @@ from typing import Final
 from qkdrelay.broker.names import VHOST
 from qkdrelay.broker.rabbitmq.settings import DEFAULT_PORT
 from qkdrelay.escaping import NAME_MAX, escaped
-from qkdrelay.network.names import CLI, COORDINATOR
+from qkdrelay.network.names import CLI, COORDINATOR, PAGE
 from qkdrelay.network.topology import Topology
 from qkdrelay_deployment.rabbitmq_conf import TLS_DIRECTORY
 from qkdrelay_deployment.variables import (
     APPLICATIONS_PORT,
     CLI_KEY,
+    PAGE_KEY,
+    PAGE_PORT,
     REMEMBERED,
     WITHSTAND_DEFAULT,
     applications_port_variable,
@@ -38,6 +40,7 @@ APPLICATIONS_PORT_INSIDE: Final = 8443
 """Of the interface for applications, in each KME's container."""
 HTTP_PORT: Final = 9464
 """Of health and metrics, in each container."""
+PAGE_PORT_INSIDE: Final = 8080
 BROKER_SERVICE: Final = "rabbitmq"
 CLUSTER_SERVICES: Final = (BROKER_SERVICE, "rabbitmq-2", "rabbitmq-3")
 """The broker's services in `CLUSTER_OVERLAY`; without it there is the first alone."""
@@ -146,6 +149,7 @@ _COORDINATOR = """\
       QKDRELAY_BROKER_PASSWORD: {password}
       QKDRELAY_CLI_PASSWORD: {cli_password}
       QKDRELAY_CLI_KEY: {cli_key}
+      QKDRELAY_PAGE_KEY: {page_key}
       QKDRELAY_STORE: /var/lib/qkdrelay/coordinator.sqlite
       QKDRELAY_TOPOLOGY: /etc/qkdrelay/topology.toml
 {directory}\
@@ -156,6 +160,21 @@ _COORDINATOR = """\
       - coordinator:/var/lib/qkdrelay
       - ./{topology}:/etc/qkdrelay/topology.toml:ro
 {mounted}\
+"""
+
+_PAGE = """\
+  page:
+    <<: *service
+    command: [coordinator, page]
+    environment:
+      <<: *environment
+      QKDRELAY_BROKER_USER: {user}
+      QKDRELAY_BROKER_PASSWORD: {password}
+      QKDRELAY_PAGE_KEY: {page_key}
+      QKDRELAY_PAGE: 0.0.0.0:{port}
+      QKDRELAY_PAGE_HOSTS: ${{QKDRELAY_PAGE_HOSTS:-}}
+    ports:
+      - "127.0.0.1:${{{variable}:-{published}}}:{port}"
 """
 
 # Where SAEs are named. A directory is mounted, since a file that is mounted stays what it was when it is replaced.
@@ -205,6 +224,7 @@ def compose_file(topology: Topology) -> str:
     services = [
         _HEAD.format(network=network, vhost=VHOST, port=DEFAULT_PORT, http_port=HTTP_PORT),
         _coordinator(topology),
+        _page(),
     ]
     services += [_kme(topology, kme) for kme in topology.kmes]
     volumes = "".join(f"  {_plain(name)}:\n" for name in (BROKER_SERVICE, COORDINATOR, *topology.kmes))
@@ -214,7 +234,7 @@ def compose_file(topology: Topology) -> str:
 def tls_overlay(topology: Topology, brokers: Iterable[str]) -> str:
     """Return what is laid over the compose file for TLS: each service's certificates, and where they are."""
     services = [f"  {name}:\n    volumes: [{_mounted_certificates(BROKER_SERVICE)}]\n" for name in brokers]
-    for name in (COORDINATOR, *topology.kmes):
+    for name in (COORDINATOR, PAGE, *topology.kmes):
         services += [
             f"  {_plain(name)}:\n",
             f"    environment: {{QKDRELAY_BROKER_TLS: {TLS_DIRECTORY}}}\n",
@@ -236,9 +256,21 @@ def _coordinator(topology: Topology) -> str:
         password=_required(password_variable(COORDINATOR)),
         cli_password=_required(password_variable(CLI)),
         cli_key=_required(CLI_KEY),
+        page_key=_required(PAGE_KEY),
         control_keys=_folded(keys),
         directory=_DIRECTORY if topology.saes else "",
         mounted=_mounted_saes(COORDINATOR_SAES) if topology.saes else "",
+    )
+
+
+def _page() -> str:
+    return _PAGE.format(
+        user=PAGE,
+        password=_required(password_variable(PAGE)),
+        page_key=_required(PAGE_KEY),
+        port=PAGE_PORT_INSIDE,
+        variable=PAGE_PORT,
+        published=REMEMBERED[PAGE_PORT],
     )
 
 

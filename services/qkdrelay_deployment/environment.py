@@ -19,6 +19,8 @@ from qkdrelay_deployment.variables import (
     CLI_KEY,
     COOKIE,
     MANAGEMENT_PORT,
+    PAGE_KEY,
+    PAGE_PORT,
     REMEMBERED,
     WITHSTAND_DEFAULT,
     applications_port_variable,
@@ -61,13 +63,13 @@ def environment_values(
             values[name] = value
     if not _PROJECT.fullmatch(values["COMPOSE_PROJECT_NAME"]):
         raise SettingsError("COMPOSE_PROJECT_NAME is no name of a project", hint="a-z, 0-9, '-' and '_'")
-    for name in (*AMQP_PORTS, MANAGEMENT_PORT, APPLICATIONS_PORT):
+    for name in (*AMQP_PORTS, MANAGEMENT_PORT, PAGE_PORT, APPLICATIONS_PORT):
         if not (_PORT.fullmatch(values[name]) and 0 < int(values[name]) < _PORTS_END):
             raise SettingsError(f"{name} is no port to publish", hint="a number from 1 to 65535")
     values |= _applications_ports(topology, int(values[APPLICATIONS_PORT]))
     for name in (COOKIE, *map(password_variable, broker_users(topology))):
         values[name] = kept.get(name) or _new_secret()
-    keys = [CLI_KEY, *map(control_key_variable, topology.kmes)]
+    keys = [CLI_KEY, PAGE_KEY, *map(control_key_variable, topology.kmes)]
     keys += [link_secret_variable(*link) for link in topology.links]
     for name in keys:
         values[name] = _key(name, kept.get(name))
@@ -167,7 +169,13 @@ def _sections(topology: Topology) -> Iterator[tuple[str, list[str]]]:
         "# `coordinator relay --allow-unprotected` relays keys that KMEs on the way could learn",
         [withstand_variable(kme) for kme in topology.kmes],
     )
-    yield "Key between the coordinator and its command line; the broker must not have it", [CLI_KEY]
+    yield (
+        "Keys between the coordinator and its command line, and the page; the broker must not have them",
+        [
+            CLI_KEY,
+            PAGE_KEY,
+        ],
+    )
     yield (
         "Keys between the coordinator and each KME",
         [control_key_variable(kme) for kme in topology.kmes],

@@ -17,7 +17,7 @@ from typing import Any, Final
 from qkdrelay.broker.definitions import definitions
 from qkdrelay.broker.rabbitmq.tls import CERTIFICATE
 from qkdrelay.errors import SettingsError, TopologyError
-from qkdrelay.network.names import CLI, COORDINATOR, Link
+from qkdrelay.network.names import CLIENTS, COORDINATOR, Link
 from qkdrelay.network.topology import Topology
 from qkdrelay.network.topology_file import format_topology
 from qkdrelay.service import dotenv_file
@@ -107,7 +107,7 @@ def provision_certificates(topology: Topology, directory: Path) -> list[Path]:
 
 def _write_certificates(topology: Topology, directory: Path) -> list[Path]:
     folder = directory / TLS_FOLDER
-    clients = (COORDINATOR, CLI, *topology.kmes)
+    clients = (COORDINATOR, *CLIENTS, *topology.kmes)
     files = certificate_files(folder, topology.name, BROKER_SERVICE, _BROKER_HOSTS, clients)
     make_folder(folder, mode=0o700)
     for path, text in files.items():

@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import Final
 
 from qkdrelay.broker.rabbitmq.settings import DEFAULT_PORT
-from qkdrelay.network.names import SERVICE_USERS
+from qkdrelay.messages.dialogue import key_setting
+from qkdrelay.network.names import CLI, PAGE, SERVICE_USERS
 from qkdrelay.network.topology import Topology
 
-CLI_KEY: Final = "QKDRELAY_CLI_KEY"
+CLI_KEY: Final = key_setting(CLI)
+PAGE_KEY: Final = key_setting(PAGE)
 COOKIE: Final = "CLUSTER_COOKIE"
 AMQP_PORTS: Final = ("QKDRELAY_AMQP_PORT", "QKDRELAY_AMQP_PORT_2", "QKDRELAY_AMQP_PORT_3")
 """Ports of this host that the broker's nodes are published at."""
 MANAGEMENT_PORT: Final = "QKDRELAY_MANAGEMENT_PORT"
+PAGE_PORT: Final = "QKDRELAY_PAGE_PORT"
+"""Port of this host that the page is served at."""
 APPLICATIONS_PORT: Final = "QKDRELAY_ETSI014_PORT"
 """Port of this host that the first KME serves applications at; each of the others has the next one."""
 REMEMBERED: Final = {
@@ -22,6 +26,7 @@ REMEMBERED: Final = {
     "COMPOSE_PROJECT_NAME": "qkdrelay",
     **{name: str(DEFAULT_PORT + number) for number, name in enumerate(AMQP_PORTS)},
     MANAGEMENT_PORT: "15672",
+    PAGE_PORT: "8080",
     APPLICATIONS_PORT: "8443",
 }
 """Settings taken over from the environment into ``.env``, so that later commands agree with the first one; defaults."""

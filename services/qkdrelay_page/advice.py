@@ -12,31 +12,30 @@ class Advice:
 
     text: str
     section: str
-    """Of docs/operating.md, where more is."""
+    """Heading in docs/operating.md below which more is."""
 
 
 ADVICE: Final = {
     "KME silent": Advice(
-        "`make status` says what it waits for; relays go around it, those that end there wait.", "health"
+        "`make status` says why it is not healthy. Relays go around it; those that begin or end there wait.", "Health"
     ),
-    "clock off": Advice("Set the clock; nothing needs a restart, also if it is stepped.", "a-clock-that-is-off"),
+    "clock off": Advice("Set the clock; nothing needs a restart, also if it is stepped.", "A clock that is off"),
     "link down": Advice(
-        "Shares wait. `coordinator link up` mends a link that was ordered down; else look at the end that says so.",
-        "follow-a-share-in-the-logs",
+        "Shares wait for it. `coordinator link up` mends one that was ordered down; else see to the end that says so.",
+        "Follow a share in the logs",
     ),
     "link dry": Advice(
-        "Shares wait for key: relay fewer keys at once, or give the link more; see which relays use it.",
-        "follow-a-share-in-the-logs",
-    ),
-    "relay failed": Advice(
-        "`coordinator trace` shows where its shares came no further; the reason names what was missing.",
-        "follow-a-share-in-the-logs",
-    ),
-    "dead letter": Advice(
-        "`coordinator dead-letters show` has it; requeue it once the cause is mended, or drop it.", "dead-letters"
+        "Shares wait for key. Relay less at once over this link, or give it more key.", "Follow a share in the logs"
     ),
     "supply dry": Advice(
-        "Requests wait for keys: `coordinator supplies` says why it is not refilled.", "keys-for-applications"
+        "Applications wait for keys. `coordinator supplies` says why none come.", "Metrics and alerts"
     ),
-    "alarm": Advice("The coordinator's log has it, too; the list of events says what it means.", "log-events"),
+    "relay failed": Advice(
+        "The reason names what was missing; `coordinator trace` shows where each share came no further.",
+        "Follow a share in the logs",
+    ),
+    "dead letter": Advice(
+        "`coordinator dead-letters show` has it. Put it back once the cause is mended, or drop it.", "Dead letters"
+    ),
+    "alarm": Advice("It is in the coordinator's log, too; the list of events says what it means.", "Log events"),
 }

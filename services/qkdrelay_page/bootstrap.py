@@ -10,7 +10,7 @@ def page() -> None:
 
     Example: QKDRELAY_PAGE=127.0.0.1:8080 QKDRELAY_BROKER=127.0.0.1:5672 ... coordinator page
     """
-    from prometheus_client import CollectorRegistry
+    from prometheus_client import CollectorRegistry, Gauge
 
     from qkdrelay.broker.rabbitmq.client import RabbitMqClient
     from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
@@ -39,8 +39,10 @@ def page() -> None:
     board, health = Board(), Health()
     key = key_bytes(settings.page_key)
     asking = Asking(lambda: CoordinatorClient(RabbitMqClient(broker, PAGE), key), board, health)
+    registry = CollectorRegistry()
+    Gauge("qkdrelay_page_viewers", "Viewers of the page.", registry=registry).set_function(lambda: board.viewers)
     with (
-        serving(monitoring(CollectorRegistry(), health), settings.http, setting="QKDRELAY_HTTP"),
+        serving(monitoring(registry, health), settings.http, setting="QKDRELAY_HTTP"),
         serving_page(board, settings.page, setting="QKDRELAY_PAGE", hosts=settings.hosts),
     ):
         while not stop.is_set():

@@ -17,9 +17,9 @@ from qkdrelay.messages.answers import (
     SuppliesView,
 )
 from qkdrelay.messages.reports import LinkReport
-from qkdrelay.network.key_rates import RATE_BPS_DEFAULT
 from qkdrelay.network.names import link_name
 from qkdrelay.network.topology import Topology
+from qkdrelay.terminal.wording import counted
 from qkdrelay_page.advice import ADVICE
 from qkdrelay_pictures.spread import spread
 
@@ -44,7 +44,6 @@ def layout(topology: Topology) -> dict[str, Any]:
 def network(view: NetworkView) -> dict[str, Any]:
     """Return KMEs and links as they are; times since something are whole seconds, so that it seldom changes."""
     said = reports(view)
-    rates = {frozenset((link.a, link.b)): link.rate_bps for link in view.noted}
     return {
         "name": view.name,
         "lab": view.lab,
@@ -65,7 +64,6 @@ def network(view: NetworkView) -> dict[str, Any]:
             {
                 "link": [a, b],
                 "ordered_down": (a, b) in view.down,
-                "rate_bps": rates.get(frozenset((a, b))) or RATE_BPS_DEFAULT,
                 "directions": [_direction(*way, said.get(way)) for way in ((a, b), (b, a))],
             }
             for a, b in view.links
@@ -86,13 +84,14 @@ def _is_off(kme: KmeView) -> bool:
 def _direction(sender: str, receiver: str, report: LinkReport | None) -> dict[str, Any]:
     ends = {"from": sender, "to": receiver}
     if report is None:
-        return {**ends, "state": "unknown", "level": None, "available_bytes": None, "waiting": 0}
+        return {**ends, "state": "unknown", "level": None, "available_bytes": None, "rate_bps": None, "waiting": 0}
     level = min(1.0, report.available_bytes / report.buffer_bytes)
     return {
         **ends,
         "state": "down" if not report.up else "dry" if level < DRY else "up",
         "level": round(level, 2),
         "available_bytes": report.available_bytes,
+        "rate_bps": report.rate_bps,
         "waiting": report.waiting,
     }
 
@@ -150,7 +149,7 @@ def _holding(view: NetworkView) -> Iterator[dict[str, Any]]:
         for way in ((a, b), (b, a)):
             told = _direction(*way, said.get(way))
             name = link_name(*way)
-            waits = f", {told['waiting']} shares wait" if told["waiting"] else ""
+            waits = f", {counted(told['waiting'], 'share')} waiting" if told["waiting"] else ""
             if told["state"] == "down" and not ordered:
                 yield _item("link down", name, f"{way[0]} says that the QKD link to {way[1]} is down{waits}")
             elif told["state"] == "dry":
@@ -162,7 +161,9 @@ def _dry(view: SuppliesView | None) -> Iterator[dict[str, Any]]:
         if one.supply.waiting and not one.supply.stored_bytes:
             why = one.why or one.supply.why
             name = link_name(one.source, one.supply.target)
-            yield _item("supply dry", name, f"{one.supply.waiting} requests wait{f': {why}' if why else ''}")
+            yield _item(
+                "supply dry", name, f"{counted(one.supply.waiting, 'request')} waiting{f': {why}' if why else ''}"
+            )
 
 
 def _happened(seen: AttentionView) -> Iterator[dict[str, Any]]:

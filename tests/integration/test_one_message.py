@@ -120,11 +120,11 @@ def signed(network, kme, body, recipient=COORDINATOR):
 
 
 def hello(*links):
-    return Hello(clock=1e9, lab=False, lab_mode=None, links=links, pending=0)
+    return Hello(clock=1e9, version="0", lab=False, lab_mode=None, links=links, pending=0)
 
 
 def link(peer, *, up=False):
-    return LinkReport(peer=peer, up=up, available_bytes=1, buffer_bytes=10, waiting=0)
+    return LinkReport(peer=peer, up=up, available_bytes=1, buffer_bytes=10, rate_bps=1, waiting=0)
 
 
 def finding(relay, false=(), sets=()):

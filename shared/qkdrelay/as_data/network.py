@@ -46,6 +46,7 @@ def _direction(sender: str, receiver: str, report: LinkReport | None) -> dict[st
         "up": report.up if report else None,
         "available_bytes": report.available_bytes if report else None,
         "buffer_bytes": report.buffer_bytes if report else None,
+        "rate_bps": report.rate_bps if report else None,
         "waiting": report.waiting if report else None,
     }
 

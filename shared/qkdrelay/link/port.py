@@ -28,6 +28,10 @@ class LinkKey(Protocol):
         """Return how many bytes can ever be available at once: what needs more can never be sealed."""
         ...
 
+    def rate_bps(self) -> int:
+        """Return how many bits of key a second come to the sending end."""
+        ...
+
     def draw(self, length: int) -> None:
         """Take ``length`` bytes off what is available; the addresses are the caller's, and durable."""
         ...

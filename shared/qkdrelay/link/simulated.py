@@ -102,6 +102,10 @@ class SimulatedLinkKey:
         """Return the size of the buffer."""
         return int(self._buffer)
 
+    def rate_bps(self) -> int:
+        """Return the rate at which the buffer fills."""
+        return round(self._rate * 8)
+
     def draw(self, length: int) -> None:
         """Take ``length`` bytes off the buffer."""
         self._level -= length

@@ -25,6 +25,8 @@ class LinkReport(Message, frozen=True):
     up: bool
     available_bytes: Number
     buffer_bytes: Annotated[int, Meta(ge=1, le=BUFFER_BYTES_MAX)]
+    rate_bps: Number
+    """Bits of key a second that come to the sender."""
     waiting: Number
 
 

@@ -38,7 +38,7 @@ def said(store, subscriptions, now):
 
 
 def waiting(store):
-    return Subscriptions(store, Answerer(bytes(32), lambda: store.journal.numbers.epoch))
+    return Subscriptions(store, Clients(store, {CLI: bytes(32)}))
 
 
 @pytest.mark.parametrize("later", [COMMAND_WAIT_S, HOURS, -HOURS])
