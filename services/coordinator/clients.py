@@ -33,7 +33,7 @@ ATTACKS_PER_S: Final = 5.0
 
 
 @dataclass(frozen=True)
-class Client:
+class Principal:
     """One who asks, with what it may ask."""
 
     name: str
@@ -56,7 +56,7 @@ class Clients:
                 raise RequestRefusedError("a viewer asks too often", hint="once more in a moment")
 
         self._clients = {
-            client_exchange(name): Client(
+            client_exchange(name): Principal(
                 name,
                 Answerer(
                     key,
@@ -70,7 +70,7 @@ class Clients:
             for name, key in keys.items()
         }
 
-    def of_exchange(self, exchange: str) -> Client | None:
+    def of_exchange(self, exchange: str) -> Principal | None:
         """Return who alone may write an exchange, if it is a client's."""
         return self._clients.get(exchange)
 

@@ -13,7 +13,7 @@ from coordinator.admission import (
 )
 from coordinator.adversary import Adversary
 from coordinator.attention import Attention
-from coordinator.clients import Client, Clients
+from coordinator.clients import Clients, Principal
 from coordinator.commands import CommandQueue
 from coordinator.dead_letters import DeadLetters
 from coordinator.lifecycle import Relay
@@ -102,7 +102,7 @@ class RequestHandler:
         if self._clients.latest > self._taken_until.value:
             self._taken_until.value = self._store.requests_until = self._clients.latest
 
-    def _answer(self, client: Client, request: Request, now: float) -> ReplyBody | None:
+    def _answer(self, client: Principal, request: Request, now: float) -> ReplyBody | None:
         """Return the answer, or None if it comes later."""
         try:
             client.check(request.body, now)

@@ -113,7 +113,7 @@ class LiveNetwork:
         self.network.client.send(LinkRequest(a=a, b=b, up=not self._is_cut))
 
 
-def show(port: int | None, say: Callable[[str], object], stop: StopRequest) -> None:
+def show_live(port: int | None, say: Callable[[str], object], stop: StopRequest) -> None:
     """Serve the page over such a network until ``stop``; ``say`` is given where. Port None: `PORT`, or a free one.
 
     Raises SettingsError if the port cannot be served.

@@ -19,7 +19,8 @@ from qkdrelay.errors import SettingsError
 from qkdrelay.network.directory import NO_SAES, Directory, Sae, directory_text, load_directory, parse_directory
 from qkdrelay.network.topology import Topology
 from qkdrelay_deployment.certificates import AUTHORITY_KEY
-from qkdrelay_deployment.compose import COORDINATOR_SAES, SAES_FILE, kme_saes
+from qkdrelay_deployment.compose import COORDINATOR_SAES, kme_saes
+from qkdrelay_deployment.compose_texts import SAES_FILE
 from qkdrelay_deployment.files import make_folder, write_file
 from qkdrelay_deployment.sae_certificates import SaeCertificates, sae_certificates
 from qkdrelay_deployment.variables import applications_port_variable

@@ -112,23 +112,25 @@ class Asking:
         self._show_network(view)
         if not board.viewers:
             return
-        board.put("relays", sections.relays(client.ask(RelaysRequest(limit=RELAYS_SHOWN, supply=True), RelaysView)))
+        board.put(
+            "relays", sections.relays_section(client.ask(RelaysRequest(limit=RELAYS_SHOWN, supply=True), RelaysView))
+        )
         self._ask_relays(client, lab=view.lab)
         if self._timer() - self._slowly_at >= SLOWLY_S:
             self._slowly_at = self._timer()
             supplies = client.ask(SuppliesRequest(), SuppliesView)
             board.put("supplies", supplies_as_data(supplies))
             seen = client.ask(AttentionRequest(), AttentionView)
-            board.put("attention", sections.attention(view, seen, supplies))
+            board.put("attention", sections.attention_section(view, seen, supplies))
 
     def _show_network(self, view: NetworkView) -> None:
         before, self._network = self._network, view
         if before is None or (before.links, [k.name for k in before.kmes]) != (view.links, [k.name for k in view.kmes]):
             topology = view.topology()
             self._board.put("hello", {"network": view.name, "version": __version__})
-            self._board.put("layout", sections.layout(topology))
+            self._board.put("layout", sections.layout_section(topology))
             self._board.topology = topology
-        self._board.put("network", sections.network(view))
+        self._board.put("network", sections.network_section(view))
 
     def _ask_relays(self, client: CoordinatorClient, *, lab: bool) -> None:
         watched = self._board.relays_watched()
@@ -152,4 +154,4 @@ class Asking:
 
     def _show(self, view: RelayView, attack: AttackView | None) -> None:
         self._shown[view.relay_id] = _Shown(view, attack)
-        self._board.put(f"{RELAY}{view.relay_id}", sections.relay(view, attack))
+        self._board.put(f"{RELAY}{view.relay_id}", sections.relay_section(view, attack))

@@ -31,7 +31,7 @@ DRY: Final = 0.01
 ITEMS_MAX: Final = 100
 
 
-def layout(topology: Topology) -> dict[str, Any]:
+def layout_section(topology: Topology) -> dict[str, Any]:
     """Return where each KME stands; takes a second or two for 50 KMEs."""
     places = spread(topology, WIDTH, HEIGHT, CLEARANCE)
     return {
@@ -41,7 +41,7 @@ def layout(topology: Topology) -> dict[str, Any]:
     }
 
 
-def network(view: NetworkView) -> dict[str, Any]:
+def network_section(view: NetworkView) -> dict[str, Any]:
     """Return KMEs and links as they are; times since something are whole seconds, so that it seldom changes."""
     said = reports(view)
     return {
@@ -96,7 +96,7 @@ def _direction(sender: str, receiver: str, report: LinkReport | None) -> dict[st
     }
 
 
-def relays(view: RelaysView) -> dict[str, Any]:
+def relays_section(view: RelaysView) -> dict[str, Any]:
     """Return the latest relays; the running time of those under way is the page's to show."""
     listed = [summary_as_data(relay) for relay in view.relays]
     for relay in listed:
@@ -105,7 +105,7 @@ def relays(view: RelaysView) -> dict[str, Any]:
     return {"total": view.total, "relays": listed}
 
 
-def relay(view: RelayView, attack: AttackView | None) -> dict[str, Any]:
+def relay_section(view: RelayView, attack: AttackView | None) -> dict[str, Any]:
     """Return one relay: as `coordinator show` and `trace` have it, and what the lab's adversary learned of it."""
     return {
         "show": relay_as_data(view),
@@ -114,7 +114,7 @@ def relay(view: RelayView, attack: AttackView | None) -> dict[str, Any]:
     }
 
 
-def attention(network: NetworkView, seen: AttentionView, supplies: SuppliesView | None) -> dict[str, Any]:
+def attention_section(network: NetworkView, seen: AttentionView, supplies: SuppliesView | None) -> dict[str, Any]:
     """Return what asks for somebody: first what holds now, then what happened, newest first."""
     happened = sorted(_happened(seen), key=lambda item: -item["at"])
     items = [*_holding(network), *_dry(supplies), *happened]

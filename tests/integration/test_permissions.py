@@ -18,32 +18,35 @@ pytestmark = pytest.mark.rabbitmq
 # kme-1 and kme-10 differ where a pattern without an end would not.
 KMES = ("kme-1", "kme-2", "kme-10")
 LINKS = (("kme-1", "kme-2"), ("kme-10", "kme-2"))
-USERS = (*KMES, "coordinator", "cli", "operator")
+USERS = (*KMES, "coordinator", "cli", "page", "operator")
 QUEUES = (
     *("link.kme-1.kme-2", "link.kme-2.kme-1", "link.kme-10.kme-2", "link.kme-2.kme-10"),
     *(f"kme.{kme}.control" for kme in KMES),
     *(f"results.{kme}" for kme in KMES),
-    *("coordinator.requests", "dead-letters", "lab.leaks"),
+    *("coordinator.requests", "coordinator.requests.page", "dead-letters", "lab.leaks"),
 )
-EXCHANGES = (*(f"kme.{kme}" for kme in KMES), "coord", "cli", "replies", "events", "dlx", "amq.topic")
+EXCHANGES = (*(f"kme.{kme}" for kme in KMES), "coord", "cli", "page", "replies", "events", "dlx", "amq.topic")
 KINDS = {"events": "topic", "amq.topic": "topic", "dlx": "fanout"}
 
 # The table of design document "RabbitMQ", once more and in another form: names as a shell would match them.
 READ = {kme: (f"link.*.{kme}", f"kme.{kme}.control") for kme in KMES} | {
-    "coordinator": ("results.*", "coordinator.requests", "dead-letters", "lab.leaks"),
+    "coordinator": ("results.*", "coordinator.requests*", "dead-letters", "lab.leaks"),
     "cli": ("cli.q.*", "replies", "events"),
+    "page": ("page.q.*", "replies"),
     "operator": (),
 }
 WRITE = {kme: (f"kme.{kme}",) for kme in KMES} | {
     "coordinator": ("coord", "replies"),
     "cli": ("cli", "cli.q.*"),
+    "page": ("page", "page.q.*"),
     "operator": (),
 }
-CONFIGURE: dict[str, tuple[str, ...]] = dict.fromkeys(USERS, ()) | {"cli": ("cli.q.*",)}
+CONFIGURE: dict[str, tuple[str, ...]] = dict.fromkeys(USERS, ()) | {"cli": ("cli.q.*",), "page": ("page.q.*",)}
 ROUTED = {kme: (f"link.{kme}.*", f"results.{kme}", f"dead.{kme}", "lab.leaks") for kme in KMES} | {
     # What it puts back from the dead letters; the tag inside is the sender's, and its receiver checks it.
     "coordinator": ("kme.*.control", "link.*.*"),
     "cli": ("requests",),
+    "page": ("requests",),
 }
 
 Command = Callable[[Any], object]

@@ -25,7 +25,9 @@ KINDS = (
 """Every kind that is decoded by itself."""
 
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz0123456789-", min_size=1, max_size=32)
-CLIENT_QUEUES = st.text("0123456789abcdef-", min_size=1, max_size=64).map("cli.q.".__add__)
+CLIENT_QUEUES = st.builds(
+    "{}.q.{}".format, st.sampled_from(("cli", "page")), st.text("0123456789abcdef-", min_size=1, max_size=64)
+)
 
 
 def any_of(kind):

@@ -197,7 +197,14 @@ HEADER = {
     "deadline": 1700000030.5,
 }
 DISPUTE = {"split": ["kme-1"], "sets": [[["kme-1", "kme-2", "kme-4"]], [["kme-1", "kme-3", "kme-4"]]]}
-LINK = {"peer": "kme-2", "up": True, "available_bytes": 16_777_216, "buffer_bytes": 33_554_432, "waiting": 0}
+LINK = {
+    "peer": "kme-2",
+    "up": True,
+    "available_bytes": 16_777_216,
+    "buffer_bytes": 33_554_432,
+    "rate_bps": 1_000_000,
+    "waiting": 0,
+}
 SHORT = {"split": ["kme-1"], "present": 1, "needed": 2}
 ASSIGNING = [
     {"type": "assign", "assignment": ASSIGNMENT, "tag": TAG},
@@ -220,7 +227,15 @@ COMMANDS = [
     {"type": "no-supply", "target": "kme-4", "level": 1, "best": None, "reason": "too little link key"},
 ]
 REPORTS = [
-    {"type": "hello", "clock": 1700000000.0, "lab": True, "lab_mode": "tamper", "links": [LINK], "pending": 2},
+    {
+        "type": "hello",
+        "clock": 1700000000.0,
+        "version": "0.1.0",
+        "lab": True,
+        "lab_mode": "tamper",
+        "links": [LINK],
+        "pending": 2,
+    },
     {"type": "expected", "relay_id": RELAY},
     {"type": "started", "relay_id": RELAY},
     {"type": "refused", "relay_id": RELAY, "reason": "kme-4: no"},
@@ -315,6 +330,7 @@ REQUESTS = [
     {"type": "relays", "limit": 20, "supply": True},
     {"type": "show", "relay": "0011", "follow": True},
     {"type": "network"},
+    {"type": "attention"},
     {"type": "link", "a": "kme-1", "b": "kme-2", "up": False},
     {"type": "lab", "kme": "kme-2", "mode": "withhold"},
     {"type": "attack", "relay": "0011", "kmes": ["kme-2", "kme-3"]},
@@ -390,6 +406,8 @@ REPLIES = [
                 "name": "kme-1",
                 "trust": None,
                 "heard_s_ago": 1.5,
+                "clock_off_s": -0.25,
+                "version": "0.1.0",
                 "lab": True,
                 "lab_mode": None,
                 "pending": 0,
@@ -399,6 +417,8 @@ REPLIES = [
                 "name": "kme-2",
                 "trust": "never",
                 "heard_s_ago": None,
+                "clock_off_s": None,
+                "version": "",
                 "lab": False,
                 "lab_mode": None,
                 "pending": 0,
@@ -418,6 +438,15 @@ REPLIES = [
         "short_splits": [SHORT],
     },
     {"type": "dead-letters", "letters": [LETTER], "total": 1},
+    {
+        "type": "attention",
+        "alarms": [
+            {"at": 1700000000.5, "event": "clock.skewed", "about": "kme-2", "text": "its clock is off by +6.0 s"}
+        ],
+        "failed": [SUMMARY],
+        "letters": [LETTER],
+        "letters_total": 1,
+    },
     {"type": "dead-letter", "letter": LETTER, "body": b"noise"},
     {"type": "acknowledged", "text": "kme-2 is compromised: it will leak"},
     {"type": "refusal", "text": "the lab is off", "hint": "switch it on", "unanswered": False},

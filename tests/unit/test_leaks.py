@@ -96,7 +96,7 @@ def test_what_nobody_took_is_not_published_once_the_lab_is_off(network):
 
 
 def test_what_is_not_read_in_time_does_not_stay_at_the_broker():
-    passwords = dict.fromkeys(("kme-1", "kme-2", "coordinator", "cli", "operator"), "secret")
+    passwords = dict.fromkeys(("kme-1", "kme-2", "coordinator", "cli", "page", "operator"), "secret")
 
     def policies(lab):
         made = definitions(("kme-1", "kme-2"), (("kme-1", "kme-2"),), passwords, lab=lab)

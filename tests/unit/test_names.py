@@ -16,7 +16,7 @@ from qkdrelay.errors import SettingsError, TopologyError
 
 KMES = ["kme-1", "kme-2", "kme-10"]
 LINKS = [("kme-1", "kme-2"), ("kme-2", "kme-10")]
-USERS = [*KMES, "coordinator", "cli", "operator"]
+USERS = [*KMES, "coordinator", "cli", "page", "operator"]
 PASSWORDS = {user: f"{user}-secret" for user in USERS}
 
 
@@ -51,8 +51,13 @@ def test_permissions_are_those_of_the_design() -> None:
         "kme-1": ("^$", r"^kme\.kme-1$", r"^(link\.[^.]+\.kme-1|kme\.kme-1\.control)$"),
         "kme-2": ("^$", r"^kme\.kme-2$", r"^(link\.[^.]+\.kme-2|kme\.kme-2\.control)$"),
         "kme-10": ("^$", r"^kme\.kme-10$", r"^(link\.[^.]+\.kme-10|kme\.kme-10\.control)$"),
-        "coordinator": ("^$", "^(coord|replies)$", r"^(results\.[^.]+|coordinator\.requests|dead-letters)$"),
+        "coordinator": (
+            "^$",
+            "^(coord|replies)$",
+            r"^(results\.[^.]+|coordinator\.requests|coordinator\.requests\.page|dead-letters)$",
+        ),
         "cli": (r"^cli\.q\..*$", r"^(cli|cli\.q\..*)$", r"^(cli\.q\..*|replies|events)$"),
+        "page": (r"^page\.q\..*$", r"^(page|page\.q\..*)$", r"^(page\.q\..*|replies)$"),
         "operator": ("^$", "^$", "^$"),
     }
 
@@ -64,7 +69,7 @@ def test_a_kme_reaches_its_own_and_nothing_else() -> None:
 
 
 def test_only_kmes_read_links_and_only_the_coordinator_reads_results() -> None:
-    for user in ("coordinator", "cli", "operator"):
+    for user in ("coordinator", "cli", "page", "operator"):
         assert not [name for name in allowed(user, "read") if name.startswith("link.")]
     readers = {user for user in USERS if "results.kme-1" in allowed(user, "read")}
     assert readers == {"coordinator"}

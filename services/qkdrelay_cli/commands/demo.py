@@ -63,11 +63,11 @@ def demo(
 
 def _show(port: int | None, *, logs: bool) -> None:
     from qkdrelay.service.process import prepare_process  # noqa: PLC0415
-    from qkdrelay_demo.live import show  # noqa: PLC0415
+    from qkdrelay_demo.live import show_live  # noqa: PLC0415
 
     stop = prepare_process()
     _log_to_stderr(logs)
-    show(port, lambda where: say(f"The network is at {where}\nCtrl-C ends it."), stop)
+    show_live(port, lambda where: say(f"The network is at {where}\nCtrl-C ends it."), stop)
 
 
 def _log_to_stderr(logs: bool) -> None:

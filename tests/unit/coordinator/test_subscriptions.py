@@ -5,14 +5,15 @@ from uuid import uuid4
 
 import pytest
 
+from coordinator.clients import Clients
 from coordinator.lifecycle import Relay
 from coordinator.store import open_coordinator_store
 from coordinator.subscriptions import COMMAND_WAIT_S, FOLLOW_MAX_S, Subscriptions
 from qkdrelay.messages import codec
 from qkdrelay.messages.answers import Refusal, Reply
 from qkdrelay.messages.control import SignedMessage
-from qkdrelay.messages.dialogue import Answerer
 from qkdrelay.messages.requests import NetworkRequest, Request
+from qkdrelay.network.names import CLI
 from support.kme import RELAY, terms
 
 NOW, HOURS = 1_700_000_000.0, 3 * 3600.0
