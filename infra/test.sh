@@ -7,8 +7,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 pytest=$1
 shift
-# Without it the models' tests are skipped, and say so; with CI=true they must not be.
+# Without these the models' and the page's tests are skipped, and say so; with CI=true they must not be.
 infra/ensure-spin.sh || [ "${CI:-}" != true ]
+infra/ensure-chromium.sh || [ "${CI:-}" != true ]
 # What a shell on a fresh machine allows, wherever the tests run: none may need more.
 ulimit -Sn 1024 || true
 report=$(mktemp)

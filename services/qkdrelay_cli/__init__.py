@@ -10,7 +10,7 @@ from qkdrelay.terminal import ActionCommand, StreamCommand, app_with
 from qkdrelay_cli.commands import analyse, capacity, dead_letters, lab, network, plan, relay, relays, saes, watch
 from qkdrelay_cli.commands.demo import demo
 from qkdrelay_cli.commands.provision import certs, provision
-from qkdrelay_page.bootstrap import page
+from qkdrelay_page.bootstrap import serve_page
 
 app = app_with("Relay keys through a QKD network, and watch how.")
 app.command(cls=ActionCommand)(relay.relay)
@@ -30,5 +30,5 @@ app.add_typer(lab.lab_app, name="lab")
 app.command(cls=ActionCommand)(provision)
 app.command(cls=ActionCommand)(certs)
 app.command()(serve)
-app.command()(page)
+app.command("page")(serve_page)
 app.command(cls=ActionCommand)(demo)

@@ -23,9 +23,9 @@ from qkdrelay.service.health import Health
 from qkdrelay.service.process import StopRequest
 from qkdrelay_demo.network import EmbeddedNetwork, SettlingConnection
 from qkdrelay_demo.scenario import REFERENCE_SCENARIO, Scenario
-from qkdrelay_page.asking import Asking
 from qkdrelay_page.board import Board
 from qkdrelay_page.serving import serving_page
+from qkdrelay_page.watching import Watching
 
 PORT: Final = 8080
 """At which the page is served, unless told otherwise, or another program has it."""
@@ -120,7 +120,7 @@ def show_live(port: int | None, say: Callable[[str], object], stop: StopRequest)
     """
     live, board = LiveNetwork(), Board()
     network = live.network
-    asking = Asking(
+    watching = Watching(
         lambda: CoordinatorClient(SettlingConnection(network, PAGE), network.page_key, network.clock, time.monotonic),
         board,
         Health(),
@@ -129,7 +129,7 @@ def show_live(port: int | None, say: Callable[[str], object], stop: StopRequest)
         bound, remark = _serve(stack, board, port)
         say(f"http://{_LOCAL}:{bound}/{remark}")
         while not stop.is_set():
-            due = time.monotonic() + asking.turn()
+            due = time.monotonic() + watching.turn()
             while time.monotonic() < due and not board.has_come() and not stop.is_set():
                 live.tick()
                 board.wait(_TICK_S)

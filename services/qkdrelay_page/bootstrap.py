@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 
-def page() -> None:
+def serve_page() -> None:
     """Serve the page until SIGTERM. Settings come from the environment (QKDRELAY_...).
 
     Example: QKDRELAY_PAGE=127.0.0.1:8080 QKDRELAY_BROKER=127.0.0.1:5672 ... coordinator page
@@ -21,10 +21,10 @@ def page() -> None:
     from qkdrelay.service.logs import set_up_logging
     from qkdrelay.service.process import prepare_process
     from qkdrelay.service.settings import key_bytes, load
-    from qkdrelay_page.asking import Asking
     from qkdrelay_page.board import Board
     from qkdrelay_page.serving import serving_page
     from qkdrelay_page.settings import PageSettings
+    from qkdrelay_page.watching import Watching
 
     stop = prepare_process()
     settings = load(PageSettings)
@@ -38,7 +38,7 @@ def page() -> None:
     )
     board, health = Board(), Health()
     key = key_bytes(settings.page_key)
-    asking = Asking(lambda: CoordinatorClient(RabbitMqClient(broker, PAGE), key), board, health)
+    watching = Watching(lambda: CoordinatorClient(RabbitMqClient(broker, PAGE), key), board, health)
     registry = CollectorRegistry()
     Gauge("qkdrelay_page_viewers", "Viewers of the page.", registry=registry).set_function(lambda: board.viewers)
     with (
@@ -46,5 +46,5 @@ def page() -> None:
         serving_page(board, settings.page, setting="QKDRELAY_PAGE", hosts=settings.hosts),
     ):
         while not stop.is_set():
-            asking.rest(asking.turn())
-    asking.close()
+            watching.rest(watching.turn())
+    watching.close()

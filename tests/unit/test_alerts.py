@@ -70,4 +70,4 @@ def test_every_alert_is_explained_and_no_other():
 
 def test_every_service_of_the_reference_network_is_scraped():
     scraped = re.findall(r"- ([a-z0-9-]+):9464", SCRAPES)
-    assert scraped == ["coordinator", *reference_topology().kmes]
+    assert scraped == ["coordinator", "page", *reference_topology().kmes]

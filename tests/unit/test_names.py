@@ -102,6 +102,7 @@ def test_bindings_of_control_reports_and_events() -> None:
         ("kme.kme-1", "results.kme-1", "exchange", "events"),
         ("kme.kme-1", "dead.kme-1", "queue", "dead-letters"),
         ("cli", "requests", "queue", "coordinator.requests"),
+        ("page", "requests", "queue", "coordinator.requests.page"),
         ("dlx", "", "queue", "dead-letters"),
     }
 
@@ -117,13 +118,13 @@ def test_every_binding_joins_what_is_declared() -> None:
 
 def test_every_queue_is_bounded_by_one_policy() -> None:
     document = make(lab=True)
-    for queue in [*(each["name"] for each in document["queues"]), "cli.q.1"]:
+    for queue in [*(each["name"] for each in document["queues"]), "cli.q.1", "page.q.1"]:
         matching = [each for each in document["policies"] if re.search(each["pattern"], queue)]
         assert len(matching) == 1, queue
         definition = matching[0]["definition"]
         assert definition["max-length-bytes"] > 0
         refuses = definition["overflow"] == "reject-publish"
-        assert refuses == (queue not in ("dead-letters", "lab.leaks", "cli.q.1"))
+        assert refuses == (queue not in ("dead-letters", "lab.leaks", "cli.q.1", "page.q.1"))
         assert ("dead-letter-exchange" in definition) == refuses
         if refuses:
             assert definition["delivery-limit"] == 1000

@@ -26,6 +26,7 @@ from qkdrelay_deployment.provision import write_deployment
 from qkdrelay_deployment.variables import (
     AMQP_PORTS,
     CLI_KEY,
+    PAGE_KEY,
     applications_port_variable,
     control_key_variable,
     link_secret_variable,
@@ -68,7 +69,7 @@ def secret_variables(topology: Topology) -> set[str]:
         {password_variable(user) for user in users}
         | {control_key_variable(kme) for kme in topology.kmes}
         | {link_secret_variable(*link) for link in topology.links}
-        | {CLI_KEY}
+        | {CLI_KEY, PAGE_KEY}
     )
 
 
@@ -88,7 +89,7 @@ def test_a_kme_gets_its_own_secrets_and_no_others(topology: Topology) -> None:
 def test_the_coordinator_gets_control_keys_but_no_link_secret(topology: Topology) -> None:
     got = variables(service(compose_file(topology), "coordinator"))
     keys = {control_key_variable(kme) for kme in topology.kmes}
-    passwords = {"QKDRELAY_COORDINATOR_PASSWORD", "QKDRELAY_CLI_PASSWORD", "QKDRELAY_CLI_KEY"}
+    passwords = {"QKDRELAY_COORDINATOR_PASSWORD", "QKDRELAY_CLI_PASSWORD", "QKDRELAY_CLI_KEY", "QKDRELAY_PAGE_KEY"}
     assert got == keys | passwords | {"QKDRELAY_DEPLOYMENT"}
 
 
@@ -226,8 +227,18 @@ def test_a_dotenv_from_before_the_command_line_had_a_key_gets_one_and_keeps_its_
 def test_the_key_of_the_command_line_is_the_coordinators_and_nobody_elses(topology: Topology) -> None:
     text = compose_file(topology)
     assert CLI_KEY in variables(service(text, "coordinator"))
-    for other in ("rabbitmq", *topology.kmes):
+    for other in ("rabbitmq", "page", *topology.kmes):
         assert CLI_KEY not in variables(service(text, other))
+
+
+def test_the_page_gets_its_own_key_and_password_and_nothing_else(topology: Topology) -> None:
+    text = compose_file(topology)
+    assert variables(service(text, "page")) - {"QKDRELAY_PAGE_PORT", "QKDRELAY_PAGE_HOSTS"} == {
+        PAGE_KEY,
+        "QKDRELAY_PAGE_PASSWORD",
+    }
+    for other in ("rabbitmq", *topology.kmes):
+        assert PAGE_KEY not in variables(service(text, other))
 
 
 def test_what_a_kme_demands_is_said_in_dotenv_for_each_and_reaches_that_kme_alone(

@@ -15,6 +15,7 @@ export class Relay {
     this.nodes = [];
     this.hops = new Map();
     this.#take(this.root, null, 0);
+    this.nodes.sort((one, other) => one.depth - other.depth);
     this.depth = Math.max(...this.nodes.map((node) => node.depth));
   }
 

@@ -53,7 +53,7 @@ class _Shown:
     attack: AttackView | None
 
 
-class Asking:
+class Watching:
     """One connection to the coordinator, made anew when it is lost; for one thread."""
 
     def __init__(
