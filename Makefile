@@ -26,7 +26,7 @@ INSTALLED := $(VENV)/.installed
 on = $(if $(filter-out 0 false no,$(1)),$(2))
 SWITCHES = $(strip $(call on,$(LAB),--lab) $(call on,$(TLS),--tls) $(call on,$(CLUSTER),--cluster))
 
-.PHONY: help demo test bench chaos up certs down status logs lint lock wheelhouse clean
+.PHONY: help demo test bench chaos up certs down status logs screenshots lint lock wheelhouse clean
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,10 @@ bench: $(BENCH_VENV)/.installed ## measure, into docs/performance/ (PARTS="broke
 
 chaos: $(INSTALLED) ## long attacks and kills, with figures (KILLS= RELAYS= SEED=)
 	$(WITH_IMAGES) infra/chaos.sh $(BIN)/python $(KILLS) $(RELAYS) $(ATTACKS) $(FUZZ) $(SEED)
+
+screenshots: $(INSTALLED) ## make the pictures of the page in docs/ anew, in Chromium
+	@infra/ensure-chromium.sh
+	@PYTHONPATH=tests $(BIN)/python -m support.screenshots
 
 lint: $(INSTALLED) ## style, types, import rules
 	$(BIN)/ruff check .

@@ -10,8 +10,6 @@ def serve_page() -> None:
 
     Example: QKDRELAY_PAGE=127.0.0.1:8080 QKDRELAY_BROKER=127.0.0.1:5672 ... coordinator page
     """
-    from prometheus_client import CollectorRegistry, Gauge
-
     from qkdrelay.broker.rabbitmq.client import RabbitMqClient
     from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
     from qkdrelay.client import CoordinatorClient
@@ -22,7 +20,7 @@ def serve_page() -> None:
     from qkdrelay.service.process import prepare_process
     from qkdrelay.service.settings import key_bytes, load
     from qkdrelay_page.board import Board
-    from qkdrelay_page.serving import serving_page
+    from qkdrelay_page.serving import serving_page, viewers_metric
     from qkdrelay_page.settings import PageSettings
     from qkdrelay_page.watching import Watching
 
@@ -39,10 +37,8 @@ def serve_page() -> None:
     board, health = Board(), Health()
     key = key_bytes(settings.page_key)
     watching = Watching(lambda: CoordinatorClient(RabbitMqClient(broker, PAGE), key), board, health)
-    registry = CollectorRegistry()
-    Gauge("qkdrelay_page_viewers", "Viewers of the page.", registry=registry).set_function(lambda: board.viewers)
     with (
-        serving(monitoring(registry, health), settings.http, setting="QKDRELAY_HTTP"),
+        serving(monitoring(viewers_metric(board), health), settings.http, setting="QKDRELAY_HTTP"),
         serving_page(board, settings.page, setting="QKDRELAY_PAGE", hosts=settings.hosts),
     ):
         while not stop.is_set():

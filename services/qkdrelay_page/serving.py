@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from prometheus_client import CollectorRegistry, Gauge
+
 from qkdrelay.service.http import serving
 from qkdrelay.service.http_connections import HttpLimits
 from qkdrelay_page.application import page_application
@@ -24,6 +26,13 @@ _LIMITS: Final = HttpLimits(
     header_bytes=16 * 1024,
     body_bytes=1024,
 )
+
+
+def viewers_metric(board: Board) -> CollectorRegistry:
+    """Return the metrics of the page: its viewers."""
+    registry = CollectorRegistry()
+    Gauge("qkdrelay_page_viewers", "Pages that are open now.", registry=registry).set_function(lambda: board.viewers)
+    return registry
 
 
 @contextmanager

@@ -2,17 +2,18 @@
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
 CHROMIUM = shutil.which("chromium")
-WITHIN_MS = 20_000
-"""Within which what is waited for must be there."""
+WITHIN_S, POLL_MS = 20.0, 40
+"""Seconds within which what is waited for must be there."""
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 FLAGS = (
     "--no-sandbox",
@@ -36,7 +37,7 @@ class Tab:
         self.errors: list[str] = []
         """What the console had as errors, and exceptions that nobody caught."""
         self.hosts: set[str] = set()
-        page.set_default_timeout(WITHIN_MS)
+        page.set_default_timeout(WITHIN_S * 1000)
         page.on("console", self._said)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("request", self._asked)
@@ -54,8 +55,11 @@ class Tab:
         self.page.goto(url)
 
     def wait_for(self, condition: str) -> None:
-        """Wait until an expression of JavaScript is true."""
-        self.page.wait_for_function(condition)
+        """Wait until an expression of JavaScript is true; asked from outside, since the page forbids `eval`."""
+        deadline = time.monotonic() + WITHIN_S
+        while not self.page.evaluate(condition):
+            assert time.monotonic() < deadline, f"not within {WITHIN_S:g} s: {condition}"
+            self.page.wait_for_timeout(POLL_MS)
 
     def text(self, selector: str) -> str:
         """Return what can be read there."""
@@ -71,17 +75,32 @@ class Tab:
         ]
 
 
+_browsers: list[Browser] = []
+
+
 @contextmanager
-def browsing(width: int = 1280, height: int = 800, *, dark: bool = False, still: bool = False) -> Iterator[Tab]:
-    """Open a browser with one page, of these pixels; ``still``: whose owner wants nothing to move."""
+def driven() -> Iterator[None]:
+    """Have a browser run meanwhile, for all that are opened."""
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        _browsers.append(driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS))
         try:
-            page = browser.new_page(
-                viewport={"width": width, "height": height},
-                color_scheme="dark" if dark else "light",
-                reduced_motion="reduce" if still else "no-preference",
-            )
-            yield Tab(page)
+            yield
         finally:
-            browser.close()
+            _browsers.pop().close()
+
+
+@contextmanager
+def browsing(
+    width: int = 1280, height: int = 800, *, dark: bool = False, still: bool = False, scale: float = 1.0
+) -> Iterator[Tab]:
+    """Open a page of these pixels, with nothing remembered; ``still``: whose owner wants nothing to move."""
+    context = _browsers[-1].new_context(
+        viewport={"width": width, "height": height},
+        device_scale_factor=scale,
+        color_scheme="dark" if dark else "light",
+        reduced_motion="reduce" if still else "no-preference",
+    )
+    try:
+        yield Tab(context.new_page())
+    finally:
+        context.close()

@@ -33,10 +33,14 @@ def watching(network: EmbeddedNetwork, board: Board, health: Health | None = Non
 
 
 class Shown:
-    """A network that is shown; only its thread touches it."""
+    """A network that is shown; its thread makes it, and alone touches it."""
 
-    def __init__(self, network: EmbeddedNetwork) -> None:
-        self.network, self.board = network, Board()
+    def __init__(self, make: Callable[[], Any]) -> None:
+        """``make`` returns a network, or what has one."""
+        self._make, self.board = make, Board()
+        self.made: Any = None
+        self.network: Any = None
+        self.asks: Any = None
         self._work: queue.Queue[tuple[Callable[[], Any], Future[Any]]] = queue.Queue()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shown", daemon=True)
@@ -53,9 +57,11 @@ class Shown:
         return done.result(timeout=60)
 
     def _run(self) -> None:
-        asks = watching(self.network, self.board)
+        self.made = self._make()
+        self.network = getattr(self.made, "network", self.made)
+        self.asks = watching(self.network, self.board)
         while not self._stop.is_set():
-            asks.turn()
+            self.asks.turn()
             until = time.monotonic() + _TURN_S
             while (left := until - time.monotonic()) > 0:
                 try:
@@ -74,7 +80,9 @@ class Shown:
             yield self
 
     def start(self) -> None:
+        """Begin; the network is there then."""
         self._thread.start()
+        self.do(lambda: None)
 
     def close(self) -> None:
         self._stop.set()
@@ -82,9 +90,9 @@ class Shown:
 
 
 @contextmanager
-def shown(network: EmbeddedNetwork) -> Iterator[Shown]:
-    """Serve the page of ``network``, which goes on in a thread of its own."""
-    there = Shown(network)
+def shown(make: Callable[[], Any]) -> Iterator[Shown]:
+    """Serve the page of the network that ``make`` returns, which goes on in a thread of its own."""
+    there = Shown(make)
     there.start()
     try:
         with there.served():

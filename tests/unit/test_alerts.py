@@ -10,6 +10,8 @@ from kme.etsi014.audit import Audit
 from kme.metrics import KmeMetrics
 from kme.supply.application_metrics import ApplicationMetrics
 from qkdrelay.network.topology_file import reference_topology
+from qkdrelay_page.board import Board
+from qkdrelay_page.serving import viewers_metric
 
 ROOT = Path(__file__).parents[2]
 ALERTS = (ROOT / "infra" / "prometheus" / "alerts.yml").read_text()
@@ -28,7 +30,8 @@ def of_a_kme():
 def exposed():
     """The names of all metrics, counters with their suffix."""
     kmes = reference_topology().kmes
-    families = [*CoordinatorMetrics(kmes).registry.collect(), *of_a_kme().registry.collect()]
+    registries = CoordinatorMetrics(kmes).registry, of_a_kme().registry, viewers_metric(Board())
+    families = [family for registry in registries for family in registry.collect()]
     return {family.name + ("_total" if family.type == "counter" else "") for family in families}
 
 

@@ -19,7 +19,7 @@ from qkdrelay_deployment.certificates import AUTHORITY_KEY, RENEW_BEFORE, Author
 from qkdrelay_deployment.provision import provision_certificates, write_deployment
 from support.network import DIAMOND
 
-SERVICES = {"rabbitmq", "coordinator", "cli", *DIAMOND.kmes}
+SERVICES = {"rabbitmq", "coordinator", "cli", "page", *DIAMOND.kmes}
 
 
 @pytest.fixture

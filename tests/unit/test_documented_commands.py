@@ -20,12 +20,13 @@ from qkdrelay.service.settings import PREFIX
 from qkdrelay_cli import app as coordinator
 from qkdrelay_cli.settings import CliSettings
 from qkdrelay_deployment.compose import CLUSTER_SERVICES
+from qkdrelay_page.settings import PageSettings
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MAKEFILE = (ROOT / "Makefile").read_text()
 OURS = {"coordinator": typer.main.get_command(coordinator), "kme": typer.main.get_command(kme)}
-SERVICES = {"coordinator", *CLUSTER_SERVICES, *reference_topology().kmes, "SERVICE"}
+SERVICES = {"coordinator", "page", *CLUSTER_SERVICES, *reference_topology().kmes, "SERVICE"}
 COMPOSE = {"exec", "logs", "restart", "ps", "stop", "run", "start", "up"}
 UNIX = {"grep", "sed", "sort", "git", "tar", "sh", "umask", ".", "rabbitmqctl", "until", "do", "sleep", "done"}
 UNIX |= {"cd", "curl"}
@@ -136,7 +137,7 @@ def test_every_command_and_setting_that_exists_is_in_the_reference() -> None:
         assert listed == {name for name, group in groups.items() if not group.hidden}
     fields = {
         f"{PREFIX}{name.upper()}"
-        for kind in (KmeSettings, CoordinatorSettings, CliSettings)
+        for kind in (KmeSettings, CoordinatorSettings, CliSettings, PageSettings)
         for name in kind.model_fields
     }
     assert set(re.findall(r"`(QKDRELAY_[A-Z0-9_]+)`", settings)) == fields

@@ -98,7 +98,7 @@ function takeRelay(content) {
     for (const node of relay.nodes) {
       if (node.seen && node.depth > 0 && !had.has(node.key)) travels.set(node.key, performance.now());
     }
-  } else if (!before && relay.isDecided && (view().rest[0] ?? "latest") === "latest") {
+  } else if (!before && !still.matches && relay.isDecided && (view().rest[0] ?? "latest") === "latest") {
     play(true);
   }
   if (relay.isDecided && !before?.isDecided) doneAt = performance.now();

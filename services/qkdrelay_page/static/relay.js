@@ -1,7 +1,7 @@
 // One relay: its shares by route, as `coordinator trace` has them; what of it is to be seen at a step, and in words.
 
 import { el, facts } from "./dom.js";
-import { counted, linkName, named, seconds, styleOf } from "./words.js";
+import { counted, linkName, named, reasonOf, seconds, styleOf } from "./words.js";
 
 const SHOWN_MAX = 250; // nodes of the tree, and lines of a list
 const DOTS_MAX = 8; // shares drawn on one hop at a time
@@ -119,7 +119,7 @@ function treeOf(relay) {
     const words = node.state === "split" && node.shares > 1 ? `split, ${node.threshold} of ${node.shares} needed` : STATES[node.state];
     const style = node.state === "arrived" ? "good" : node.seen ? "" : "warn";
     return el("li", { "data-route": node.key, "data-state": node.state },
-      el("strong", {}, node.kme), " ", el("span", { class: style }, words, node.reason ? `: ${node.reason}` : ""),
+      el("strong", {}, node.kme), " ", el("span", { class: style }, words, node.reason ? `: ${reasonOf(node.reason)}` : ""),
       (node.marks ?? []).map((mark) => [" ", el("span", { class: "bad badge" }, MARKS[mark] ?? mark)]),
       node.children.length && (node.seen || node.depth === 0) ? el("ul", {}, node.children.map(branch)) : null);
   };
@@ -154,7 +154,7 @@ export function relayDetails(relay) {
   const count = (name, value) => el("span", { "data-count": name }, String(value));
   const arrived = relay.nodes.filter((node) => node.state === "arrived").length;
   const final = relay.nodes.filter((node) => node.kme === show.target).length;
-  const stuck = show.stuck.slice(0, 20).map((each) => el("li", { class: "warn" }, `${each.route.join(" > ")}: ${each.reason}`));
+  const stuck = show.stuck.slice(0, 20).map((each) => el("li", { class: "warn" }, `${each.route.join(" > ")}: ${reasonOf(each.reason)}`));
   return [
     el("h2", {}, el("span", { id: "state", class: `badge ${styleOf(show.state)}` }, show.state), ` ${show.source} to ${show.target}`),
     facts([

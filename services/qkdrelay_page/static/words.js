@@ -29,3 +29,8 @@ export const linkName = (pair) => (Array.isArray(pair) ? pair.join(" - ") : pair
 
 /** Split a text at its `code` spans: every second part is one. */
 export const spans = (text) => text.split("`");
+
+const REASONS = { "link.down": "the link is down", "link.key_exhausted": "the link has no key left", "link.backlog": "what was sent before is not taken in" };
+
+/** Say why a share waits. */
+export const reasonOf = (reason) => REASONS[reason] ?? reason;

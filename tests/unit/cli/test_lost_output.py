@@ -62,7 +62,7 @@ ACTING_WITH_A_NETWORK = {
     "coordinator dead-letters drop": ("--all", "--yes"),
 }
 MAINS = {"coordinator": qkdrelay_cli.__main__.main, "kme": kme.__main__.main}
-OTHERS = {"coordinator watch", "coordinator serve", "kme run"}
+OTHERS = {"coordinator watch", "coordinator serve", "coordinator page", "kme run"}
 """Tried below, and where what services log is looked at."""
 
 

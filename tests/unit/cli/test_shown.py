@@ -17,6 +17,8 @@ FIGURE = re.compile(
 )
 FIGURES = [(path, figure) for path, text in DOCUMENTS.items() for figure in FIGURE.finditer(text)]
 SESSION = re.compile(r"^```\n(\$ coordinator .*?)^```$", re.DOTALL | re.MULTILINE)
+SCREENSHOTS = ("page-relay.png", "page-attention.png")
+"""Made by `make screenshots`."""
 VARIES = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|in \d+\.\d+ s")
 """Ids, and how long it took."""
 
@@ -40,8 +42,8 @@ def test_there_are_two_such_figures_and_no_others_but_those_that_other_tests_che
         if "performance/" not in target
     }
     assert len(made) == 2
-    assert shown - made == {ROOT / "docs" / name for name in ("reference-network.svg", "rooms.svg")}
-    assert set((ROOT / "docs").glob("*.svg")) == shown
+    assert shown - made == {ROOT / "docs" / name for name in ("reference-network.svg", "rooms.svg", *SCREENSHOTS)}
+    assert {path for kind in ("svg", "png") for path in (ROOT / "docs").glob(f"*.{kind}")} == shown
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/commands.md"])
