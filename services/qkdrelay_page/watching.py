@@ -148,9 +148,12 @@ class Watching:
                 self._show(view, shown.attack if shown else None)
         if lab and self._shown:
             # One a turn, the longest shown first: it computes.
-            relay_id = next(iter(self._shown))
-            attack = client.ask(AttackRequest(relay=str(relay_id), kmes=()), AttackView)
-            self._show(self._shown.pop(relay_id).view, attack)
+            relay_id, shown = next(iter(self._shown.items()))
+            del self._shown[relay_id]
+            attack = shown.attack
+            with suppress(RequestRefusedError):  # other pages ask, too
+                attack = client.ask(AttackRequest(relay=str(relay_id), kmes=()), AttackView)
+            self._show(shown.view, attack)
 
     def _show(self, view: RelayView, attack: AttackView | None) -> None:
         self._shown[view.relay_id] = _Shown(view, attack)

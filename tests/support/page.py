@@ -16,10 +16,9 @@ from qkdrelay.service.health import Health
 from qkdrelay_demo.network import EmbeddedNetwork, SettlingConnection
 from qkdrelay_page.board import Board
 from qkdrelay_page.serving import serving_page
-from qkdrelay_page.watching import Watching
+from qkdrelay_page.watching import TURN_S, Watching
 
 T = TypeVar("T")
-_TURN_S = 0.1
 
 
 def watching(network: EmbeddedNetwork, board: Board, health: Health | None = None, **options: Any) -> Watching:
@@ -61,8 +60,7 @@ class Shown:
         self.network = getattr(self.made, "network", self.made)
         self.asks = watching(self.network, self.board)
         while not self._stop.is_set():
-            self.asks.turn()
-            until = time.monotonic() + _TURN_S
+            until = time.monotonic() + min(self.asks.turn(), TURN_S)
             while (left := until - time.monotonic()) > 0:
                 try:
                     work, done = self._work.get(timeout=left)
