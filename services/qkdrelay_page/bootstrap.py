@@ -16,7 +16,7 @@ def serve_page() -> None:
     from qkdrelay.network.names import PAGE
     from qkdrelay.service.health import Health, monitoring
     from qkdrelay.service.http import serving
-    from qkdrelay.service.logs import set_up_logging
+    from qkdrelay.service.logs import log_all, set_up_logging
     from qkdrelay.service.process import prepare_process
     from qkdrelay.service.settings import key_bytes, load
     from qkdrelay_page.board import Board
@@ -41,6 +41,8 @@ def serve_page() -> None:
         serving(monitoring(viewers_metric(board), health), settings.http, setting="QKDRELAY_HTTP"),
         serving_page(board, settings.page, setting="QKDRELAY_PAGE", hosts=settings.hosts),
     ):
+        host, port = settings.page
+        log_all([("info", "page.opened", {"address": f"{host}:{port}"})], service=PAGE)
         while not stop.is_set():
             watching.rest(watching.turn())
     watching.close()

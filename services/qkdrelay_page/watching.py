@@ -29,7 +29,9 @@ from qkdrelay.messages.requests import (
     ShowRequest,
     SuppliesRequest,
 )
+from qkdrelay.network.names import PAGE
 from qkdrelay.service.health import Health
+from qkdrelay.service.logs import LogLevel, log_all
 from qkdrelay_page import sections
 from qkdrelay_page.board import RELAY, Board
 
@@ -66,6 +68,7 @@ class Watching:
         self._connect, self._board, self._health, self._timer = connect, board, health, timer
         self._client: CoordinatorClient | None = None
         self._slowly_at = -SLOWLY_S
+        self._trouble = ""
         self._network: NetworkView | None = None
         self._supplies: SuppliesView | None = None
         self._shown: dict[UUID, _Shown] = {}
@@ -80,8 +83,10 @@ class Watching:
             hint = f" ({error.hint})" if error.hint else ""
             self._board.put("trouble", {"text": f"{error}{hint}"})
             self._health.turned(problem=str(error))
+            self._say("page.trouble", str(error))
             return AGAIN_S
         self._board.put("trouble", None)
+        self._say("page.restored", "")
         self._health.turned(problem="")
         return TURN_S if self._board.viewers else IDLE_S
 
@@ -96,6 +101,13 @@ class Watching:
                 self._client.connection.receive(min(_SLICE_S, left))  # nothing is awaited: it is an answer come late
             except QkdRelayError:
                 self.close()
+
+    def _say(self, event: str, reason: str) -> None:
+        """Log that the coordinator does not answer, and that it does again, once each."""
+        if bool(reason) != bool(self._trouble):
+            level: LogLevel = "warning" if reason else "info"
+            log_all([(level, event, {"reason": reason} if reason else {})], service=PAGE)
+        self._trouble = reason
 
     def close(self) -> None:
         """Leave."""

@@ -199,7 +199,7 @@ def test_a_service_that_does_not_become_healthy_is_named_with_the_reason(deploym
     try:
         waited = deployment.run("infra/docker/wait-healthy.sh", "15")
         assert waited.code == 1
-        assert "9 of 10 healthy; starting: kme-3" in waited.err
+        assert "10 of 11 healthy; starting: kme-3" in waited.err
         assert "does not accept user 'kme-3' with this password" in waited.err
         assert "--- the last lines of kme-3" in waited.err
     finally:

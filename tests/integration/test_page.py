@@ -182,6 +182,26 @@ def test_a_relay_is_seen_live_from_split_to_confirmed():
         page.close()
 
 
+def test_shares_that_do_not_fit_together_are_not_shown_as_enough():
+    """A KME that tampers and a link that is down: as many came as are needed, and the keys could not be rebuilt."""
+
+    def harmed():
+        there = network()
+        there.cut("kme-7", "kme-8")
+        there.compromise("kme-3", "tamper")
+        return there
+
+    with shown(harmed) as page, browsing(still=True) as tab:
+        relay = page.do(lambda: relayed(page.network, timeout_s=1.0))
+        tab.open(f"{page.url}#relay/{relay.relay_id}")
+        tab.wait_for("document.querySelector('#state')?.textContent === 'failed'")
+        assert "do not fit together" in tab.text("#side dl")
+        assert tab.text("[data-split='kme-1']").startswith("kme-1: 0 of 3 there")
+        tab.page.eval_on_selector("#step", "s => { s.value = 4; s.dispatchEvent(new Event('input')) }")
+        assert tab.text("#step-text") == "kme-8 has too few good shares to rebuild the keys"
+        assert tab.page.locator(".threshold.met").count() == 2  # what kme-2 and kme-3 had been sent
+
+
 def test_a_replay_goes_through_the_steps_and_can_be_stopped_and_set(there, eye):
     eye.open(f"{there.url}#relay/{there.relay.relay_id}")
     eye.wait_for(READY["#relay"])

@@ -77,6 +77,7 @@ def brought_up(folder: Path, topology: str, *switches: str, broker: str = rabbit
         "RABBITMQ_IMAGE": broker,
         "QKDRELAY_AMQP_PORT": str(rabbitmq.free_port()),
         "QKDRELAY_MANAGEMENT_PORT": str(rabbitmq.free_port()),
+        "QKDRELAY_PAGE_PORT": str(rabbitmq.free_port()),
         "QKDRELAY_ETSI014_PORT": str(free_ports(PORTS)),
     }
     running = Deployment(folder, environment)

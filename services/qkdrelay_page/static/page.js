@@ -142,7 +142,7 @@ function legend(entries) {
 }
 
 function drawRelay() {
-  legend(["2 of 3: shares needed", "✓ met", "1/1: shares that crossed, planned", "dashed: not yet", "orange: waiting", "red: false"]);
+  legend(["2 of 3: shares needed", "✓ met", "1/1: shares that crossed, planned", "dashed: not yet", "orange: waiting", "red: false or disputed"]);
   if (!relay) {
     drawMap(said.layout, said.network, {});
     drawShares([]);
@@ -169,7 +169,7 @@ function drawTravelling(at) {
     for (const node of relay.nodes) {
       const since = travels.get(node.key);
       const part = (now - since) / 1000 / TRAVEL_S;
-      if (part < 1) dots.push({ from: node.parent.kme, to: node.kme, part, style: node.marks?.includes("false") ? "false" : "" });
+      if (part < 1) dots.push({ from: node.parent.kme, to: node.kme, part, style: relay.isGood(node) ? "" : "false" });
       else travels.delete(node.key);
     }
   }

@@ -44,9 +44,18 @@ export class Relay {
 
   /** Whether what stood at the end of the node's route can be rebuilt at the target from what has arrived by a step. */
   isRebuilt(node, step) {
-    if (node.kme === this.show.target) return node.state === "arrived" && node.depth <= step && !node.marks?.includes("false");
-    const good = node.children.filter((child) => this.isRebuilt(child, step)).length;
-    return good >= (node.threshold ?? 1);
+    if (!this.isGood(node)) return false;
+    return node.kme === this.show.target ? node.state === "arrived" && node.depth <= step : this.isMet(node, step);
+  }
+
+  /** Whether as many of the shares that a node sent can be had at the target as it takes. */
+  isMet(node, step) {
+    return node.children.filter((child) => this.isRebuilt(child, step)).length >= (node.threshold ?? 1);
+  }
+
+  /** Whether nothing is held against a share: of those that are disputed, which are good shows in the end alone. */
+  isGood(node) {
+    return !node.marks?.includes("false") && (this.show.state === "confirmed" || !node.marks?.includes("disputed"));
   }
 
   /** What is drawn over the map at a step. */
@@ -56,13 +65,13 @@ export class Relay {
       const [from, to] = hop.split(">");
       const carried = nodes.filter((node) => node.seen && node.depth <= whole).length;
       const waits = nodes.some((node) => node.waits && node.depth <= whole);
-      const isFalse = nodes.some((node) => node.marks?.includes("false") && node.depth <= whole);
+      const isFalse = nodes.some((node) => !this.isGood(node) && node.depth <= whole);
       const style = isFalse ? "false" : waits ? "waits" : carried === 0 ? "none" : "";
       return { from, to, style, text: carried || waits ? `${carried}/${nodes.length}` : "" };
     });
     const thresholds = new Map();
     for (const node of this.nodes.filter((each) => each.threshold && (each.shares ?? 0) > 1 && each.depth <= step)) {
-      const met = this.isRebuilt(node, step) && (thresholds.get(node.kme)?.met ?? true);
+      const met = this.isMet(node, step) && (thresholds.get(node.kme)?.met ?? true);
       thresholds.set(node.kme, { text: `${node.threshold} of ${node.shares}`, met });
     }
     return { hops, thresholds, compromised: new Set(this.attack?.kmes ?? []) };
@@ -76,7 +85,7 @@ export class Relay {
       let drawn = 0;
       for (const node of nodes) {
         const part = step - node.depth + 1;
-        const style = node.marks?.includes("false") ? "false" : "";
+        const style = this.isGood(node) ? "" : "false";
         if (drawn >= DOTS_MAX || part <= 0) continue;
         if (node.waits) dots.push({ from, to, part: 0.12 + 0.05 * drawn++, style: "waits" });
         else if (node.seen && part < 1) dots.push({ from, to, part: Math.max(0, part - 0.06 * drawn++), style });
@@ -92,7 +101,10 @@ export class Relay {
     if (number <= 0) return `${show.source} has ${counted(show.key_count, "key")} of ${show.key_size_bits} bits for ${show.target}`;
     if (number > this.depth) {
       const rebuilt = this.isRebuilt(this.root, this.depth);
-      if (number === this.depth + 1) return rebuilt ? `${show.target} rebuilds the keys, from the inside out` : `${show.target} has too few good shares to rebuild the keys`;
+      if (number === this.depth + 1) {
+        if (!rebuilt) return `${show.target} has too few good shares to rebuild the keys`;
+        return show.state === "failed" ? `${show.target} has enough shares for the keys` : `${show.target} rebuilds the keys, from the inside out`;
+      }
       return show.state === "confirmed" ? `both ends have proven it to each other: confirmed, in ${seconds(show.elapsed_s)}` : `${show.state}${show.reason ? `: ${show.reason}` : ""}`;
     }
     const moving = this.nodes.filter((node) => node.depth === number);
