@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from http.client import HTTPConnection
 from pathlib import Path
 from random import Random
 
@@ -147,6 +148,36 @@ def _delivered(deployment: Deployment, kme: str, relay_id: str) -> dict[str, str
     return {key["key_id"]: key["key"] for key in keys if key["state"] == "delivered"}
 
 
+def test_the_page_shows_the_network_as_it_is_and_can_only_be_looked_at(deployment: Deployment) -> None:
+    port = int(read(deployment.folder / ".env")["QKDRELAY_PAGE_PORT"])
+    shown = HTTPConnection("127.0.0.1", port, timeout=20)
+    shown.request("GET", "/events")
+    stream = shown.getresponse()
+
+    def link_states() -> list[str]:
+        """What the next section with the network says of the link between kme-7 and kme-8."""
+        while stream.readline() != b"event: network\n":
+            pass
+        network = json.loads(stream.readline().removeprefix(b"data: "))
+        assert {kme["state"] for kme in network["kmes"]} == {"healthy"}
+        return [
+            way["state"]
+            for link in network["links"]
+            if link["link"] == ["kme-7", "kme-8"]
+            for way in link["directions"]
+        ]
+
+    assert link_states() == ["up", "up"]
+    for way, states in (("down", ["down", "down"]), ("up", ["up", "up"])):
+        assert deployment.coordinator("link", way, "kme-7", "kme-8").code == 0
+        eventually(lambda states=states: link_states() == states, what=f"the link {way} on the page")
+    shown.close()
+    acts = HTTPConnection("127.0.0.1", port, timeout=20)
+    acts.request("POST", "/events", b"{}")
+    assert acts.getresponse().status == 405
+    acts.close()
+
+
 def test_the_logs_of_compose_alone_show_a_share_on_its_whole_way(deployment: Deployment) -> None:
     answer = deployment.coordinator(*REFERENCE_RELAY, "--linger", "5", "--json")
     relay_id = answer.json()["relay_id"]
@@ -251,7 +282,7 @@ def test_every_container_is_confined(deployment: Deployment) -> None:
 
     project = deployment.environment["COMPOSE_PROJECT_NAME"]
     containers = docker.from_env().containers.list(filters={"label": f"com.docker.compose.project={project}"})
-    assert len(containers) == 10
+    assert len(containers) == 11
     for container in containers:
         host = container.attrs["HostConfig"]
         assert host["ReadonlyRootfs"], container.name

@@ -139,7 +139,7 @@ def test_a_plan_asked_on_the_page_is_the_command_lines(there, eye):
     eye.page.select_option("#source", "kme-1")
     eye.page.select_option("#target", "kme-8")
     eye.page.select_option("#policy", "recursive")
-    eye.page.click("form summary")
+    eye.page.eval_on_selector("form details", "details => { details.open = true }")
     eye.page.select_option("#failed", ["kme-6"])
     eye.page.click("form button")
     eye.wait_for("document.querySelector('#delivered')")

@@ -30,7 +30,7 @@ KINDS = {"events": "topic", "amq.topic": "topic", "dlx": "fanout"}
 
 # The table of design document "RabbitMQ", once more and in another form: names as a shell would match them.
 READ = {kme: (f"link.*.{kme}", f"kme.{kme}.control") for kme in KMES} | {
-    "coordinator": ("results.*", "coordinator.requests*", "dead-letters", "lab.leaks"),
+    "coordinator": ("results.*", "coordinator.requests", "coordinator.requests.page", "dead-letters", "lab.leaks"),
     "cli": ("cli.q.*", "replies", "events"),
     "page": ("page.q.*", "replies"),
     "operator": (),
@@ -142,12 +142,14 @@ def on_queues(person: Person) -> Iterator[Case]:
     for queue in ("link.kme-1.kme-10", f"link.{person.user}.kme-2.x", "kme.x.control", "mine"):
         yield "make", queue, lambda it, q=queue: it.queue_declare(q, durable=True), False
     classic = {"x-queue-type": "classic"}
-    yield (
-        "make",
-        "cli.q.x",
-        lambda it: it.queue_declare("cli.q.x", exclusive=True, arguments=classic),
-        person.user == "cli",
-    )
+    for client in ("cli", "page"):
+        queue = f"{client}.q.x"
+        yield (
+            "make",
+            queue,
+            lambda it, q=queue: it.queue_declare(q, exclusive=True, arguments=classic),
+            person.user == client,
+        )
 
 
 def on_exchanges(person: Person) -> Iterator[Case]:
@@ -170,7 +172,7 @@ def bindings(person: Person) -> Iterator[Case]:
         yield "lead", f"{source} {target}", lambda it, e=source, t=target: it.exchange_bind(t, e, "#"), allowed
 
 
-OWN = {**{kme: f"kme.{kme}" for kme in KMES}, "coordinator": "coord", "cli": "cli"}
+OWN = {**{kme: f"kme.{kme}" for kme in KMES}, "coordinator": "coord", "cli": "cli", "page": "page"}
 
 
 def reaches(person: Person, key: str, **properties: Any) -> bool:

@@ -226,7 +226,8 @@ function drawPlan(rest, query) {
   if (question !== key) {
     question = key;
     answer = null;
-    show(byId("side"), el("h2", {}, "A plan, and what it withstands"), planForm(said.network, now), el("div", { id: "answer", "aria-live": "polite" }));
+    // Made anew: a choice that was made before would stay.
+    byId("side").replaceChildren(el("h2", {}, "A plan, and what it withstands"), planForm(said.network, now), el("div", { id: "answer", "aria-live": "polite" }));
     if (now.source && now.target) askPlan(now, key);
   }
   drawMap(said.layout, said.network, answer?.taken ? planOverlay(answer, marksOf()) : {});
