@@ -12,11 +12,11 @@ from typing import Any
 
 import structlog
 
-from bench import against_broker, applications, chains, growth, profiles
+from bench import against_broker, applications, chains, growth, page, profiles
 
 FOLDER = Path(__file__).parents[1] / "docs" / "performance"
 RESULTS = FOLDER / "results.json"
-PARTS = ("broker", "chains", "applications", "sharing", "link_key", "growth", "profile", "plot")
+PARTS = ("broker", "chains", "applications", "page", "sharing", "link_key", "growth", "profile", "plot")
 LIBRARIES = (
     "cryptography",
     "msgspec",
@@ -62,6 +62,8 @@ def _run(part: str, arguments: argparse.Namespace, results: dict[str, Any]) -> N
             results["chains"] = chains.measure(arguments.relays, arguments.rounds)
         case "applications":
             results["applications"] = applications.measure(arguments.rounds)
+        case "page":
+            results["page"] = page.measure(arguments.rounds)
         case "sharing":
             from bench import sharing  # noqa: PLC0415 - needs libraries that the other parts do not
 

@@ -34,6 +34,10 @@ def _name(process: Path) -> str:
         return "bare chain"
     if "coordinator serve" in command or "qkdrelay_cli serve" in command:
         return "coordinator"
+    if "qkdrelay_cli page" in command:
+        return "page"
+    if "bench.page" in command:
+        return "viewers"
     if "kme run" in command:
         found = re.search(rb"QKDRELAY_KME=([^\0]*)", (process / "environ").read_bytes())
         return found[1].decode() if found else ""

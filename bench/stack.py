@@ -27,7 +27,7 @@ from qkdrelay.messages.answers import NetworkView, RelaySummary
 from qkdrelay.messages.dialogue import Asker
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.requests import NetworkRequest, RelayRequest, RequestBody
-from qkdrelay.network.names import CLI, CLIENT_QUEUE_PREFIX
+from qkdrelay.network.names import CLI, COORDINATOR, PAGE, client_queue_prefix
 from qkdrelay.network.topology import Topology
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +35,9 @@ UP_WITHIN_S = 60.0
 RELAYS_WITHIN_S = 120.0
 _KEY_FOR_ALL = {"rate_bps": 10**12, "buffer_bytes": 1 << 34}
 """The benchmark asks what the software can do, not what a QKD link can."""
+
+
+_COMMANDS = {COORDINATOR: ("qkdrelay_cli", "serve"), PAGE: ("qkdrelay_cli", "page")}
 
 
 class Stack:
@@ -45,7 +48,7 @@ class Stack:
     ) -> None:
         self.services = services
         self._topology = topology
-        self._address = f"{CLIENT_QUEUE_PREFIX}{uuid4()}"
+        self._address = f"{client_queue_prefix(CLI)}{uuid4()}"
         self._asker = Asker(key, self._address)
         self._asked: set[UUID] = set()
         self._changed = threading.Condition()
@@ -125,7 +128,7 @@ class Services:
 
     def start(self, name: str) -> int:
         """Start a service; return its process's id."""
-        command = ["-m", *(("qkdrelay_cli", "serve") if name == "coordinator" else ("kme", "run"))]
+        command = ["-m", *_COMMANDS.get(name, ("kme", "run"))]
         if name in self._profiled:
             command = ["-m", "bench.profiled", str(self._folder / f"{name}.prof"), *command[1:]]
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("QKDRELAY_")}
@@ -166,12 +169,20 @@ def running(
     *,
     profiled: Collection[str] = (),
     more: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
+    page: int | None = None,
 ) -> Iterator[Stack]:
     """Run the services on a virtual host, with stores and logs in ``folder``; ``path`` is the topology's file.
 
-    Those in ``profiled`` are (`bench.profiled`); ``more`` has further settings of some.
+    Those in ``profiled`` are (`bench.profiled`); ``more`` has further settings of some; ``page`` is the port of the
+    page, if it is to be served.
     """
     environments = _environments(host, topology, path, folder)
+    if page is not None:
+        environments[PAGE] = {
+            **{name: value for name, value in environments[COORDINATOR].items() if "STORE" not in name},
+            "QKDRELAY_BROKER_PASSWORD": host.passwords[PAGE],
+            "QKDRELAY_PAGE": f"127.0.0.1:{page}",
+        }
     services = Services({name: {**own, **more.get(name, {})} for name, own in environments.items()}, folder, profiled)
     try:
         for name in environments:
@@ -211,10 +222,11 @@ def _environments(host: Any, topology: Topology, path: Path, folder: Path) -> di
         }
         for kme in topology.kmes
     }
-    environments["coordinator"] = {
-        **common("coordinator"),
+    environments[COORDINATOR] = {
+        **common(COORDINATOR),
         "QKDRELAY_TOPOLOGY": str(path),
         "QKDRELAY_CONTROL_KEYS": json.dumps(control),
         "QKDRELAY_CLI_KEY": secrets.token_hex(32),
+        "QKDRELAY_PAGE_KEY": secrets.token_hex(32),
     }
     return environments

@@ -144,4 +144,4 @@ def _serve(stack: ExitStack, board: Board, port: int | None) -> tuple[int, str]:
         if port is not None:
             raise
     served = serving_page(board, (_LOCAL, 0), setting="--port")
-    return stack.enter_context(served), f"  (another program has port {PORT})"
+    return stack.enter_context(served), f"   (another program has port {PORT})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack
 from importlib.resources import files
 from typing import Final
@@ -87,16 +87,16 @@ class _Answers:
 
     def answer(self, path: str, query: str, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         """Answer a GET."""
-        asked: Callable[[dict[str, str], StartResponse], Iterable[bytes]] | None
-        asked = {"/events": self._events, "/plan": self._plan}.get(path)
-        if asked is None:
-            return self._file(path, environ, start)
         try:
-            return asked(_parsed(query), start)
+            if path == "/events":
+                return self._events(_parsed(query), start, is_head=environ["REQUEST_METHOD"] == "HEAD")
+            if path == "/plan":
+                return self._plan(_parsed(query), start)
         except (TooManyViewersError, BusyError) as error:
             return _error(start, "503 Service Unavailable", str(error), error.hint, [("Retry-After", "10")])
         except QkdRelayError as error:
             return _error(start, _BAD, str(error), error.hint)
+        return self._file(path, environ, start)
 
     def _file(self, path: str, environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
         data = self._files.get(path)
@@ -116,16 +116,20 @@ class _Answers:
         start("200 OK", [_JSON, ("Content-Length", str(len(data))), _FRESH, *_HEADERS])
         return [data]
 
-    def _events(self, asked: dict[str, str], start: StartResponse) -> Iterable[bytes]:
+    def _events(self, asked: dict[str, str], start: StartResponse, *, is_head: bool) -> Iterable[bytes]:
         if unknown := sorted(asked.keys() - {"relay"}):
             raise RequestRefusedError(f"{unknown[0]!r} is nothing to ask", hint="there is relay, with its whole id")
         try:
             relay = UUID(asked["relay"]) if "relay" in asked else None
         except ValueError:
             raise RequestRefusedError("relay is no whole id of a relay", hint="as the list of relays has it") from None
+        headers = [("Content-Type", "text/event-stream"), ("X-Accel-Buffering", "no"), _FRESH, *_HEADERS]
+        if is_head:  # nobody would read, and nobody be seen to go
+            start("200 OK", headers)
+            return []
         stack = ExitStack()
         viewer = stack.enter_context(self._board.viewer(relay))
-        start("200 OK", [("Content-Type", "text/event-stream"), ("X-Accel-Buffering", "no"), _FRESH, *_HEADERS])
+        start("200 OK", headers)
         return _Stream(viewer, stack)
 
 

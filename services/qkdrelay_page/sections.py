@@ -17,6 +17,7 @@ from qkdrelay.messages.answers import (
     SuppliesView,
 )
 from qkdrelay.messages.reports import LinkReport
+from qkdrelay.messages.states import TERMINAL
 from qkdrelay.network.names import link_name
 from qkdrelay.network.topology import Topology
 from qkdrelay.terminal.wording import counted
@@ -100,15 +101,18 @@ def relays_section(view: RelaysView) -> dict[str, Any]:
     """Return the latest relays; the running time of those under way is the page's to show."""
     listed = [summary_as_data(relay) for relay in view.relays]
     for relay in listed:
-        if relay["state"] not in ("confirmed", "failed"):
+        if relay["state"] not in TERMINAL:
             relay["elapsed_s"] = None
     return {"total": view.total, "relays": listed}
 
 
 def relay_section(view: RelayView, attack: AttackView | None) -> dict[str, Any]:
     """Return one relay: as `coordinator show` and `trace` have it, and what the lab's adversary learned of it."""
+    show = relay_as_data(view)
+    if view.state not in TERMINAL:
+        show["elapsed_s"] = None  # or it would be sent again and again, and it may be large
     return {
-        "show": relay_as_data(view),
+        "show": show,
         "trace": tree_as_data(view),
         "attack": attack_as_data(attack) if attack else None,
     }

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import traceback
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from random import Random
 from uuid import uuid4
 
@@ -34,9 +34,11 @@ from qkdrelay.messages.leaks import Leak
 from qkdrelay.network.planner import recursive_plan
 from qkdrelay.service.logs import set_up_logging
 from qkdrelay.service.settings import load
+from qkdrelay_page.board import Board
 from support import plans
 from support.kme import DEMAND, NOW, RELAY, header
 from support.network import REFERENCE, Network
+from support.page import watching
 
 PLAN = plans.eight()
 SECRET = os.urandom(64)
@@ -152,9 +154,12 @@ def test_whatever_happens_no_secret_is_logged_reported_or_kept_by_the_coordinato
     for key in keys:
         recorder.note(key)
     scenario(network, monkeypatch)
+    seen = looked_at(network)
     out, err = capfd.readouterr()
     secrets = sorted(recorder.secrets)
     assert len(secrets) > 1000
+    assert b'"learned"' in seen
+    assert none_of(secrets, seen)
     for event in ("share.split", "share.forwarded", "relay.confirmed", "share.rejected", "service.message_failed"):
         assert event in out
     assert "ZeroDivisionError" in out
@@ -167,6 +172,18 @@ def test_whatever_happens_no_secret_is_logged_reported_or_kept_by_the_coordinato
     # The search itself finds what is there.
     held = b"".join(file.read_bytes() for file in (tmp_path / "kme-1").iterdir())
     assert not none_of(secrets, held)
+
+
+def looked_at(network):
+    """All that the page shows of a network and its relays."""
+    board = Board()
+    asks, relays = watching(network, board), network.coordinator_store.relays.latest(10, supply=True)
+    with ExitStack() as viewers:
+        for relay in relays:
+            viewers.enter_context(board.viewer(relay.relay_id))
+        for _ in range(len(relays) + 1):
+            asks.turn()
+        return b"".join(viewers.enter_context(board.viewer(relay.relay_id)).next(0.0)["relay"] for relay in relays)
 
 
 @pytest.mark.parametrize("dishonest", [False, True], ids=["honest coordinator", "dishonest coordinator"])

@@ -67,7 +67,7 @@ def _show(port: int | None, *, logs: bool) -> None:
 
     stop = prepare_process()
     _log_to_stderr(logs)
-    show_live(port, lambda where: say(f"The network is at {where}\nCtrl-C ends it."), stop)
+    show_live(port, lambda where: say(f"The network is at {where}   (Ctrl-C ends it)"), stop)
 
 
 def _log_to_stderr(logs: bool) -> None:

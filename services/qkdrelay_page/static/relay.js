@@ -172,7 +172,7 @@ export function relayDetails(relay) {
     facts([
       ["relay", show.relay_id],
       ["keys", `${show.key_count} of ${show.key_size_bits} bits`],
-      [relay.isDecided ? "took" : "for", seconds(show.elapsed_s)],
+      [relay.isDecided ? "took" : "for", seconds(show.elapsed_s ?? Math.max(0, Date.now() / 1000 - show.created_at))],
       ["reason", show.reason || null],
       ["policy", show.policy],
       ["protection", show.protected ? null : "none: one compromised KME could learn the keys"],

@@ -164,6 +164,12 @@ def test_a_stream_has_what_there_is_and_what_changes_and_counts_its_viewer(board
     assert board.viewers == 0
 
 
+def test_who_asks_for_the_head_of_a_stream_is_no_viewer(board):
+    """Nothing would ever be sent, so nobody would be seen to have gone."""
+    answer = Answer(board, "/events", "HEAD")
+    assert (answer.status, list(answer.parts), board.viewers) == ("200 OK", [], 0)
+
+
 def test_one_viewer_too_many_is_asked_to_come_again(board):
     streams = [Answer(board, "/events") for _ in range(VIEWERS_MAX)]
     refused = Answer(board, "/events")
