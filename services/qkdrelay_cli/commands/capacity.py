@@ -14,6 +14,7 @@ from qkdrelay.terminal import print_json
 from qkdrelay.terminal.wording import JsonOption
 from qkdrelay_cli.arguments import network_of
 from qkdrelay_cli.options import AnySourceArgument, AnyTargetArgument, TopologyOption
+from qkdrelay_cli.picture_files import PictureFiles, PngOption, SvgOption
 
 
 def capacity(
@@ -31,6 +32,11 @@ def capacity(
             "--demand", metavar="FILE", help='What each pair wants, in bit/s: [demand], "kme-1 kme-8" = 200_000.'
         ),
     ] = None,
+    next_link: Annotated[
+        bool, typer.Option("--next-link", help="What each link that is not there would add, best first.")
+    ] = False,
+    svg: SvgOption = None,
+    png: PngOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say how much key a network can deliver, whichever KMEs are compromised, and prove that it can be no more.
@@ -38,13 +44,16 @@ def capacity(
     For one pair alone, or for all pairs that are no neighbours at once, each getting the same; or as a file demands.
     Rates are bit/s of delivered key over links that seal with one-time pads; neighbours have their own link besides.
 
+    --svg and --png draw the links by how much of them is used and what more of them would be worth.
+
     Example: coordinator capacity kme-1 kme-8 --topology eight-kmes
     """
     from qkdrelay.network.capacity import KmePair
     from qkdrelay.network.demand_file import load_demand
-    from qkdrelay.network.key_rates import key_rates, pairs_of
-    from qkdrelay_cli.render.capacity import as_data, print_rates
+    from qkdrelay.network.key_rates import further_links, key_rates, pairs_of
+    from qkdrelay_cli.render.capacity import as_data, drawn, print_further, print_rates
 
+    pictures = PictureFiles(svg, png)
     network = network_of(topology)
     if (source is None) != (target is None) or (source is not None and demand is not None):
         raise RequestRefusedError("name two KMEs, or a file of demands, or nothing for all pairs")
@@ -57,8 +66,13 @@ def capacity(
         pairs = pairs_of(network) if demand is None else load_demand(demand, network)
     if not pairs:
         raise RequestRefusedError("all KMEs are neighbours: each pair has a link of its own")
+    further = further_links(network, pairs, at_once) if next_link else None
     found = key_rates(network, pairs, at_once)
+    if pictures:
+        pictures.write(drawn(network, found))
     if as_json:
-        print_json(as_data(network, found))
-    else:
-        print_rates(network, found, has_demand=demand is not None)
+        print_json(as_data(network, found, further))
+        return
+    print_rates(network, found, has_demand=demand is not None)
+    if further is not None:
+        print_further(found, further)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -10,18 +10,20 @@ from rich.text import Text
 
 from qkdrelay.escaping import NAME_MAX, escaped
 from qkdrelay.network.capacity import Optimum
-from qkdrelay.network.key_rates import KeyRates, PairRate
+from qkdrelay.network.key_rates import FurtherLink, KeyRates, PairRate, Unprotected
 from qkdrelay.network.topology import Topology
 from qkdrelay.terminal import console
 from qkdrelay.terminal.wording import counted
+from qkdrelay_pictures.rates import draw_rates
 
 SHOWN = 12
 """Pairs and links that people are shown."""
 _UNITS = ((1e9, "Gbit/s"), (1e6, "Mbit/s"), (1e3, "kbit/s"), (1.0, "bit/s"))
 
 
-def as_data(network: Topology, found: KeyRates) -> dict[str, Any]:
+def as_data(network: Topology, found: KeyRates, further: Sequence[FurtherLink] | None = None) -> dict[str, Any]:
     """Return all of it; rates in bit/s, and shares of 1."""
+    more = {} if further is None else {"next_links": [_next(found, link) for link in further]}
     return {
         "network": network.name,
         "compromised": found.compromised,
@@ -31,14 +33,44 @@ def as_data(network: Topology, found: KeyRates) -> dict[str, Any]:
         "plans_bps": found.plans,
         "pairs": [_pair(rate) for rate in found.pairs]
         + [
-            {"source": p.source, "target": p.target, "rate_bps": 0.0, "any_protocol_bps": None, "bundles": []}
-            for p in found.unprotected
+            {
+                "source": without.pair.source,
+                "target": without.pair.target,
+                "rate_bps": 0.0,
+                "any_protocol_bps": None,
+                "bundles": [],
+                "why": _why(found, without),
+                "mended_by": [list(link) for link in without.mended_by],
+            }
+            for without in found.unprotected
         ],
         "links": [
             {"link": list(link), "utilisation": used / found.rates[link], "price": found.possible.prices[link]}
             for link, used in found.possible.used.items()
         ],
+        **more,
     }
+
+
+def _next(found: KeyRates, further: FurtherLink) -> dict[str, Any]:
+    return {
+        "link": list(further.link),
+        "link_rate_bps": further.rate_bps,
+        "rate_bps": further.share,
+        "gain": _gain(found, further),
+    }
+
+
+def _gain(found: KeyRates, further: FurtherLink) -> float | None:
+    """Return what a link adds, as a part of what there is."""
+    share = found.possible.share
+    return further.share / share - 1 if share else None
+
+
+def _why(found: KeyRates, without: Unprotected) -> str:
+    needed = found.compromised + 1
+    there = f"{counted(without.paths, 'disjoint path')} {'joins' if without.paths == 1 else 'join'} the two"
+    return f"{there}, and that takes {needed}"
 
 
 def _pair(rate: PairRate) -> dict[str, Any]:
@@ -61,9 +93,9 @@ def _pair(rate: PairRate) -> dict[str, Any]:
 def print_rates(network: Topology, found: KeyRates, *, has_demand: bool) -> None:
     """Print what is possible, what bounds it, what there is today, and where it is narrow."""
     screen, name = console(), escaped(network.name, NAME_MAX)
-    alone = len(found.pairs) == 1 and not has_demand
-    one = f"{found.pairs[0].pair.source} to {found.pairs[0].pair.target}"
-    whom = one if alone else f"each of {counted(len(found.pairs), 'pair')} at once"
+    pairs = [rate.pair for rate in found.pairs] or [without.pair for without in found.unprotected]
+    alone = len(pairs) == 1 and not has_demand
+    whom = f"{pairs[0].source} to {pairs[0].target}" if alone else f"each of {counted(len(pairs), 'pair')} at once"
     safe = f"with {counted(found.compromised, 'compromised KME')} between"
     screen.print(Text(f"{name}: {'share of the demand of' if has_demand else 'key for'} {whom}, {safe}", "bold"))
     screen.print()
@@ -75,18 +107,61 @@ def print_rates(network: Topology, found: KeyRates, *, has_demand: bool) -> None
     table.add_row("threshold plans", shown(found.threshold), _of(found.threshold, possible), "time-shared at best")
     table.add_row("plans today", shown(found.plans), _of(found.plans, possible), "each pair by its own plan alone")
     screen.print(table)
+    if not found.pairs:
+        _print_unprotected(found)
+        return
     screen.print()
     if alone:
         screen.print(f"no protocol exceeds {in_words(found.pairs[0].any_protocol_bps)} for this pair")
         screen.print()
     for line in _narrow(found):
         screen.print(line)
+    _print_unprotected(found)
+
+
+def _print_unprotected(found: KeyRates) -> None:
+    """Print which pairs get nothing, why, and which links would change that."""
+    screen = console()
     if found.unprotected:
-        some = ", ".join(f"{pair.source} to {pair.target}" for pair in found.unprotected[:SHOWN])
-        more = ", ..." if len(found.unprotected) > SHOWN else ""
-        needed = f"{found.compromised + 1} disjoint paths are needed"
         screen.print()
-        screen.print(f"not protected, and left out ({needed}): {some}{more}", soft_wrap=True)
+    for without in found.unprotected[:SHOWN]:
+        pair = without.pair
+        mended = ", ".join(f"{a} - {b}" for a, b in without.mended_by)
+        would = f"; a link {mended.replace(', ', ' or ')} would do" if mended else ""
+        screen.print(f"{pair.source} to {pair.target} gets nothing: {_why(found, without)}{would}", soft_wrap=True)
+    if len(found.unprotected) > SHOWN:
+        screen.print(Text(f"... and {len(found.unprotected) - SHOWN} more such pairs (--json has all)", "dim"))
+
+
+def print_further(found: KeyRates, further: Sequence[FurtherLink]) -> None:
+    """Print what absent links would add, best first."""
+    screen = console()
+    if not further:
+        return
+    screen.print()
+    rate = in_words(further[0].rate_bps)
+    screen.print(Text(f"links that are not there, each of {rate} in each direction; what would be possible", "dim"))
+    table = _table("link", "possible", "more")
+    for each in further[:SHOWN]:
+        gain = _gain(found, each)
+        more = "" if gain is None else f"{100 * gain:+.1f} %"
+        table.add_row(f"{each.link[0]} - {each.link[1]}", in_words(each.share), more)
+    screen.print(table)
+    if len(further) > SHOWN:
+        screen.print(Text(f"... and {len(further) - SHOWN} more (--json has all)", "dim"))
+
+
+def drawn(network: Topology, found: KeyRates) -> str:
+    """Return the picture of a network at its optimum, as SVG."""
+    possible = found.possible
+    return draw_rates(
+        network,
+        {link: used / found.rates[link] for link, used in possible.used.items()},
+        possible.prices,
+        f"{network.name}: what its links are used for, and worth, at the optimum",
+        f"{counted(len(found.pairs), 'pair')} at once, {counted(found.compromised, 'compromised KME')} between: "
+        f"{in_words(possible.share)} of key each, and no use of disjoint paths delivers more",
+    )
 
 
 def _narrow(found: KeyRates) -> Iterator[Table | Text]:
@@ -113,7 +188,7 @@ def _table(*names: str) -> Table:
 
 
 def _of(share: float, possible: Optimum) -> str:
-    return f"{100 * share / possible.share:.0f} %"
+    return f"{100 * share / possible.share:.0f} %" if possible.share else ""
 
 
 def in_words(bps: float) -> str:

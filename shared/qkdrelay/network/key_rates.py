@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, islice
+from statistics import median
 from typing import Final
 
-from qkdrelay.errors import InvalidPlanError, TopologyError
-from qkdrelay.network.capacity import KmePair, Optimum, PathBundle, is_protectable, optimum
+from qkdrelay.errors import InvalidPlanError, RequestRefusedError
+from qkdrelay.network.capacity import KmePair, Optimum, PathBundle, bundles_of, is_protectable, optimum
 from qkdrelay.network.demand import Demand
 from qkdrelay.network.flow_bounds import FlowBounds
 from qkdrelay.network.key_cost import link_key_bytes
 from qkdrelay.network.names import Link
 from qkdrelay.network.refusals import NoPlanError
 from qkdrelay.network.selection import choose
-from qkdrelay.network.topology import Topology
+from qkdrelay.network.topology import LinkNote, Topology
 
 RATE_BPS_DEFAULT: Final = 1_000_000
 """Of a link of whose rate the topology says nothing, as a KME has it by default; in each direction."""
+MENDING_MAX: Final = 5
+EXPLAINED_MAX: Final = 12
+TRIED_MAX: Final = 3_000
+"""Pairs that nothing protects for which absent links are tried, and how many are for each."""
+FURTHER_MAX: Final = 30_000
+"""Absent links times pairs for which it is computed what each would give: some ten seconds."""
 _LONG: Final = 1 << 24
 """Bytes of a payload beside which what a message takes besides does not count."""
 
@@ -34,6 +42,28 @@ class PairRate:
 
 
 @dataclass(frozen=True)
+class Unprotected:
+    """A pair that gets nothing, and what would change that."""
+
+    pair: KmePair
+    paths: int
+    """Disjoint paths that join the two."""
+    mended_by: tuple[Link, ...]
+    """Absent links, any of which would give it enough, at most `MENDING_MAX`; those with the shortest paths first."""
+
+
+@dataclass(frozen=True)
+class FurtherLink:
+    """An absent link, and what all pairs would get with it."""
+
+    link: Link
+    rate_bps: float
+    """That it is taken to have, in each direction."""
+    share: float
+    """Of the demand; what is possible then."""
+
+
+@dataclass(frozen=True)
 class KeyRates:
     """The answer, in bit/s of delivered key; each of the four is the share of the demand that all pairs get."""
 
@@ -44,7 +74,7 @@ class KeyRates:
     plans: float
     """What the planner's plans give, each pair by its own alone."""
     pairs: tuple[PairRate, ...]
-    unprotected: tuple[KmePair, ...]
+    unprotected: tuple[Unprotected, ...]
     """Pairs without enough disjoint paths, which are left out: nothing protects them."""
     rates: Mapping[Link, float]
     """By directed link."""
@@ -72,18 +102,18 @@ def rates_of(topology: Topology) -> dict[Link, float]:
 def key_rates(topology: Topology, pairs: Sequence[KmePair], compromised: int) -> KeyRates:
     """Return the rates of these pairs at once, in proportion to their demands, with so many KMEs compromised.
 
-    Raises TopologyError for a KME that is not there, or if none of the pairs can be protected.
+    Pairs that nothing protects are left out, and said why; if that is all of them, everything is 0. Raises
+    TopologyError for a KME that is not there.
     """
     for pair in pairs:
         topology.require(pair.source)
         topology.require(pair.target)
     kept = [pair for pair in pairs if is_protectable(topology, pair, compromised)]
-    if not kept:
-        raise TopologyError(_why_none(topology, pairs, compromised), hint="a link more, or fewer compromised KMEs")
     rates = rates_of(topology)
-    possible = optimum(topology, rates, kept, compromised)
-    threshold = possible if compromised == 0 else optimum(topology, rates, kept, compromised, "threshold")
+    possible = optimum(topology, rates, kept, compromised) if kept else _nothing(rates)
+    threshold = optimum(topology, rates, kept, compromised, "threshold") if kept and compromised else possible
     bounds = FlowBounds(topology.kmes, rates)
+    left_out = [pair for pair in pairs if pair not in set(kept)]
     return KeyRates(
         compromised=compromised,
         possible=possible,
@@ -98,17 +128,58 @@ def key_rates(topology: Topology, pairs: Sequence[KmePair], compromised: int) ->
             )
             for pair in kept
         ),
-        unprotected=tuple(pair for pair in pairs if pair not in set(kept)),
+        unprotected=tuple(
+            _unprotected(topology, pair, compromised, is_explained=number < EXPLAINED_MAX)
+            for number, pair in enumerate(left_out)
+        ),
         rates=rates,
     )
 
 
-def _why_none(topology: Topology, pairs: Sequence[KmePair], compromised: int) -> str:
-    one = f"{pairs[0].source} to {pairs[0].target}" if len(pairs) == 1 else f"none of {len(pairs)} pairs"
-    has = "has not" if len(pairs) == 1 else "has"
-    return (
-        f"{one} {has} the {compromised + 1} disjoint paths in {topology.name} that {compromised} compromised KMEs need"
-    )
+def _nothing(rates: Mapping[Link, float]) -> Optimum:
+    return Optimum(0.0, 0.0, {}, dict.fromkeys(rates, 0.0), dict.fromkeys(rates, 0.0))
+
+
+def _unprotected(topology: Topology, pair: KmePair, compromised: int, *, is_explained: bool) -> Unprotected:
+    """Return why a pair gets nothing; which links would change that only if that ``is_explained``."""
+    paths = max((len(bundle.paths) for bundle in bundles_of(topology, pair, 0, "bundles")), default=0)
+    mended: list[tuple[int, Link]] = []
+    for link in islice(absent_links(topology), TRIED_MAX) if is_explained else ():
+        bundle = next(bundles_of(with_link(topology, link, None), pair, compromised, "threshold"), None)
+        if bundle is not None:
+            mended.append((sum(1 for _ in bundle.links), link))
+    return Unprotected(pair, paths, tuple(link for _, link in sorted(mended)[:MENDING_MAX]))
+
+
+def absent_links(topology: Topology) -> Iterator[Link]:
+    """Yield each pair of KMEs that have no link, in the topology's order."""
+    return ((a, b) for a, b in combinations(topology.kmes, 2) if b not in topology.neighbours[a])
+
+
+def with_link(topology: Topology, link: Link, rate_bps: int | None) -> Topology:
+    """Return the network with a link more, of this rate or the one by default."""
+    notes = {**topology.link_notes, link: LinkNote(None, rate_bps, None)}
+    return replace(topology, links=(*topology.links, link), link_notes=notes)
+
+
+def further_links(topology: Topology, pairs: Sequence[KmePair], compromised: int) -> list[FurtherLink]:
+    """Return what each absent link of the median rate would give to those pairs that are protected, best first.
+
+    Raises RequestRefusedError if that would take too long.
+    """
+    kept = [pair for pair in pairs if is_protectable(topology, pair, compromised)]
+    absent = list(absent_links(topology))
+    if len(kept) * len(absent) > FURTHER_MAX:
+        raise RequestRefusedError(
+            f"{len(absent)} absent links for {len(kept)} pairs would take too long",
+            hint="name a pair, or demands for fewer (--demand)",
+        )
+    rate = median(rates_of(topology).values())
+    found = []
+    for link in absent if kept else ():
+        network = with_link(topology, link, round(rate))
+        found.append(FurtherLink(link, rate, optimum(network, rates_of(network), kept, compromised).share))
+    return sorted(found, key=lambda further: (-further.share, further.link))
 
 
 def _plans(topology: Topology, rates: Mapping[Link, float], pairs: Sequence[KmePair], compromised: int) -> float:

@@ -33,7 +33,7 @@ def test_a_figure_is_made_by_the_command_above_it(run, tmp_path, document, figur
     assert made == (ROOT / figure["file"]).read_text(encoding="utf-8"), f"make it anew: {figure['command']}"
 
 
-def test_there_are_two_such_figures_and_no_others_but_those_that_other_tests_check():
+def test_there_are_three_such_figures_and_no_others_but_those_that_other_tests_check():
     made = {ROOT / figure["file"] for _, figure in FIGURES}
     shown = {
         document.parent / target
@@ -41,7 +41,7 @@ def test_there_are_two_such_figures_and_no_others_but_those_that_other_tests_che
         for target in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
         if "performance/" not in target
     }
-    assert len(made) == 2
+    assert len(made) == 3
     assert shown - made == {ROOT / "docs" / name for name in ("reference-network.svg", "rooms.svg", *SCREENSHOTS)}
     assert {path for kind in ("svg", "png") for path in (ROOT / "docs").glob(f"*.{kind}")} == shown
 
