@@ -24,18 +24,21 @@ from qkdrelay.messages.fields import PLAN_BYTES_MAX, TIMEOUT_S_MAX, TIMEOUT_S_MI
 from qkdrelay.messages.keys import check_key_amount
 from qkdrelay.messages.plans import encode_plan
 from qkdrelay.messages.reports import Hello
-from qkdrelay.network.candidates import Candidate
+from qkdrelay.network.candidates import Candidate, LinkCost
 from qkdrelay.network.demand import Demand, Policy
 from qkdrelay.network.key_cost import link_key_bytes, payload_bytes
 from qkdrelay.network.names import Link
+from qkdrelay.network.prices import FULL, UNUSABLE, cost
 from qkdrelay.network.refusals import UnprotectedError
 from qkdrelay.network.selection import choose
 from qkdrelay.network.topology import Topology
 
 UNDECIDED_MAX = 10_000
 _CHOICES_KEPT = 256
-_LOAD_STEPS = 4
-"""Steps in which plans see how much of a link's key is drawn: few, so that they are not made anew all the time."""
+_STEPS = 8
+"""Steps in which plans see how much of a link's key is left: few, so that they are not made anew all the time."""
+SILENT_S = 30.0
+"""A KME that has not said hello for so long is planned around."""
 
 
 class TimeoutRefusedError(RequestRefusedError):
@@ -89,8 +92,10 @@ class Admission:
         self._compromised_min = min(1, len(topology.kmes) - 2)
         self._choose: Callable[..., Candidate] = lru_cache(maxsize=_CHOICES_KEPT)(partial(choose, topology))
 
-    def admit(self, spec: RelaySpec, now: float, *, supply: Supply | None = None) -> Relay:
-        """Return the relay, planned, to be begun; with ``supply`` it is one of supply.
+    def admit(
+        self, spec: RelaySpec, now: float, *, supply: Supply | None = None, candidate: Candidate | None = None
+    ) -> Relay:
+        """Return the relay, planned, to be begun; with ``supply`` it is one of supply, over the plan of ``candidate``.
 
         Raises KeyAmountError, TimeoutRefusedError, UnprotectedError, TooManyUndecidedError, PlanTooLargeError, and
         whatever `choose` does.
@@ -98,7 +103,7 @@ class Admission:
         check_key_amount(spec.key_count, spec.key_size_bits)
         if not TIMEOUT_S_MIN <= spec.timeout_s <= TIMEOUT_S_MAX:
             raise TimeoutRefusedError(spec.timeout_s)
-        candidate = self._chosen(spec)
+        candidate = candidate or self._chosen(spec, now)
         protected = candidate.resilience.compromised >= self._compromised_min
         if not protected and not spec.allow_unprotected:
             raise UnprotectedError(spec.source, spec.target)
@@ -124,6 +129,14 @@ class Admission:
             created_at=now,
         )
 
+    def supply_candidate(self, source: str, target: str, compromised: int, costs: LinkCost) -> Candidate:
+        """Return the plan of a relay of supply: over as few of the cheapest paths as withstand so many, none to spare.
+
+        Raises whatever `choose` does.
+        """
+        demand = Demand(compromised, failed=0)
+        return choose(self._topology, source, target, demand, costs=costs, allow_unprotected=compromised == 0)
+
     def link_key_bytes(self, relay: Relay) -> dict[Link, int]:
         """Return the bytes of each link's key that a relay draws."""
         terms = relay.terms
@@ -131,27 +144,29 @@ class Admission:
         length = payload_bytes(terms.key_count, terms.key_size_bits, pairs)
         return link_key_bytes(relay.plan, length, self._topology.suite)
 
-    def _chosen(self, spec: RelaySpec) -> Candidate:
+    def _chosen(self, spec: RelaySpec, now: float) -> Candidate:
         return self._choose(
             spec.source,
             spec.target,
             spec.demand,
             cast("Policy | None", spec.policy),
-            load=self._load(),
+            costs=self._costs(now),
             allow_unprotected=spec.allow_unprotected,
             key_count=spec.key_count,
             key_size_bits=spec.key_size_bits,
         )
 
-    def _load(self) -> frozenset[tuple[Link, int]]:
-        """Return how much of each link's key is drawn, in steps; a link that is full is left out."""
-        drawn = {
-            (kme, link.peer): round(_LOAD_STEPS * (1 - link.available_bytes / link.buffer_bytes))
-            for kme, (_, hello) in self._last_hellos.items()
-            for link in hello.links
-            if link.available_bytes < link.buffer_bytes
-        }
-        return frozenset((link, steps) for link, steps in drawn.items() if steps)
+    def _costs(self, now: float) -> LinkCost:
+        """Return what links cost, by how much key is left, in steps; those that are full are left out."""
+        costs: dict[Link, int] = {}
+        for kme, (at, hello) in self._last_hellos.items():
+            for link in hello.links:
+                way, back = (kme, link.peer), (link.peer, kme)
+                if not link.up or abs(now - at) >= SILENT_S:
+                    costs[way] = costs[back] = UNUSABLE
+                elif way not in costs:
+                    costs[way] = cost(round(_STEPS * link.available_bytes / link.buffer_bytes) / _STEPS)
+        return frozenset((way, what) for way, what in costs.items() if what > FULL)
 
 
 def _demanded(demand: Demand, candidate: Candidate) -> FixedDemand:

@@ -1,10 +1,17 @@
-"""Refills: which relays of supply are begun, when, and how large. The coordinator alone sees all links' key."""
+"""Refills: which relays of supply are begun, when, how large and over what. The coordinator alone sees all links' key.
+
+By prices: a byte of supply is worth the more to a place the less of what it should have is there, and link key the more
+the less of a link's buffer is left (`qkdrelay.network.prices`). A refill takes the cheapest disjoint paths there are at
+that moment, as few as its level needs, and begins if what it brings is worth more than what it takes. So places share
+the network by time, over paths that change, and rates need not be known. No path is held in case another fails: the
+next refill goes around what is down, silent, or was of a relay that failed a moment ago.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from math import ceil
 from typing import Final
 from uuid import UUID
 
@@ -12,16 +19,18 @@ from coordinator.admission import Admission, RelaySpec
 from coordinator.lifecycle import Relay
 from coordinator.store.relays import RelayTable
 from coordinator.supply.accounts import Accounts, Place, Said
+from coordinator.supply.key_left import KeyLeft
 from qkdrelay.errors import QkdRelayError
 from qkdrelay.messages.assignments import SUPPLY_BYTES_PER_TAG_PAIR, NoSupply, OutgoingSupply, Supply
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.states import TERMINAL
 from qkdrelay.network.demand import Demand
-from qkdrelay.network.names import Link
+from qkdrelay.network.names import Link, link_name
+from qkdrelay.network.prices import price
 from qkdrelay.network.refusals import NoPlanError
 from qkdrelay.service.batch import Batch, BatchDict
 
-SUPPLY_BYTES_MAX: Final = 32 << 10
+SUPPLY_BYTES_MAX: Final = 128 << 10
 """Key bytes of one relay of supply: larger ones take hardly less link key a byte."""
 KEY_SIZE_BITS: Final = 256
 _KEY_BYTES: Final = KEY_SIZE_BITS // 8
@@ -29,13 +38,25 @@ SUPPLY_S: Final = 7 * 86_400.0
 """Seconds for which supply may be assigned."""
 TIMEOUT_S: Final = 30.0
 UNDER_WAY_EACH, UNDER_WAY_ALL = 2, 64
+LATE_S: Final = 3.0
+"""Seconds after which a relay is not reckoned with any more: others begin beside it, on other ways."""
+TOP_UP: Final = 0.25
+"""Part of the largest refill, and of what a place should have, below which it waits until it wants more."""
 """Relays of supply that are under way: of one place, and in all."""
 AHEAD_S: Final = 60.0
 """Seconds of use, as both ends see it, for which there may be supply beyond the first refill."""
-FIRST_BYTES: Final = 2 * SUPPLY_BYTES_MAX
+FIRST_BYTES: Final = 64 << 10
 """Supply that a source may have for a place of which nothing was used yet."""
-LEFT_OVER: Final = 0.25
+LEFT_OVER: Final = 0.05
 """Part of a link's buffer that refills leave to relays of people, unless applications wait."""
+WORTH: Final = 64.0
+"""What a byte is worth to a place that has half of what it should have, over what one is of a link half full."""
+HAD_S: Final = 600.0
+"""Seconds after which half of what a place had counts against it."""
+BLAMED_S: Final = 60.0
+"""Seconds for which links of a relay that failed, or is late, are dear: nobody knows which of them it was."""
+PLANNED_MAX: Final = 64
+"""Refills that are planned in one look; who is left out is planned in the next."""
 _REST_S, _REST_MAX_S = 1.0, 60.0
 _TEXT_MAX: Final = 200
 
@@ -48,6 +69,10 @@ class Refill:
     size: int
     begun_at: float
 
+    def is_late(self, now: float) -> bool:
+        """Whether it should have ended by now."""
+        return abs(now - self.begun_at) >= LATE_S
+
 
 @dataclass(frozen=True, slots=True)
 class Rest:
@@ -56,29 +81,13 @@ class Rest:
     times: int
     since: float
     why: str
+    has_failed: bool = True
+    """Or was not worth it, as things were."""
 
     @property
     def seconds(self) -> float:
         """How long."""
         return min(_REST_MAX_S, _REST_S * 2.0 ** (self.times - 1))
-
-
-class KeyLeft:
-    """What the KMEs say is left of each link's key, in each direction."""
-
-    def __init__(self, left: Mapping[Link, int], buffers: Mapping[Link, int]) -> None:
-        """Bytes by link: those that are there, and those that may be kept."""
-        self._left, self._buffers = dict(left), buffers
-
-    def has(self, drawn: Mapping[Link, int], part: float) -> bool:
-        """Whether each link has what is to be drawn, and this part of its buffer besides."""
-        links = drawn.items()
-        return all(self._left.get(link, 0) - size >= part * self._buffers.get(link, 0) for link, size in links)
-
-    def draw(self, drawn: Mapping[Link, int]) -> None:
-        """Reckon with what is drawn."""
-        for link, size in drawn.items():
-            self._left[link] = self._left.get(link, 0) - size
 
 
 class Refills:
@@ -96,8 +105,10 @@ class Refills:
         self._accounts, self._admission, self._relays, self.weight = accounts, admission, relays, weight
         self.under_way: dict[UUID, Refill] = BatchDict(batch)
         self.rests: dict[Place, Rest] = BatchDict(batch)
-        self._had: dict[Place, float] = BatchDict(batch)
-        """Bytes that each place had, by weight: who had least is next."""
+        self._had: dict[Place, tuple[float, float]] = BatchDict(batch)
+        """Bytes that each place had lately, by weight, and when that was reckoned."""
+        self._blamed: dict[Link, float] = BatchDict(batch)
+        """Links of relays that failed, and when."""
         for relay in relays.undecided():
             if relay.terms.supply is not None:
                 place = Place(*relay.ends, relay.terms.withstand.compromised)
@@ -110,16 +121,24 @@ class Refills:
         for relay_id, refill in tuple(self.under_way.items()):
             relay = self._relays.get(relay_id)
             if relay is not None and relay.state not in TERMINAL:
+                if refill.is_late(now):
+                    self._blame(relay, now)
                 continue
             del self.under_way[relay_id]
             if relay is not None and relay.state == "failed":
                 self._rest(refill.place, relay.reason, now)
+                self._blame(relay, now)
             elif refill.place in self.rests:
                 del self.rests[refill.place]
 
+    def _blame(self, relay: Relay, now: float) -> None:
+        hops = relay.plan.hops.items()
+        self._blamed.update(((kme, after), now) for kme, hop in hops for after in hop.successors)
+
     def _rest(self, place: Place, why: str, now: float) -> None:
         before = self.rests.get(place)
-        self.rests[place] = Rest(1 if before is None else before.times + 1, now, why)
+        times = before.times + 1 if before is not None and before.has_failed else 1
+        self.rests[place] = Rest(times, now, why)
 
     def wait_s(self, now: float) -> float:
         """Return in how many seconds a place that rests may be refilled."""
@@ -138,43 +157,65 @@ class Refills:
 
     def next(self, links: KeyLeft, now: float) -> Iterator[Relay | tuple[str, NoSupply]]:
         """Yield the relays to begin, or what a source is to be told of a place: (source, why there is none)."""
-        fresh, least = self._accounts.fresh(now), self._least()
-        for place in self._in_turn(fresh, least, now):
-            if len(self.under_way) >= UNDER_WAY_ALL:
+        for link, at in tuple(self._blamed.items()):
+            if abs(now - at) >= BLAMED_S:
+                del self._blamed[link]
+        fresh, planned = self._accounts.fresh(now), 0
+        for place, size, worth in self._in_turn(fresh, now):
+            if len(self.under_way) >= UNDER_WAY_ALL or planned >= PLANNED_MAX:
                 return
-            said = fresh[place]
-            size = self._size(place, said, now)
-            if size <= 0:
-                continue
+            planned += 1
             try:
-                relay = self._fitting(place, size, links, now, waits=is_dry(said.outgoing))
+                relay = self._fitting(place, size, links, worth, now, waits=is_dry(fresh[place].outgoing))
             except QkdRelayError as error:
                 self._rest(place, str(error), now)
                 best = error.nearest.resilience.compromised if isinstance(error, NoPlanError) else None
                 text = str(error)[:_TEXT_MAX]
                 yield place.source, NoSupply(target=place.target, level=place.level, best=best, reason=text)
                 continue
-            if relay is not None:
-                size = relay.terms.key_count * _KEY_BYTES
-                self.under_way[relay.relay_id] = Refill(place, size, now)
-                self._had[place] = self._had.get(place, least) + size / self.weight(place)
-                yield relay
+            if isinstance(relay, str):
+                self.rests[place] = Rest(1, now, relay, has_failed=False)
+                continue
+            if place in self.rests and not self.rests[place].has_failed:
+                del self.rests[place]
+            given = relay.terms.key_count * _KEY_BYTES
+            self.under_way[relay.relay_id] = Refill(place, given, now)
+            self._had[place] = self._had_now(place, now) + given / self.weight(place), now
+            yield relay
 
-    def _in_turn(self, fresh: Mapping[Place, Said], least: float, now: float) -> list[Place]:
-        """Return the places that want something: those that are dry first, then who had least."""
-        wanting = [
-            place for place, said in fresh.items() if said.outgoing.wanted_bytes > 0 and not self._rests(place, now)
-        ]
-        for place in tuple(self._had):
-            if place not in fresh:
-                del self._had[place]
-        return sorted(
-            wanting, key=lambda place: (not is_dry(fresh[place].outgoing), self._had.get(place, least), place)
-        )
+    def _in_turn(self, fresh: Mapping[Place, Said], now: float) -> list[tuple[Place, int, float]]:
+        """Return the places that want something, how many bytes, and what one is worth: dry ones, then the worthiest.
 
-    def _least(self) -> float:
-        """Return what who had least had: a place that is new has no claim to what others had before it."""
-        return min(self._had.values(), default=0.0)
+        What it is worth, and who has had much, decide together: a place that is always empty, or says so, gets no more
+        than its turn.
+        """
+        for place in [place for place in self._had if place not in fresh]:
+            del self._had[place]
+        mean = sum(self._had_now(place, now) for place in self._had) / max(1, len(self._had))
+        found = []
+        for place, said in fresh.items():
+            if self._rests(place, now) or (size := self._size(place, said, now)) <= 0:
+                continue
+            worth = self.weight(place) * WORTH * price(1.0 - self.emptiness(place, said, now))
+            score = worth / max(1.0, self._had_now(place, now) / mean if mean else 1.0)
+            found.append((not is_dry(said.outgoing), -score, place, size, worth))
+        return [(place, size, worth) for _, _, place, size, worth in sorted(found)]
+
+    def emptiness(self, place: Place, said: Said, now: float) -> float:
+        """Return how much of what a place should have is neither there nor coming, 0 to 1."""
+        has = said.outgoing.stored_bytes + said.outgoing.pending_bytes
+        coming = self._coming(place, said, now)
+        should = has + said.outgoing.wanted_bytes
+        return max(0.0, 1.0 - (has + coming) / should) if should else 0.0
+
+    def _coming(self, place: Place, said: Said, now: float) -> int:
+        """Return what is under way, not late, and was not known to the source when it said what it wants."""
+        mine = (each for each in self.under_way.values() if each.place == place and each.begun_at >= said.at)
+        return sum(each.size for each in mine if not each.is_late(now))
+
+    def _had_now(self, place: Place, now: float) -> float:
+        had, at = self._had.get(place, (0.0, now))
+        return had * math.exp2(-abs(now - at) / HAD_S)
 
     def _rests(self, place: Place, now: float) -> bool:
         rest = self.rests.get(place)
@@ -183,31 +224,39 @@ class Refills:
     def _size(self, place: Place, said: Said, now: float) -> int:
         """Return how many bytes a relay for a place may have now; 0 for none."""
         mine = [refill for refill in self.under_way.values() if refill.place == place]
-        if len(mine) >= UNDER_WAY_EACH:
+        if sum(not refill.is_late(now) for refill in mine) >= UNDER_WAY_EACH or len(mine) >= 2 * UNDER_WAY_EACH:
             return 0
-        # Not yet known to the source when it said what it wants.
-        coming = sum(refill.size for refill in mine if refill.begun_at >= said.at)
+        coming = self._coming(place, said, now)
         has = said.outgoing.stored_bytes + said.outgoing.pending_bytes + coming
         # Of both ends' accounts the lesser counts: no KME draws the network's key alone.
         may_have = FIRST_BYTES + AHEAD_S * self._accounts.assigned_bytes_per_s(place, now)
+        if said.outgoing.wanted_bytes < TOP_UP * min(SUPPLY_BYTES_MAX, has + said.outgoing.wanted_bytes):
+            return 0
         wanted = min(said.outgoing.wanted_bytes - coming, int(may_have) - has, SUPPLY_BYTES_MAX)
-        return ceil(wanted / _KEY_BYTES) * _KEY_BYTES if wanted > 0 else 0
+        return math.ceil(wanted / _KEY_BYTES) * _KEY_BYTES if wanted > 0 else 0
 
-    def _fitting(self, place: Place, size: int, links: KeyLeft, now: float, *, waits: bool) -> Relay | None:
+    def _fitting(
+        self, place: Place, size: int, links: KeyLeft, worth: float, now: float, *, waits: bool
+    ) -> Relay | str:
         """Return the largest relay, up to ``size``, that leaves links what they are to keep; its key is drawn.
 
-        Where somebody waits the smallest one begins in any case: its shares wait for key as it comes.
+        Or why there is none now. Where somebody waits the smallest one begins in any case: its shares wait for key.
         """
+        candidate = self._admission.supply_candidate(*place, links.costs(self._blamed))
         while True:
-            relay = self._admission.admit(_spec(place, size, now), now, supply=_supply(size, now))
+            relay = self._admission.admit(_spec(place, size, now), now, supply=_supply(size, now), candidate=candidate)
             drawn = self._admission.link_key_bytes(relay)
             smaller = size // 4 // _KEY_BYTES * _KEY_BYTES
             is_least = smaller < _KEY_BYTES
+            if (stuck := links.unusable(drawn)) is not None:
+                return f"there is no way around the QKD link {link_name(*stuck)}, which carries nothing now"
+            if not waits and links.worth(drawn) > worth * size:
+                return "its key is worth less now than that of the links it would take"
             if links.has(drawn, 0.0 if waits else LEFT_OVER) or (waits and is_least):
                 links.draw(drawn)
                 return relay
             if is_least:
-                return None
+                return "the links it would take have too little key left"
             size = smaller
 
 
@@ -217,7 +266,7 @@ def is_dry(said: OutgoingSupply) -> bool:
 
 
 def _supply(size: int, now: float) -> Supply:
-    return Supply(until=now + SUPPLY_S, tag_pairs=ceil(size / SUPPLY_BYTES_PER_TAG_PAIR))
+    return Supply(until=now + SUPPLY_S, tag_pairs=math.ceil(size / SUPPLY_BYTES_PER_TAG_PAIR))
 
 
 def _spec(place: Place, size: int, now: float) -> RelaySpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -191,7 +192,9 @@ def _of(share: float, possible: Optimum) -> str:
     return f"{100 * share / possible.share:.0f} %" if possible.share else ""
 
 
-def in_words(bps: float) -> str:
-    """Return a rate as people read it."""
+def in_words(bps: float, digits: int = 4) -> str:
+    """Return a rate as people read it; infinite where nothing bounds it."""
+    if math.isinf(bps):
+        return "any"
     size, unit = next((size, unit) for size, unit in _UNITS if bps >= size or size == 1.0)
-    return f"{bps / size:.4g} {unit}"
+    return f"{bps / size:.{digits}g} {unit}"

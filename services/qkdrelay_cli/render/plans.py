@@ -13,6 +13,7 @@ from qkdrelay.network.names import route_name
 from qkdrelay.network.plan import Plan
 from qkdrelay.terminal import console
 from qkdrelay_cli.render import TERMINAL_WIDTH
+from qkdrelay_cli.render.capacity import in_words
 
 _LEGEND = (
     "In the worst case. Compromised and failed KMEs are withstood at the same time; a",
@@ -43,14 +44,14 @@ def print_candidates(found: Sequence[Candidate], title: str, demand: str) -> Non
 
 def _table(found: Sequence[Candidate]) -> Table:
     table = Table("", "policy", box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
-    for name in ("compromised", "failed", "links", "tampering", "messages", "link key"):
+    for name in ("compromised", "failed", "links", "tampering", "messages", "key", "rate"):
         table.add_column(name, justify="right")
     for candidate in found:
         have = candidate.resilience
         numbers = (have.compromised, have.failed, have.failed_links, have.tampering, candidate.messages)
         mark, style = ("*", "bold") if candidate.chosen else ("", "" if candidate.meets_demand else "dim")
         drawn = f"{sum(candidate.link_key_batch.values()):,} B"
-        table.add_row(mark, candidate.policy, *map(str, numbers), drawn, style=style)
+        table.add_row(mark, candidate.policy, *map(str, numbers), drawn, in_words(candidate.rate_bps, 3), style=style)
     return table
 
 

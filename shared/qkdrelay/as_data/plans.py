@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -20,6 +21,7 @@ def candidate_as_data(candidate: Candidate) -> dict[str, Any]:
         "link_key_batch": {link_name(*link): drawn for link, drawn in candidate.link_key_batch.items()},
         "successors": {kme: list(hops[kme].successors) for kme in candidate.plan.order if kme in hops},
         "thresholds": {kme: hops[kme].threshold for kme in candidate.plan.order if kme in hops},
+        "rate_bps": None if math.isinf(candidate.rate_bps) else candidate.rate_bps,
         "meets_wish": candidate.meets_demand,
         "relies_on": list(candidate.relies_on),
         "chosen": candidate.chosen,

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from qkdrelay.errors import InvalidPlanError
 from qkdrelay.network.demand import POLICIES, Demand, Policy
-from qkdrelay.network.key_cost import link_key_bytes, payload_bytes
+from qkdrelay.network.key_cost import LONG_PAYLOAD, link_key_bytes, payload_bytes
 from qkdrelay.network.minimal_sets import Resilience, resilience, smallest
 from qkdrelay.network.names import Link
 from qkdrelay.network.plan import SUCCESSORS_MAX, Plan
 from qkdrelay.network.planner import PairPaths, no_path, path_plan, recursive_plan, union_plan, without
 from qkdrelay.network.threshold_circuit import learning
-from qkdrelay.network.topology import Topology
+from qkdrelay.network.topology import Topology, rate_of
 
-LinkLoad = frozenset[tuple[Link, float]]
-"""Key of links (sender, receiver) that is spoken for, in any unit; of links not named nothing is."""
+LinkCost = frozenset[tuple[Link, int]]
+"""Costs of links (sender, receiver), as of `LinkCosts`, to be remembered by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class Candidate:
     """Bytes of link key drawn from each link (sender, receiver) to carry one key."""
     link_key_batch: Mapping[Link, int]
     """The same to carry the batch."""
+    rate_bps: float
+    """Bit/s of key that this plan alone delivers, by the rates of its links; infinite where none seals with a pad."""
     relies_on: tuple[str, ...] = ()
     """Trusted KMEs on it whose honesty the protection rests on; by itself such a plan does not meet the demand."""
     chosen: bool = False
@@ -51,7 +54,7 @@ class CandidateMaker:
         target: str,
         *,
         demand: Demand,
-        load: LinkLoad,
+        costs: LinkCost,
         budget: int,
     ) -> None:
         topology.require(source)
@@ -61,7 +64,7 @@ class CandidateMaker:
         self._topology, self._source, self._target = topology, source, target
         self._budget, self._demand = budget, demand
         self._others = len(topology.kmes) - 2
-        self._paths = PairPaths(topology, source, target, dict(load))
+        self._paths = PairPaths(topology, source, target, dict(costs))
         self._disjoint = self._paths.disjoint()[:SUCCESSORS_MAX]
         if not self._disjoint:
             raise no_path(topology, source, target)
@@ -90,6 +93,7 @@ class CandidateMaker:
             messages=plan.share_messages,
             link_key=link_key_bytes(plan, one_key, self._topology.suite),
             link_key_batch=link_key_bytes(plan, batch, self._topology.suite),
+            rate_bps=self._rate(plan),
             relies_on=self._relies_on(plan, have),
         )
 
@@ -99,6 +103,11 @@ class CandidateMaker:
         key = sum(candidate.link_key_batch.values())
         avoided = len(self._topology.noted("avoid") & set(candidate.plan.order[1:-1]))
         return (not enough, avoided, candidate.messages, key, POLICIES.index(candidate.policy))
+
+    def _rate(self, plan: Plan) -> float:
+        drawn = link_key_bytes(plan, LONG_PAYLOAD, self._topology.suite)
+        uses = {link: round(size / LONG_PAYLOAD) for link, size in drawn.items()}
+        return min((rate_of(self._topology, link) / use for link, use in uses.items() if use), default=math.inf)
 
     def _met(self, have: Resilience) -> bool:
         """More KMEs than there are besides the two ends cannot be compromised, fail or tamper."""

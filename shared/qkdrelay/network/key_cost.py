@@ -17,6 +17,8 @@ SLOT_BYTES: Final = 32
 """Link key each message takes besides its pad (protocol, section 4)."""
 CONFIRMATION_KEY_BYTES: Final = 32
 """Bytes of a relay's payload besides its keys: the confirmation key (protocol, section 5)."""
+LONG_PAYLOAD: Final = 1 << 24
+"""Bytes of a payload beside which what a message takes besides does not count."""
 TAG_KEY_BYTES: Final = 32
 TAG_PAIR_BYTES: Final = 2 * TAG_KEY_BYTES
 """Bytes of a payload for each pair of tag keys that it carries as supply."""

@@ -12,22 +12,18 @@ from qkdrelay.errors import InvalidPlanError, RequestRefusedError
 from qkdrelay.network.capacity import KmePair, Optimum, PathBundle, bundles_of, is_protectable, optimum
 from qkdrelay.network.demand import Demand
 from qkdrelay.network.flow_bounds import FlowBounds
-from qkdrelay.network.key_cost import link_key_bytes
+from qkdrelay.network.key_cost import LONG_PAYLOAD, link_key_bytes
 from qkdrelay.network.names import Link
 from qkdrelay.network.refusals import NoPlanError
 from qkdrelay.network.selection import choose
-from qkdrelay.network.topology import LinkNote, Topology
+from qkdrelay.network.topology import LinkNote, Topology, rate_of
 
-RATE_BPS_DEFAULT: Final = 1_000_000
-"""Of a link of whose rate the topology says nothing, as a KME has it by default; in each direction."""
 MENDING_MAX: Final = 5
 EXPLAINED_MAX: Final = 12
 TRIED_MAX: Final = 3_000
 """Pairs that nothing protects for which absent links are tried, and how many are for each."""
 FURTHER_MAX: Final = 30_000
 """Absent links times pairs for which it is computed what each would give: some ten seconds."""
-_LONG: Final = 1 << 24
-"""Bytes of a payload beside which what a message takes besides does not count."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +88,7 @@ def pairs_of(topology: Topology) -> list[KmePair]:
 
 def rates_of(topology: Topology) -> dict[Link, float]:
     """Return the rate of each directed link, in bit/s."""
-    return {
-        direction: float(topology.note(a, b).rate_bps or RATE_BPS_DEFAULT)
-        for a, b in topology.links
-        for direction in ((a, b), (b, a))
-    }
+    return {direction: rate_of(topology, (a, b)) for a, b in topology.links for direction in ((a, b), (b, a))}
 
 
 def key_rates(topology: Topology, pairs: Sequence[KmePair], compromised: int) -> KeyRates:
@@ -190,6 +182,6 @@ def _plans(topology: Topology, rates: Mapping[Link, float], pairs: Sequence[KmeP
             plan = choose(topology, pair.source, pair.target, Demand(compromised=compromised)).plan
         except (InvalidPlanError, NoPlanError):
             return 0.0
-        for link, drawn in link_key_bytes(plan, _LONG, lambda _: "otp").items():
-            used[link] += pair.demand * round(drawn / _LONG)
+        for link, drawn in link_key_bytes(plan, LONG_PAYLOAD, lambda _: "otp").items():
+            used[link] += pair.demand * round(drawn / LONG_PAYLOAD)
     return min((rates[link] / use for link, use in used.items() if use), default=0.0)

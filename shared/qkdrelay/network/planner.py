@@ -4,8 +4,8 @@ What can be withstood. If the two ends are joined by k paths that share no KME (
 them), T compromised and F failed KMEs can be withstood exactly if k >= T + F + 1. No scheme does better: else take k
 KMEs that part the ends, let F of them fail and T be compromised, and these see all that passes (Dolev, Dwork,
 Waarts, Yung, JACM 1993). Splitting among T+F+1 disjoint paths with threshold T+1 reaches it, so that is what `best`
-does, over the paths that take the fewest messages. A tamperer counts under both T and F. Neighbours need no relay:
-nobody is between them.
+does, over the cheapest paths: where all links cost the same (`qkdrelay.network.prices`), those that take the fewest
+messages. A tamperer counts under both T and F. Neighbours need no relay: nobody is between them.
 
 Which KMEs may fail and which may be compromised are worst cases over *all* KMEs. Plans that hold only if KMEs noted as
 ``trusted`` are honest are kept apart (policy `trusted`) and never taken unasked.
@@ -13,13 +13,13 @@ Which KMEs may fail and which may be compromised are worst cases over *all* KMEs
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 
 from qkdrelay.errors import InvalidPlanError
-from qkdrelay.network.names import Link
 from qkdrelay.network.paths import Path, disjoint_paths
 from qkdrelay.network.plan import SHARE_MESSAGES_MAX, Hop, Plan, majority
+from qkdrelay.network.prices import FULL, LinkCosts
 from qkdrelay.network.topology import Topology
 
 
@@ -58,16 +58,16 @@ def no_path(topology: Topology, source: str, target: str) -> InvalidPlanError:
 class PairPaths:
     """The disjoint paths of one pair, cheapest first; KMEs noted as ``never`` are not there.
 
-    A path costs, in this order: KMEs to avoid, links (each is a message), and how much of the key of its links is
-    spoken for already (``load``, in any unit), so that relays of equal length spread over the network.
+    A path costs, in this order: KMEs to avoid, and what its links cost (`qkdrelay.network.prices`): where key is scarce
+    more than elsewhere, and each something, so that of equal prices the shortest paths are taken.
     """
 
-    def __init__(self, topology: Topology, source: str, target: str, load: Mapping[Link, float] | None = None) -> None:
+    def __init__(self, topology: Topology, source: str, target: str, costs: LinkCosts | None = None) -> None:
         self.source, self.target = source, target
         never = topology.noted("never") - {source, target}
         self._neighbours = {kme: near for kme, near in topology.neighbours.items() if kme not in never}
-        self._load = load or {}
-        self._heaviest = max(self._load.values(), default=0.0)
+        self._costs = costs or {}
+        self._dearest = max(self._costs.values(), default=FULL)
         self._avoid = topology.noted("avoid")
         self._trusted = topology.noted("trusted")
 
@@ -94,7 +94,7 @@ class PairPaths:
 
     def mostly_trusted(self) -> list[tuple[Path, ...]]:
         """Return the same as `disjoint`, but choose paths over trusted KMEs before all others."""
-        high = self._unit() * (len(self._neighbours) + 1)
+        high = self._all_links()
         return list(
             disjoint_paths(
                 self._neighbours,
@@ -105,19 +105,15 @@ class PairPaths:
             )
         )
 
-    def _unit(self) -> int:
-        """Return what a link costs: more than the load of all links any set of disjoint paths can have."""
-        return _LOAD_STEPS * (2 * len(self._neighbours) + 1)
+    def _all_links(self) -> int:
+        """Return more than all links cost that any set of disjoint paths can have."""
+        return self._dearest * (2 * len(self._neighbours) + 1)
 
     def _link_cost(self, a: str, b: str) -> int:
-        load = self._load.get((a, b), self._load.get((b, a), 0.0))
-        return self._unit() + (round(_LOAD_STEPS * load / self._heaviest) if self._heaviest else 0)
+        return self._costs.get((a, b), FULL)
 
     def _kme_cost(self, kme: str) -> int:
-        return self._unit() * 3 * len(self._neighbours) if kme in self._avoid else 0
-
-
-_LOAD_STEPS = 1_000
+        return 2 * self._all_links() if kme in self._avoid else 0
 
 
 def path_plan(paths: Sequence[Path], threshold: int, budget: int = SHARE_MESSAGES_MAX) -> Plan:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qkdrelay.errors import InvalidPlanError, RequestRefusedError
-from qkdrelay.network.candidates import Candidate, CandidateMaker, LinkLoad
+from qkdrelay.network.candidates import Candidate, CandidateMaker, LinkCost
 from qkdrelay.network.demand import POLICIES, Demand, Policy
 from qkdrelay.network.plan import SHARE_MESSAGES_MAX
 from qkdrelay.network.planner import PairPaths
@@ -22,14 +22,14 @@ def plans(
     *,
     key_count: int = 1,
     key_size_bits: int = 256,
-    load: LinkLoad = frozenset(),
+    costs: LinkCost = frozenset(),
     budget: int = SHARE_MESSAGES_MAX,
 ) -> list[Candidate]:
     """Return the candidate plans, the chosen one marked if any meets the demand; of all policies or of one.
 
     Chosen is, of those that meet the demand (and of these, if ``failed`` is left open, those that withstand one), the
-    one with the fewest KMEs to avoid, then the fewest messages, then the least link key. Among equally short
-    paths those with less ``load`` are taken.
+    one with the fewest KMEs to avoid, then the fewest messages, then the least link key. Paths are the cheapest by
+    ``costs`` (`qkdrelay.network.prices`).
 
     Raises TopologyError for an unknown KME; InvalidPlanError if there is no path, or if the one policy asked for has no
     plan within the budget; RequestRefusedError for an unknown policy.
@@ -37,7 +37,7 @@ def plans(
     demand = demand or Demand()
     if policy is not None and policy not in POLICIES:
         raise RequestRefusedError(f"there is no policy {policy!r}", hint=f"known: {', '.join(POLICIES)}")
-    maker = CandidateMaker(topology, source, target, demand=demand, load=load, budget=budget)
+    maker = CandidateMaker(topology, source, target, demand=demand, costs=costs, budget=budget)
     found: list[Candidate] = []
     wrong: list[InvalidPlanError] = []
     for name in POLICIES if policy is None else (policy,):
@@ -67,7 +67,7 @@ def choose(
     allow_unprotected: bool = False,
     key_count: int = 1,
     key_size_bits: int = 256,
-    load: LinkLoad = frozenset(),
+    costs: LinkCost = frozenset(),
     budget: int = SHARE_MESSAGES_MAX,
 ) -> Candidate:
     """Return the plan to take; parameters as for `plans`.
@@ -80,9 +80,9 @@ def choose(
 
     def of(policy: Policy | None) -> list[Candidate]:
         cost = {"key_count": key_count, "key_size_bits": key_size_bits, "budget": budget}
-        return plans(topology, source, target, demand, policy, load=load, **cost)
+        return plans(topology, source, target, demand, policy, costs=costs, **cost)
 
-    # No plan that meets the demand takes fewer messages than the best one (`qkdrelay.network.planner`), so that what
+    # No plan that meets the demand takes cheaper paths than the best one (`qkdrelay.network.planner`), so that what
     # the others withstand, which can take long to find, is not asked unless it fails.
     found = of(policy or "best")
     if policy is None and not found[0].chosen:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Final, Literal
 
 from qkdrelay.errors import TopologyError
 from qkdrelay.network.key_cost import DEFAULT_SUITE, Suite
@@ -19,6 +19,10 @@ RATE_BPS_MIN, RATE_BPS_MAX = 1, 10**12
 """Key that may appear on a link per second and direction, in bit/s."""
 BUFFER_BYTES_MIN, BUFFER_BYTES_MAX = 1024, 1 << 34
 """Key that may be kept for each direction."""
+
+
+RATE_BPS_DEFAULT: Final = 1_000_000
+"""Of a link of whose rate the topology says nothing, as a KME has it by default; in each direction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,3 +106,8 @@ class Topology:
                     hops[near] = hops[kme] + 1
                     queue.append(near)
         return hops
+
+
+def rate_of(topology: Topology, link: Link) -> float:
+    """Return the rate of a directed link, in bit/s, as it is noted or as a KME has it by default."""
+    return float(topology.note(*link).rate_bps or RATE_BPS_DEFAULT)

@@ -55,10 +55,10 @@ def test_people_see_all_plans_and_how_the_chosen_one_goes(run):
         "kme-1 to kme-8 in eight-kmes\n"
         "to withstand compromised=1, and failed=1 if the network allows it\n"
         "\n"
-        "   policy     compromised  failed  links  tampering  messages  link key\n"
-        "*  best                 1       1      1          1         9   1,152 B\n"
-        "   disjoint             1       1      1          1         9   1,152 B\n"
-        "   recursive            1       0      0          0        17   2,624 B\n"
+        "   policy     compromised  failed  links  tampering  messages      key        rate\n"
+        "*  best                 1       1      1          1         9  1,152 B    1 Mbit/s\n"
+        "   disjoint             1       1      1          1         9  1,152 B    1 Mbit/s\n"
+        "   recursive            1       0      0          0        17  2,624 B  333 kbit/s\n"
         "In the worst case. Compromised and failed KMEs are withstood at the same time; a\n"
         "tampering one counts as one of each.\n"
         "\n"
@@ -150,3 +150,16 @@ def test_without_a_file_and_a_coordinator_the_hint_names_the_option(here):
     result = here.run("plan", "kme-1", "kme-8")
     assert (result.code, result.out) == (3, "")
     assert "--topology" in result.err.splitlines()[1]
+
+
+def test_the_rate_of_a_plan_is_that_of_its_narrowest_link(run, tmp_path):
+    """By hand: of one path its slowest link; by the recursive rule both shares meet on the last."""
+    file = tmp_path / "net.toml"
+    file.write_text(
+        'name = "net"\nkmes = ["s", "a", "b", "c", "t"]\nlinks = [["s", "a", { rate_bps = 400 }], ["a", "b"], '
+        '["s", "c", { rate_bps = 300 }], ["c", "b"], ["b", "t", { rate_bps = 500 }]]\n',
+        encoding="utf-8",
+    )
+    plans = run("plan", "s", "t", "--topology", str(file), "--json").data["plans"]
+    rates = {plan["policy"]: plan["rate_bps"] for plan in plans}
+    assert rates == {"best": 400.0, "disjoint": 400.0, "recursive": 250.0}

@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -11,16 +12,20 @@ from coordinator.admission import Admission
 from coordinator.lifecycle import Relay
 from coordinator.store import open_coordinator_store
 from coordinator.supply.accounts import FRESH_S, Accounts, Place
+from coordinator.supply.key_left import KeyLeft
 from coordinator.supply.refills import (
     AHEAD_S,
+    BLAMED_S,
     FIRST_BYTES,
+    HAD_S,
+    LATE_S,
     LEFT_OVER,
     SUPPLY_BYTES_MAX,
     UNDER_WAY_EACH,
-    KeyLeft,
     Refills,
 )
 from qkdrelay.messages.assignments import IncomingSupply, NoSupply, OutgoingSupply, SaePair, Supplies
+from qkdrelay.messages.control import FixedDemand
 from support.kme import NOW
 from support.network import REFERENCE
 
@@ -53,10 +58,10 @@ class Refilling:
     def say(self, kme, *outgoing, **more):
         return self.accounts.take(kme, report(*outgoing, **more), self.now)
 
-    def next(self, left=FULL):
+    def next(self, left=FULL, unusable=()):
         """Return what is begun, and what sources are told."""
         with self.store.journal.transaction():
-            found = list(self.refills.next(KeyLeft(left, dict.fromkeys(LINKS, BUFFER)), self.now))
+            found = list(self.refills.next(KeyLeft(left, dict.fromkeys(LINKS, BUFFER), unusable), self.now))
             for relay in found:
                 if isinstance(relay, Relay):
                     self.store.relays.keep(relay, self.now, told=())
@@ -88,14 +93,122 @@ def test_what_is_wanted_is_begun_as_supply_of_its_level(refilling):
     assert refilling.next() == []
 
 
+def busy(refilling, per_s=1e5):
+    """Have both ends say that a lot is used, so that a lot may be there."""
+    refilling.say(
+        "kme-8", incoming=[IncomingSupply(source="kme-1", level=1, stored_bytes=0, assigned_bytes_per_s=per_s)]
+    )
+    return {"wanted_bytes": 10 << 20, "assigned_bytes_per_s": per_s}
+
+
 def test_relays_are_large_and_few_of_one_place_are_under_way(refilling):
-    refilling.say("kme-1", said(wanted_bytes=10 << 20))
+    much = busy(refilling)
+    refilling.say("kme-1", said(**much))
     begun = refilling.next() + refilling.next() + refilling.next()
     assert [size(relay) for relay in begun] == [SUPPLY_BYTES_MAX] * UNDER_WAY_EACH
-    refilling.end(begun[0])
-    refilling.now += 1
-    refilling.say("kme-1", said(wanted_bytes=10 << 20, stored_bytes=SUPPLY_BYTES_MAX, pending_bytes=SUPPLY_BYTES_MAX))
+
+
+def test_what_is_there_already_is_reckoned_with(refilling):
+    refilling.say("kme-1", said(wanted_bytes=10 << 20, stored_bytes=FIRST_BYTES // 2, pending_bytes=FIRST_BYTES // 2))
     assert refilling.next() == []
+
+
+def paths(relay):
+    return [route for route in relay.plan.routes() if route[-1] == relay.plan.target]
+
+
+def test_a_refill_takes_as_few_paths_as_its_level_needs_and_none_to_spare(refilling):
+    refilling.say("kme-1", said(level=1), said("kme-5", level=0))
+    by_target = {relay.ends[1]: relay for relay in refilling.next()}
+    assert len(paths(by_target["kme-8"])) == 2
+    assert by_target["kme-8"].terms.withstand == FixedDemand(compromised=1, failed=0, tampering=0)
+    assert len(paths(by_target["kme-5"])) == 1
+
+
+def test_paths_go_where_there_is_most_key_and_share_the_network(refilling):
+    used = set()
+    left = dict(FULL)
+    for _ in range(4):
+        refilling.say("kme-1", said())
+        (relay,) = refilling.next(left)
+        links = {link for route in paths(relay) for link in pairwise(route)}
+        used |= links
+        for link in links:
+            left[link] = BUFFER // 2
+        refilling.end(relay)
+        refilling.now += 1
+    assert {link for link in used if link[0] == "kme-1"} == {("kme-1", f"kme-{n}") for n in (2, 3, 4)}
+    assert {link for link in used if link[1] == "kme-8"} == {(f"kme-{n}", "kme-8") for n in (5, 6, 7)}
+
+
+@pytest.mark.parametrize("away", [("kme-6", "kme-8"), ("kme-5", "kme-8"), ("kme-1", "kme-3")])
+def test_what_is_down_or_silent_is_gone_around(refilling, away):
+    refilling.say("kme-1", said())
+    (relay,) = refilling.next(unusable=[away])
+    assert away not in {link for route in paths(relay) for link in pairwise(route)}
+
+
+def test_where_there_is_no_way_around_nothing_is_begun_and_that_is_said(refilling):
+    refilling.say("kme-1", said(waiting=1))
+    assert refilling.next(unusable=[("kme-5", "kme-8"), ("kme-6", "kme-8")]) == []
+    why = refilling.refills.why(Place("kme-1", "kme-8", 1), refilling.now)
+    assert why in {
+        f"there is no way around the QKD link {kme}>kme-8, which carries nothing now" for kme in ("kme-5", "kme-6")
+    }
+    refilling.now += 1.5
+    refilling.say("kme-1", said(waiting=1))
+    assert len(refilling.next()) == 1
+    assert refilling.refills.why(Place("kme-1", "kme-8", 1), refilling.now) == ""
+
+
+def test_links_of_a_relay_that_failed_are_gone_around_for_a_while(refilling):
+    refilling.say("kme-1", said())
+    (failed,) = refilling.next()
+    refilling.end(failed, "failed")
+    refilling.now += 2
+    refilling.say("kme-1", said())
+    (other,) = refilling.next()
+    assert not {route[-2] for route in paths(other)} <= {route[-2] for route in paths(failed)}
+    refilling.end(other)
+    refilling.now += BLAMED_S
+    refilling.say("kme-1", said())
+    (again,) = refilling.next()
+    assert paths(again) == paths(failed)
+
+
+def test_a_relay_that_is_late_holds_up_nothing_and_its_links_are_gone_around(refilling):
+    """A KME on the way may be down, or lie about its key, long before anybody knows."""
+    much = busy(refilling)
+    refilling.say("kme-1", said(**much))
+    late = refilling.next() + refilling.next()
+    assert len(late) == UNDER_WAY_EACH
+    refilling.now += LATE_S
+    busy(refilling)
+    refilling.say("kme-1", said(**much))
+    refilling.refills.settle(refilling.now)
+    others = refilling.next()
+    assert others
+    for relay in others:
+        assert not {route[-2] for route in paths(relay)} <= {route[-2] for route in paths(late[0])}
+
+
+def test_what_is_nearly_there_is_left_until_more_is_wanted(refilling):
+    refilling.say("kme-1", said(stored_bytes=60_000, wanted_bytes=4_000))
+    assert refilling.next() == []
+
+
+def test_the_emptiest_comes_first_and_key_that_is_worth_more_elsewhere_is_left(refilling):
+    nearly_full = {"stored_bytes": 44_000, "wanted_bytes": 20_000}
+    refilling.say("kme-1", said("kme-8", **nearly_full), said("kme-5"), said("kme-6", stored_bytes=4096))
+    assert [relay.ends[1] for relay in refilling.next()] == ["kme-5", "kme-6", "kme-8"]
+    for relay_id in tuple(refilling.refills.under_way):
+        refilling.end(refilling.store.relays.get(relay_id))
+    refilling.now += 1
+    refilling.say("kme-1", said("kme-8", **nearly_full), said("kme-5"), said("kme-6", wanted_bytes=0))
+    scarce = dict.fromkeys(LINKS, BUFFER // 4)
+    assert [relay.ends[1] for relay in refilling.next(scarce)] == ["kme-5"]
+    why = refilling.refills.why(Place("kme-1", "kme-8", 1), refilling.now)
+    assert why == "its key is worth less now than that of the links it would take"
 
 
 def test_of_both_ends_accounts_of_what_is_used_the_lesser_counts(refilling):
@@ -109,18 +222,24 @@ def test_of_both_ends_accounts_of_what_is_used_the_lesser_counts(refilling):
     assert size(relay) == AHEAD_S * 100 // 32 * 32 + 32 * bool(AHEAD_S * 100 % 32)
 
 
-def test_who_waits_comes_first_and_then_who_had_least(refilling):
+def test_who_waits_comes_first(refilling):
     refilling.say("kme-1", said("kme-8"), said("kme-5", waiting=1), said("kme-6", wanted_bytes=64))
     refilling.say("kme-2", said("kme-8", waiting=3, wanted_bytes=64))
-    first = [(relay.ends, size(relay)) for relay in refilling.next()]
-    assert {ends for ends, _ in first[:2]} == {("kme-1", "kme-5"), ("kme-2", "kme-8")}
-    for relay_id in tuple(refilling.refills.under_way):
-        refilling.end(refilling.store.relays.get(relay_id))
-    refilling.now += 1
-    refilling.say("kme-1", said("kme-8"), said("kme-5"), said("kme-6", wanted_bytes=64))
-    refilling.say("kme-2", said("kme-8", wanted_bytes=0))
-    second = [relay.ends for relay in refilling.next()]
-    assert second[0] == ("kme-1", "kme-6")
+    first = [relay.ends for relay in refilling.next()]
+    assert set(first[:2]) == {("kme-1", "kme-5"), ("kme-2", "kme-8")}
+
+
+def test_of_two_as_empty_who_had_less_lately_comes_first(refilling):
+    refilling.say("kme-1", said("kme-8"), said("kme-5", wanted_bytes=64))
+    for relay in refilling.next():
+        refilling.end(relay)
+    for later, first in ((1, "kme-5"), (10 * HAD_S, "kme-5")):
+        refilling.now += later
+        refilling.say("kme-1", said("kme-8"), said("kme-5", wanted_bytes=64))
+        begun = refilling.next()
+        assert begun[0].ends[1] == first
+        for relay in begun:
+            refilling.end(relay)
 
 
 def test_a_place_that_is_said_to_be_dry_for_ever_starves_nobody(refilling):
@@ -140,6 +259,7 @@ def test_links_keep_a_part_of_their_key_for_others_unless_somebody_waits(refilli
     little = dict.fromkeys(LINKS, int(LEFT_OVER * BUFFER))
     refilling.say("kme-1", said(wanted_bytes=32_768))
     assert refilling.next(little) == []
+    refilling.now += 1
     refilling.say("kme-1", said(wanted_bytes=32_768, waiting=1))
     (relay,) = refilling.next(little)
     assert size(relay) == 32_768
@@ -271,10 +391,12 @@ def test_whatever_is_claimed_bounds_are_kept(turns, left):
         begun = [relay for relay in refilling.next(dict.fromkeys(LINKS, left)) if isinstance(relay, Relay)]
         assert all(0 < size(relay) <= SUPPLY_BYTES_MAX for relay in begun)
         places = [refill.place for refill in refilling.refills.under_way.values()]
-        assert all(places.count(place) <= UNDER_WAY_EACH for place in places)
+        assert all(places.count(place) <= 2 * UNDER_WAY_EACH for place in places)
+        young = [each.place for each in refilling.refills.under_way.values() if not each.is_late(refilling.now)]
+        assert all(young.count(place) <= UNDER_WAY_EACH for place in young)
         for place in set(places):
             total = sum(r.size for r in refilling.refills.under_way.values() if r.place == place)
-            assert total <= FIRST_BYTES + SUPPLY_BYTES_MAX
+            assert total <= 2 * (FIRST_BYTES + SUPPLY_BYTES_MAX)
         refilling.now += 1
     refilling.store.journal.close()
 

@@ -13,6 +13,7 @@ from qkdrelay.network.demand import Demand
 from qkdrelay.network.key_cost import link_key_bytes
 from qkdrelay.network.minimal_sets import Resilience
 from qkdrelay.network.planner import recursive_plan
+from qkdrelay.network.prices import UNUSABLE, cost
 from qkdrelay.network.selection import choose, plans
 from qkdrelay.network.topology import LinkNote, Topology
 from qkdrelay.network.topology_file import load_topology, reference_topology
@@ -133,7 +134,7 @@ def test_neighbours_need_nobody():
     assert best.resilience == Resilience(1, 1, 0, 1)
 
 
-# --- notes of trust, load ---------------------------------------------------------------------------
+# --- notes of trust, prices ---------------------------------------------------------------------------
 
 
 def test_a_kme_never_to_be_used_is_on_no_plan():
@@ -156,11 +157,29 @@ def test_a_kme_to_avoid_is_used_only_if_it_takes_it():
     assert set(choose(network(detour, {"a": "avoid"}), "s", "t", Demand(1, 1)).plan.order) == set("sabcdt")
 
 
-def test_equally_short_paths_are_taken_where_least_key_is_spoken_for():
+def test_paths_are_taken_where_key_is_cheapest_in_that_direction():
     three = network("sa at sb bt sc ct")
     for busy in "abc":
-        best = choose(three, "s", "t", Demand(1, 0), load={("t", busy): 5.0})
+        best = choose(three, "s", "t", Demand(1, 0), costs=frozenset({((busy, "t"), cost(0.5))}))
         assert busy not in best.plan.order
+        back = choose(three, "s", "t", Demand(1, 0), costs=frozenset({(("t", "b"), cost(0.0))}))
+        assert set(back.plan.order) == set("sabt")
+
+
+@pytest.mark.parametrize(("level", "goes_around"), [(1.0, False), (0.95, False), (0.5, True), (0.0, True)])
+def test_a_longer_way_is_taken_where_the_shorter_one_is_dearer_than_another_link(level, goes_around):
+    detour = network("sa at sb bt sc cd dt")
+    dear = frozenset({(("s", "b"), cost(level)), (("b", "t"), cost(level))})
+    best = choose(detour, "s", "t", Demand(1, 0), costs=dear)
+    assert ("c" in best.plan.order) == goes_around
+    assert "a" in best.plan.order
+
+
+def test_a_link_that_carries_nothing_is_taken_only_where_it_takes_it():
+    down = frozenset({(("b", "t"), UNUSABLE)})
+    detour = network("sa at sb bt sc cd de et")
+    assert "b" not in choose(detour, "s", "t", Demand(1, 0), costs=down).plan.order
+    assert "b" in choose(detour, "s", "t", Demand(1, 1), costs=down).plan.order
 
 
 def test_a_trusted_kme_between_is_relied_upon_only_if_allowed_and_labelled():
