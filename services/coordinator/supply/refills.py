@@ -28,6 +28,7 @@ from qkdrelay.network.demand import Demand
 from qkdrelay.network.names import Link, link_name
 from qkdrelay.network.prices import price
 from qkdrelay.network.refusals import NoPlanError
+from qkdrelay.service.allowance import Allowance
 from qkdrelay.service.batch import Batch, BatchDict
 
 SUPPLY_BYTES_MAX: Final = 128 << 10
@@ -55,8 +56,8 @@ HAD_S: Final = 600.0
 """Seconds after which half of what a place had counts against it."""
 BLAMED_S: Final = 60.0
 """Seconds for which links of a relay that failed, or is late, are dear: nobody knows which of them it was."""
-PLANNED_MAX: Final = 64
-"""Refills that are planned in one look; who is left out is planned in the next."""
+PLANNED_PER_S: Final = 100.0
+"""Refills that are planned in a second, each in about one millisecond where there are 50 KMEs; the rest wait."""
 _REST_S, _REST_MAX_S = 1.0, 60.0
 _TEXT_MAX: Final = 200
 
@@ -107,6 +108,7 @@ class Refills:
         self.rests: dict[Place, Rest] = BatchDict(batch)
         self._had: dict[Place, tuple[float, float]] = BatchDict(batch)
         """Bytes that each place had lately, by weight, and when that was reckoned."""
+        self._planned = Allowance(batch, PLANNED_PER_S)
         self._blamed: dict[Link, float] = BatchDict(batch)
         """Links of relays that failed, and when."""
         for relay in relays.undecided():
@@ -160,11 +162,10 @@ class Refills:
         for link, at in tuple(self._blamed.items()):
             if abs(now - at) >= BLAMED_S:
                 del self._blamed[link]
-        fresh, planned = self._accounts.fresh(now), 0
+        fresh = self._accounts.fresh(now)
         for place, size, worth in self._in_turn(fresh, now):
-            if len(self.under_way) >= UNDER_WAY_ALL or planned >= PLANNED_MAX:
+            if len(self.under_way) >= UNDER_WAY_ALL or not self._planned.take(now):
                 return
-            planned += 1
             try:
                 relay = self._fitting(place, size, links, worth, now, waits=is_dry(fresh[place].outgoing))
             except QkdRelayError as error:
