@@ -12,11 +12,11 @@ from typing import Any
 
 import structlog
 
-from bench import against_broker, applications, chains, growth, page, profiles
+from bench import against_broker, applications, chains, growth, page, profiles, supply
 
 FOLDER = Path(__file__).parents[1] / "docs" / "performance"
 RESULTS = FOLDER / "results.json"
-PARTS = ("broker", "chains", "applications", "page", "sharing", "link_key", "growth", "profile", "plot")
+PARTS = ("broker", "chains", "applications", "page", "supply", "sharing", "link_key", "growth", "profile", "plot")
 LIBRARIES = (
     "cryptography",
     "msgspec",
@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds of each side (5)")
     parser.add_argument("--relays", type=int, default=1500, help="relays at once in a round of one key (1,500)")
     parser.add_argument("--keys", type=int, nargs="*", default=[1, 16, 256, 4096], help="keys per relay")
+    parser.add_argument("--hours", type=float, default=1.0, help="of each simulated run of supply (1)")
     parser.add_argument("--control", action="store_true", help="the bare chain sends 8 control messages a relay, too")
     arguments = parser.parse_args()
     if wrong := set(arguments.parts) - set(PARTS):
@@ -64,6 +65,8 @@ def _run(part: str, arguments: argparse.Namespace, results: dict[str, Any]) -> N
             results["applications"] = applications.measure(arguments.rounds)
         case "page":
             results["page"] = page.measure(arguments.rounds)
+        case "supply":
+            results["supply"] = supply.measure(arguments.hours)
         case "sharing":
             from bench import sharing  # noqa: PLC0415 - needs libraries that the other parts do not
 

@@ -65,6 +65,9 @@ class Pair:
     asked: int = 0
     served: int = 0
     """Requests, and those of them that were served from stock."""
+    bursts: int = 0
+    bursts_served: int = 0
+    """Bursts, and those of them of which every request was served from stock."""
     delivered: float = 0.0
     used_per_s: float = 0.0
     pending: float = 0.0
@@ -72,6 +75,10 @@ class Pair:
     @property
     def share(self) -> float:
         return self.served / self.asked if self.asked else 1.0
+
+    @property
+    def share_of_bursts(self) -> float:
+        return self.bursts_served / self.bursts if self.bursts else 1.0
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,14 @@ class Outcome:
     @property
     def worst(self) -> float:
         return min(pair.share for pair in self.pairs)
+
+    @property
+    def bursts_served(self) -> float:
+        return sum(pair.bursts_served for pair in self.pairs) / sum(pair.bursts for pair in self.pairs)
+
+    @property
+    def worst_of_bursts(self) -> float:
+        return min(pair.share_of_bursts for pair in self.pairs)
 
 
 class Simulation:
@@ -134,7 +149,7 @@ class Simulation:
         while self.now < until:
             self._step()
         for pair in self.pairs.values():
-            pair.asked = pair.served = 0
+            pair.asked = pair.served = pair.bursts = pair.bursts_served = 0
             pair.delivered = 0.0
         self.link_key = self.given = 0.0
         self.begun = 0
@@ -192,6 +207,7 @@ class Simulation:
         while pair.waiting and self.now - pair.waiting[0][0] > PATIENCE_S:
             pair.waiting.popleft()
         for size in arrived:
+            missed = pair.asked - pair.served
             for place in range(math.ceil(size / REQUEST_BYTES)):
                 part = min(size - place * REQUEST_BYTES, REQUEST_BYTES)
                 pair.asked += 1
@@ -201,6 +217,8 @@ class Simulation:
                     used += part
                 else:
                     pair.waiting.append((self.now, part))
+            pair.bursts += 1
+            pair.bursts_served += pair.asked - pair.served == missed
         pair.delivered += used
         pair.used_per_s += (used - pair.used_per_s) / 60.0
 
