@@ -70,7 +70,6 @@ class Watching:
         self._slowly_at = -SLOWLY_S
         self._trouble = ""
         self._network: NetworkView | None = None
-        self._supplies: SuppliesView | None = None
         self._shown: dict[UUID, _Shown] = {}
         """Relays that somebody looks at, as they are shown; first the one whose attack was asked longest ago."""
 

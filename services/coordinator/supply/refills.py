@@ -39,11 +39,11 @@ SUPPLY_S: Final = 7 * 86_400.0
 """Seconds for which supply may be assigned."""
 TIMEOUT_S: Final = 30.0
 UNDER_WAY_EACH, UNDER_WAY_ALL = 2, 64
+"""Relays of supply that are under way: of one place, late ones aside, and in all."""
 LATE_S: Final = 3.0
 """Seconds after which a relay is not reckoned with any more: others begin beside it, on other ways."""
 TOP_UP: Final = 0.25
 """Part of the largest refill, and of what a place should have, below which it waits until it wants more."""
-"""Relays of supply that are under way: of one place, and in all."""
 AHEAD_S: Final = 60.0
 """Seconds of use, as both ends see it, for which there may be supply beyond the first refill."""
 FIRST_BYTES: Final = 64 << 10
@@ -77,13 +77,13 @@ class Refill:
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """A place that is not refilled for a while, since that failed."""
+    """A place that is not refilled for a while, since that failed or was not worth it."""
 
     times: int
     since: float
     why: str
     has_failed: bool = True
-    """Or was not worth it, as things were."""
+    """Else it was not worth it, as things were."""
 
     @property
     def seconds(self) -> float:
