@@ -23,7 +23,7 @@ from qkdrelay.messages.control import FixedDemand, Terms
 from qkdrelay.messages.fields import PLAN_BYTES_MAX, TIMEOUT_S_MAX, TIMEOUT_S_MIN
 from qkdrelay.messages.keys import check_key_amount
 from qkdrelay.messages.plans import encode_plan
-from qkdrelay.messages.reports import Hello
+from qkdrelay.messages.reports import SILENT_S, Hello
 from qkdrelay.network.candidates import Candidate, LinkCost
 from qkdrelay.network.demand import Demand, Policy
 from qkdrelay.network.key_cost import link_key_bytes, payload_bytes
@@ -37,8 +37,6 @@ UNDECIDED_MAX = 10_000
 _CHOICES_KEPT = 256
 _STEPS = 8
 """Steps in which plans see how much of a link's key is left: few, so that they are not made anew all the time."""
-SILENT_S = 30.0
-"""A KME that has not said hello for so long is planned around."""
 
 
 class TimeoutRefusedError(RequestRefusedError):

@@ -12,13 +12,11 @@ from coordinator.commands import CommandQueue
 from coordinator.relay_actions import RelayActions
 from coordinator.store import CoordinatorStore
 from qkdrelay.messages.control import SetLink
-from qkdrelay.messages.reports import Hello
+from qkdrelay.messages.reports import SKEW_MAX_S, Hello
 from qkdrelay.network.topology import Topology
 from qkdrelay.service.batch import BatchDict
 from qkdrelay.service.batch_events import BatchEvents
 
-SKEW_MAX_S = 5.0
-"""A KME whose clock differs by more raises an alarm: deadlines are in absolute time."""
 ORDER_AGAIN_S = 30.0
 """A KME whose link does not keep to its order is given it again so often, whatever it says how often."""
 

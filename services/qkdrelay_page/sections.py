@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from qkdrelay.as_data.network import SILENT_S, reports
+from qkdrelay.as_data.network import reports
 from qkdrelay.as_data.relays import attack_as_data, relay_as_data, summary_as_data, tree_as_data
 from qkdrelay.messages.answers import (
     AttackView,
@@ -16,7 +16,7 @@ from qkdrelay.messages.answers import (
     RelayView,
     SuppliesView,
 )
-from qkdrelay.messages.reports import LinkReport
+from qkdrelay.messages.reports import SILENT_S, SKEW_MAX_S, LinkReport
 from qkdrelay.messages.states import TERMINAL
 from qkdrelay.network.names import link_name
 from qkdrelay.network.topology import Topology
@@ -26,7 +26,6 @@ from qkdrelay_pictures.spread import spread
 
 WIDTH, HEIGHT, CLEARANCE = 1000.0, 640.0, 46.0
 """Of the map, in its own units; links keep so far from KMEs that are not theirs."""
-CLOCK_OFF_S: Final = 5.0
 DRY: Final = 0.01
 """A direction of a link with less of its buffer than this is dry."""
 ITEMS_MAX: Final = 100
@@ -79,7 +78,7 @@ def _state(kme: KmeView) -> str:
 
 
 def _is_off(kme: KmeView) -> bool:
-    return kme.clock_off_s is not None and abs(kme.clock_off_s) >= CLOCK_OFF_S
+    return kme.clock_off_s is not None and abs(kme.clock_off_s) >= SKEW_MAX_S
 
 
 def _direction(sender: str, receiver: str, report: LinkReport | None) -> dict[str, Any]:

@@ -12,11 +12,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from coordinator.admission import SILENT_S, Admission
+from coordinator.admission import Admission
 from coordinator.supply.accounts import Accounts, Place
 from coordinator.supply.key_left import KeyLeft
 from coordinator.supply.refills import TIMEOUT_S, Refills
 from qkdrelay.messages.assignments import IncomingSupply, OutgoingSupply, Supplies
+from qkdrelay.messages.reports import SILENT_S
 from qkdrelay.network.capacity import KmePair, is_protectable, optimum
 from qkdrelay.network.key_rates import rates_of
 from qkdrelay.network.planner import without

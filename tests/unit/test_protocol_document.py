@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.liveness import SKEW_MAX_S
 from kme import fairness, forwarding, links
 from qkdrelay import randomness
 from qkdrelay.messages import codec, control, dialogue, fields, keys, link, plans, reports
+from qkdrelay.messages.reports import SKEW_MAX_S
 from qkdrelay.network import plan
 from qkdrelay.service import loop, numbers
 from qkdrelay.sharing import amd

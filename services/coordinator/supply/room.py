@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from coordinator.admission import SILENT_S, Admission
+from coordinator.admission import Admission
 from coordinator.commands import CommandQueue
 from coordinator.liveness import Liveness
 from coordinator.relay_actions import RelayActions
@@ -18,6 +18,7 @@ from coordinator.supply.weights import Weights
 from qkdrelay.messages.answers import SUPPLIES_SHOWN_MAX, SaePairView, SuppliesView, SupplyView
 from qkdrelay.messages.assignments import PAIRS_SHOWN_MAX, Assign, Assigned, AssignRefused, Supplies
 from qkdrelay.messages.control import Command
+from qkdrelay.messages.reports import SILENT_S
 from qkdrelay.network.directory import Directory
 from qkdrelay.network.topology import Topology
 from qkdrelay.service.batch import Cell

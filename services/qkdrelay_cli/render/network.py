@@ -6,10 +6,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from qkdrelay.as_data.network import SILENT_S, reports
+from qkdrelay.as_data.network import reports
 from qkdrelay.escaping import NAME_MAX, escaped
 from qkdrelay.messages.answers import KmeView, NetworkView
-from qkdrelay.messages.reports import LinkReport
+from qkdrelay.messages.reports import SILENT_S, LinkReport
 from qkdrelay.network.names import link_name
 from qkdrelay.terminal.wording import duration
 

@@ -9,9 +9,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from qkdrelay.as_data.network import SILENT_S
 from qkdrelay.escaping import escaped
 from qkdrelay.messages.answers import SaePairView, SuppliesView, SupplyView
+from qkdrelay.messages.reports import SILENT_S
 from qkdrelay.network.names import link_name
 from qkdrelay.terminal.wording import duration
 from qkdrelay_cli.render.network import bytes_shown

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from qkdrelay.messages.answers import NetworkView
 from qkdrelay.messages.reports import LinkReport
-
-SILENT_S: Final = 30.0
-"""KMEs say hello every 10 s; one that missed a few has a problem."""
 
 
 def network_as_data(view: NetworkView) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 from uuid import UUID
 
 from msgspec import Meta
@@ -14,6 +14,10 @@ from qkdrelay.messages.states import LabMode
 from qkdrelay.network.plan import KMES_MAX, SUCCESSORS_MAX
 from qkdrelay.network.topology import BUFFER_BYTES_MAX
 
+SILENT_S: Final = 30.0
+"""A KME that has not said hello for so long has a problem: it says so every 10 s."""
+SKEW_MAX_S: Final = 5.0
+"""A KME whose clock differs by more raises an alarm: deadlines are in absolute time."""
 REPORTS_MAX = 2_000
 """Reports in one message: it is taken in as a whole, and the answer to the first waits for the last."""
 
