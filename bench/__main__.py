@@ -12,11 +12,23 @@ from typing import Any
 
 import structlog
 
-from bench import against_broker, applications, chains, growth, page, profiles, supply
+from bench import against_broker, applications, chains, growth, page, profiles, supply, supply_stack
 
 FOLDER = Path(__file__).parents[1] / "docs" / "performance"
 RESULTS = FOLDER / "results.json"
-PARTS = ("broker", "chains", "applications", "page", "supply", "sharing", "link_key", "growth", "profile", "plot")
+PARTS = (
+    "broker",
+    "chains",
+    "applications",
+    "page",
+    "supply",
+    "supply_stack",
+    "sharing",
+    "link_key",
+    "growth",
+    "profile",
+    "plot",
+)
 LIBRARIES = (
     "cryptography",
     "msgspec",
@@ -67,6 +79,8 @@ def _run(part: str, arguments: argparse.Namespace, results: dict[str, Any]) -> N
             results["page"] = page.measure(arguments.rounds)
         case "supply":
             results["supply"] = supply.measure(arguments.hours)
+        case "supply_stack":
+            results["supply_stack"] = supply_stack.measure()
         case "sharing":
             from bench import sharing  # noqa: PLC0415 - needs libraries that the other parts do not
 

@@ -16,7 +16,7 @@ from typing import Any
 from bench import constant, stack, supply_cost
 from bench.against_broker import TOPOLOGY, quantiles
 from bench.https import Answer, Client, Work, client
-from bench.saes import BUSY, MASTERS_AT, SAES, SLAVES_AT, STOCK_MOST, Applications, path
+from bench.saes import BUSY, MASTERS_AT, SAES, SLAVES_AT, STOCK_MOST, TWO, Applications, path
 from qkdrelay.network.topology_file import load_topology
 from support import rabbitmq
 from support.waiting import eventually
@@ -46,7 +46,7 @@ def measure(rounds: int) -> dict[str, Any]:
     results: dict[str, Any] = {"link_key": supply_cost.measure()}
     with ExitStack() as cleanup:
         cleanup.callback(shutil.rmtree, folder)
-        applications = Applications.new(folder / "saes")
+        applications = Applications.new(folder / "saes", TWO, (BUSY,))
         server = cleanup.enter_context(rabbitmq.running())
         host = cleanup.enter_context(server.vhost(topology.kmes, topology.links))
         more = applications.settings()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,8 @@ SAES = 40
 STOCK_MOST = 4_096
 BUSY = "m-0", "s-0"
 """The pair that has as many keys cut ahead as a pair may have; all others have what a pair has by default."""
+TWO = {f"{letter}-{n}": kme for letter, kme in (("m", MASTERS_AT), ("s", SLAVES_AT)) for n in range(SAES)}
+"""The KME of each SAE."""
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -26,19 +28,19 @@ class Applications:
     """The applications of one network; files are in ``folder``."""
 
     folder: Path
+    homes: Mapping[str, str]
+    """The KME of each SAE."""
     ports: Mapping[str, int]
     """Of the interface for applications, by KME."""
     health: Mapping[str, int]
 
     @classmethod
-    def new(cls, folder: Path) -> Applications:
-        """Make certificates and directory."""
+    def new(cls, folder: Path, homes: Mapping[str, str], busy: Collection[tuple[str, str]]) -> Applications:
+        """Make certificates and directory; pairs that are ``busy`` have as many keys cut ahead as a pair may have."""
         folder.mkdir()
-        kmes = (MASTERS_AT, SLAVES_AT)
-        at = {MASTERS_AT: [f"m-{n}" for n in range(SAES)], SLAVES_AT: [f"s-{n}" for n in range(SAES)]}
-        directory = Directory(
-            {sae: Sae(sae, kme) for kme, saes in at.items() for sae in saes}, {BUSY: PairSettings(stock=STOCK_MOST)}
-        )
+        kmes = tuple(sorted(set(homes.values())))
+        pairs = dict.fromkeys(busy, PairSettings(stock=STOCK_MOST))
+        directory = Directory({sae: Sae(sae, kme) for sae, kme in homes.items()}, pairs)
         (folder / "saes.toml").write_text(directory_text(directory))
         authority = Authority.new("bench")
         for name, hosts in {**dict.fromkeys(kmes, (LOOPBACK,)), **dict.fromkeys(directory.saes, ())}.items():
@@ -47,7 +49,7 @@ class Applications:
             for file, text in {"ca.pem": authority.pem, "cert.pem": certificate, "key.pem": key}.items():
                 (own / file).write_text(text)
                 (own / file).chmod(0o600)
-        return cls(folder, {kme: free_port() for kme in kmes}, {kme: free_port() for kme in kmes})
+        return cls(folder, homes, {kme: free_port() for kme in kmes}, {kme: free_port() for kme in kmes})
 
     def settings(self) -> dict[str, dict[str, str]]:
         """Return what the services are to be told of them, by service."""
@@ -66,8 +68,7 @@ class Applications:
 
     def server(self, sae: str, *, port: int | None = None) -> Server:
         """Return its KME's server as an SAE asks it, or another at ``port``."""
-        kme = MASTERS_AT if sae.startswith("m") else SLAVES_AT
-        return Server(port or self.ports[kme], self.folder / sae)
+        return Server(port or self.ports[self.homes[sae]], self.folder / sae)
 
     def ready_keys(self) -> int:
         """Return how many keys are ready at the masters' KME."""

@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 UP_WITHIN_S = 60.0
 RELAYS_WITHIN_S = 120.0
 _KEY_FOR_ALL = {"rate_bps": 10**12, "buffer_bytes": 1 << 34}
-"""The benchmark asks what the software can do, not what a QKD link can."""
+"""Most parts ask what the software can do, not what a QKD link can."""
 
 
 _COMMANDS = {COORDINATOR: ("qkdrelay_cli", "serve"), PAGE: ("qkdrelay_cli", "page")}
@@ -170,13 +170,15 @@ def running(
     profiled: Collection[str] = (),
     more: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     page: int | None = None,
+    buffer_bytes: int | None = None,
 ) -> Iterator[Stack]:
     """Run the services on a virtual host, with stores and logs in ``folder``; ``path`` is the topology's file.
 
     Those in ``profiled`` are (`bench.profiled`); ``more`` has further settings of some; ``page`` is the port of the
-    page, if it is to be served.
+    page, if it is to be served. With ``buffer_bytes`` links have the rates that the topology notes, and such buffers;
+    else more key than can be used up.
     """
-    environments = _environments(host, topology, path, folder)
+    environments = _environments(host, topology, path, folder, buffer_bytes)
     if page is not None:
         environments[PAGE] = {
             **{name: value for name, value in environments[COORDINATOR].items() if "STORE" not in name},
@@ -198,9 +200,18 @@ def running(
         services.stop()
 
 
-def _environments(host: Any, topology: Topology, path: Path, folder: Path) -> dict[str, dict[str, str]]:
+def _environments(
+    host: Any, topology: Topology, path: Path, folder: Path, buffer_bytes: int | None
+) -> dict[str, dict[str, str]]:
     control = {kme: secrets.token_hex(32) for kme in topology.kmes}
     link = {frozenset(pair): secrets.token_hex(32) for pair in topology.links}
+
+    def key_of(kme: str, peer: str) -> dict[str, int]:
+        if buffer_bytes is None:
+            return _KEY_FOR_ALL
+        rate = next(note.rate_bps for pair, note in topology.link_notes.items() if set(pair) == {kme, peer})
+        assert rate is not None
+        return {"rate_bps": rate, "buffer_bytes": buffer_bytes}
 
     def common(name: str) -> dict[str, str]:
         return {
@@ -217,7 +228,10 @@ def _environments(host: Any, topology: Topology, path: Path, folder: Path) -> di
             "QKDRELAY_KME": kme,
             "QKDRELAY_CONTROL_KEY": control[kme],
             "QKDRELAY_LINKS": json.dumps(
-                {peer: {"secret": link[frozenset((kme, peer))], **_KEY_FOR_ALL} for peer in topology.neighbours[kme]}
+                {
+                    peer: {"secret": link[frozenset((kme, peer))], **key_of(kme, peer)}
+                    for peer in topology.neighbours[kme]
+                }
             ),
         }
         for kme in topology.kmes

@@ -198,4 +198,4 @@ class CoordinatorService:
         store = self._store
         undecided, dead_letters = store.relays.undecided_count(), store.dead_letters.count()
         self.metrics.measured_here(undecided, dead_letters, self.liveness.last_hellos)
-        self.metrics.measured_supply(len(self.supply.refills.under_way), self.supply.dry(self._now))
+        self.metrics.measured_supply(len(self.supply.refills.under_way.all()), self.supply.dry(self._now))

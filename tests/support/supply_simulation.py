@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 
@@ -69,7 +69,9 @@ class Pair:
     bursts: int = 0
     bursts_served: int = 0
     """Bursts, and those of them of which every request was served from stock."""
+    wanted: float = 0.0
     delivered: float = 0.0
+    """Bytes that were asked for, and those of them that were given, at once or late."""
     used_per_s: float = 0.0
     pending: float = 0.0
 
@@ -115,8 +117,18 @@ class Simulation:
     """A network whose pairs ask for ``load`` times what time-shared threshold plans at best could give them."""
 
     def __init__(
-        self, topology: Topology, pairs: Sequence[KmePair], load: float, *, seed: int = 1, failures: bool = False
+        self,
+        topology: Topology,
+        pairs: Sequence[KmePair],
+        load: float,
+        *,
+        seed: int = 1,
+        failures: bool = False,
+        greedy: Collection[str] = (),
+        idle: Collection[str] = (),
     ) -> None:
+        """``greedy`` KMEs claim to be dry and to use everything; ``idle`` ones claim full links and pass nothing on."""
+        self.greedy, self.idle = frozenset(greedy), frozenset(idle)
         self.topology, self.random, self.failures = topology, Random(seed), failures
         self._demands = pairs
         self.rates = {link: rate / 8 for link, rate in rates_of(topology).items()}
@@ -151,7 +163,7 @@ class Simulation:
             self._step()
         for pair in self.pairs.values():
             pair.asked = pair.served = pair.bursts = pair.bursts_served = 0
-            pair.delivered = 0.0
+            pair.wanted = pair.delivered = 0.0
         self.link_key = self.given = 0.0
         self.begun = 0
         until = self.now + seconds
@@ -207,6 +219,7 @@ class Simulation:
             used += size
         while pair.waiting and self.now - pair.waiting[0][0] > PATIENCE_S:
             pair.waiting.popleft()
+        pair.wanted += sum(arrived)
         for size in arrived:
             missed = pair.asked - pair.served
             for place in range(math.ceil(size / REQUEST_BYTES)):
@@ -229,19 +242,28 @@ class Simulation:
         incoming: dict[str, list[IncomingSupply]] = {}
         for place, pair in self.pairs.items():
             wanted = STOCK_BURSTS * BURST_S * pair.per_s - pair.stock - pair.pending
-            said = {"stored_bytes": int(pair.stock), "assigned_bytes_per_s": max(pair.used_per_s, pair.per_s)}
+            used = {kme: 1e12 if kme in self.greedy else max(pair.used_per_s, pair.per_s) for kme in place[:2]}
+            stored = {kme: 0 if kme in self.greedy else int(pair.stock) for kme in place[:2]}
             outgoing.setdefault(place.source, []).append(
                 OutgoingSupply(
                     target=place.target,
                     level=1,
-                    pending_bytes=int(pair.pending),
-                    wanted_bytes=max(0, int(wanted)),
-                    waiting=len(pair.waiting),
+                    stored_bytes=stored[place.source],
+                    pending_bytes=0 if place.source in self.greedy else int(pair.pending),
+                    wanted_bytes=10 << 20 if place.source in self.greedy else max(0, int(wanted)),
+                    assigned_bytes_per_s=used[place.source],
+                    waiting=1_000 if place.source in self.greedy else len(pair.waiting),
                     why="",
-                    **said,
                 )
             )
-            incoming.setdefault(place.target, []).append(IncomingSupply(source=place.source, level=1, **said))
+            incoming.setdefault(place.target, []).append(
+                IncomingSupply(
+                    source=place.source,
+                    level=1,
+                    stored_bytes=stored[place.target],
+                    assigned_bytes_per_s=used[place.target],
+                )
+            )
         for kme in self.topology.kmes:
             if kme not in self.down:
                 report = Supplies(
@@ -255,7 +277,8 @@ class Simulation:
     def _key_left(self) -> KeyLeft:
         silent = {kme for kme, since in self.down.items() if self.now - since >= SILENT_S}
         unusable = [link for link in self.rates if silent & set(link)]
-        return KeyLeft({link: int(left) for link, left in self.left.items()}, self.buffers, unusable)
+        claimed = {link: self.buffers[link] for link in self.rates if link[0] in self.idle}
+        return KeyLeft({link: int(left) for link, left in self.left.items()} | claimed, self.buffers, unusable)
 
     def _begin(self, relay) -> None:
         if isinstance(relay, tuple):
@@ -268,7 +291,7 @@ class Simulation:
             self.left[link] -= size
             self.link_key += size
             late = max(late, -self.left[link] / self.rates[link])
-        fails = bool(set(self.down) & set(relay.plan.order))
+        fails = bool((set(self.down) | self.idle) & set(relay.plan.order))
         self._ends.append((self.now + (TIMEOUT_S if fails else RELAY_S + late), relay, fails))
         if not fails:
             self.pairs[self._place(relay)].pending += self._size(relay)

@@ -80,6 +80,11 @@ class Accounts:
         # A distance, not a difference: the clock may be stepped back.
         return {place: said for place, said in self.places() if abs(now - said.at) <= FRESH_S}
 
+    def of(self, place: Place, now: float) -> Said | None:
+        """Return what counts now of one place, or None."""
+        said = self._outgoing.get(place.source, {}).get(place[1:])
+        return said if said is not None and abs(now - said.at) <= FRESH_S else None
+
     def pairs(self) -> Iterator[tuple[str, float, SaePair]]:
         """Yield the pairs of SAEs: the KME that said so, when, and what."""
         for kme, (at, pairs) in self._pairs.items():
@@ -88,9 +93,9 @@ class Accounts:
 
     def assigned_bytes_per_s(self, place: Place, now: float) -> float:
         """Return the lesser of what source and target say is assigned; nothing if either does not say."""
-        said = self._outgoing.get(place.source, {}).get(place[1:])
+        said = self.of(place, now)
         at, incoming = self._incoming.get(place.target, (now, {}))
         received = incoming.get((place.source, place.level))
-        if said is None or received is None or abs(now - at) > FRESH_S or abs(now - said.at) > FRESH_S:
+        if said is None or received is None or abs(now - at) > FRESH_S:
             return 0.0
         return min(said.outgoing.assigned_bytes_per_s, received.assigned_bytes_per_s)

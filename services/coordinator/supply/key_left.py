@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Final
+from collections.abc import Callable, Collection, Mapping
 
 from qkdrelay.network.candidates import LinkCost
 from qkdrelay.network.names import Link
-from qkdrelay.network.prices import UNIT, UNUSABLE, cost, price
-
-BLAMED_PRICE: Final = 100.0
-"""What a byte of a link that is blamed costs besides."""
+from qkdrelay.network.prices import UNUSABLE, cost, price
 
 
 class KeyLeft:
@@ -38,15 +34,10 @@ class KeyLeft:
         """Return what these bytes are worth."""
         return sum(size * price(self._level(link)) for link, size in drawn.items())
 
-    def costs(self, blamed: Collection[Link]) -> LinkCost:
-        """Return what paths are looked for by; ``blamed`` links are dear besides."""
+    def costs(self, besides: Callable[[Link], int]) -> LinkCost:
+        """Return what paths are looked for by: what a link's key is worth, and what it costs ``besides``."""
         return frozenset(
-            (
-                link,
-                UNUSABLE
-                if link in self._unusable
-                else cost(self._level(link)) + round(BLAMED_PRICE * UNIT) * (link in blamed),
-            )
+            (link, UNUSABLE if link in self._unusable else cost(self._level(link)) + besides(link))
             for link in self._buffers
         )
 

@@ -94,6 +94,7 @@ class SupplyRoom:
         places = sorted(self.accounts.places(), key=lambda known: (-known[1].outgoing.waiting, known[0]))
         pairs = sorted(self.accounts.pairs(), key=lambda known: (-known[2].waiting, not known[2].low, known[2].master))
         left_out = max(0, len(places) - SUPPLIES_SHOWN_MAX) + max(0, len(pairs) - PAIRS_SHOWN_MAX)
+        why = {place: self.refills.why(place, now) for place, _ in places[:SUPPLIES_SHOWN_MAX]}
         return SuppliesView(
             kmes=tuple(sorted(self.accounts.incarnations)),
             supplies=tuple(
@@ -101,8 +102,9 @@ class SupplyRoom:
                     source=place.source,
                     said_s_ago=max(0.0, now - said.at),
                     supply=said.outgoing,
-                    refills=self.refills.count(place),
-                    why=self.refills.why(place, now),
+                    refills=len(self.refills.under_way.of(place)),
+                    served=why[place][0],
+                    why=why[place][1],
                 )
                 for place, said in places[:SUPPLIES_SHOWN_MAX]
             ),

@@ -25,7 +25,7 @@ def supplies_as_tables(view: SuppliesView) -> Group:
         return Group("no KME has applications; `coordinator saes add` adds one")
     parts: list[Any] = [Text.assemble("KMEs with applications: ", ", ".join(view.kmes))]
     if view.supplies:
-        parts += ["", _supplies(view.supplies), *_remarks(map(_of_supply, view.supplies))]
+        parts += ["", _supplies(view.supplies), *_remarks(map(_of_supply, view.supplies)), *_served(view.supplies)]
     if view.pairs:
         parts += ["", _pairs(view.pairs), *_remarks(map(_of_pair, view.pairs))]
     if not view.supplies and not view.pairs:
@@ -84,6 +84,14 @@ def _table(*columns: str, names: int) -> Table:
 def _of_supply(one: SupplyView) -> tuple[str, list[str]]:
     about = f"{link_name(one.source, one.supply.target)}, level {one.supply.level}"
     return about, [*_silence(one.source, one.said_s_ago), one.why or one.supply.why]
+
+
+def _served(supplies: Iterable[SupplyView]) -> Iterator[Text]:
+    """Return why those are refilled that are."""
+    for one in supplies:
+        if one.refills and one.served:
+            about = f"{link_name(one.source, one.supply.target)}, level {one.supply.level}"
+            yield Text(f"{about}: refilled since {escaped(one.served, _WHY_SHOWN_MAX)}", "dim")
 
 
 def _of_pair(one: SaePairView) -> tuple[str, list[str]]:

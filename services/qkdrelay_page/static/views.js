@@ -59,12 +59,12 @@ function kmeDetails(kme, network, supplies) {
 }
 
 const supplyTable = (supplies) =>
-  table("Supply of keys, by pair of KMEs", ["from, to", { number: "level" }, { number: "stored" }, { number: "coming" }, { number: "wanted" }, { number: "used/s" }, { number: "waiting" }, { number: "refills" }, "what is in the way"],
+  table("Supply of keys, by pair of KMEs", ["from, to", { number: "level" }, { number: "stored" }, { number: "coming" }, { number: "wanted" }, { number: "used/s" }, { number: "waiting" }, { number: "refills" }, "why it is refilled, or what is in the way"],
     supplies.map((one) => ({
       key: `${one.source}>${one.target}/${one.level}`,
       cells: [`${one.source} to ${one.target}`, number(one.level),
         { number: el("span", { class: one.waiting && !one.stored_bytes ? "bad" : "" }, one.waiting && !one.stored_bytes ? "dry" : bytes(one.stored_bytes)) },
-        number(bytes(one.pending_bytes)), number(bytes(one.wanted_bytes)), number(bytes(Math.round(one.assigned_bytes_per_s))), number(one.waiting), number(one.refills), el("div", { class: "long" }, one.why)],
+        number(bytes(one.pending_bytes)), number(bytes(one.wanted_bytes)), number(bytes(Math.round(one.assigned_bytes_per_s))), number(one.waiting), number(one.refills), el("div", { class: "long" }, one.why || one.served)],
     })));
 
 /** Return the view of keys for applications. */

@@ -19,6 +19,7 @@ def supplies_as_data(view: SuppliesView) -> dict[str, Any]:
                 **msgspec.to_builtins(one.supply),
                 "refills": one.refills,
                 "said_s_ago": one.said_s_ago,
+                "served": one.served,
                 "why": one.why or one.supply.why,
             }
             for one in view.supplies

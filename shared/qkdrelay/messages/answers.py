@@ -164,8 +164,10 @@ class SupplyView(Message, frozen=True):
     supply: OutgoingSupply
     refills: Number
     """Relays of supply that are under way for it."""
+    served: Text
+    """Why it is refilled now, or needs no refill, as the coordinator sees it; empty if something is in the way."""
     why: Text
-    """Why it is not refilled now, as the coordinator sees it; empty for nothing."""
+    """What is in the way; empty for nothing."""
 
 
 class SaePairView(Message, frozen=True):

@@ -12,7 +12,7 @@ from qkdrelay.messages.keys import KEY_BYTES_MAX, KEY_COUNT_MAX, KEY_SIZE_BITS_M
 from qkdrelay.network.names import SAE_ID
 
 SaeId = Annotated[str, Meta(pattern=rf"^{SAE_ID.pattern}\Z")]
-SUPPLY_BYTES_PER_TAG_PAIR: Final = 2_048
+SUPPLY_BYTES_PER_TAG_PAIR: Final = 4_096
 """Bytes of supply for which there is one pair of tag keys."""
 TAG_PAIRS_MAX: Final = KEY_BYTES_MAX // SUPPLY_BYTES_PER_TAG_PAIR
 SUPPLIES_MAX: Final = 512

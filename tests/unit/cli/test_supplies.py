@@ -34,10 +34,10 @@ PAIR = SaePair(
 )
 
 
-def shown(supply=SUPPLY, pair=PAIR, said_s_ago=1.0, why="", width=80):
+def shown(supply=SUPPLY, pair=PAIR, said_s_ago=1.0, why="", served="", width=80):
     view = SuppliesView(
         kmes=("kme-1", "kme-8"),
-        supplies=(SupplyView(source="kme-1", said_s_ago=said_s_ago, supply=supply, refills=2, why=why),),
+        supplies=(SupplyView(source="kme-1", said_s_ago=said_s_ago, supply=supply, refills=2, served=served, why=why),),
         pairs=(SaePairView(kme="kme-1", said_s_ago=said_s_ago, pair=pair),),
         left_out=0,
     )
@@ -59,6 +59,11 @@ def test_what_is_in_the_way_is_said_in_words():
     _, text = shown(why="too few shares in time: the QKD link to kme-8 is down", said_s_ago=75.0)
     assert "kme-1>kme-8, level 1: as kme-1 said 1 min 15 s ago; too few shares in time: the QKD link to kme-8" in text
     assert "sae-1 to sae-8: as kme-1 said 1 min 15 s ago; fewer keys are ready than should be; kme-8 has no" in text
+
+
+def test_why_it_is_refilled_is_said_too():
+    _, text = shown(served="requests wait and nothing is there")
+    assert "kme-1>kme-8, level 1: refilled since requests wait and nothing is there" in text
 
 
 def test_of_what_is_as_it_should_be_nothing_is_said():

@@ -15,15 +15,15 @@ from coordinator.supply.accounts import FRESH_S, Accounts, Place
 from coordinator.supply.key_left import KeyLeft
 from coordinator.supply.refills import (
     AHEAD_S,
-    BLAMED_S,
     FIRST_BYTES,
     HAD_S,
-    LATE_S,
     LEFT_OVER,
     SUPPLY_BYTES_MAX,
     UNDER_WAY_EACH,
     Refills,
 )
+from coordinator.supply.suspicions import SUSPECT_S
+from coordinator.supply.under_way import LATE_S
 from qkdrelay.messages.assignments import IncomingSupply, NoSupply, OutgoingSupply, SaePair, Supplies
 from qkdrelay.messages.control import FixedDemand
 from support.kme import NOW
@@ -89,7 +89,7 @@ def test_what_is_wanted_is_begun_as_supply_of_its_level(refilling):
     (relay,) = refilling.next()
     terms = relay.terms
     assert (relay.ends, terms.withstand.compromised, size(relay)) == (("kme-1", "kme-8"), 2, 5024)
-    assert (terms.supply.tag_pairs, terms.supply.until > NOW + 86_400) == (3, True)
+    assert (terms.supply.tag_pairs, terms.supply.until > NOW + 86_400) == (2, True)
     assert refilling.next() == []
 
 
@@ -151,14 +151,15 @@ def test_what_is_down_or_silent_is_gone_around(refilling, away):
 def test_where_there_is_no_way_around_nothing_is_begun_and_that_is_said(refilling):
     refilling.say("kme-1", said(waiting=1))
     assert refilling.next(unusable=[("kme-5", "kme-8"), ("kme-6", "kme-8")]) == []
-    why = refilling.refills.why(Place("kme-1", "kme-8", 1), refilling.now)
+    _, why = refilling.refills.why(Place("kme-1", "kme-8", 1), refilling.now)
     assert why in {
         f"there is no way around the QKD link {kme}>kme-8, which carries nothing now" for kme in ("kme-5", "kme-6")
     }
     refilling.now += 1.5
     refilling.say("kme-1", said(waiting=1))
     assert len(refilling.next()) == 1
-    assert refilling.refills.why(Place("kme-1", "kme-8", 1), refilling.now) == ""
+    served, why = refilling.refills.why(Place("kme-1", "kme-8", 1), refilling.now)
+    assert (served, why) == ("requests wait and nothing is there", "")
 
 
 def test_links_of_a_relay_that_failed_are_gone_around_for_a_while(refilling):
@@ -170,7 +171,7 @@ def test_links_of_a_relay_that_failed_are_gone_around_for_a_while(refilling):
     (other,) = refilling.next()
     assert not {route[-2] for route in paths(other)} <= {route[-2] for route in paths(failed)}
     refilling.end(other)
-    refilling.now += BLAMED_S
+    refilling.now += SUSPECT_S
     refilling.say("kme-1", said())
     (again,) = refilling.next()
     assert paths(again) == paths(failed)
@@ -201,13 +202,13 @@ def test_the_emptiest_comes_first_and_key_that_is_worth_more_elsewhere_is_left(r
     nearly_full = {"stored_bytes": 44_000, "wanted_bytes": 20_000}
     refilling.say("kme-1", said("kme-8", **nearly_full), said("kme-5"), said("kme-6", stored_bytes=4096))
     assert [relay.ends[1] for relay in refilling.next()] == ["kme-5", "kme-6", "kme-8"]
-    for relay_id in tuple(refilling.refills.under_way):
+    for relay_id, _ in refilling.refills.under_way.all():
         refilling.end(refilling.store.relays.get(relay_id))
     refilling.now += 1
     refilling.say("kme-1", said("kme-8", **nearly_full), said("kme-5"), said("kme-6", wanted_bytes=0))
     scarce = dict.fromkeys(LINKS, BUFFER // 4)
     assert [relay.ends[1] for relay in refilling.next(scarce)] == ["kme-5"]
-    why = refilling.refills.why(Place("kme-1", "kme-8", 1), refilling.now)
+    _, why = refilling.refills.why(Place("kme-1", "kme-8", 1), refilling.now)
     assert why == "its key is worth less now than that of the links it would take"
 
 
@@ -297,7 +298,7 @@ def test_what_fails_is_tried_again_later_and_later(refilling):
         while not refilling.next() and refilling.now < began + 100:
             refilling.now += 0.5
             refilling.say("kme-1", said())
-        for relay_id in tuple(refilling.refills.under_way):
+        for relay_id, _ in refilling.refills.under_way.all():
             refilling.end(refilling.store.relays.get(relay_id), "failed")
         pauses.append(refilling.now - began)
         refilling.now += 70
@@ -316,7 +317,7 @@ def test_a_source_is_told_what_the_most_is_where_no_plan_will_do(refilling):
     assert (told.target, told.level, told.best) == ("kme-8", 3, 2)
     assert isinstance(told, NoSupply)
     assert refilling.next() == []
-    assert "withstands" in refilling.refills.why(Place("kme-1", "kme-8", 3), refilling.now)
+    assert "withstands" in refilling.refills.why(Place("kme-1", "kme-8", 3), refilling.now)[1]
 
 
 def test_what_was_in_the_way_is_still_said_while_it_is_tried_again(refilling):
@@ -324,12 +325,12 @@ def test_what_was_in_the_way_is_still_said_while_it_is_tried_again(refilling):
     (relay,) = refilling.next()
     refilling.end(relay, "failed")
     place = Place("kme-1", "kme-8", 1)
-    assert refilling.refills.why(place, refilling.now) == "why not"
+    assert refilling.refills.why(place, refilling.now)[1] == "why not"
     refilling.now += 1.0
     (again,) = refilling.next()
-    assert refilling.refills.why(place, refilling.now) == "why not"
+    assert refilling.refills.why(place, refilling.now) == ("requests wait and nothing is there", "why not")
     refilling.end(again)
-    assert refilling.refills.why(place, refilling.now) == ""
+    assert refilling.refills.why(place, refilling.now)[1] == ""
 
 
 def test_old_accounts_do_not_count(refilling):
@@ -351,7 +352,7 @@ def test_what_is_under_way_is_known_after_a_start(refilling):
     refilling.next()
     relays, batch = refilling.store.relays, refilling.store.journal.batch
     again = Refills(refilling.accounts, Admission(REFERENCE, relays, {}), relays, batch, lambda _: 1.0)
-    assert again.under_way.keys() == refilling.refills.under_way.keys()
+    assert again.under_way.all()[0][0] == refilling.refills.under_way.all()[0][0]
 
 
 def test_a_commit_that_fails_leaves_nothing_under_way(refilling):
@@ -359,7 +360,8 @@ def test_a_commit_that_fails_leaves_nothing_under_way(refilling):
     with suppress(ZeroDivisionError), refilling.store.journal.transaction():
         assert list(refilling.refills.next(KeyLeft(FULL, {}), refilling.now))
         raise ZeroDivisionError
-    assert not refilling.refills.under_way
+    assert not refilling.refills.under_way.all()
+    assert not refilling.refills.under_way.of(Place("kme-1", "kme-8", 1))
     assert len(refilling.next()) == 1
 
 
@@ -390,12 +392,15 @@ def test_whatever_is_claimed_bounds_are_kept(turns, left):
                 refilling.say(source, said(target, wanted_bytes=wanted, waiting=waiting))
         begun = [relay for relay in refilling.next(dict.fromkeys(LINKS, left)) if isinstance(relay, Relay)]
         assert all(0 < size(relay) <= SUPPLY_BYTES_MAX for relay in begun)
-        places = [refill.place for refill in refilling.refills.under_way.values()]
+        refills = [refill for _, refill in refilling.refills.under_way.all()]
+        places = [refill.place for refill in refills]
+        for place in set(places):
+            assert list(refilling.refills.under_way.of(place)) == [each for each in refills if each.place == place]
         assert all(places.count(place) <= 2 * UNDER_WAY_EACH for place in places)
-        young = [each.place for each in refilling.refills.under_way.values() if not each.is_late(refilling.now)]
+        young = [each.place for each in refills if not each.is_late(refilling.now)]
         assert all(young.count(place) <= UNDER_WAY_EACH for place in young)
         for place in set(places):
-            total = sum(r.size for r in refilling.refills.under_way.values() if r.place == place)
+            total = sum(each.size for each in refills if each.place == place)
             assert total <= 2 * (FIRST_BYTES + SUPPLY_BYTES_MAX)
         refilling.now += 1
     refilling.store.journal.close()
@@ -414,3 +419,17 @@ def test_pairs_are_kept_as_their_master_s_kme_says(refilling):
     pair = SaePair(master="a", slave="b", level=1, low=False, why="", **figures)
     refilling.say("kme-1", pairs=[pair])
     assert [(kme, found) for kme, _, found in refilling.accounts.pairs()] == [("kme-1", pair)]
+
+
+def test_a_source_gets_no_more_turns_for_asking_at_many_levels(refilling):
+    """What it had at one level counts at the others."""
+    had = {1: 0, 2: 0}
+    for _ in range(12):
+        refilling.say("kme-1", *(said("kme-8", level=level, waiting=1) for level in (0, 1, 2)))
+        refilling.say("kme-2", said("kme-8", waiting=1))
+        refilling.refills._planned.take(refilling.now)
+        for relay in refilling.next(dict.fromkeys(LINKS, 6_000)):
+            had[int(relay.ends[0][-1])] += size(relay)
+            refilling.end(relay)
+        refilling.now += 1
+    assert had[1] <= 1.5 * had[2]

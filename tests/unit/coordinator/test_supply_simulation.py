@@ -4,8 +4,9 @@ from random import Random
 
 import pytest
 
-from qkdrelay.network.capacity import is_protectable
-from qkdrelay.network.key_rates import pairs_of
+from qkdrelay.network.capacity import is_protectable, optimum
+from qkdrelay.network.key_rates import pairs_of, rates_of
+from qkdrelay.network.planner import without
 from support.network import REFERENCE
 from support.supply_simulation import Simulation, with_rates
 
@@ -46,3 +47,37 @@ def test_a_kme_that_fails_is_gone_around_in_seconds():
     outcome = simulation.run(240.0, warm_up=120.0)
     assert outcome.served >= 0.98
     assert outcome.worst >= 0.8
+
+
+def without_kme(bad):
+    """The pairs that can do without a KME, and how much of what all could have they could then have."""
+    left, equal = without(REFERENCE, [bad]), network(unequal=False)
+    pairs = [pair for pair in PAIRS if bad not in (pair.source, pair.target) and is_protectable(left, pair, 1)]
+    rates = {link: rate for link, rate in rates_of(equal).items() if bad not in link}
+    whole = optimum(equal, rates_of(equal), pairs, 1, "threshold").share
+    return pairs, optimum(left, rates, pairs, 1, "threshold").share / whole
+
+
+@pytest.mark.parametrize("bad", ["kme-3", "kme-6", "kme-8"])
+def test_a_kme_that_claims_full_links_and_passes_nothing_on_is_gone_around(bad):
+    pairs, left = without_kme(bad)
+    outcome = Simulation(network(unequal=False), pairs, 0.9 * left, idle=[bad]).run(240.0, warm_up=240.0)
+    assert outcome.served >= 0.98
+    assert outcome.worst >= 0.9
+
+
+def test_an_end_that_confirms_nothing_turns_relays_away_from_nobody_else():
+    """Every relay to kme-8 speaks against those that it went over."""
+    others, _ = without_kme("kme-8")
+    outcome = Simulation(network(unequal=False), PAIRS, 0.6, idle=["kme-8"]).run(240.0, warm_up=240.0)
+    ends = {(pair.source, pair.target) for pair in others}
+    assert min(pair.share for pair in outcome.pairs if pair.place[:2] in ends) >= 0.95
+
+
+def test_kmes_that_claim_to_be_dry_and_to_use_everything_get_their_turn_and_no_more():
+    greedy = {"kme-1", "kme-5", "kme-8"}
+    simulation = Simulation(network(unequal=False), PAIRS, 0.9, greedy=greedy)
+    outcome = simulation.run(240.0, warm_up=240.0)
+    honest = [pair for pair in outcome.pairs if not greedy & set(pair.place[:2])]
+    assert sum(pair.delivered for pair in honest) >= 0.9 * sum(pair.wanted for pair in honest)
+    assert min(pair.delivered / pair.wanted for pair in honest) >= 0.8
