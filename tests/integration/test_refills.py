@@ -3,7 +3,7 @@
 import pytest
 from rich.console import Console
 
-from coordinator.supply.refills import AHEAD_S, FIRST_BYTES, SUPPLY_BYTES_MAX
+from coordinator.supply.wants import AHEAD_S, FIRST_BYTES, SUPPLY_BYTES_MAX
 from kme.applications import KeyRequest, TryLaterError
 from qkdrelay.as_data.supplies import supplies_as_data
 from qkdrelay.messages.answers import Acknowledged, RelaysView, SuppliesView

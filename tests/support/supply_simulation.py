@@ -14,12 +14,12 @@ from random import Random
 
 from coordinator.admission import Admission
 from coordinator.supply.accounts import Accounts, Place
-from coordinator.supply.key_left import KeyLeft
 from coordinator.supply.refills import TIMEOUT_S, Refills
 from qkdrelay.messages.assignments import IncomingSupply, OutgoingSupply, Supplies
-from qkdrelay.messages.reports import SILENT_S
+from qkdrelay.messages.reports import LinkReport
 from qkdrelay.network.capacity import KmePair, is_protectable, optimum
 from qkdrelay.network.key_rates import rates_of
+from qkdrelay.network.names import Link
 from qkdrelay.network.planner import without
 from qkdrelay.network.topology import LinkNote, Topology
 from qkdrelay.service.batch import Batch
@@ -151,6 +151,8 @@ class Simulation:
         """What could be given without a KME to pairs that do not end there, over what all could be given."""
         self._unprotected: dict[str, set[Place]] = {}
         """Pairs that nothing protects without a KME."""
+        self._said: dict[str, tuple[float, tuple[LinkReport, ...]]] = {}
+        """What each KME said last of its links, and when."""
         self._ends: list[tuple[float, object, bool]] = []
         self._fails_at = self.now + DOWN_EVERY_S / 2
         self.link_key = self.given = 0.0
@@ -183,7 +185,7 @@ class Simulation:
             if not is_cut_off and not set(pair.place[:2]) & set(self.down):
                 self._ask(pair, left)
         self._say()
-        for relay in self.refills.next(self._key_left(), self.now):
+        for relay in self.refills.next(self._reports(), self.now):
             self._begin(relay)
 
     def _fail(self) -> None:
@@ -274,11 +276,26 @@ class Simulation:
                 )
                 self.accounts.take(kme, report, self.now)
 
-    def _key_left(self) -> KeyLeft:
-        silent = {kme for kme, since in self.down.items() if self.now - since >= SILENT_S}
-        unusable = [link for link in self.rates if silent & set(link)]
-        claimed = {link: self.buffers[link] for link in self.rates if link[0] in self.idle}
-        return KeyLeft({link: int(left) for link, left in self.left.items()} | claimed, self.buffers, unusable)
+    def _reports(self) -> Iterator[tuple[str, float, LinkReport]]:
+        """What KMEs said last of their links: every ten seconds, or every second while shares wait for key."""
+        for kme in self.topology.kmes:
+            links = [link for link in self.rates if link[0] == kme]
+            said_at = self._said.get(kme, (-1e9, ()))[0]
+            waits = any(self.left[link] < 0 for link in links)
+            if kme not in self.down and self.now - said_at >= (1.0 if waits else 10.0):
+                self._said[kme] = self.now, tuple(self._report(link) for link in links)
+        return ((kme, at, report) for kme, (at, reports) in self._said.items() for report in reports)
+
+    def _report(self, link: Link) -> LinkReport:
+        left = self.buffers[link] if link[0] in self.idle else int(self.left[link])
+        return LinkReport(
+            peer=link[1],
+            up=True,
+            available_bytes=max(0, left),
+            buffer_bytes=self.buffers[link],
+            rate_bps=int(8 * self.rates[link]),
+            waiting=int(left < 0),
+        )
 
     def _begin(self, relay) -> None:
         if isinstance(relay, tuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from coordinator.admission import Admission
@@ -12,13 +12,13 @@ from coordinator.relay_actions import RelayActions
 from coordinator.store import CoordinatorStore
 from coordinator.supply.accounts import Accounts
 from coordinator.supply.courier import Courier
-from coordinator.supply.key_left import KeyLeft
-from coordinator.supply.refills import Refills, is_dry
+from coordinator.supply.refills import Refills
+from coordinator.supply.wants import is_dry
 from coordinator.supply.weights import Weights
 from qkdrelay.messages.answers import SUPPLIES_SHOWN_MAX, SaePairView, SuppliesView, SupplyView
 from qkdrelay.messages.assignments import PAIRS_SHOWN_MAX, Assign, Assigned, AssignRefused, Supplies
 from qkdrelay.messages.control import Command
-from qkdrelay.messages.reports import SILENT_S
+from qkdrelay.messages.reports import LinkReport
 from qkdrelay.network.directory import Directory
 from qkdrelay.network.topology import Topology
 from qkdrelay.service.batch import Cell
@@ -74,7 +74,7 @@ class SupplyRoom:
         self._must_look.value, self._looked_at.value = False, now
         if broken := self._weights.look():
             self._events.note("directory.broken", "error", reason=broken)
-        for what in self.refills.next(self._link_key(now), now):
+        for what in self.refills.next(self._reports(), now):
             if isinstance(what, tuple):
                 kme, told = what
                 command: Command = told
@@ -121,11 +121,7 @@ class SupplyRoom:
             return 0.0
         return max(self.refills.wait_s(now), _LOOK_EVERY_S - abs(now - self._looked_at.value))
 
-    def _link_key(self, now: float) -> KeyLeft:
-        """Return what is left of each link's key; none where shares wait for it already."""
-        hellos = self._liveness.last_hellos.items()
-        links = [((kme, link.peer), link, at) for kme, (at, hello) in hellos for link in hello.links]
-        left = {name: 0 if link.waiting or not link.up else link.available_bytes for name, link, _ in links}
-        away = [name for name, link, at in links if not link.up or abs(now - at) >= SILENT_S]
-        unusable = [way for a, b in away for way in ((a, b), (b, a))]
-        return KeyLeft(left, {name: link.buffer_bytes for name, link, _ in links}, unusable)
+    def _reports(self) -> Iterator[tuple[str, float, LinkReport]]:
+        """Yield what each KME said last of each of its links, and when."""
+        for kme, (at, hello) in self._liveness.last_hellos.items():
+            yield from ((kme, at, link) for link in hello.links)

@@ -82,10 +82,10 @@ def test_a_batch_that_is_undone_takes_over_nothing_for_good(read):
 
 def test_the_coordinator_goes_by_its_directory_as_it_is_now():
     network = Network(directories={"coordinator": DIRECTORY})
-    refills = network.loops["coordinator"].service.supply.refills
+    supply = network.loops["coordinator"].service.supply
     place = Place("kme-1", "kme-8", 1)
-    assert refills.weight(place) == 7
+    assert supply._weights(place) == 7
     network.directories["coordinator"] = Directory(SAES)
     network.time.forward(2.0)
     network.settle()
-    assert refills.weight(place) == 1
+    assert supply._weights(place) == 1

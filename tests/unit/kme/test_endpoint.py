@@ -547,7 +547,7 @@ def states(effects):
     [
         (Supply(until=NOW, tag_pairs=1), "time is over"),
         (Supply(until=NOW + SUPPLY_S_MAX + 1, tag_pairs=1), "more than 31 days away"),
-        (Supply(until=NOW + 60, tag_pairs=2), "2 pairs of tag keys for 4104 bytes; 3 are needed"),
+        (Supply(until=NOW + 60, tag_pairs=1), "1 pairs of tag keys for 4104 bytes; 2 are needed"),
     ],
 )
 def test_supply_that_cannot_be_assigned_is_refused(name, kind, supply, reason):
