@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qkdrelay.escaping import escaped
 from qkdrelay.terminal import ActionCommand, app_with, console, note, print_json, run_app, say
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 app = app_with("A Key Management Entity: one node of a QKD network that relays keys.")
 
 KEYS_SHOWN_MAX = 100_000
+KEYS_PER_TRIAL = 128
 UUID_CHARACTERS = 36
 
 
@@ -126,6 +129,64 @@ def forget(
     say(f"the keys of relay {relay_id} are deleted")
     if not clean:
         note("the store is being read all the time: its log holds them until that ends")
+
+
+@app.command("try-device", cls=ActionCommand)
+def try_device(
+    url: Annotated[str, typer.Argument(metavar="URL", help="Of the device's KME: https://HOST[:PORT][/PATH].")],
+    peer: Annotated[str, typer.Argument(metavar="SAE", help="The id by which it knows the KME at the other end.")],
+    *,
+    tls: Annotated[
+        Path,
+        typer.Option("--tls", metavar="DIR", help="Folder of ca.pem (the device's authority), cert.pem and key.pem."),
+    ],
+    server_name: Annotated[
+        str | None,
+        typer.Option("--server-name", metavar="NAME", help="In the device's certificate, if it is not HOST."),
+    ] = None,
+    number: Annotated[int, typer.Option("--number", min=1, max=KEYS_PER_TRIAL, help="Keys to draw.")] = 1,
+    size_bits: Annotated[
+        int | None,
+        typer.Option("--size", metavar="BITS", min=64, max=1024, help="Of each; the device's own if not told."),
+    ] = None,
+    fetch: Annotated[
+        list[str] | None,
+        typer.Option("--fetch", metavar="KEY_ID", help="Fetch these instead, which the peer has drawn."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Try a QKD device over ETSI GS QKD 014, as the KME at this end of a link: draw keys, or fetch what was drawn.
+
+    Draw at one end, and fetch at the other with the ids that are shown: the check must be the same at both. It says
+    nothing else of a key. The keys are used for nothing, and gone from the device.
+
+    Example: kme try-device https://qkd-a.example:443 sae-b --tls certs/qkd-a --number 2
+    """
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from kme.devices.client import Device, DeviceSettings
+    from kme.devices.trial import as_master, as_slave
+
+    device = Device(DeviceSettings(url, peer, tls, server_name))
+    found = as_slave(device, fetch) if fetch else as_master(device, number, size_bits)
+    device.close()
+    if as_json:
+        print_json(asdict(found))
+        return
+    if found.status is not None:
+        for what, figure in (
+            ("keys stored", found.status.stored_keys),
+            ("bits of a key, unless told", found.status.key_bits),
+            ("keys at once, at most", found.status.keys_per_request),
+        ):
+            say(f"{what}: {'it does not say' if figure is None else figure}")
+    table = Table("key id", "bits", "check", box=None, pad_edge=False)
+    table.columns[0].min_width = UUID_CHARACTERS
+    for key in found.keys:
+        table.add_row(escaped(key.key_id), str(key.size_bits), key.check)
+    console().print(table)
 
 
 def main() -> None:

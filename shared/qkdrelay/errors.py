@@ -57,5 +57,9 @@ class RequestRefusedError(QkdRelayError):
     """What was asked for cannot be done, and why."""
 
 
-class BrokerUnreachableError(QkdRelayError):
+class UnreachableError(QkdRelayError):
+    """Whoever is asked cannot be reached, or does not do it."""
+
+
+class BrokerUnreachableError(UnreachableError):
     """The message broker, or the service behind it, cannot be reached."""

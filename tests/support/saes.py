@@ -63,9 +63,13 @@ class Authority:
         directory.mkdir(parents=True, exist_ok=True)
         local = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         self.issue("server", names=["kme"], usage=ExtendedKeyUsageOID.SERVER_AUTH, sans=local)
+        self.files("server", directory)
+
+    def files(self, file, directory):
+        """Fill a directory of TLS files with FILE's certificate, and this authority to trust."""
         (directory / "ca.pem").write_bytes(self.path.read_bytes())
-        (directory / "cert.pem").write_bytes((self.directory / "server.pem").read_bytes())
-        (directory / "key.pem").write_bytes((self.directory / "server.key").read_bytes())
+        (directory / "cert.pem").write_bytes((self.directory / f"{file}.pem").read_bytes())
+        (directory / "key.pem").write_bytes((self.directory / f"{file}.key").read_bytes())
 
     def revoke(self, path, *certificates):
         """Write the list of certificates that count no more."""

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 import typer
 
-from qkdrelay.errors import BrokerUnreachableError, QkdRelayError
+from qkdrelay.errors import QkdRelayError, UnreachableError
 from qkdrelay.terminal.commands import Command, Group
 from qkdrelay.terminal.completion import is_asked_by_bash, with_whole_words
 from qkdrelay.terminal.output import note
@@ -72,7 +72,7 @@ def _run(app: typer.Typer) -> int:
         return EXIT_FAILED
     except QkdRelayError as error:
         say_error(error)
-        return EXIT_UNREACHABLE if isinstance(error, BrokerUnreachableError) else EXIT_USAGE
+        return EXIT_UNREACHABLE if isinstance(error, UnreachableError) else EXIT_USAGE
     except OSError as error:  # of a file: what comes from a connection is an error of ours
         where = f"{error.filename}: " if error.filename else ""
         note(f"error: {where}{error.strerror or error}")

@@ -74,7 +74,7 @@ def wishes(*names):
     [
         ("coordinator dem", ["demo"]),
         ("coordinator dead-letters ", ["list", "show", "requeue", "drop"]),
-        ("kme ", ["run", "keys", "forget"]),
+        ("kme ", ["run", "keys", "forget", "try-device"]),
         ("kme keys --re", ["--reveal"]),
         ("coordinator relay --key", ["--keys", "--key-size"]),
         ("coordinator relay ", KMES),
@@ -167,7 +167,7 @@ def test_it_is_installed_where_the_shell_looks_or_refused_in_one_line(tmp_path, 
 
 @pytest.mark.parametrize(
     ("name", "package", "words", "offered"),
-    [("coordinator", "qkdrelay_cli", "\nrelay\n", KMES), ("kme", "kme", "\n", ["run", "keys", "forget"])],
+    [("coordinator", "qkdrelay_cli", "\nrelay\n", KMES), ("kme", "kme", "\n", ["run", "keys", "forget", "try-device"])],
 )
 def test_completing_loads_neither_broker_nor_solver(deployed, tmp_path, name, package, words, offered):
     environment = {**os.environ, f"_{name.upper()}_COMPLETE": "complete_bash", "COMP_WORDS": name + words}

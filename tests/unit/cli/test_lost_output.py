@@ -23,6 +23,8 @@ from qkdrelay.terminal.streams import standard_streams
 from qkdrelay_demo.network import EmbeddedNetwork
 from qkdrelay_deployment.provision import write_deployment
 from support.commands import leaves
+from support.device import Pair, serving
+from support.saes import Authority
 
 FULL, CLOSED, UNREAD = "No space left on device", "it is closed", "Broken pipe"
 REFERENCE = ("kme-1", "kme-8", "--topology", "eight-kmes")
@@ -38,6 +40,7 @@ ACTING = {
     "coordinator certs": ("eight-kmes", "--out", "made"),
     "coordinator demo": (),
     "kme forget": ("RELAY",),
+    "kme try-device": ("DEVICE", "sae-b", "--tls", "TLS"),
     "coordinator saes add": ("sae-5", "kme-5", "--out", "DEPLOYED"),
     "coordinator saes remove": ("sae-8", "--out", "DEPLOYED"),
     "coordinator saes renew": ("sae-8", "--out", "DEPLOYED"),
@@ -114,8 +117,21 @@ def deployed(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def device(tmp_path_factory):
+    """The URL of a QKD device, and a folder of what it knows us by."""
+    folder = tmp_path_factory.mktemp("device")
+    authority = Authority(folder)
+    authority.server(folder / "server")
+    (folder / "ours").mkdir()
+    authority.issue("kme", names=["kme"])
+    authority.files("kme", folder / "ours")
+    with serving(Pair(), folder / "server", authority.path) as port:
+        yield {"DEVICE": f"https://127.0.0.1:{port}", "TLS": str(folder / "ours")}
+
+
 @pytest.fixture
-def asked(tmp_path, delivered, deployed):
+def asked(tmp_path, delivered, deployed, device):
     """What a command is called with, where what it needs is there: its words, and settings in the environment."""
 
     def asked(words, *arguments):
@@ -128,7 +144,7 @@ def asked(tmp_path, delivered, deployed):
             store = tmp_path / relay_id / store.name
         if "DEPLOYED" in arguments and not (tmp_path / "deployed").exists():
             shutil.copytree(deployed, tmp_path / "deployed")
-        names = {"RELAY": relay_id, "DEPLOYED": str(tmp_path / "deployed")}
+        names = {"RELAY": relay_id, "DEPLOYED": str(tmp_path / "deployed"), **device}
         called = [*words.split(), *(names.get(argument, argument) for argument in arguments)]
         return called, {"QKDRELAY_KME": "kme-8", "QKDRELAY_STORE": str(store)}
 

@@ -19,6 +19,8 @@ from qkdrelay.messages.requests import OpenDemand
 from qkdrelay.network.directory import Sae
 from qkdrelay.network.topology_file import reference_topology
 from qkdrelay_demo.network import EmbeddedNetwork
+from support.device import Pair, serving
+from support.saes import Authority
 from support.slaves import Slaves
 from support.supply import Draws
 
@@ -180,3 +182,44 @@ def test_a_request_that_cannot_be_granted_yet_is_remembered_once_however_often_i
     monkeypatch.setattr(type(tmp_path), "unlink", lambda path: removed.append(path.name))
     requests.remove_granted()
     assert len(removed) == 1
+
+
+@pytest.fixture(scope="module")
+def device(tmp_path_factory):
+    """A pair of QKD devices, and what asks one of them."""
+    folder = tmp_path_factory.mktemp("device")
+    authority, pair = Authority(folder), Pair()
+    authority.server(folder / "server")
+    (folder / "ours").mkdir()
+    authority.issue("kme-8", names=["kme-8"])
+    authority.files("kme-8", folder / "ours")
+    with serving(pair, folder / "server", authority.path) as port:
+        yield pair, (f"https://127.0.0.1:{port}", "sae-b", "--tls", str(folder / "ours"))
+
+
+def test_a_device_is_tried_from_both_ends_and_no_key_is_shown(delivered, device, monkeypatch, capsys):
+    (_, store, _), (pair, words) = delivered, device
+    code, out, err = kme(monkeypatch, capsys, store, "try-device", *words, "--number", "2", "--json")
+    drawn = json.loads(out)
+    assert (code, err, drawn["status"]["stored_keys"]) == (0, "", pair.stored + 2)
+    keys = dict(pair.uncollected)
+    for told in (out, out.replace("\\", "")):
+        assert not any(form in told for key in keys.values() for form in (key.hex(), base64.b64encode(key).decode()))
+    ids = ",".join(key["key_id"] for key in drawn["keys"])
+    code, out, _ = kme(monkeypatch, capsys, store, "try-device", *words, "--fetch", ids)
+    assert code == 0
+    rows = [line.split() for line in out.splitlines()]
+    assert rows[1:] == [[key["key_id"], "256", key["check"]] for key in drawn["keys"]]
+    assert "keys stored: " in kme(monkeypatch, capsys, store, "try-device", *words)[1]
+
+
+def test_what_a_device_does_instead_is_a_line(delivered, device, monkeypatch, capsys):
+    (_, store, _), (pair, words) = delivered, device
+    monkeypatch.setattr(pair, "mood", lambda handler, _what, _asked: handler.answer({"message": "no keys"}, 503))
+    code, out, err = kme(monkeypatch, capsys, store, "try-device", *words)
+    assert (code, out) == (3, "")
+    assert err == "error: status: it gives none now (503: no keys)\n"
+    code, _, err = kme(monkeypatch, capsys, store, "try-device", "http://qkd", *words[1:])
+    assert code != 0
+    assert "the device's URL 'http://qkd' cannot be used" in err
+    assert "https://HOST[:PORT][/PATH]" in err

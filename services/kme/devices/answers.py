@@ -1,0 +1,124 @@
+"""Answers of QKD devices, read: tolerant of what is in the field, exact about keys."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from qkdrelay.errors import UnreachableError
+from qkdrelay.escaping import escaped
+
+KEY_BITS_MIN, KEY_BITS_MAX = 64, 1_024
+KEYS_MAX: Final = 128
+"""Keys in one request."""
+_KEY_ID_MAX: Final = 128
+_WORDS_MAX: Final = 120
+"""Characters of a device's own words that are passed on."""
+_FIGURE_MAX: Final = 1 << 53
+
+
+class DeviceError(UnreachableError):
+    """A QKD device does not do what it is asked for; the text says what it did."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStatus:
+    """What a device says of the keys that it shares with its peer; None where it does not say."""
+
+    stored_keys: int | None
+    key_bits: int | None
+    """Size of a key if none is asked for."""
+    keys_per_request: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceKey:
+    """A key as a device gave it."""
+
+    key_id: str
+    """As the device wrote it: upper case stays."""
+    key: bytes = field(repr=False)
+
+
+def status_of(body: bytes) -> DeviceStatus:
+    """Read the answer to a question for the status. Raises DeviceError."""
+    found = _object(body)
+    return DeviceStatus(
+        stored_keys=_figure(found, "stored_key_count"),
+        key_bits=_figure(found, "key_size"),
+        keys_per_request=_figure(found, "max_key_per_request"),
+    )
+
+
+def keys_of(body: bytes) -> list[DeviceKey]:
+    """Read a key container: 1 to 128 keys, each under an id of its own. Raises DeviceError."""
+    listed = _object(body).get("keys")
+    if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
+        raise DeviceError("the answer has no list of keys")
+    if not 1 <= len(listed) <= KEYS_MAX:
+        raise DeviceError(f"the answer has {len(listed)} keys; 1 to {KEYS_MAX} can be in one")
+    keys = [_key(number, entry) for number, entry in enumerate(listed, 1)]
+    if len({key.key_id.lower() for key in keys}) < len(keys):
+        raise DeviceError("the answer has two keys with one key_ID")
+    if len({key.key for key in keys}) < len(keys):
+        raise DeviceError("the answer has one key twice, under two key_IDs")
+    return keys
+
+
+def in_order(keys: Sequence[DeviceKey], key_ids: Sequence[str]) -> list[DeviceKey]:
+    """Return the keys as they were asked for. Raises DeviceError unless they are all of these and no others."""
+    found = {key.key_id.lower(): key for key in keys}
+    if found.keys() != {key_id.lower() for key_id in key_ids}:
+        missing = sum(key_id.lower() not in found for key_id in key_ids)
+        others = len(found) - len(key_ids) + missing
+        raise DeviceError(f"of {len(key_ids)} keys that were asked for {missing} are missing, and {others} others came")
+    return [found[key_id.lower()] for key_id in key_ids]
+
+
+def words_of(body: bytes) -> str:
+    """Return what a device says in an answer that is none, short and on one line; nothing for markup."""
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        text = body.decode(errors="replace").strip()
+        return "" if text.startswith("<") else escaped(text[:_WORDS_MAX])
+    message = found.get("message") if isinstance(found, dict) else found
+    return escaped(message[:_WORDS_MAX]) if isinstance(message, str) else ""
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        raise DeviceError("the answer is no JSON") from None
+    if not isinstance(found, dict):
+        raise DeviceError("the answer is no JSON object")
+    return found
+
+
+def _figure(found: dict[str, Any], name: str) -> int | None:
+    value = found.get(name)
+    is_figure = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _FIGURE_MAX
+    return value if is_figure else None
+
+
+def _key(number: int, entry: dict[str, Any]) -> DeviceKey:
+    """Read one entry; whatever is wrong with it, nothing of the key is said."""
+    key_id, text = entry.get("key_ID"), entry.get("key")
+    if not isinstance(key_id, str) or not 1 <= len(key_id) <= _KEY_ID_MAX or not key_id.isprintable():
+        raise DeviceError(f"key {number} of the answer has no key_ID")
+    if not isinstance(text, str):
+        raise DeviceError(f"key {number} of the answer has no bytes")
+    try:
+        key = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise DeviceError(f"key {number} of the answer is not base64") from None
+    if not KEY_BITS_MIN <= 8 * len(key) <= KEY_BITS_MAX:
+        raise DeviceError(
+            f"key {number} of the answer has {8 * len(key)} bits; {KEY_BITS_MIN} to {KEY_BITS_MAX} can be used"
+        )
+    return DeviceKey(key_id, key)
