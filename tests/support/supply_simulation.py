@@ -308,7 +308,7 @@ class Simulation:
             self.left[link] -= size
             self.link_key += size
             late = max(late, -self.left[link] / self.rates[link])
-        fails = bool((set(self.down) | self.idle) & set(relay.plan.order))
+        fails = late > TIMEOUT_S or bool((set(self.down) | self.idle) & set(relay.plan.order))
         self._ends.append((self.now + (TIMEOUT_S if fails else RELAY_S + late), relay, fails))
         if not fails:
             self.pairs[self._place(relay)].pending += self._size(relay)
