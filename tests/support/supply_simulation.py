@@ -126,9 +126,12 @@ class Simulation:
         failures: bool = False,
         greedy: Collection[str] = (),
         idle: Collection[str] = (),
+        drops: float = 1.0,
     ) -> None:
-        """``greedy`` KMEs claim to be dry and to use everything; ``idle`` ones claim full links and pass nothing on."""
-        self.greedy, self.idle = frozenset(greedy), frozenset(idle)
+        """``greedy`` KMEs claim to be dry and to use everything; ``idle`` ones claim full links and drop ``drops`` of
+        what goes over them, everything unless told.
+        """
+        self.greedy, self.idle, self.drops = frozenset(greedy), frozenset(idle), drops
         self.topology, self.random, self.failures = topology, Random(seed), failures
         self._demands = pairs
         self.rates = {link: rate / 8 for link, rate in rates_of(topology).items()}
@@ -308,7 +311,9 @@ class Simulation:
             self.left[link] -= size
             self.link_key += size
             late = max(late, -self.left[link] / self.rates[link])
-        fails = late > TIMEOUT_S or bool((set(self.down) | self.idle) & set(relay.plan.order))
+        on_the_way = set(relay.plan.order)
+        dropped = bool(self.idle & on_the_way) and self.random.random() < self.drops
+        fails = late > TIMEOUT_S or dropped or bool(set(self.down) & on_the_way)
         self._ends.append((self.now + (TIMEOUT_S if fails else RELAY_S + late), relay, fails))
         if not fails:
             self.pairs[self._place(relay)].pending += self._size(relay)

@@ -59,7 +59,7 @@ class Rest:
     @property
     def seconds(self) -> float:
         """How long."""
-        return min(_REST_MAX_S, _REST_S * 2.0 ** (self.times - 1))
+        return min(_REST_MAX_S, _REST_S * 1.5 ** (self.times - 1))
 
 
 class Refills:
@@ -94,17 +94,18 @@ class Refills:
         for relay_id, refill in self.under_way.all():
             relay = self._relays.get(relay_id)
             if relay is not None and relay.state not in TERMINAL:
-                if refill.is_late(now):
-                    self._suspicions.failed(relay.plan, refill.begun_at, now)
+                if self.under_way.becomes_late(relay_id, now):
+                    self._suspicions.failed(relay.plan, now)
                 continue
-            self.under_way.end(relay_id)
+            was_late = self.under_way.end(relay_id)
             self._drawn.ended(relay_id)
             if relay is not None and relay.state == "failed":
                 self._rest(refill.place, relay.reason, now)
-                self._suspicions.failed(relay.plan, refill.begun_at, now)
+                if not was_late:
+                    self._suspicions.failed(relay.plan, now)
                 continue
             if relay is not None:
-                self._suspicions.confirmed(relay.plan)
+                self._suspicions.arrived(relay.plan, now)
             if refill.place in self.rests:
                 del self.rests[refill.place]
 
@@ -140,7 +141,6 @@ class Refills:
 
         ``reports`` are as of `KeyDrawn.left`.
         """
-        self._suspicions.forget(now)
         links = self._drawn.left(reports, now)
         for turn in self._wants.turns(now):
             place = turn.place

@@ -1,14 +1,15 @@
-"""Which links and KMEs relays of supply go around for a while, because relays over them failed or are late.
+"""What speaks against links and KMEs as relays of supply over them fail or are late, whatever a KME says of its key.
 
-A refill needs every share, so one that is confirmed speaks for all that it went over, and of one that is not nobody
-knows which it was. All of them are suspected, those that are not at fault until the next relay over them is confirmed;
-what never carries is tried again more and more rarely, whatever its KME says of its key.
+A refill needs every share, so one that arrives speaks for all that it went over, and of one that does not nobody knows
+which it was. The blame is shared in proportion to what is known of each, so that it gathers where the fault is: at a
+KME that drops everything, or half of it, or all but what is its friends'.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from qkdrelay.network.names import Link
@@ -16,87 +17,75 @@ from qkdrelay.network.plan import Plan
 from qkdrelay.network.prices import UNIT
 from qkdrelay.service.batch import Batch, BatchDict
 
-SUSPECT_S: Final = 60.0
-"""Seconds for which something is gone around at first; twice as long each time that it fails when tried again."""
-_MAX: Final = 6
+FADES_S: Final = 120.0
+"""Seconds after which what is known of something counts for 1/e of what it did."""
 _COST: Final = 100 * UNIT
-"""Cost of a link at first, besides that of its key; four times as much each time that it fails meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
-class Suspicion:
-    """What speaks against a link or KME."""
+class Record:
+    """What is known of a link or KME: relays over it, the later the more they count."""
 
-    times: int
-    """How often a relay failed, less what was confirmed since."""
-    rounds: int
-    """How often it was tried again, the first time included."""
-    since: float
-    """When this round began."""
-    last: float
-    """When a relay failed last."""
+    arrived: float = 0.0
+    blame: float = 0.0
+    """Relays that failed, of each the part that it is blamed for."""
+    at: float = 0.0
+    """When it was written."""
 
-    def is_over(self, now: float) -> bool:
-        """Whether it may be tried again."""
-        return abs(now - self.since) >= self._seconds
-
-    def is_old(self, now: float) -> bool:
-        """Whether it has not failed for so long that it need not be kept."""
-        return abs(now - max(self.since, self.last)) >= 2 * self._seconds
+    def faded(self, now: float) -> Record:
+        """Return it as it counts now."""
+        part = math.exp(-abs(now - self.at) / FADES_S)
+        return Record(self.arrived * part, self.blame * part, now)
 
     @property
-    def _seconds(self) -> float:
-        return SUSPECT_S * 2.0 ** (self.rounds - 1)
+    def likelihood(self) -> float:
+        """How likely it is that a relay over it fails by its fault, between 0 and 1: one half if nothing is known."""
+        return (self.blame + 1) / (self.arrived + self.blame + 2)
+
+    @property
+    def cost(self) -> int:
+        """What a link costs for it, besides its key."""
+        failing = self.blame / (self.arrived + self.blame + 1)
+        return round(_COST * failing**2 / (1 - failing))
 
 
 class Suspicions:
-    """Links, and KMEs between others, of relays that failed or are late."""
+    """Links and KMEs of relays that failed or are late."""
 
     def __init__(self, batch: Batch) -> None:
-        self._against: dict[Link | str, Suspicion] = BatchDict(batch)
+        self._records: dict[Link | str, Record] = BatchDict(batch)
 
-    def failed(self, plan: Plan, begun_at: float, now: float) -> None:
-        """Take note that a relay failed, or is late; once for all that were begun before the last time was noted."""
-        for suspect in _parts(plan):
-            before = self._against.get(suspect)
-            if before is None:
-                self._against[suspect] = Suspicion(1, 1, now, now)
-            elif begun_at > before.last:
-                times = min(_MAX, before.times + 1)
-                if before.is_over(now):
-                    self._against[suspect] = Suspicion(times, min(_MAX, before.rounds + 1), now, now)
-                else:
-                    self._against[suspect] = replace(before, times=times, last=now)
+    def failed(self, plan: Plan, now: float) -> None:
+        """Take note that a relay failed, or is late: once of each."""
+        records = {part: self._record(part, now) for part in _parts(plan)}
+        most = max(record.likelihood for record in records.values())
+        for part, record in records.items():
+            self._records[part] = Record(record.arrived, record.blame + record.likelihood / most, now)
 
-    def confirmed(self, plan: Plan) -> None:
-        """Take note that a relay has arrived."""
-        for suspect in _parts(plan):
-            before = self._against.get(suspect)
-            if before is not None and before.times > 1:
-                self._against[suspect] = replace(before, times=before.times // 2)
-            elif before is not None:
-                del self._against[suspect]
-
-    def forget(self, now: float) -> None:
-        """Forget what has not failed for long since it may be tried again."""
-        for suspect, against in tuple(self._against.items()):
-            if against.is_old(now):
-                del self._against[suspect]
+    def arrived(self, plan: Plan, now: float) -> None:
+        """Take note that a relay was confirmed."""
+        for part in _parts(plan):
+            record = self._record(part, now)
+            self._records[part] = Record(record.arrived + 1, record.blame, now)
 
     def cost(self, link: Link, now: float) -> int:
-        """Return what a link costs because it, or the KME that it leads to, is gone around now."""
+        """Return what a link costs because of what is known of it and of the KME that it leads to."""
         return self._cost(link, now) + self._cost(link[1], now)
 
-    def _cost(self, suspect: Link | str, now: float) -> int:
-        against = self._against.get(suspect)
-        if against is None or against.is_over(now):
-            return 0
-        return _COST << 2 * (against.times - 1)
+    def _cost(self, part: Link | str, now: float) -> int:
+        record = self._records.get(part)
+        return record.faded(now).cost if record is not None and record.blame else 0
+
+    def _record(self, part: Link | str, now: float) -> Record:
+        return self._records.get(part, _NOTHING).faded(now)
+
+
+_NOTHING: Final = Record()
 
 
 def _parts(plan: Plan) -> Iterator[Link | str]:
-    """Yield the links of a plan, and the KMEs between its ends."""
+    """Yield the links and KMEs of a plan, its ends too: who confirms nothing is to blame, and not who it came over."""
+    yield plan.target
     for kme, hop in plan.hops.items():
-        if kme != plan.source:
-            yield kme
+        yield kme
         yield from ((kme, after) for after in hop.successors)

@@ -36,6 +36,7 @@ class UnderWay:
     def __init__(self, batch: Batch) -> None:
         self._refills: dict[UUID, Refill] = BatchDict(batch)
         self._of: dict[Place, tuple[Refill, ...]] = BatchDict(batch)
+        self._late: dict[UUID, bool] = BatchDict(batch)
 
     def is_full(self, now: float) -> bool:
         """Whether no more may begin."""
@@ -55,14 +56,23 @@ class UnderWay:
         self._refills[relay_id] = refill
         self._of[refill.place] = (*self.of(refill.place), refill)
 
-    def end(self, relay_id: UUID) -> None:
-        """Take note of one that has ended."""
+    def becomes_late(self, relay_id: UUID, now: float) -> bool:
+        """Whether it is late and was not when this was asked last."""
+        if relay_id in self._late or not self._refills[relay_id].is_late(now):
+            return False
+        self._late[relay_id] = True
+        return True
+
+    def end(self, relay_id: UUID) -> bool:
+        """Take note of one that has ended, and return whether it was late."""
+        was_late = self._late.pop(relay_id, False)
         place = self._refills[relay_id].place
         del self._refills[relay_id]
         if left := tuple(refill for key, refill in self._refills.items() if refill.place == place):
             self._of[place] = left
         else:
             del self._of[place]
+        return was_late
 
     def coming(self, place: Place, since: float, now: float) -> int:
         """Return the bytes that are under way, not late, and were not known to the source when it spoke last."""

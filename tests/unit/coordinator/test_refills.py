@@ -13,7 +13,7 @@ from coordinator.lifecycle import Relay
 from coordinator.store import open_coordinator_store
 from coordinator.supply.accounts import FRESH_S, Accounts, Place
 from coordinator.supply.refills import LEAST_BYTES, LEFT_OVER, Refills
-from coordinator.supply.suspicions import SUSPECT_S
+from coordinator.supply.suspicions import FADES_S
 from coordinator.supply.under_way import LATE_S
 from coordinator.supply.wants import AHEAD_S, FIRST_BYTES, HAD_S, SUPPLY_BYTES_MAX, UNDER_WAY_EACH
 from qkdrelay.messages.assignments import IncomingSupply, NoSupply, OutgoingSupply, SaePair, Supplies
@@ -172,7 +172,7 @@ def test_links_of_a_relay_that_failed_are_gone_around_for_a_while(refilling):
     (other,) = refilling.next()
     assert not {route[-2] for route in paths(other)} <= {route[-2] for route in paths(failed)}
     refilling.end(other)
-    refilling.now += SUSPECT_S
+    refilling.now += 10 * FADES_S
     refilling.say("kme-1", said())
     (again,) = refilling.next()
     assert paths(again) == paths(failed)
