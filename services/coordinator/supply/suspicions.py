@@ -23,7 +23,7 @@ _COST: Final = 100 * UNIT
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class Standing:
     """What is known of a link or KME: relays over it, the later the more they count."""
 
     arrived: float = 0.0
@@ -32,10 +32,10 @@ class Record:
     at: float = 0.0
     """When it was written."""
 
-    def faded(self, now: float) -> Record:
+    def faded(self, now: float) -> Standing:
         """Return it as it counts now."""
         part = math.exp(-abs(now - self.at) / FADES_S)
-        return Record(self.arrived * part, self.blame * part, now)
+        return Standing(self.arrived * part, self.blame * part, now)
 
     @property
     def likelihood(self) -> float:
@@ -53,34 +53,34 @@ class Suspicions:
     """Links and KMEs of relays that failed or are late."""
 
     def __init__(self, batch: Batch) -> None:
-        self._records: dict[Link | str, Record] = BatchDict(batch)
+        self._standings: dict[Link | str, Standing] = BatchDict(batch)
 
     def failed(self, plan: Plan, now: float) -> None:
         """Take note that a relay failed, or is late: once of each."""
-        records = {part: self._record(part, now) for part in _parts(plan)}
-        most = max(record.likelihood for record in records.values())
-        for part, record in records.items():
-            self._records[part] = Record(record.arrived, record.blame + record.likelihood / most, now)
+        standings = {part: self._standing(part, now) for part in _parts(plan)}
+        most = max(standing.likelihood for standing in standings.values())
+        for part, standing in standings.items():
+            self._standings[part] = Standing(standing.arrived, standing.blame + standing.likelihood / most, now)
 
     def arrived(self, plan: Plan, now: float) -> None:
         """Take note that a relay was confirmed."""
         for part in _parts(plan):
-            record = self._record(part, now)
-            self._records[part] = Record(record.arrived + 1, record.blame, now)
+            standing = self._standing(part, now)
+            self._standings[part] = Standing(standing.arrived + 1, standing.blame, now)
 
     def cost(self, link: Link, now: float) -> int:
         """Return what a link costs because of what is known of it and of the KME that it leads to."""
         return self._cost(link, now) + self._cost(link[1], now)
 
     def _cost(self, part: Link | str, now: float) -> int:
-        record = self._records.get(part)
-        return record.faded(now).cost if record is not None and record.blame else 0
+        standing = self._standings.get(part)
+        return standing.faded(now).cost if standing is not None and standing.blame else 0
 
-    def _record(self, part: Link | str, now: float) -> Record:
-        return self._records.get(part, _NOTHING).faded(now)
+    def _standing(self, part: Link | str, now: float) -> Standing:
+        return self._standings.get(part, _NOTHING).faded(now)
 
 
-_NOTHING: Final = Record()
+_NOTHING: Final = Standing()
 
 
 def _parts(plan: Plan) -> Iterator[Link | str]:
