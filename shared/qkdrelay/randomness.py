@@ -1,9 +1,13 @@
-"""Random bytes for keys and shares: the operating system's, or for many at once OpenSSL's generator fed by it."""
+"""Random bytes for keys and shares: the operating system's, or for many at once OpenSSL's generator fed by it.
+
+And names that nobody else has.
+"""
 
 from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Callable
 
 LONG = 4096
 """From how many bytes on OpenSSL's generator is quicker. Measured: 32 KiB take 8 us, and the kernel 60."""
@@ -24,3 +28,12 @@ def random_bytes(size: int) -> bytes:
         return os.urandom(size)
     ssl.RAND_add(os.urandom(_MIXED_IN), float(_MIXED_IN))
     return ssl.RAND_bytes(size)
+
+
+def epoch_after(last: bytes, now: float, random: Callable[[int], bytes]) -> bytes:
+    """Return 16 bytes that nobody else has and that sort by time: milliseconds, then chance.
+
+    After ``last``, which may be empty, also where the clock was stepped back.
+    """
+    milliseconds = min(max(int(now * 1000), int.from_bytes(last[:6]) + 1), 2**48 - 1)
+    return milliseconds.to_bytes(6) + random(10)

@@ -22,8 +22,8 @@ from qkdrelay.errors import TopologyError
 from qkdrelay.messages.assignments import Assign, Supplies
 from qkdrelay.messages.control import AboutSupply
 from qkdrelay.network.directory import NO_SAES, Directory
+from qkdrelay.randomness import epoch_after
 from qkdrelay.service.batch import Batch, Cell
-from qkdrelay.service.numbers import epoch_after
 
 LOOK_EVERY_S: Final = 1.0
 """Seconds between two looks at the directory's file."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from qkdrelay.errors import ForgedMessageError, NumberReusedError
+from qkdrelay.randomness import epoch_after
 from qkdrelay.service.batch import Cell
 from qkdrelay.service.meta import Meta
 from qkdrelay.service.tables import Store, Table
@@ -29,15 +29,6 @@ CREATE TABLE heard (id INTEGER PRIMARY KEY, stream TEXT NOT NULL, epoch BLOB NOT
 CREATE TABLE finished (heard INTEGER NOT NULL, number INTEGER NOT NULL, tag BLOB NOT NULL,
                        PRIMARY KEY (heard, number)) WITHOUT ROWID;
 """
-
-
-def epoch_after(last: bytes, now: float, random: Callable[[int], bytes]) -> bytes:
-    """Return 16 bytes that nobody else has and that sort by time: milliseconds, then chance.
-
-    After ``last``, which may be empty, also where the clock was stepped back.
-    """
-    milliseconds = min(max(int(now * 1000), int.from_bytes(last[:6]) + 1), 2**48 - 1)
-    return milliseconds.to_bytes(6) + random(10)
 
 
 class OwnNumbers(Table):

@@ -1,0 +1,151 @@
+"""Blocks of one direction of a QKD link at its receiving end: what is kept of each, and what to do about messages.
+
+What is held is durable, and held before the sender hears of it. Each slot and each byte of pad opens one message, and
+is wiped in the commit that handles it. A block that was held is never held again, whatever its device or a cache of it
+still gives: so what has opened a message is gone for good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
+
+from qkdrelay.errors import ForgedMessageError, MalformedMessageError, NumberReusedError
+from qkdrelay.link.blocks.content import KeyBlock, pad_bytes
+from qkdrelay.link.blocks.spans import Span, overlaps, with_span
+from qkdrelay.messages.blocks import Announce, BlockId, Facts, Piece, SlotName
+from qkdrelay.network.key_cost import SLOT_BYTES
+from qkdrelay.network.names import Link
+
+ENDED_S: Final = 3_720.0
+"""Seconds for which a block is kept that is below the floor: the longest deadline, late time and a minute."""
+BLOCKS_MAX: Final = 1_024
+"""Blocks of one direction that are kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldKey:
+    """A block that is held: what it still has of slots and pad, and zeros where it was used."""
+
+    facts: Facts
+    tag: bytes
+    """The proof that it is held."""
+    slots: bytes = field(repr=False)
+    pad: bytes = field(repr=False)
+    finished: tuple[tuple[int, bytes], ...] = ()
+    """Slots that have opened a message, with its tag."""
+    used: tuple[Span, ...] = ()
+    """Of the pad."""
+
+    @classmethod
+    def of(cls, block: KeyBlock) -> HeldKey:
+        """Return what is to be kept of a block."""
+        return cls(block.facts, block.held_tag(), block.slots, block.pad)
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether it can open nothing more: slots and pad both, since its pad may go with another block's slots."""
+        return len(self.finished) == self.facts.slots and (not self.pad or self.used == ((0, len(self.pad)),))
+
+    def without_slot(self, index: int, tag: bytes) -> HeldKey:
+        """Return it after a slot has opened the message with this tag."""
+        return replace(
+            self, slots=_wiped(self.slots, SLOT_BYTES * index, SLOT_BYTES), finished=(*self.finished, (index, tag))
+        )
+
+    def without_pad(self, piece: Piece) -> HeldKey:
+        """Return it after a piece of its pad has opened a message."""
+        used = with_span(self.used, piece.offset, piece.offset + piece.length)
+        return replace(self, pad=_wiped(self.pad, piece.offset, piece.length), used=used)
+
+
+def answer_to(
+    announce: Announce, link: Link, newest: BlockId, blocks: Mapping[BlockId, HeldKey]
+) -> Literal["tell", "ignore", "fetch"] | str:
+    """Return what to do about an announcement: tell the sender what is held, or nothing, or fetch the block's key.
+
+    Or why it cannot be had. ``newest`` is the newest block that was ever held. Raises MalformedMessageError.
+    """
+    facts = announce.facts
+    if facts.link != link:
+        raise MalformedMessageError("the announcement is for another link")
+    if pad_bytes(facts) < 0:
+        raise MalformedMessageError(f"a block of {facts.length} bytes has no room for {facts.slots} slots")
+    if (held := blocks.get(facts.block)) is not None:
+        return "tell" if held.facts == facts else "ignore"
+    if facts.block <= newest:
+        # Held before, and gone; or the sender's clock went back: it is told what is newest.
+        return "tell"
+    if len(set(facts.key_ids)) < len(facts.key_ids):
+        return "it names a key twice"
+    if any(not set(facts.key_ids).isdisjoint(each.facts.key_ids) for each in blocks.values()):
+        return "one of its keys is another block's"
+    if len(blocks) >= BLOCKS_MAX:
+        return f"{BLOCKS_MAX} blocks are kept, and no more can be"
+    return "fetch"
+
+
+def held(announce: Announce, key: bytes) -> HeldKey | None:
+    """Return what to keep of an announced block whose key is here; None if it was announced by nobody who has it."""
+    facts = announce.facts
+    if len(key) != facts.length or pad_bytes(facts) < 0:
+        return None
+    block = KeyBlock(facts, key)
+    return HeldKey.of(block) if block.is_announced_by(announce) else None
+
+
+def slot_of(name: SlotName, tag: bytes, blocks: Mapping[BlockId, HeldKey]) -> bytes | None:
+    """Return the slot that a message names, or None if it has opened this message before.
+
+    Raises NumberReusedError if it has opened another: whoever has the broker can bring that about, so it blames nobody.
+    Raises ForgedMessageError if there is no such block or slot.
+    """
+    held = blocks.get(name.block)
+    if held is None:
+        raise ForgedMessageError("no block of key of that name is held")
+    if name.index >= held.facts.slots:
+        raise ForgedMessageError(f"the block has {held.facts.slots} slots, and no slot {name.index}")
+    before = dict(held.finished).get(name.index)
+    if before == tag:
+        return None
+    if before is not None:
+        raise NumberReusedError(f"slot {name.index} of its block has opened another message")
+    return held.slots[SLOT_BYTES * name.index : SLOT_BYTES * (name.index + 1)]
+
+
+def pad_of(pieces: Sequence[Piece], length: int, blocks: Mapping[BlockId, HeldKey]) -> bytes:
+    """Return the pad that a message names whose tag has been verified.
+
+    Raises ForgedMessageError if it is not ``length`` bytes of blocks that are held, each of them used for the first
+    time: then its sender is at fault, or its store was restored from a copy.
+    """
+    if sum(piece.length for piece in pieces) != length:
+        raise ForgedMessageError("the pieces of pad are not as long as the message")
+    pad, taken = list[bytes](), dict[BlockId, tuple[Span, ...]]()
+    for piece in pieces:
+        held, start, end = blocks.get(piece.block), piece.offset, piece.offset + piece.length
+        if held is None:
+            raise ForgedMessageError("no block of key of that name is held")
+        if end > len(held.pad):
+            raise ForgedMessageError(f"the block has {len(held.pad)} bytes of pad, and none at {end}")
+        used = taken.setdefault(piece.block, held.used)
+        if overlaps(used, start, end):
+            raise ForgedMessageError("its pad was used before")
+        taken[piece.block] = with_span(used, start, end)
+        pad.append(held.pad[start:end])
+    return b"".join(pad)
+
+
+def wiped(
+    name: SlotName, tag: bytes, pieces: Sequence[Piece], blocks: Mapping[BlockId, HeldKey]
+) -> dict[BlockId, HeldKey]:
+    """Return the blocks that a message was opened with as they are then; those that are used up may be deleted."""
+    after = {name.block: blocks[name.block].without_slot(name.index, tag)}
+    for piece in pieces:
+        after[piece.block] = after.get(piece.block, blocks[piece.block]).without_pad(piece)
+    return after
+
+
+def _wiped(key: bytes, start: int, length: int) -> bytes:
+    return key[:start] + bytes(length) + key[start + length :]

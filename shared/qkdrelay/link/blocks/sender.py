@@ -1,0 +1,176 @@
+"""Blocks of one direction of a QKD link at its sending end: in memory only, so that no copy of a store brings one back.
+
+Nothing is sealed under a block before its receiver has proved that it holds it. What is taken of a block is never given
+back, also if the commit of what was sealed with it fails. A block is dropped, with all that is left of it, rather than
+used in doubt: when the connection on which messages leave is another one (of two copies of a running machine one loses
+it), and when its receiver began anew and does not hold it any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from qkdrelay.link.blocks.content import KeyBlock
+from qkdrelay.messages.blocks import BLOCK_ID_BYTES, PIECES_MAX, Announce, BlocksHeld, Facts, Piece, Run, SlotName
+from qkdrelay.network.key_cost import SLOT_BYTES
+from qkdrelay.network.names import Link
+from qkdrelay.randomness import epoch_after
+
+ANNOUNCED_S: Final = 60.0
+"""Seconds after which a block that nobody holds is dropped."""
+AHEAD_MAX_MS: Final = 10 * 365 * 86_400 * 1000
+"""How far ahead of its clock a sender believes that its receiver has held one of its blocks: ten years."""
+
+
+@dataclass(frozen=True, slots=True)
+class SenderBlock:
+    """A block that the sender announces, or seals under."""
+
+    block: KeyBlock
+    since: float
+    """Seconds of when it was announced."""
+    run: Run | None
+    """Of its receiver, as it was heard last before that. It never changes: a proof may be of an earlier run."""
+    is_granted: bool = False
+    """Whether its receiver has proved that it holds it."""
+    next_slot: int = 0
+    next_pad: int = 0
+
+    @property
+    def slots_left(self) -> int:
+        """Slots that were not taken."""
+        return self.block.facts.slots - self.next_slot
+
+    @property
+    def pad_left(self) -> int:
+        """Bytes of pad that were not taken."""
+        return len(self.block.pad) - self.next_pad
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether nothing is left of it."""
+        return not self.slots_left and not self.pad_left
+
+    @property
+    def has_surplus(self) -> bool:
+        """Whether slots are left over of it, and no pad for them."""
+        return bool(self.block.pad) and not self.pad_left and self.slots_left > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Key for one message, and where it is."""
+
+    slot_name: SlotName
+    pieces: tuple[Piece, ...]
+    slot: bytes = field(repr=False)
+    pad: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """What a sender knows of one direction. Each step returns what it knows then."""
+
+    link: Link
+    """Sender and receiver."""
+    run: Run | None = None
+    """Of the receiver, as it was heard last."""
+    last: bytes = bytes(BLOCK_ID_BYTES)
+    """The newest block, here or at the receiver, that it knows of."""
+    blocks: tuple[SenderBlock, ...] = ()
+    """From the oldest to the newest, at most the newest of which is not granted."""
+
+    @property
+    def may_announce(self) -> bool:
+        """Whether a block may be announced now."""
+        return all(each.is_granted for each in self.blocks)
+
+    @property
+    def announces(self) -> Announce | None:
+        """What to say, again and again, until the receiver holds it."""
+        return next((each.block.announce() for each in self.blocks if not each.is_granted), None)
+
+    def with_block(
+        self, key: bytes | Callable[[bytes], bytes], key_ids: Sequence[str], slots: int, now: float, random: _Random
+    ) -> Sender:
+        """Announce a block of key that nobody has had before; a link that is computed computes it from its id.
+
+        ``now`` is in seconds since 1970. Raises MalformedMessageError if the key is too short for so many slots.
+        """
+        block_id = epoch_after(self.last, now, random)
+        key = key if isinstance(key, bytes) else key(block_id)
+        floor = self.blocks[0].block.facts.block if self.blocks else block_id
+        facts = Facts(
+            link=self.link,
+            block=block_id,
+            floor=floor,
+            length=len(key),
+            slots=slots,
+            key_ids=tuple(key_ids),
+        )
+        begun = SenderBlock(KeyBlock(facts, key), now, self.run)
+        return replace(self, last=block_id, blocks=(*self.blocks, begun))
+
+    def heard(self, held: BlocksHeld, now: float) -> Sender:
+        """Take note of what the receiver says, which whoever has the broker may have made, held back or said before.
+
+        Only a tag says that a block is held. That one that was granted is not there is believed of a receiver that
+        began anew since it was announced; of one that did not it may be old.
+        """
+        tags = {each.block: each.tag for each in held.held}
+        refused = {each.block for each in held.refused}
+        kept = []
+        for each in self.blocks:
+            name = each.block.facts.block
+            if name in tags and each.block.is_held_with(tags[name]):
+                kept.append(replace(each, is_granted=True))
+            elif each.run == held.run if each.is_granted else name not in refused and name > held.newest:
+                # One that is not granted and not the newest will never be: the clock here went back.
+                kept.append(each)
+        ahead = epoch_after(b"", now + AHEAD_MAX_MS / 1000, bytes)
+        last = max(self.last, held.newest) if held.newest <= ahead else self.last
+        return replace(self, run=held.run, last=last, blocks=tuple(kept))
+
+    def at(self, now: float) -> Sender:
+        """Drop what has been announced for too long."""
+        kept = tuple(each for each in self.blocks if each.is_granted or abs(now - each.since) < ANNOUNCED_S)
+        return self if len(kept) == len(self.blocks) else replace(self, blocks=kept)
+
+    def reconnected(self) -> Sender:
+        """Drop all: messages leave on another connection."""
+        return replace(self, blocks=())
+
+    def draw(self, length: int) -> tuple[Sender, Drawn] | None:
+        """Take a slot and ``length`` bytes of pad; or None if there is not so much, in so few pieces."""
+        slot_name, slot, pieces, pad, blocks = None, b"", list[Piece](), list[bytes](), list[SenderBlock]()
+        for each in self.blocks:
+            left, block_id = each, each.block.facts.block
+            if each.is_granted and slot_name is None and each.slots_left:
+                at = each.next_slot
+                slot_name, slot = SlotName(block_id, at), each.block.slots[SLOT_BYTES * at : SLOT_BYTES * (at + 1)]
+                left = replace(left, next_slot=at + 1)
+            if each.is_granted and length and each.pad_left:
+                taken, at = min(length, each.pad_left), each.next_pad
+                pieces.append(Piece(block_id, at, taken))
+                pad.append(each.block.pad[at : at + taken])
+                left = replace(left, next_pad=at + taken)
+                length -= taken
+            blocks.append(left)
+        if slot_name is None or length or len(pieces) > PIECES_MAX:
+            return None
+        return replace(self, blocks=_worth_keeping(blocks)), Drawn(slot_name, tuple(pieces), slot, b"".join(pad))
+
+
+def _worth_keeping(blocks: Sequence[SenderBlock]) -> tuple[SenderBlock, ...]:
+    """Leave out what is spent, and what has slots only while a newer one has some: it would hold up the floor."""
+    slots_later, kept = False, list[SenderBlock]()
+    for each in reversed(blocks):
+        if not each.is_spent and not (each.has_surplus and slots_later):
+            kept.append(each)
+        slots_later = slots_later or (each.is_granted and each.slots_left > 0)
+    return tuple(reversed(kept))
+
+
+_Random = Callable[[int], bytes]
