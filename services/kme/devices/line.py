@@ -1,0 +1,229 @@
+"""The thread that asks one QKD device for one link: one thing at a time, while the KME does something else.
+
+What a device has given it does not give again. So a draw that fails is not tried again as it was, but anew, later and
+later; and what was fetched is kept until it is held for good, since an announcement that nobody made could have it
+fetched as well.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from kme.devices.answers import KEYS_MAX, DeviceError, DeviceKey
+
+PAUSE_S, PAUSE_MAX_S = 1.0, 60.0
+"""Seconds before a device is asked again for keys that gave none: twice as long each time."""
+FETCH_S: Final = 30.0
+"""Seconds for which keys are fetched that the device does not have yet."""
+KEPT_S, KEPT_MAX = 60.0, 32 * KEYS_MAX
+"""For how long keys are kept that were fetched and are not held, and how many."""
+_AGAIN_S: Final = 1.0
+_MEASURED: Final = 32
+"""Draws that the rate is measured over."""
+_STOP_S: Final = 15.0
+
+
+class Asked(Protocol):
+    """A device, as of `kme.devices.client.Device`; everything may raise DeviceError."""
+
+    def draw(self, number: int) -> list[DeviceKey]:
+        """Draw up to so many keys."""
+        ...
+
+    def fetch(self, key_ids: Sequence[str]) -> list[DeviceKey]:
+        """Fetch these keys, in this order."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Keys that were drawn; none, and why, if it failed."""
+
+    keys: tuple[DeviceKey, ...] = field(repr=False)
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What came of a fetch: the keys in the order of their ids; none, and why, if it failed."""
+
+    key_ids: tuple[str, ...]
+    keys: tuple[DeviceKey, ...] = field(repr=False)
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LineState:
+    """What a device has done lately."""
+
+    drawn: int = 0
+    fetched: int = 0
+    """Keys."""
+    rate_bps: int = 0
+    """Bits of key a second, from draw to draw: what it was asked for, if it could give more."""
+    why: str = ""
+    """Why it gave no key the last time; empty if it gave some."""
+    failures: int = 0
+
+
+class DeviceLine:
+    """Asks one device, in a thread of its own; the rest is for one other thread."""
+
+    def __init__(self, device: Asked, wake: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> None:
+        """``wake`` is called when something has come; ``clock`` returns seconds and never steps back."""
+        self._device, self._wake, self._clock = device, wake, clock
+        self._changed = threading.Condition()
+        self._to_draw: int | None = None
+        self._to_fetch: tuple[str, ...] | None = None
+        self._fetch_until = 0.0
+        self._draw_at, self._fetch_at, self._pause = 0.0, 0.0, PAUSE_S
+        self._outcomes: deque[Drawn | Fetched] = deque()
+        self._kept: OrderedDict[str, tuple[float, DeviceKey]] = OrderedDict()
+        self._draws: deque[tuple[float, int]] = deque(maxlen=_MEASURED)
+        self._state = LineState()
+        self._is_ending = False
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Begin to ask."""
+        self._thread = threading.Thread(target=self._run, name="device", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask nothing more; what is under way has its time limit."""
+        with self._changed:
+            self._is_ending = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join(_STOP_S)
+
+    def draw(self, number: int) -> bool:
+        """Have up to so many keys drawn; return False while a draw is under way."""
+        with self._changed:
+            if self._to_draw is not None:
+                return False
+            self._to_draw = min(number, KEYS_MAX)
+            self._changed.notify()
+            return True
+
+    def fetch(self, key_ids: Sequence[str]) -> bool:
+        """Have these keys fetched, within `FETCH_S`; return False while a fetch is under way."""
+        with self._changed:
+            if self._to_fetch is not None:
+                return False
+            self._to_fetch, self._fetch_until, self._fetch_at = tuple(key_ids), self._clock() + FETCH_S, 0.0
+            self._changed.notify()
+            return True
+
+    def take(self) -> list[Drawn | Fetched]:
+        """Return what has come since this was asked last."""
+        with self._changed:
+            outcomes = list(self._outcomes)
+            self._outcomes.clear()
+            return outcomes
+
+    def held(self, key_ids: Sequence[str]) -> None:
+        """Forget keys that are held for good: whatever is announced then, they do not come from here again."""
+        with self._changed:
+            for key_id in key_ids:
+                self._kept.pop(key_id.lower(), None)
+
+    def state(self) -> LineState:
+        """Return what the device has done lately."""
+        with self._changed:
+            return self._state
+
+    # --- the thread ------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while (work := self._next()) is not None:
+            work()
+            self._wake()
+        self._device.close()
+
+    def _next(self) -> Callable[[], None] | None:
+        """Wait for something to ask, and return how; None at the end. What is to be fetched comes first: it ages."""
+        with self._changed:
+            while not self._is_ending:
+                now, times = self._clock(), list[float]()
+                if self._to_fetch is not None:
+                    if now >= self._fetch_at:
+                        return self._fetch_now
+                    times.append(self._fetch_at)
+                if self._to_draw is not None:
+                    if now >= self._draw_at:
+                        return self._draw_now
+                    times.append(self._draw_at)
+                self._changed.wait(min(times) - now if times else None)
+            return None
+
+    def _draw_now(self) -> None:
+        number = self._to_draw
+        if number is None:
+            return
+        keys, why = list[DeviceKey](), ""
+        try:
+            keys = self._device.draw(number)
+        except DeviceError as error:
+            why = str(error)
+        now, bits = self._clock(), 8 * sum(len(key.key) for key in keys)
+        with self._changed:
+            self._to_draw = None
+            if why:
+                self._draw_at, self._pause = now + self._pause, min(PAUSE_MAX_S, 2 * self._pause)
+            else:
+                self._pause = PAUSE_S
+                self._draws.append((now, bits))
+            self._outcomes.append(Drawn(tuple(keys), why))
+            state = self._state
+            self._state = LineState(
+                state.drawn + len(keys), state.fetched, self._rate(), why, state.failures + bool(why)
+            )
+
+    def _rate(self) -> int:
+        """Return the rate from the first of the last draws on, which came of what was there before."""
+        if len(self._draws) <= 1:
+            return 0
+        seconds = self._draws[-1][0] - self._draws[0][0]
+        return round(sum(bits for _, bits in list(self._draws)[1:]) / seconds) if seconds > 0 else 0
+
+    def _fetch_now(self) -> None:
+        key_ids = self._to_fetch
+        if key_ids is None:
+            return
+        self._forget()
+        missing = [key_id for key_id in key_ids if key_id.lower() not in self._kept]
+        keys, why = list[DeviceKey](), ""
+        try:
+            keys = self._device.fetch(missing) if missing else []
+        except DeviceError as error:
+            why = str(error)
+        now = self._clock()
+        with self._changed:
+            if why and now + _AGAIN_S < self._fetch_until:
+                self._fetch_at = now + _AGAIN_S  # the devices may take a while to agree
+                return
+            self._to_fetch = None
+            self._kept.update((key.key_id.lower(), (now, key)) for key in keys)
+            found = () if why else tuple(self._kept[key_id.lower()][1] for key_id in key_ids)
+            while len(self._kept) > KEPT_MAX:
+                self._kept.popitem(last=False)
+            self._outcomes.append(Fetched(key_ids, found, why))
+            state = self._state
+            self._state = LineState(
+                state.drawn, state.fetched + len(keys), state.rate_bps, state.why, state.failures + bool(why)
+            )
+
+    def _forget(self) -> None:
+        with self._changed:
+            while self._kept and self._clock() - next(iter(self._kept.values()))[0] >= KEPT_S:
+                self._kept.popitem(last=False)

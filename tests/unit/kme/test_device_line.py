@@ -1,0 +1,193 @@
+"""The thread that asks a QKD device: one thing at a time, later and later after failures, and no key given twice."""
+
+import threading
+
+import pytest
+
+from kme.devices import line
+from kme.devices.answers import DeviceError, DeviceKey
+from kme.devices.line import DeviceLine, Drawn, Fetched
+from support.waiting import eventually
+
+
+class Device:
+    """A device in memory: a row of answers, each a list of keys or an error; without one it gives nothing."""
+
+    def __init__(self):
+        self.draws, self.fetches, self.asked = [], [], []
+        self.busy, self.most_at_once = 0, 0
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+        self.is_closed = False
+
+    def draw(self, number):
+        return self._answer(("draw", number), self.draws)
+
+    def fetch(self, key_ids):
+        keys = self._answer(("fetch", tuple(key_ids)), self.fetches)
+        return [next(key for key in keys if key.key_id.lower() == key_id.lower()) for key_id in key_ids]
+
+    def close(self):
+        self.is_closed = True
+
+    def _answer(self, what, answers):
+        self.busy += 1
+        self.most_at_once = max(self.most_at_once, self.busy)
+        self.asked.append(what)
+        self.may_answer.wait(20)
+        self.busy -= 1
+        answer = answers.pop(0) if answers else DeviceError("it gives none now (503)")
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def keys(*names):
+    return [DeviceKey(name, name.encode() * 8) for name in names]
+
+
+@pytest.fixture
+def device():
+    return Device()
+
+
+@pytest.fixture
+def asking(device, monkeypatch):
+    monkeypatch.setattr(line, "PAUSE_S", 0.02)
+    monkeypatch.setattr(line, "_AGAIN_S", 0.02)
+    woken = threading.Event()
+    found = DeviceLine(device, woken.set)
+    found.woken = woken
+    found.start()
+    yield found
+    device.may_answer.set()
+    found.stop()
+    assert device.is_closed
+
+
+def outcome(asking):
+    (found,) = eventually(asking.take)
+    return found
+
+
+def test_keys_are_drawn_and_fetched_and_somebody_is_woken(asking, device):
+    device.draws, device.fetches = [keys("a", "b")], [keys("c", "d")]
+    assert asking.draw(2)
+    assert outcome(asking) == Drawn(tuple(keys("a", "b")))
+    assert asking.woken.is_set()
+    assert asking.fetch(["d", "c"])
+    assert outcome(asking) == Fetched(("d", "c"), tuple(keys("d", "c")))
+    assert (asking.state().drawn, asking.state().fetched, asking.state().why) == (2, 2, "")
+
+
+def test_one_thing_is_asked_at_a_time_and_what_ages_comes_first(asking, device):
+    device.may_answer.clear()
+    device.draws, device.fetches = [keys("a"), keys("b")], [keys("c")]
+    assert asking.draw(1)
+    eventually(lambda: device.asked)
+    assert asking.fetch(["c"])
+    assert not asking.draw(1)
+    assert not asking.fetch(["c"])
+    device.may_answer.set()
+    found = []
+    eventually(lambda: found.extend(asking.take()) or len(found) == 2)
+    assert [type(each) for each in found] == [Drawn, Fetched]
+    assert device.most_at_once == 1
+
+
+def test_a_draw_that_fails_says_why_and_is_tried_anew_later_and_later(asking, device):
+    times, wait = [], asking._changed.wait
+    asking._changed.wait = lambda seconds: times.append(seconds) or wait(seconds)
+    for _ in range(4):
+        assert asking.draw(1)
+        assert outcome(asking) == Drawn((), "it gives none now (503)")
+        assert asking.state().why == "it gives none now (503)"
+    pauses = [seconds for seconds in times if seconds is not None]
+    assert max(pauses) > 3 * min(pauses)
+    device.draws = [keys("a")]
+    assert asking.draw(1)
+    assert outcome(asking).keys
+    assert asking.state().why == ""
+    assert asking.state().failures == 4
+
+
+def test_a_fetch_is_tried_again_until_the_devices_agree(asking, device):
+    device.fetches = [DeviceError("not yet"), DeviceError("not yet"), keys("a")]
+    assert asking.fetch(["a"])
+    assert outcome(asking) == Fetched(("a",), tuple(keys("a")))
+    assert len(device.asked) == 3
+
+
+def test_a_fetch_that_never_succeeds_ends_with_the_device_s_words(asking, monkeypatch):
+    monkeypatch.setattr(line, "FETCH_S", 0.1)
+    assert asking.fetch(["a"])
+    assert outcome(asking) == Fetched(("a",), (), "it gives none now (503)")
+    assert asking.fetch(["b"])
+
+
+def test_what_a_false_announcement_had_fetched_is_there_for_the_true_one(asking, device):
+    """Whoever has the broker can name ids in any selection; a device gives each key once."""
+    device.fetches = [keys("a"), keys("B", "c")]
+    asking.fetch(["a"])
+    outcome(asking)
+    asking.fetch(["A", "b", "c"])
+    assert [key.key_id for key in outcome(asking).keys] == ["a", "B", "c"]
+    assert device.asked == [("fetch", ("a",)), ("fetch", ("b", "c"))]
+
+
+def test_keys_that_are_held_do_not_come_from_here_again(asking, device, monkeypatch):
+    """Else a device that gives its master a key twice would have both ends use it twice."""
+    monkeypatch.setattr(line, "FETCH_S", 0.1)
+    device.fetches = [keys("a")]
+    asking.fetch(["a"])
+    outcome(asking)
+    asking.held(["A"])
+    asking.fetch(["a"])
+    assert outcome(asking).why == "it gives none now (503)"
+
+
+def test_what_is_kept_is_bounded_in_time_and_number(device, monkeypatch):
+    monkeypatch.setattr(line, "KEPT_MAX", 2)
+    now = [0.0]
+    asking = DeviceLine(device, lambda: None, lambda: now[0])
+    device.fetches = [keys("a", "b", "c"), keys("a"), keys("b"), keys("b")]
+    for key_ids in (["a", "b", "c"], ["b"], ["a"]):
+        asking._to_fetch, asking._fetch_until = tuple(key_ids), 100.0
+        asking._fetch_now()
+    assert device.asked == [("fetch", ("a", "b", "c")), ("fetch", ("a",))]
+    now[0] = line.KEPT_S
+    asking._to_fetch = ("b",)
+    asking._fetch_now()
+    assert device.asked[-1] == ("fetch", ("b",))
+
+
+def test_the_rate_is_what_came_after_the_first_draw(device):
+    now = [0.0]
+    asking = DeviceLine(device, lambda: None, lambda: now[0])
+    for _ in range(4):
+        device.draws.append([DeviceKey("a", bytes(128))])
+        asking._to_draw = 1
+        asking._draw_now()
+        now[0] += 2.0
+    assert asking.state().rate_bps == 512
+
+
+def test_no_key_is_shown(asking, device):
+    device.draws, device.fetches = [keys("a")], [keys("b")]
+    asking.draw(1)
+    drawn = outcome(asking)
+    asking.fetch(["b"])
+    for shown in (repr(drawn), repr(outcome(asking)), repr(asking.state())):
+        assert "aaaa" not in shown
+        assert "bbbb" not in shown
+
+
+def test_it_ends_also_while_it_waits(device):
+    asking = DeviceLine(device, lambda: None)
+    asking.start()
+    asking.draw(1)
+    eventually(asking.take)
+    asking.draw(1)
+    asking.stop()
+    assert device.is_closed
+    assert not asking._thread.is_alive()
