@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from qkdrelay.link.blocks import turns
-from qkdrelay.link.blocks.turns import Asker, Giver
+from qkdrelay.link.blocks.turns import TurnAsker, TurnGiver
 
 DRAW = 2
 """Steps that a draw takes at most."""
@@ -19,8 +19,8 @@ FAULTS = ("any turn", "late turn", "no pause after a start", "draws in its turn"
 
 @dataclass(frozen=True)
 class State:
-    giver: Giver
-    asker: Asker
+    giver: TurnGiver
+    asker: TurnAsker
     now: int = 0
     giver_draws: int = 0
     """Steps that its draw still takes; 0 while it does not draw."""
@@ -79,13 +79,13 @@ def steps(state, fault):
         yield replace(state, giver=giver.collected(of), uncollected=state.uncollected - {nonce})
     if state.kills:
         left = replace(state, kills=state.kills - 1)
-        yield replace(left, giver=Giver(now), giver_draws=0)
-        yield replace(left, asker=Asker())
+        yield replace(left, giver=TurnGiver(now), giver_draws=0)
+        yield replace(left, asker=TurnAsker())
 
 
 def search(fault=""):
     """Return the states there are, or raise AssertionError if both ends draw in one."""
-    start = State(Giver(-turns.TURN_S), Asker())
+    start = State(TurnGiver(-turns.TURN_S), TurnAsker())
     seen, stack = {start}, [start]
     while stack:
         state = stack.pop()
@@ -113,7 +113,7 @@ def test_a_mistake_that_a_rule_is_there_for_is_found(fault):
 
 
 def test_with_both_waiting_they_alternate():
-    giver, asker, who, now = Giver(-turns.TURN_S), Asker(), [], 0.0
+    giver, asker, who, now = TurnGiver(-turns.TURN_S), TurnAsker(), [], 0.0
     for number in range(8):
         now += 1.0
         if giver.may_draw(now, is_asked=True):

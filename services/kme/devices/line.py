@@ -28,7 +28,7 @@ _MEASURED: Final = 32
 _STOP_S: Final = 15.0
 
 
-class Asked(Protocol):
+class AnyDevice(Protocol):
     """A device, as of `kme.devices.client.Device`; everything may raise DeviceError."""
 
     def draw(self, number: int) -> list[DeviceKey]:
@@ -78,7 +78,9 @@ class LineState:
 class DeviceLine:
     """Asks one device, in a thread of its own; the rest is for one other thread."""
 
-    def __init__(self, device: Asked, wake: Callable[[], None], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, device: AnyDevice, wake: Callable[[], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         """``wake`` is called when something has come; ``clock`` returns seconds and never steps back."""
         self._device, self._wake, self._clock = device, wake, clock
         self._changed = threading.Condition()

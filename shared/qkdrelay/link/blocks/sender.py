@@ -60,7 +60,7 @@ class SenderBlock:
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class SealingKey:
     """Key for one message, and where it is."""
 
     slot_name: SlotName
@@ -142,7 +142,7 @@ class Sender:
         """Drop all: messages leave on another connection."""
         return replace(self, blocks=())
 
-    def draw(self, length: int) -> tuple[Sender, Drawn] | None:
+    def draw(self, length: int) -> tuple[Sender, SealingKey] | None:
         """Take a slot and ``length`` bytes of pad; or None if there is not so much, in so few pieces."""
         slot_name, slot, pieces, pad, blocks = None, b"", list[Piece](), list[bytes](), list[SenderBlock]()
         for each in self.blocks:
@@ -160,7 +160,7 @@ class Sender:
             blocks.append(left)
         if slot_name is None or length or len(pieces) > PIECES_MAX:
             return None
-        return replace(self, blocks=_worth_keeping(blocks)), Drawn(slot_name, tuple(pieces), slot, b"".join(pad))
+        return replace(self, blocks=_worth_keeping(blocks)), SealingKey(slot_name, tuple(pieces), slot, b"".join(pad))
 
 
 def _worth_keeping(blocks: Sequence[SenderBlock]) -> tuple[SenderBlock, ...]:

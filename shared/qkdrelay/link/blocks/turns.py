@@ -21,7 +21,7 @@ Nonce = bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Giver:
+class TurnGiver:
     """The end that gives turns. Times are its own, in seconds, and never step back."""
 
     started_at: float
@@ -36,36 +36,36 @@ class Giver:
             return False
         return not (is_asked and self.owes)
 
-    def drew(self) -> Giver:
+    def drew(self) -> TurnGiver:
         """Note that it draws now."""
         return replace(self, given=None, owes=True)
 
-    def asked(self, nonce: Nonce, now: float, *, is_busy: bool) -> Giver:
+    def asked(self, nonce: Nonce, now: float, *, is_busy: bool) -> TurnGiver:
         """Answer a question with a turn if it may be: `given` is what to say then. Not while it draws or announces."""
         if nonce == self.given or is_busy or not self.may_draw(now, is_asked=False):
             return self
         return replace(self, given=nonce, given_at=now, owes=False)
 
-    def collected(self, nonce: Nonce) -> Giver:
+    def collected(self, nonce: Nonce) -> TurnGiver:
         """Note that what the other end drew in this turn has been fetched: the turn is over."""
         return replace(self, given=None) if nonce == self.given else self
 
 
 @dataclass(frozen=True, slots=True)
-class Asker:
+class TurnAsker:
     """The end that asks for turns. Times are its own, as above."""
 
     question: Nonce | None = None
     asked_at: float = 0.0
 
-    def ask(self, nonce: Nonce, now: float) -> Asker:
+    def ask(self, nonce: Nonce, now: float) -> TurnAsker:
         """Ask, if it is time; what was asked before is not answered any more."""
         if self.question is not None and now - self.asked_at < ASK_S:
             return self
-        return Asker(nonce, now)
+        return TurnAsker(nonce, now)
 
-    def turn(self, nonce: Nonce, now: float) -> tuple[Asker, bool]:
+    def turn(self, nonce: Nonce, now: float) -> tuple[TurnAsker, bool]:
         """Take an answer; return whether to draw, now and once."""
         if nonce != self.question or now - self.asked_at >= USE_S:
             return self, False
-        return Asker(), True
+        return TurnAsker(), True
