@@ -1,0 +1,92 @@
+"""A pair of QKD devices as the source of a link's key: each device at its site gives the same keys, named by ids."""
+
+from __future__ import annotations
+
+from kme.blocks.source import FetchedKey, RawKey
+from kme.devices.answers import DeviceKey
+from kme.devices.line import DeviceLine, Drawn, Fetched
+from qkdrelay.messages.blocks import BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, KEY_IDS_MAX, Facts
+
+KEY_BYTES_LEAST = 8
+"""Of the smallest key that a device may give."""
+
+
+class DeviceSource:
+    """One end of a link whose key comes from devices (a `kme.blocks.source.KeySource`)."""
+
+    def __init__(self, line: DeviceLine) -> None:
+        """``line`` is started and stopped by whoever made it."""
+        self._line = line
+        self._key_bytes = KEY_BYTES_LEAST
+        self._pile = list[DeviceKey]()
+        """Keys that were drawn and do not make a block yet."""
+        self._drawn: RawKey | None = None
+        self._fetching: Facts | None = None
+        self._fetched: FetchedKey | None = None
+
+    def ask(self, length: int) -> bool:
+        """As of `KeySource`: as many keys as make so many bytes, and at most one request's."""
+        if self._drawn is not None:
+            return False
+        return self._line.draw(max(1, min(KEY_IDS_MAX - len(self._pile), -(-length // self._key_bytes))))
+
+    def drawn(self) -> RawKey | None:
+        """As of `KeySource`."""
+        self._take()
+        drawn, self._drawn = self._drawn, None
+        return drawn
+
+    def fetch(self, facts: Facts) -> bool:
+        """As of `KeySource`. A block without ids is none of a device's: its key cannot be had."""
+        if self._fetching is not None or self._fetched is not None:
+            return False
+        if not facts.key_ids:
+            self._fetched = FetchedKey(facts, None, "it names no key of the device")
+            return True
+        if not self._line.fetch(facts.key_ids):
+            return False
+        self._fetching = facts
+        return True
+
+    def fetched(self) -> FetchedKey | None:
+        """As of `KeySource`."""
+        self._take()
+        fetched, self._fetched = self._fetched, None
+        return fetched
+
+    def held(self, facts: Facts) -> None:
+        """As of `KeySource`."""
+        self._line.held(facts.key_ids)
+
+    def available(self) -> int:
+        """Return 0: what a device has is not known, and what it gives is drawn ahead."""
+        return 0
+
+    def rate_bps(self) -> int:
+        """As of `KeySource`, as measured."""
+        return self._line.state().rate_bps
+
+    def _take(self) -> None:
+        for outcome in self._line.take():
+            match outcome:
+                case Drawn(keys=keys):
+                    self._pile += keys
+                    self._pack()
+                case Fetched(key_ids=key_ids, keys=keys, why=why):
+                    facts, self._fetching = self._fetching, None
+                    if facts is not None and facts.key_ids == key_ids:
+                        key = None if why else b"".join(key.key for key in keys)
+                        self._fetched = FetchedKey(facts, key, why)
+
+    def _pack(self) -> None:
+        """Make a block of what was drawn, if it is long enough; else the device is asked for more."""
+        raw, ids = b"".join(key.key for key in self._pile), tuple(key.key_id for key in self._pile)
+        if self._pile:
+            self._key_bytes = len(self._pile[0].key)
+        if len(raw) < BLOCK_BYTES_MIN:
+            if self._pile:
+                self.ask(BLOCK_BYTES_MIN - len(raw))
+            return
+        self._pile.clear()
+        if len(raw) <= BLOCK_BYTES_MAX and len(ids) <= KEY_IDS_MAX:
+            self._drawn = RawKey(len(raw), ids, lambda _block: raw)
