@@ -265,7 +265,7 @@ class Search:
             if state.left.forged:
                 facts = replace_facts(announce.facts, slots=1, block=b"\0" * 5 + b"\xff" + bytes(10))
                 forged = replace(state, left=spend(state.left, "forged"))
-                yield "forge announcement", self.take_announce(forged, Announce(facts, announce.tag))
+                yield "forge announcement", self.take_announce(forged, Announce(facts, announce.tag, b""))
         for held in self.helds(state):
             sender = self.hear(state, held)
             if sender != state.sender:
@@ -289,8 +289,10 @@ class Search:
         for held in some:
             for run in state.runs:
                 for newest in {bytes(16), state.store.newest}:
-                    yield BlocksHeld(LINK, run_bytes(run), newest, held, ())
-                yield BlocksHeld(LINK, run_bytes(run), bytes(16), held, tuple(RefusedBlock(name, "") for name in mine))
+                    yield BlocksHeld(LINK, run_bytes(run), newest, held, (), b"", b"")
+                yield BlocksHeld(
+                    LINK, run_bytes(run), bytes(16), held, tuple(RefusedBlock(name, "") for name in mine), b"", b""
+                )
 
     def hear(self, state, held):
         sender = state.sender.heard(held, 1.0 + state.clock / 1000)
@@ -384,7 +386,7 @@ class Search:
         announces = state.sender.announces
         if announces is not None and announces.facts.block not in state.store.by_name and state.fetching is None:
             refused = (RefusedBlock(announces.facts.block, "it cannot be had"),)
-        held = BlocksHeld(LINK, run_bytes(state.run), state.store.newest, proofs, refused)
+        held = BlocksHeld(LINK, run_bytes(state.run), state.store.newest, proofs, refused, b"", b"")
         return replace(state, sender=self.hear(state, held), proofs=state.proofs | set(proofs))
 
 

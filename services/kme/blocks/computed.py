@@ -51,6 +51,10 @@ class ComputedSource:
         self._drawn = RawKey(length, (), lambda block: _computed(self._secret, self._outgoing, block, length))
         return True
 
+    def is_drawing(self) -> bool:
+        """As of `KeySource`: never, since what is asked for is there at once."""
+        return False
+
     def drawn(self) -> RawKey | None:
         """As of `KeySource`."""
         drawn, self._drawn = self._drawn, None

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from kme.blocks.source import FetchedKey, KeySource
+from kme.blocks.turn_taking import AnyTime, TurnTaking
 from kme.store.held_keys import HeldKeys
 from qkdrelay.link.blocks import receiver
 from qkdrelay.link.blocks.sender import SealingKey, Sender
@@ -70,8 +71,12 @@ class BlockExchange:
         *,
         run: Run,
         random: Callable[[int], bytes],
+        turns: TurnTaking | None = None,
     ) -> None:
-        """``link`` is this end and the peer; ``run`` is chance, drawn at this start."""
+        """``link`` is this end and the peer; ``run`` is chance, drawn at this start.
+
+        ``turns`` say when to have the device draw; at any time, unless told.
+        """
         (self._me, self._peer), self._suite, self._source, self._held = link, suite, source, held
         self._run, self._random = run, random
         self._sender = Sender(link)
@@ -81,6 +86,7 @@ class BlockExchange:
         self._fetching: Announce | None = None
         self._pad_mean = _PAD_AT_FIRST
         self._newly_held = list[Facts]()
+        self._turns = turns or AnyTime()
 
     # --- sending ---------------------------------------------------------------------------------
 
@@ -108,10 +114,11 @@ class BlockExchange:
         if self._sender.may_announce:
             there = self.granted()
             if there.slots < wanted.slots or there.pad < wanted.pad:
-                self._source.ask(BLOCK_BYTES_MAX)
+                self._ask()
             raw = self._source.drawn()
             if raw is not None and raw.length >= BLOCK_BYTES_MIN:
-                self._sender = self._sender.with_block(raw.of, raw.key_ids, self._slots(raw.length), now, self._random)
+                slots, turn = self._slots(raw.length), self._turns.turn
+                self._sender = self._sender.with_block(raw.of, raw.key_ids, slots, now, self._random, turn=turn)
                 self._announcing, self._times_announced = _Timer(0.0), 0
         announce, timer = self._sender.announces, self._announcing
         if announce is None or not timer.is_due(now):
@@ -119,6 +126,11 @@ class BlockExchange:
         timer.pause_s = ANNOUNCE_AGAIN_S[min(self._times_announced, len(ANNOUNCE_AGAIN_S) - 1)]
         timer.said_at, self._times_announced = now, self._times_announced + 1
         return [announce]
+
+    def _ask(self) -> None:
+        """Have key drawn, if it is this end's turn."""
+        if not self._source.is_drawing() and self._turns.may_draw() and self._source.ask(BLOCK_BYTES_MAX):
+            self._turns.drew()
 
     def _slots(self, length: int) -> int:
         """Return how many slots a block has, so that with what is left of others slots and pad end together."""
@@ -131,8 +143,11 @@ class BlockExchange:
 
     def on_held(self, held: BlocksHeld, now: float) -> None:
         """Take what the peer says that it holds."""
-        if held.link == (self._me, self._peer):
-            self._sender = self._sender.heard(held, now)
+        if held.link != (self._me, self._peer):
+            return
+        self._sender = self._sender.heard(held, now)
+        is_busy = self._source.is_drawing() or not self._sender.may_announce or self._fetching is not None
+        self._turns.heard(held.asks, held.gives, is_busy=is_busy)
 
     # --- receiving -------------------------------------------------------------------------------
 
@@ -171,6 +186,7 @@ class BlockExchange:
             return
         self._held.hold(self._peer, held, now)
         self._newly_held.append(announce.facts)
+        self._turns.collected(announce.turn)
         self._tell_soon(at_once=True)
 
     def _refuse(self, name: bytes, why: str) -> None:
@@ -183,13 +199,14 @@ class BlockExchange:
         self._telling.pause_s = min(self._telling.pause_s, 0.0 if at_once else HELD_AGAIN_S)
 
     def _tell(self, now: float) -> list[BlocksHeld]:
-        if not self._telling.is_due(now):
+        if not self._telling.is_due(now) and not self._turns.has_news:
             return []
         self._telling.pause_s, self._telling.said_at = HELD_EVERY_S, now
         held = tuple(HeldBlock(each.facts.block, each.tag) for each in self._held.latest(self._peer))
         refused = tuple(RefusedBlock(name, why) for name, why in self._refused.items())
         self._refused.clear()
-        return [BlocksHeld((self._peer, self._me), self._run, self._held.newest(self._peer), held, refused)]
+        newest, (asks, gives) = self._held.newest(self._peer), self._turns.says()
+        return [BlocksHeld((self._peer, self._me), self._run, newest, held, refused, asks, gives)]
 
     # --- both ------------------------------------------------------------------------------------
 

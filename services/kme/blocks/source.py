@@ -38,6 +38,10 @@ class KeySource(Protocol):
         """Ask for up to so many bytes to send with; return False if there are none now, or some were asked for."""
         ...
 
+    def is_drawing(self) -> bool:
+        """Whether key that was asked for is being drawn."""
+        ...
+
     def drawn(self) -> RawKey | None:
         """Return key that was asked for, once."""
         ...

@@ -92,7 +92,7 @@ class DeviceLine:
         self._kept: OrderedDict[str, tuple[float, DeviceKey]] = OrderedDict()
         self._draws: deque[tuple[float, int]] = deque(maxlen=_MEASURED)
         self._state = LineState()
-        self._is_ending = False
+        self._is_asking, self._is_ending = False, False
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -109,9 +109,9 @@ class DeviceLine:
             self._thread.join(_STOP_S)
 
     def draw(self, number: int) -> bool:
-        """Have up to so many keys drawn; return False while a draw is under way."""
+        """Have up to so many keys drawn now; return False while the device is asked, or has just failed."""
         with self._changed:
-            if self._to_draw is not None:
+            if self._to_draw is not None or self._is_asking or self._clock() < self._draw_at:
                 return False
             self._to_draw = min(number, KEYS_MAX)
             self._changed.notify()
@@ -125,6 +125,11 @@ class DeviceLine:
             self._to_fetch, self._fetch_until, self._fetch_at = tuple(key_ids), self._clock() + FETCH_S, 0.0
             self._changed.notify()
             return True
+
+    def is_drawing(self) -> bool:
+        """Whether a draw is under way."""
+        with self._changed:
+            return self._to_draw is not None
 
     def take(self) -> list[Drawn | Fetched]:
         """Return what has come since this was asked last."""
@@ -153,19 +158,18 @@ class DeviceLine:
         self._device.close()
 
     def _next(self) -> Callable[[], None] | None:
-        """Wait for something to ask, and return how; None at the end. What is to be fetched comes first: it ages."""
+        """Wait for something to ask, and return how; None at the end. A draw comes first: it may be this end's turn."""
         with self._changed:
+            self._is_asking = False
             while not self._is_ending:
-                now, times = self._clock(), list[float]()
-                if self._to_fetch is not None:
-                    if now >= self._fetch_at:
-                        return self._fetch_now
-                    times.append(self._fetch_at)
+                wait_s = None if self._to_fetch is None else self._fetch_at - self._clock()
                 if self._to_draw is not None:
-                    if now >= self._draw_at:
-                        return self._draw_now
-                    times.append(self._draw_at)
-                self._changed.wait(min(times) - now if times else None)
+                    self._is_asking = True
+                    return self._draw_now
+                if wait_s is not None and wait_s <= 0:
+                    self._is_asking = True
+                    return self._fetch_now
+                self._changed.wait(wait_s)
             return None
 
     def _draw_now(self) -> None:

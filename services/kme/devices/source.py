@@ -30,6 +30,10 @@ class DeviceSource:
             return False
         return self._line.draw(max(1, min(KEY_IDS_MAX - len(self._pile), -(-length // self._key_bytes))))
 
+    def is_drawing(self) -> bool:
+        """As of `KeySource`."""
+        return self._line.is_drawing()
+
     def drawn(self) -> RawKey | None:
         """As of `KeySource`."""
         self._take()
@@ -79,13 +83,11 @@ class DeviceSource:
                         self._fetched = FetchedKey(facts, key, why)
 
     def _pack(self) -> None:
-        """Make a block of what was drawn, if it is long enough; else the device is asked for more."""
+        """Make a block of what was drawn, if it is long enough; else more is asked for."""
         raw, ids = b"".join(key.key for key in self._pile), tuple(key.key_id for key in self._pile)
         if self._pile:
             self._key_bytes = len(self._pile[0].key)
         if len(raw) < BLOCK_BYTES_MIN:
-            if self._pile:
-                self.ask(BLOCK_BYTES_MIN - len(raw))
             return
         self._pile.clear()
         if len(raw) <= BLOCK_BYTES_MAX and len(ids) <= KEY_IDS_MAX:

@@ -1,4 +1,4 @@
-"""Messages about blocks of link key, between the two ends of a QKD link (docs/blocks.md)."""
+"""Messages about blocks of link key, between the two ends of a QKD link (`qkdrelay.link.blocks`)."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ PIECES_MAX: Final = 256
 BlockId = Annotated[bytes, Meta(min_length=BLOCK_ID_BYTES, max_length=BLOCK_ID_BYTES)]
 Run = Annotated[bytes, Meta(min_length=16, max_length=16)]
 """Chance, drawn by a receiver at each start; never ordered."""
+Nonce = Annotated[bytes, Meta(max_length=8)]
+"""Of a question for a turn, where devices cannot draw at both ends at once; empty where there is none."""
 KeyId = Annotated[str, Meta(min_length=1, max_length=128)]
 
 
@@ -46,6 +48,9 @@ class Announce(Message, frozen=True):
 
     facts: Facts
     tag: Tag
+    """Authenticates the facts, and no more."""
+    turn: Nonce
+    """In which it was drawn."""
 
 
 class HeldBlock(Message, frozen=True):
@@ -71,6 +76,10 @@ class BlocksHeld(Message, frozen=True):
     """Of all blocks that were ever held, the newest; zeros if none was."""
     held: Annotated[tuple[HeldBlock, ...], Meta(max_length=HELD_MAX)]
     refused: Annotated[tuple[RefusedBlock, ...], Meta(max_length=HELD_MAX)]
+    asks: Nonce
+    """For a turn to draw, for the other direction."""
+    gives: Nonce
+    """The turn that was asked for so."""
 
 
 class SlotName(Message, frozen=True):

@@ -57,6 +57,9 @@ class Line:
         self.outcomes.append(Fetched(tuple(key_ids), keys, "" if is_all else "no such keys"))
         return True
 
+    def is_drawing(self):
+        return False
+
     def take(self):
         outcomes, self.outcomes = self.outcomes, []
         return outcomes

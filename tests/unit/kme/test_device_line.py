@@ -95,20 +95,24 @@ def test_one_thing_is_asked_at_a_time_and_what_ages_comes_first(asking, device):
     assert device.most_at_once == 1
 
 
-def test_a_draw_that_fails_says_why_and_is_tried_anew_later_and_later(asking, device):
-    times, wait = [], asking._changed.wait
-    asking._changed.wait = lambda seconds: times.append(seconds) or wait(seconds)
-    for _ in range(4):
-        assert asking.draw(1)
-        assert outcome(asking) == Drawn((), "it gives none now (503)")
+def test_a_draw_that_fails_says_why_and_is_refused_for_longer_and_longer(device):
+    now, pauses = [0.0], []
+    asking = DeviceLine(device, lambda: None, lambda: now[0])
+    for _ in range(8):
+        began = now[0]
+        while not asking.draw(1):
+            now[0] += 0.5
+        pauses.append(now[0] - began)
+        asking._draw_now()
+        assert asking.take() == [Drawn((), "it gives none now (503)")]
         assert asking.state().why == "it gives none now (503)"
-    pauses = [seconds for seconds in times if seconds is not None]
-    assert max(pauses) > 3 * min(pauses)
+    assert pauses == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0]
+    now[0] += 60.0
     device.draws = [keys("a")]
     assert asking.draw(1)
-    assert outcome(asking).keys
-    assert asking.state().why == ""
-    assert asking.state().failures == 4
+    asking._draw_now()
+    assert (asking.state().why, asking.state().failures) == ("", 8)
+    assert asking.draw(1)
 
 
 def test_a_fetch_is_tried_again_until_the_devices_agree(asking, device):
@@ -187,7 +191,7 @@ def test_it_ends_also_while_it_waits(device):
     asking.start()
     asking.draw(1)
     eventually(asking.take)
-    asking.draw(1)
+    asking.fetch(["a"])
     asking.stop()
     assert device.is_closed
     assert not asking._thread.is_alive()

@@ -34,7 +34,7 @@ def announced(sender=None, slots=4, pad=100, now=NOW, seed=1, key_ids=()):
 def says(*held, run=RUN, newest=NONE, refused=()):
     """What a receiver says that holds these."""
     held = tuple(HeldBlock(each.facts.block, each.tag) for each in held)
-    return BlocksHeld(LINK, run, newest, held, tuple(RefusedBlock(name, "why not") for name in refused))
+    return BlocksHeld(LINK, run, newest, held, tuple(RefusedBlock(name, "why not") for name in refused), b"", b"")
 
 
 def held_by(sender):
@@ -63,7 +63,7 @@ def test_an_announcement_with_anything_else_in_it_is_not_its_key_s(change):
     assert codec.decode(codec.encode(true), Announce) == true
     facts = Facts(**{name: change.get(name, getattr(true.facts, name)) for name in Facts.__struct_fields__})
     assert receiver.held(true, each.block.key) is not None
-    assert receiver.held(Announce(facts, true.tag), each.block.key) is None
+    assert receiver.held(Announce(facts, true.tag, b""), each.block.key) is None
 
 
 def is_clamped(byte, bit):
@@ -105,7 +105,7 @@ def test_nothing_is_drawn_before_the_receiver_proves_that_it_holds_the_block():
     sender = announced()
     assert sender.draw(1) is None
     (block,) = held_by(sender).values()
-    false = BlocksHeld(LINK, RUN, NONE, (HeldBlock(block.facts.block, bytes(16)),), ())
+    false = BlocksHeld(LINK, RUN, NONE, (HeldBlock(block.facts.block, bytes(16)),), (), b"", b"")
     assert sender.heard(false, NOW).draw(1) is None
     assert sender.heard(says(block), NOW).draw(1) is not None
 
@@ -268,7 +268,7 @@ def test_spans_are_what_a_set_of_bytes_would_be(used, start, length):
 
 def replace_facts(announce, **changes):
     facts = {name: changes.get(name, getattr(announce.facts, name)) for name in Facts.__struct_fields__}
-    return Announce(Facts(**facts), announce.tag)
+    return Announce(Facts(**facts), announce.tag, b"")
 
 
 def test_what_is_drawn_stays_drawn_if_it_is_thrown_away():

@@ -41,10 +41,10 @@ class KeyBlock:
                 f"a block of {len(self.key)} bytes is not one of {self.facts.length} with {self.facts.slots} slots"
             )
 
-    def announce(self) -> Announce:
-        """Return its announcement: the same bytes however often."""
+    def announce(self, turn: bytes = b"") -> Announce:
+        """Return its announcement: the same bytes however often. It was drawn in this turn, if in one."""
         tag = one_time_tag(self.key[:SLOT_BYTES], _ANNOUNCE + codec.encode(self.facts), self.key[_OWN_KEYS:])
-        return Announce(facts=self.facts, tag=tag)
+        return Announce(facts=self.facts, tag=tag, turn=turn)
 
     def is_announced_by(self, announce: Announce) -> bool:
         """Whether somebody who has this key made ``announce``, of these facts."""

@@ -33,6 +33,8 @@ class SenderBlock:
     """Seconds of when it was announced."""
     run: Run | None
     """Of its receiver, as it was heard last before that. It never changes: a proof may be of an earlier run."""
+    turn: bytes = b""
+    """In which it was drawn, if in one."""
     is_granted: bool = False
     """Whether its receiver has proved that it holds it."""
     next_slot: int = 0
@@ -90,10 +92,17 @@ class Sender:
     @property
     def announces(self) -> Announce | None:
         """What to say, again and again, until the receiver holds it."""
-        return next((each.block.announce() for each in self.blocks if not each.is_granted), None)
+        return next((each.block.announce(each.turn) for each in self.blocks if not each.is_granted), None)
 
     def with_block(
-        self, key: bytes | Callable[[bytes], bytes], key_ids: Sequence[str], slots: int, now: float, random: _Random
+        self,
+        key: bytes | Callable[[bytes], bytes],
+        key_ids: Sequence[str],
+        slots: int,
+        now: float,
+        random: _Random,
+        *,
+        turn: bytes = b"",
     ) -> Sender:
         """Announce a block of key that nobody has had before; a link that is computed computes it from its id.
 
@@ -110,7 +119,7 @@ class Sender:
             slots=slots,
             key_ids=tuple(key_ids),
         )
-        begun = SenderBlock(KeyBlock(facts, key), now, self.run)
+        begun = SenderBlock(KeyBlock(facts, key), now, self.run, turn)
         return replace(self, last=block_id, blocks=(*self.blocks, begun))
 
     def heard(self, held: BlocksHeld, now: float) -> Sender:

@@ -16,8 +16,9 @@ USE_S: Final = 5.0
 ASK_S: Final = 4.0
 """Seconds after which somebody who waits asks anew."""
 
+NONCE_BYTES: Final = 8
 Nonce = bytes
-"""Of a question: chance, 8 bytes."""
+"""Of a question: chance."""
 
 
 @dataclass(frozen=True, slots=True)
