@@ -37,10 +37,21 @@ _LABELS_MAX = 60
 
 
 def draw_rates(
-    topology: Topology, utilisation: Mapping[Link, float], prices: Mapping[Link, float], title: str, summary: str
+    topology: Topology,
+    utilisation: Mapping[Link, float],
+    prices: Mapping[Link, float],
+    title: str,
+    summary: str,
+    *,
+    is_share: bool = False,
 ) -> str:
-    """Return the SVG of a network: each direction of a link as wide as it is used (0 to 1), coloured by its price."""
-    return _Drawing(topology, utilisation, prices, title, summary).svg()
+    """Return the SVG of a network: each direction of a link as wide as it is used (0 to 1), coloured by its price.
+
+    A price is what a bit/s more would add in bit/s, or what a kbit/s would add to a share in per cent.
+    """
+    if is_share:
+        prices = {link: 100_000 * price for link, price in prices.items()}
+    return _Drawing(topology, utilisation, prices, title, summary, "kbit/s" if is_share else "bit/s", is_share).svg()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +61,8 @@ class _Drawing:
     prices: Mapping[Link, float]
     title: str
     summary: str
+    unit: str
+    is_share: bool
 
     @property
     def dearest(self) -> float:
@@ -83,7 +96,8 @@ class _Drawing:
             for kme, (x, y) in spread(self.topology, width - 2 * edge, height - 2 * edge, 2.5 * r).items()
         }
         dear = sorted(
-            (link for link in self.utilisation if self.prices[link] > _FREE), key=lambda link: -self.prices[link]
+            (link for link in self.utilisation if self.prices[link] > _FREE * self.dearest),
+            key=lambda link: -self.prices[link],
         )
         for link in sorted(self.utilisation, key=lambda link: self.prices[link]):
             (x1, y1), (x2, y2) = _direction(places[link[0]], places[link[1]], r)
@@ -98,7 +112,7 @@ class _Drawing:
             yield f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{r:g}" fill="#f3f5f8" stroke="{STEEL}" stroke-width="1.5"/>'
 
     def _step(self, price: float) -> int:
-        if price <= _FREE or self.dearest <= 0:
+        if price <= _FREE * self.dearest:
             return 0
         return min(len(_PRICES) - 1, 1 + int(price / self.dearest * (len(_PRICES) - 1) - _FREE))
 
@@ -109,7 +123,8 @@ class _Drawing:
             yield mark, f"{100 * used:.0f} % of the direction is used; each goes along the right-hand line"
         for step, colour in enumerate(_PRICES):
             low, high = ((step - 1) * self.dearest / 3, step * self.dearest / 3) if step else (0.0, 0.0)
-            says = f"a bit/s more would add {low:.2g} to {high:.2g} bit/s" if step else "a bit/s more would add nothing"
+            added = f"{low:.2g} to {high:.2g} {'% of the demand' if self.is_share else 'bit/s'}" if step else "nothing"
+            says = f"a {self.unit} more would add {added}"
             if step == 0 or self.dearest > 0:
                 yield f'<path d="M0 0 H34" stroke="{colour}" stroke-width="5"/>', says
 

@@ -21,13 +21,14 @@ T_MAX = 3
 
 
 @st.composite
-def networks(draw, kmes_max=7):
-    """A network whose directed links have rates of their own, and the rates."""
+def networks(draw, kmes_max=7, orders=1):
+    """A network whose directed links have rates of their own, and the rates, of so many orders of magnitude."""
     number = draw(st.integers(4, kmes_max))
     kmes = tuple(f"k{i}" for i in range(number))
     # The first two are no neighbours.
     links = tuple(pair for pair in combinations(kmes, 2) if pair != kmes[:2] and draw(st.integers(0, 9)) < 7)
-    rates = {way: float(draw(st.integers(1, 10)) * 1_000) for a, b in links for way in ((a, b), (b, a))}
+    ways = [way for a, b in links for way in ((a, b), (b, a))]
+    rates = {way: float(draw(st.integers(1, 10)) * 10 ** draw(st.integers(0, orders))) for way in ways}
     return Topology("drawn", kmes, links), rates
 
 
@@ -94,7 +95,7 @@ def slowly(topology, rates, pairs, compromised, *, threshold):
 
 
 @settings(deadline=None)
-@given(made=networks(), compromised=st.integers(0, 2))
+@given(made=st.one_of(networks(), networks(orders=11)), compromised=st.integers(0, 2))
 def test_for_one_pair_the_program_gives_what_the_formula_says(made, compromised):
     topology, rates = made
     pair = KmePair("k0", "k1")
@@ -110,6 +111,48 @@ def test_for_one_pair_the_program_gives_what_the_formula_says(made, compromised)
     most = min(left[j] / (compromised + 1 - j) for j in range(compromised + 1))
     assert of_threshold.share <= most * (1 + NEAR)
     assert of_threshold.share <= found.share * (1 + NEAR)
+
+
+@settings(deadline=None, max_examples=60)
+@given(made=networks(kmes_max=6, orders=11), compromised=st.integers(0, 2), data=st.data())
+def test_however_far_apart_rates_and_demands_are_links_carry_it_and_nobody_could_have_more(made, compromised, data):
+    topology, rates = made
+    wants = st.integers(0, 12).map(lambda power: 10.0**power)
+    pairs = [
+        KmePair(pair.source, pair.target, data.draw(wants))
+        for pair in pairs_of(topology)
+        if is_protectable(topology, pair, compromised)
+    ]
+    if not pairs:
+        return
+    found = optimum(topology, rates, pairs, compromised)
+    assert 0 < found.share <= found.certificate <= found.share * (1 + 1e-4)
+    used = dict.fromkeys(rates, 0.0)
+    for pair, uses in found.uses.items():
+        got = 0.0
+        for bundle, flow in uses.items():
+            got += flow * bundle.worth
+            for link in bundle.links:
+                used[link] += flow
+        assert got >= found.share * pair.demand * (1 - 1e-9)
+    assert all(use <= rates[link] * (1 + 1e-9) for link, use in used.items())
+    bounds = FlowBounds(topology.kmes, rates)
+    for pair in pairs:
+        assert found.share * pair.demand <= bounds.least(pair.source, pair.target, compromised) * (1 + 1e-6)
+
+
+@settings(deadline=None)
+@given(made=networks(orders=11), taken=st.integers(0, 2))
+def test_no_protocol_s_bound_is_the_least_flow_however_far_apart_rates_are(made, taken):
+    topology, rates = made
+    left = flows_left(topology, rates, "k0", "k1")
+    least = left[taken] if taken < len(left) else 0
+    bound = FlowBounds(topology.kmes, rates).least("k0", "k1", taken)
+    assert least * (1 - 1e-9) <= bound <= least * (1 + 1e-6) + 1e-6 * min(ends(rates, "k0", 0), ends(rates, "k1", 1))
+
+
+def ends(rates, kme, side):
+    return sum(rate for link, rate in rates.items() if link[side] == kme)
 
 
 @settings(deadline=None, max_examples=40)

@@ -69,10 +69,10 @@ def capacity(
     further = further_links(network, pairs, at_once) if next_link else None
     found = key_rates(network, pairs, at_once)
     if pictures:
-        pictures.write(drawn(network, found))
+        pictures.write(drawn(network, found, has_demand=demand is not None))
     if as_json:
-        print_json(as_data(network, found, further))
+        print_json(as_data(network, found, further, has_demand=demand is not None))
         return
     print_rates(network, found, has_demand=demand is not None)
     if further is not None:
-        print_further(found, further)
+        print_further(found, further, has_demand=demand is not None)

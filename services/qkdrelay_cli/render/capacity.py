@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qkdrelay.escaping import NAME_MAX, escaped
-from qkdrelay.network.capacity import Optimum
+from qkdrelay.network.capacity import KmePair, Optimum
 from qkdrelay.network.key_rates import FurtherLink, KeyRates, PairRate, Unprotected
 from qkdrelay.network.topology import Topology
 from qkdrelay.terminal import console
@@ -22,21 +22,25 @@ SHOWN = 12
 _UNITS = ((1e9, "Gbit/s"), (1e6, "Mbit/s"), (1e3, "kbit/s"), (1.0, "bit/s"))
 
 
-def as_data(network: Topology, found: KeyRates, further: Sequence[FurtherLink] | None = None) -> dict[str, Any]:
-    """Return all of it; rates in bit/s, and shares of 1."""
-    more = {} if further is None else {"next_links": [_next(found, link) for link in further]}
+def as_data(
+    network: Topology, found: KeyRates, further: Sequence[FurtherLink] | None = None, *, has_demand: bool = False
+) -> dict[str, Any]:
+    """Return all of it; rates in bit/s, and shares of 1: of the demand, where there is one, what all pairs get."""
+    total, kind = ("share", "share") if has_demand else ("rate_bps", "bps")
+    more = {} if further is None else {"next_links": [_next(found, link, total) for link in further]}
     return {
         "network": network.name,
         "compromised": found.compromised,
-        "rate_bps": found.possible.share,
-        "certificate_bps": found.possible.certificate,
-        "threshold_bps": found.threshold,
-        "plans_bps": found.plans,
-        "pairs": [_pair(rate) for rate in found.pairs]
+        total: found.possible.share,
+        f"certificate_{kind}": found.possible.certificate,
+        f"threshold_{kind}": found.threshold,
+        f"plans_{kind}": found.plans,
+        "pairs": [_pair(rate, has_demand=has_demand) for rate in found.pairs]
         + [
             {
                 "source": without.pair.source,
                 "target": without.pair.target,
+                **_demanded(without.pair, has_demand=has_demand),
                 "rate_bps": 0.0,
                 "any_protocol_bps": None,
                 "bundles": [],
@@ -53,11 +57,15 @@ def as_data(network: Topology, found: KeyRates, further: Sequence[FurtherLink] |
     }
 
 
-def _next(found: KeyRates, further: FurtherLink) -> dict[str, Any]:
+def _demanded(pair: KmePair, *, has_demand: bool) -> dict[str, Any]:
+    return {"demand_bps": pair.demand} if has_demand else {}
+
+
+def _next(found: KeyRates, further: FurtherLink, total: str) -> dict[str, Any]:
     return {
         "link": list(further.link),
         "link_rate_bps": further.rate_bps,
-        "rate_bps": further.share,
+        total: further.share,
         "gain": _gain(found, further),
     }
 
@@ -74,10 +82,11 @@ def _why(found: KeyRates, without: Unprotected) -> str:
     return f"{there}, and that takes {needed}"
 
 
-def _pair(rate: PairRate) -> dict[str, Any]:
+def _pair(rate: PairRate, *, has_demand: bool) -> dict[str, Any]:
     return {
         "source": rate.pair.source,
         "target": rate.pair.target,
+        **_demanded(rate.pair, has_demand=has_demand),
         "rate_bps": rate.rate_bps,
         "any_protocol_bps": rate.any_protocol_bps,
         "bundles": [
@@ -95,12 +104,12 @@ def print_rates(network: Topology, found: KeyRates, *, has_demand: bool) -> None
     """Print what is possible, what bounds it, what there is today, and where it is narrow."""
     screen, name = console(), escaped(network.name, NAME_MAX)
     pairs = [rate.pair for rate in found.pairs] or [without.pair for without in found.unprotected]
-    alone = len(pairs) == 1 and not has_demand
+    alone = len(pairs) == 1
     whom = f"{pairs[0].source} to {pairs[0].target}" if alone else f"each of {counted(len(pairs), 'pair')} at once"
     safe = f"with {counted(found.compromised, 'compromised KME')} between"
     screen.print(Text(f"{name}: {'share of the demand of' if has_demand else 'key for'} {whom}, {safe}", "bold"))
     screen.print()
-    shown = (lambda share: f"{100 * share:.1f} %") if has_demand else in_words
+    shown = _percent if has_demand else in_words
     possible = found.possible
     table = _table("", "", "", "how")
     table.add_row("possible", shown(possible.share), "", "bundles of disjoint paths, with extraction")
@@ -115,7 +124,7 @@ def print_rates(network: Topology, found: KeyRates, *, has_demand: bool) -> None
     if alone:
         screen.print(f"no protocol exceeds {in_words(found.pairs[0].any_protocol_bps)} for this pair")
         screen.print()
-    for line in _narrow(found):
+    for line in _narrow(found, has_demand=has_demand):
         screen.print(line)
     _print_unprotected(found)
 
@@ -134,9 +143,9 @@ def _print_unprotected(found: KeyRates) -> None:
         screen.print(Text(f"... and {len(found.unprotected) - SHOWN} more such pairs (--json has all)", "dim"))
 
 
-def print_further(found: KeyRates, further: Sequence[FurtherLink]) -> None:
+def print_further(found: KeyRates, further: Sequence[FurtherLink], *, has_demand: bool) -> None:
     """Print what absent links would add, best first."""
-    screen = console()
+    screen, shown = console(), _percent if has_demand else in_words
     if not further:
         return
     screen.print()
@@ -146,36 +155,47 @@ def print_further(found: KeyRates, further: Sequence[FurtherLink]) -> None:
     for each in further[:SHOWN]:
         gain = _gain(found, each)
         more = "" if gain is None else f"{100 * gain:+.1f} %"
-        table.add_row(f"{each.link[0]} - {each.link[1]}", in_words(each.share), more)
+        table.add_row(f"{each.link[0]} - {each.link[1]}", shown(each.share), more)
     screen.print(table)
     if len(further) > SHOWN:
         screen.print(Text(f"... and {len(further) - SHOWN} more (--json has all)", "dim"))
 
 
-def drawn(network: Topology, found: KeyRates) -> str:
+def drawn(network: Topology, found: KeyRates, *, has_demand: bool) -> str:
     """Return the picture of a network at its optimum, as SVG."""
-    possible = found.possible
+    possible, pairs = found.possible, len(found.pairs)
+    each = f"{_percent(possible.share)} of the demand" if has_demand else f"{in_words(possible.share)} of key"
+    whom = (
+        f"{pairs} pairs at once, each"
+        if pairs != 1
+        else f"{found.pairs[0].pair.source} to {found.pairs[0].pair.target}"
+    )
+    safe = counted(found.compromised, "compromised KME")
     return draw_rates(
         network,
         {link: used / found.rates[link] for link, used in possible.used.items()},
         possible.prices,
         f"{network.name}: what its links are used for, and worth, at the optimum",
-        f"{counted(len(found.pairs), 'pair')} at once, {counted(found.compromised, 'compromised KME')} between: "
-        f"{in_words(possible.share)} of key each, and no use of disjoint paths delivers more",
+        f"{whom} {each} with {safe} between; no use of disjoint paths delivers more"
+        if pairs
+        else "nothing is protected",
+        is_share=has_demand,
     )
 
 
-def _narrow(found: KeyRates) -> Iterator[Table | Text]:
+def _narrow(found: KeyRates, *, has_demand: bool) -> Iterator[Table | Text]:
     """Yield the links that hold all others up, dearest first."""
+    least = 1e-9 * max(found.possible.prices.values(), default=0.0)
     dear = sorted(
-        ((price, link) for link, price in found.possible.prices.items() if price > 1e-12), key=lambda p: (-p[0], p[1])
+        ((price, link) for link, price in found.possible.prices.items() if price > least), key=lambda p: (-p[0], p[1])
     )
     table = _table("link", "rate", "used", "price")
     for price, (a, b) in dear[:SHOWN]:
         rate = found.rates[a, b]
         used = f"{100 * found.possible.used[a, b] / rate:.0f} %"
-        table.add_row(f"{a}>{b}", in_words(rate), used, f"{price:.3g}")
-    yield Text("links that are narrow; the price is what a bit/s more there would add", "dim")
+        table.add_row(f"{a}>{b}", in_words(rate), used, _percent(1e3 * price) if has_demand else f"{price:.3g}")
+    more = "kbit/s more there would add to the share" if has_demand else "bit/s more there would add"
+    yield Text(f"links that are narrow; the price is what a {more}", "dim")
     yield table
     if len(dear) > SHOWN:
         yield Text(f"... and {len(dear) - SHOWN} more (--json has all)", "dim")
@@ -190,6 +210,10 @@ def _table(*names: str) -> Table:
 
 def _of(share: float, possible: Optimum) -> str:
     return f"{100 * share / possible.share:.0f} %" if possible.share else ""
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.4g} %"
 
 
 def in_words(bps: float, digits: int = 4) -> str:

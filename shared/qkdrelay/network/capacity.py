@@ -11,6 +11,7 @@ sum_e r_e y_e / sum_i d_i min_n C_n^i(y) / worth_n.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -25,9 +26,16 @@ Scheme = Literal["bundles", "threshold"]
 """What paths are worth: n - T where extraction follows, or 1 for n = T + 1."""
 GAP_MAX: Final = 1e-7
 """The certificate over the share, less one, at which a program is solved."""
+GAP_LEFT_MAX: Final = 1e-4
+"""The same for one that could not be brought nearer, and is taken as solved."""
 ROUNDS_MAX: Final = 1_000
-_STEPS: Final = 1 << 40
-"""The largest price in the whole numbers that paths are looked for with."""
+SECONDS_MAX: Final = 300.0
+"""How long a program may take."""
+_PARTS_MAX: Final = 1e4
+"""How many times a pair's share a bundle's flow is reckoned in at most."""
+_EXACT: Final = 1e-10
+_STEPS: Final = 1 << 80
+"""The largest price in the whole numbers that paths are looked for with: rates may be 12 orders of magnitude apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +81,29 @@ class Optimum:
 def bundles_of(
     topology: Topology, pair: KmePair, compromised: int, scheme: Scheme, prices: Mapping[Link, int] | None = None
 ) -> Iterator[PathBundle]:
-    """Yield the cheapest bundle of each number of paths that delivers something; by length without prices."""
+    """Yield the cheapest bundle of each number of paths that delivers something; by length without prices.
+
+    The link of two neighbours is a bundle of its own, whatever is compromised: no KME is on it.
+    """
+    if pair.target in topology.neighbours[pair.source]:
+        yield PathBundle(((pair.source, pair.target),), 1)
     cost = (lambda a, b: prices[a, b]) if prices is not None else (lambda _a, _b: 1)
-    for paths in disjoint_paths(topology.neighbours, pair.source, pair.target, cost, lambda _: 0):
+    for paths in disjoint_paths(_between(topology, pair), pair.source, pair.target, cost, lambda _: 0):
         worth = len(paths) - compromised
         if worth >= 1:
             yield PathBundle(paths, 1 if scheme == "threshold" else worth)
             if scheme == "threshold":
                 return
+
+
+def _between(topology: Topology, pair: KmePair) -> Mapping[str, Sequence[str]]:
+    """Return the neighbours of the KMEs that may relay for a pair; without the link that the two have themselves."""
+    near, never = topology.neighbours, topology.noted("never") - {pair.source, pair.target}
+    if never:
+        near = {kme: others for kme, others in near.items() if kme not in never}
+    if pair.target in near[pair.source]:
+        near = {**near, pair.source: tuple(kme for kme in near[pair.source] if kme != pair.target)}
+    return near
 
 
 def is_protectable(topology: Topology, pair: KmePair, compromised: int) -> bool:
@@ -94,21 +117,29 @@ def optimum(
     pairs: Sequence[KmePair],
     compromised: int,
     scheme: Scheme = "bundles",
+    *,
+    seconds_max: float = SECONDS_MAX,
 ) -> Optimum:
     """Return what can be delivered to all pairs at once, in proportion to their demands, which are positive.
 
     ``rates`` has bit/s by directed link. Of a pair that is not `is_protectable` the share, and so all, is 0; leave it
-    out. Raises InvalidPlanError if the solver fails.
+    out. Raises InvalidPlanError if the solver fails, or needs longer.
     """
     program = _Program(topology, rates, pairs, compromised, scheme)
-    certificate = float("inf")
+    certificate, until = float("inf"), time.monotonic() + seconds_max
     for _ in range(ROUNDS_MAX):
-        program.solve()
+        program.solve(max(1.0, until - time.monotonic()))
         added, bound = program.price()
         certificate = min(certificate, bound)
-        if not added or certificate <= program.share * (1 + GAP_MAX):
+        if not added or certificate <= program.share * (1 + GAP_MAX) or time.monotonic() > until:
             break
-    return program.found(max(certificate, program.share))
+    found = program.found(certificate)
+    if certificate > found.share * (1 + GAP_LEFT_MAX):
+        raise InvalidPlanError(
+            f"the key rate of {len(pairs)} pairs was not found within {seconds_max:g} s",
+            hint="name a pair, or demands for fewer (--demand), of rates and demands that are less far apart",
+        )
+    return found
 
 
 @dataclass
@@ -144,31 +175,65 @@ class _Program:
         self.columns.append(column)
         return True
 
-    def solve(self) -> None:
-        """Solve it: flows, share, and the prices of links and of keys."""
+    def solve(self, seconds: float) -> None:
+        """Solve it within so many seconds: flows, share, and the prices of links and of keys.
+
+        The solver's tolerances are absolute. So each link's row is in parts of its rate, each bundle's flow in parts of
+        what its narrowest link carries, and the share in one that was had before: all of it is about 1 where it counts.
+        """
         # Loaded where it is used: a KME imports its neighbours of this module and has no solver.
         import numpy as np  # noqa: PLC0415
         from scipy.optimize import linprog  # noqa: PLC0415
         from scipy.sparse import csr_array  # noqa: PLC0415
 
-        links, unit = len(self.links), max(self.rates.values())
-        entries: list[tuple[int, int, float]] = []
-        for number, (i, bundle) in enumerate(self.columns, 1):
-            entries += ((self.place[link], number, 1.0) for link in bundle.links)
-            entries.append((links + i, number, -float(bundle.worth)))
-        entries += ((links + i, 0, pair.demand) for i, pair in enumerate(self.pairs))
+        links = len(self.links)
+        narrow = [min(self.rates[link] for link in bundle.links) for _, bundle in self.columns]
+        if not self.share:
+            best = [0.0] * len(self.pairs)
+            for (i, bundle), rate in zip(self.columns, narrow, strict=True):
+                best[i] = max(best[i], rate * bundle.worth)
+            self.share = min(rate / pair.demand for rate, pair in zip(best, self.pairs, strict=True))
+        unit = self.share
+        # But of no more than matters to its pair: what is very large or small the solver does not take.
+        narrow = [
+            min(rate, _PARTS_MAX * unit * self.pairs[i].demand)
+            for (i, _), rate in zip(self.columns, narrow, strict=True)
+        ]
+        entries: list[tuple[int, int, float]] = [(links + i, 0, 1.0) for i in range(len(self.pairs))]
+        for number, ((i, bundle), rate) in enumerate(zip(self.columns, narrow, strict=True), 1):
+            entries += ((self.place[link], number, rate / self.rates[link]) for link in bundle.links)
+            entries.append((links + i, number, -bundle.worth * rate / (self.pairs[i].demand * unit)))
         rows, columns, values = zip(*entries, strict=True)
         matrix = csr_array((values, (rows, columns)), shape=(links + len(self.pairs), len(self.columns) + 1))
         objective = np.zeros(len(self.columns) + 1)
         objective[0] = -1.0
         limits = np.zeros(links + len(self.pairs))
-        limits[:links] = [self.rates[link] / unit for link in self.links]
-        result = linprog(objective, A_ub=cast(Any, matrix), b_ub=limits, method="highs")
+        limits[:links] = 1.0
+        result = linprog(
+            objective, A_ub=cast(Any, matrix), b_ub=limits, method="highs", options={"time_limit": seconds}
+        )
         if result.status != 0 or result.x is None:
             raise InvalidPlanError(f"the program of the network's key rate was not solved: {result.message}")
-        duals = -result.ineqlin.marginals
-        self.share, self.flows = float(result.x[0]) * unit, [float(x) * unit for x in result.x[1:]]
-        self.prices, self.worths = [float(y) for y in duals[:links]], [float(w) for w in duals[links:]]
+        duals = np.maximum(-result.ineqlin.marginals, 0.0)
+        self.flows = [max(0.0, float(x)) * rate for x, rate in zip(result.x[1:], narrow, strict=True)]
+        self.prices = [float(y) * unit / self.rates[link] for y, link in zip(duals, self.links, strict=False)]
+        self.worths = [float(w) / pair.demand for w, pair in zip(duals[links:], self.pairs, strict=True)]
+        self._hold_to_the_rates()
+
+    def _hold_to_the_rates(self) -> None:
+        """Have each pair get its share and no more, the links carry it, and the share be what comes of that."""
+        got = [0.0] * len(self.pairs)
+        for (i, bundle), flow in zip(self.columns, self.flows, strict=True):
+            got[i] += flow * bundle.worth
+        self.share = min(rate / pair.demand for rate, pair in zip(got, self.pairs, strict=True))
+        parts = [self.share * pair.demand / rate for rate, pair in zip(got, self.pairs, strict=True)]
+        flows = [flow * parts[i] for (i, _), flow in zip(self.columns, self.flows, strict=True)]
+        used = dict.fromkeys(self.links, 0.0)
+        for (_, bundle), flow in zip(self.columns, flows, strict=True):
+            for link in bundle.links:
+                used[link] += flow
+        over = max(1.0, *(use / self.rates[link] for link, use in used.items()))
+        self.flows, self.share = [flow / over for flow in flows], self.share / over
 
     def price(self) -> tuple[bool, float]:
         """Add each pair's bundles that are cheaper than its key is worth; return if there are any, and the bound."""
@@ -198,4 +263,6 @@ class _Program:
                 uses[self.pairs[i]][bundle] = flow
                 for link in bundle.links:
                     used[link] += flow
-        return Optimum(self.share, certificate, uses, dict(zip(self.links, self.prices, strict=True)), used)
+        return Optimum(
+            self.share, max(certificate, self.share), uses, dict(zip(self.links, self.prices, strict=True)), used
+        )

@@ -115,7 +115,9 @@ def key_rates(topology: Topology, pairs: Sequence[KmePair], compromised: int) ->
             PairRate(
                 pair,
                 sum(flow * bundle.worth for bundle, flow in possible.uses[pair].items()),
-                bounds.least(pair.source, pair.target, compromised),
+                bounds.least(
+                    pair.source, pair.target, compromised, topology.noted("never") - {pair.source, pair.target}
+                ),
                 possible.uses[pair],
             )
             for pair in kept
@@ -166,9 +168,11 @@ def further_links(topology: Topology, pairs: Sequence[KmePair], compromised: int
             f"{len(absent)} absent links for {len(kept)} pairs would take too long",
             hint="name a pair, or demands for fewer (--demand)",
         )
+    if not kept:
+        return []
     rate = median(rates_of(topology).values())
     found = []
-    for link in absent if kept else ():
+    for link in absent:
         network = with_link(topology, link, round(rate))
         found.append(FurtherLink(link, rate, optimum(network, rates_of(network), kept, compromised).share))
     return sorted(found, key=lambda further: (-further.share, further.link))

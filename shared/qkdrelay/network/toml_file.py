@@ -7,12 +7,17 @@ import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from qkdrelay.errors import TopologyError
+from qkdrelay.escaping import escaped
 
 _TOKEN = re.compile(r"""#[^\n]*|\"{3}.*?\"{3}|'{3}.*?'{3}|"(?:\\.|[^"\\])*"|'[^']*'|\S""", re.DOTALL)
 """A comment, a text or a sign: enough to count the elements of lists."""
+
+_PARTS_MAX, _WORDS_MAX = 32, 300
+_DEEP_KEY = re.compile(rf"""(?<![\w"'.-])(?:[\w"'-]{{1,200}}[ \t]*\.[ \t]*){{{_PARTS_MAX}}}""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +67,13 @@ class TomlFile:
 def read_text(path: Path, bytes_max: int) -> str:
     """Return a file's text, of at most ``bytes_max`` bytes. Raises TopologyError, or FileNotFoundError."""
     try:
-        if path.stat().st_size > bytes_max:
+        if not S_ISREG(path.stat().st_mode):  # a pipe may never end, and a device has no size
+            raise TopologyError(f"{path}: cannot be read: it is {'a directory' if path.is_dir() else 'no file'}")
+        with path.open("rb") as file:
+            data = file.read(bytes_max + 1)
+        if len(data) > bytes_max:
             raise TopologyError(f"{path}: larger than {bytes_max} bytes")
-        return path.read_text(encoding="utf-8")
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
     except FileNotFoundError:
         raise
     except (OSError, UnicodeDecodeError) as error:
@@ -74,10 +83,16 @@ def read_text(path: Path, bytes_max: int) -> str:
 
 def parse_toml(text: str, where: str) -> dict[str, Any]:
     """Return what the text says. Raises TopologyError."""
+    if (deep := _DEEP_KEY.search(text)) is not None:  # the parser takes time by the square of a key's parts
+        line = 1 + text.count("\n", 0, deep.start())
+        raise TopologyError(f"{where}:{line}: a key of more than {_PARTS_MAX} parts")
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # also a number too long, lists too deep
-        raise TopologyError(f"{where}: not valid TOML: {error}") from None
+        reason = (
+            "a number has too many digits" if "int_max_str_digits" in str(error) else escaped(str(error), _WORDS_MAX)
+        )
+        raise TopologyError(f"{where}: not valid TOML: {reason}") from None
 
 
 def did_you_mean(name: str, names: tuple[str, ...] | list[str]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -61,11 +63,61 @@ def test_what_is_demanded_is_given_in_proportion(run, tmp_path):
     file.write_text('[demand]\n"kme-1 kme-8" = 300_000\n"kme-8 kme-1" = 100_000\n', encoding="utf-8")
     data = run("capacity", *REFERENCE, "--demand", str(file), "--json").data
     there, back = data["pairs"]
-    assert there["rate_bps"] >= 300_000 * data["rate_bps"] * (1 - 1e-6)
-    assert back["rate_bps"] >= 100_000 * data["rate_bps"] * (1 - 1e-6)
+    assert there["rate_bps"] >= 300_000 * data["share"] * (1 - 1e-6)
+    assert back["rate_bps"] >= 100_000 * data["share"] * (1 - 1e-6)
+    assert (there["demand_bps"], back["demand_bps"]) == (300_000, 100_000)
+    assert not [name for name in data if name.endswith("_bps")]
     said = run("capacity", *REFERENCE, "--demand", str(file)).out
     assert "share of the demand of each of 2 pairs at once" in said
     assert "666.7 %" in said
+    svg = tmp_path / "rates.svg"
+    said = run("capacity", *REFERENCE, "--demand", str(file), "--next-link", "--svg", str(svg)).out
+    assert ["kme-1", "-", "kme-8", "1000", "%", "+50.0", "%"] in [line.split() for line in said.splitlines()]
+    assert "a kbit/s more there would add to the share" in said
+    picture = svg.read_text()
+    assert "2 pairs at once, each 666.7 % of the demand" in picture
+    assert "a kbit/s more would add" in picture
+
+
+def test_one_pair_s_demand_is_told_by_the_pair(run, tmp_path):
+    file = tmp_path / "demand.toml"
+    file.write_text('[demand]\n"kme-1 kme-8" = 8_000_000\n', encoding="utf-8")
+    said = run("capacity", *REFERENCE, "--demand", str(file)).out
+    assert "share of the demand of kme-1 to kme-8" in said
+    assert "25 %" in said
+
+
+@pytest.mark.parametrize("compromised", [1, 3])
+def test_the_link_of_two_neighbours_withstands_whatever_is_compromised(run, compromised):
+    """No KME is on it; over the others' paths comes what there is besides."""
+    data = run("capacity", "kme-1", "kme-2", *REFERENCE, "--compromised", str(compromised), "--json").data
+    both = 2e6 if compromised == 1 else 1e6
+    assert data["rate_bps"] == pytest.approx(both)
+    assert data["certificate_bps"] == pytest.approx(both)
+    assert data["pairs"][0]["any_protocol_bps"] == pytest.approx(both)
+    direct = [bundle for bundle in data["pairs"][0]["bundles"] if bundle["paths"] == [["kme-1", "kme-2"]]]
+    assert len(direct) == 1
+
+
+def test_nothing_is_relayed_through_kmes_that_are_noted_never(run, tmp_path):
+    file = tmp_path / "square.toml"
+    square = TREE.replace('["c", "e"]', '["c", "e"], ["a", "e"]')
+    file.write_text(f'{square}[trust]\nd = "never"\n', encoding="utf-8")
+    data = run("capacity", "--topology", str(file), "--json").data
+    for pair in data["pairs"]:
+        for bundle in pair["bundles"]:
+            assert not [path for path in bundle["paths"] if "d" in path[1:-1]]
+    rates = {(pair["source"], pair["target"]): pair["rate_bps"] for pair in data["pairs"]}
+    assert rates["a", "c"] > 0
+    assert data["plans_bps"] > 0
+
+
+def test_a_network_without_links_is_answered(run, tmp_path):
+    file = tmp_path / "none.toml"
+    file.write_text('name = "none"\nkmes = ["a", "b", "c"]\nlinks = []\n', encoding="utf-8")
+    result = run("capacity", "--topology", str(file), "--next-link")
+    assert result.code == 0
+    assert "a to b gets nothing" in result.out
 
 
 def test_pairs_that_nothing_protects_are_named_and_left_out(run, tree):
@@ -119,7 +171,7 @@ def test_what_an_absent_link_would_add_is_what_it_adds(run, tmp_path):
         pairs = "\n".join(f'"{pair["source"]} {pair["target"]}" = 1' for pair in data["pairs"])
         demand.write_text(f"[demand]\n{pairs}\n", encoding="utf-8")
         more = run("capacity", "--topology", str(file), "--demand", str(demand), "--json").data
-        assert more["rate_bps"] == pytest.approx(each["rate_bps"])
+        assert more["share"] == pytest.approx(each["rate_bps"])
         assert each["gain"] == pytest.approx(each["rate_bps"] / data["rate_bps"] - 1)
 
 
@@ -166,8 +218,16 @@ def test_what_cannot_be_asked_is_one_line(run, arguments, error):
     ("text", "error"),
     [
         ("", ": there is no demand"),
-        ("demand = 3", ": there is no demand"),
-        ("[demand]\n", ": there is no demand"),
+        ("demand = 3", ":1: there is no demand"),
+        ("[demand]\n", ":1: there is no demand"),
+        ("[[demand]]\n", ":1: there is no demand"),
+        (f"[demand]\n'kme-1 kme-8' = {'9' * 4_000}\n", ":2: the demand is a number of very many digits"),
+        (f"[demand]\n'kme-1 kme-8' = 0x{'f' * 100_000}\n", ":2: the demand is a number of very many digits"),
+        (f"[demand]\n'kme-1 kme-8' = {'9' * 5_000}\n", ": not valid TOML: a number has too many digits"),
+        (f"[demand]\n{'a.' * 100_000}a = 1\n", ":2: a key of more than 32 parts"),
+        ("[demand]\n" + '"a" . ' * 1_000 + "a = 1\n", ":2: a key of more than 32 parts"),
+        (f"[{'a.' * 1_000}a]\n", ":1: a key of more than 32 parts"),
+        (f"[demand]\n'{'k' * 10_000}' = 1\n", ":2: 'kkk"),
         ("[demands]\n", ":1: unknown entry 'demands'"),
         ("[demand]\n'kme-1' = 3\n", ":2: 'kme-1' is no pair"),
         ("[demand]\n'kme-1 kme-1' = 3\n", ":2: 'kme-1 kme-1' is no pair"),
@@ -188,3 +248,20 @@ def test_a_mistake_in_a_file_of_demands_is_told_with_its_line(run, tmp_path, tex
     result = run("capacity", *REFERENCE, "--demand", str(file))
     assert (result.code, result.out) == (2, "")
     assert result.err.startswith(f"error: {file}{error}")
+    assert len(result.err) < 600
+
+
+def test_a_byte_order_mark_is_no_mistake(run, tmp_path):
+    file = tmp_path / "demand.toml"
+    file.write_bytes(b'\xef\xbb\xbf[demand]\r\n"kme-1 kme-8" = 3\r\n')
+    assert run("capacity", *REFERENCE, "--demand", str(file)).code == 0
+
+
+@pytest.mark.parametrize("option", ["--demand", "--topology"])
+def test_what_is_no_file_is_not_waited_for(run, tmp_path, option):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path, said in ((pipe, "it is no file"), (Path("/dev/zero"), "it is no file"), (tmp_path, "it is a directory")):
+        result = run("capacity", option, str(path), *(REFERENCE if option == "--demand" else ()))
+        assert (result.code, result.out) == (2, "")
+        assert said in result.err
