@@ -15,6 +15,7 @@ from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -155,11 +156,17 @@ def test_the_page_shows_the_network_as_it_is_and_can_only_be_looked_at(deploymen
     stream = shown.getresponse()
 
     def link_states() -> list[str]:
-        """What the next section with the network says of the link between kme-7 and kme-8."""
-        while stream.readline() != b"event: network\n":
-            pass
-        network = json.loads(stream.readline().removeprefix(b"data: "))
-        assert {kme["state"] for kme in network["kmes"]} == {"healthy"}
+        """What the next section with the network says of the link between kme-7 and kme-8, once all were heard."""
+
+        def section() -> dict[str, Any] | None:
+            while stream.readline() != b"event: network\n":
+                pass
+            network: dict[str, Any] = json.loads(stream.readline().removeprefix(b"data: "))
+            states = {kme["state"] for kme in network["kmes"]}
+            assert states <= {"healthy", "not heard yet"}
+            return network if states == {"healthy"} else None
+
+        network = eventually(section, what="all KMEs to be healthy")
         return [
             way["state"]
             for link in network["links"]

@@ -34,6 +34,7 @@ SECONDS_MAX: Final = 300.0
 _PARTS_MAX: Final = 1e4
 """How many times a pair's share a bundle's flow is reckoned in at most."""
 _EXACT: Final = 1e-10
+_OUT_OF_TIME: Final = 1
 _STEPS: Final = 1 << 80
 """The largest price in the whole numbers that paths are looked for with: rates may be 12 orders of magnitude apart."""
 
@@ -117,8 +118,6 @@ def optimum(
     pairs: Sequence[KmePair],
     compromised: int,
     scheme: Scheme = "bundles",
-    *,
-    seconds_max: float = SECONDS_MAX,
 ) -> Optimum:
     """Return what can be delivered to all pairs at once, in proportion to their demands, which are positive.
 
@@ -126,7 +125,7 @@ def optimum(
     out. Raises InvalidPlanError if the solver fails, or needs longer.
     """
     program = _Program(topology, rates, pairs, compromised, scheme)
-    certificate, until = float("inf"), time.monotonic() + seconds_max
+    certificate, until = float("inf"), time.monotonic() + SECONDS_MAX
     for _ in range(ROUNDS_MAX):
         program.solve(max(1.0, until - time.monotonic()))
         added, bound = program.price()
@@ -135,11 +134,19 @@ def optimum(
             break
     found = program.found(certificate)
     if certificate > found.share * (1 + GAP_LEFT_MAX):
-        raise InvalidPlanError(
-            f"the key rate of {len(pairs)} pairs was not found within {seconds_max:g} s",
-            hint="name a pair, or demands for fewer (--demand), of rates and demands that are less far apart",
-        )
+        raise _NotFoundError(pairs)
     return found
+
+
+class _NotFoundError(InvalidPlanError):
+    """A program that was not solved in time."""
+
+    def __init__(self, pairs: Sequence[KmePair]) -> None:
+        """``pairs`` are those it is for."""
+        super().__init__(
+            f"the key rate of {len(pairs)} pairs at once was not found in {SECONDS_MAX:g} s",
+            hint="name two KMEs, or demands for fewer pairs (--demand)",
+        )
 
 
 @dataclass
@@ -212,6 +219,8 @@ class _Program:
         result = linprog(
             objective, A_ub=cast(Any, matrix), b_ub=limits, method="highs", options={"time_limit": seconds}
         )
+        if result.status == _OUT_OF_TIME:
+            raise _NotFoundError(self.pairs)
         if result.status != 0 or result.x is None:
             raise InvalidPlanError(f"the program of the network's key rate was not solved: {result.message}")
         duals = np.maximum(-result.ineqlin.marginals, 0.0)

@@ -8,6 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from qkdrelay.network import capacity
 from support.plans import TOPOLOGIES
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -180,6 +181,14 @@ def test_what_would_take_too_long_is_refused(run):
     assert (result.code, result.out) == (2, "")
     assert "would take too long" in result.err
     assert "name a pair" in result.err
+
+
+def test_what_takes_too_long_after_all_is_given_up_in_one_line(run, monkeypatch):
+    monkeypatch.setattr(capacity, "SECONDS_MAX", -1.0)
+    result = run("capacity", "--topology", "nsfnet")
+    assert (result.code, result.out) == (2, "")
+    assert "the key rate of 140 pairs at once was not found" in result.err
+    assert "fewer pairs" in result.err
 
 
 def test_the_picture_has_each_direction_as_wide_as_it_is_used_and_what_is_narrow_with_its_price(run, tmp_path):
