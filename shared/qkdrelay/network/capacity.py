@@ -24,8 +24,10 @@ from qkdrelay.network.topology import Topology
 
 Scheme = Literal["bundles", "threshold"]
 """What paths are worth: n - T where extraction follows, or 1 for n = T + 1."""
-GAP_MAX: Final = 1e-7
+GAP_MAX: Final = 2e-7
 """The certificate over the share, less one, at which a program is solved."""
+_FLOOR: Final = 1e-7
+"""What the lowest prices of all links add to the certificate: else what the solver takes for nothing would be free."""
 GAP_LEFT_MAX: Final = 1e-4
 """The same for one that could not be brought nearer, and is taken as solved."""
 ROUNDS_MAX: Final = 1_000
@@ -246,11 +248,11 @@ class _Program:
 
     def price(self) -> tuple[bool, float]:
         """Add each pair's bundles that are cheaper than its key is worth; return if there are any, and the bound."""
-        step = max(self.prices) / _STEPS
-        if step <= 0.0:
-            return False, self.share
+        lowest = _FLOOR * self.share / len(self.links)
+        prices = [max(y, lowest / self.rates[link]) for link, y in zip(self.links, self.prices, strict=True)]
+        step = max(prices) / _STEPS
         # Whole, and none is free: the bound holds for any prices, and so for these.
-        steps = {link: max(1, round(y / step)) for link, y in zip(self.links, self.prices, strict=True)}
+        steps = {link: max(1, round(y / step)) for link, y in zip(self.links, prices, strict=True)}
         added, least = False, 0.0
         for i, pair in enumerate(self.pairs):
             cheapest = float("inf")
@@ -260,7 +262,7 @@ class _Program:
                 if cost * step < self.worths[i] * (1 - GAP_MAX / 10):
                     added |= self._add(i, bundle)
             least += pair.demand * cheapest
-        bound = sum(self.rates[link] * y for link, y in steps.items()) / least if least else self.share
+        bound = sum(self.rates[link] * y for link, y in steps.items()) / least
         return added, bound
 
     def found(self, certificate: float) -> Optimum:
