@@ -51,7 +51,7 @@ def draw_rates(
     """
     if is_share:
         prices = {link: 100_000 * price for link, price in prices.items()}
-    return _Drawing(topology, utilisation, prices, title, summary, "kbit/s" if is_share else "bit/s", is_share).svg()
+    return _Drawing(topology, utilisation, prices, title, summary, is_share).svg()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,6 @@ class _Drawing:
     prices: Mapping[Link, float]
     title: str
     summary: str
-    unit: str
     is_share: bool
 
     @property
@@ -124,7 +123,7 @@ class _Drawing:
         for step, colour in enumerate(_PRICES):
             low, high = ((step - 1) * self.dearest / 3, step * self.dearest / 3) if step else (0.0, 0.0)
             added = f"{low:.2g} to {high:.2g} {'% of the demand' if self.is_share else 'bit/s'}" if step else "nothing"
-            says = f"a {self.unit} more would add {added}"
+            says = f"a {'kbit/s' if self.is_share else 'bit/s'} more would add {added}"
             if step == 0 or self.dearest > 0:
                 yield f'<path d="M0 0 H34" stroke="{colour}" stroke-width="5"/>', says
 

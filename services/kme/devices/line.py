@@ -11,7 +11,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from kme.devices.answers import KEYS_MAX, DeviceError, DeviceKey
@@ -190,9 +190,12 @@ class DeviceLine:
                 self._pause = PAUSE_S
                 self._draws.append((now, bits))
             self._outcomes.append(Drawn(tuple(keys), why))
-            state = self._state
-            self._state = LineState(
-                state.drawn + len(keys), state.fetched, self._rate(), why, state.failures + bool(why)
+            self._state = replace(
+                self._state,
+                drawn=self._state.drawn + len(keys),
+                rate_bps=self._rate(),
+                why=why,
+                failures=self._state.failures + bool(why),
             )
 
     def _rate(self) -> int:
@@ -224,9 +227,10 @@ class DeviceLine:
             while len(self._kept) > KEPT_MAX:
                 self._kept.popitem(last=False)
             self._outcomes.append(Fetched(key_ids, found, why))
-            state = self._state
-            self._state = LineState(
-                state.drawn, state.fetched + len(keys), state.rate_bps, state.why, state.failures + bool(why)
+            self._state = replace(
+                self._state,
+                fetched=self._state.fetched + len(keys),
+                failures=self._state.failures + bool(why),
             )
 
     def _forget(self) -> None:

@@ -62,6 +62,16 @@ class KeyBlock:
         """Whether ``tag`` is that proof."""
         return one_time_tag_is_valid(self.key[SLOT_BYTES:_OWN_KEYS], _HOLD, facts_hash(self.facts), tag)
 
+    def slot(self, index: int) -> bytes:
+        """Return one of its slots."""
+        start = _OWN_KEYS + SLOT_BYTES * index
+        return self.key[start : start + SLOT_BYTES]
+
+    def pad_at(self, offset: int, length: int) -> bytes:
+        """Return a piece of its pad."""
+        start = _OWN_KEYS + SLOT_BYTES * self.facts.slots + offset
+        return self.key[start : start + length]
+
     @property
     def slots(self) -> bytes:
         """Its slots, one behind the other."""

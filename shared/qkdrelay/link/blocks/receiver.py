@@ -101,9 +101,7 @@ def slot_of(name: SlotName, tag: bytes, blocks: Mapping[BlockId, HeldKey]) -> by
     Raises NumberReusedError if it has opened another: whoever has the broker can bring that about, so it blames nobody.
     Raises ForgedMessageError if there is no such block or slot.
     """
-    held = blocks.get(name.block)
-    if held is None:
-        raise ForgedMessageError("no block of key of that name is held")
+    held = _block(name.block, blocks)
     if name.index >= held.facts.slots:
         raise ForgedMessageError(f"the block has {held.facts.slots} slots, and no slot {name.index}")
     before = dict(held.finished).get(name.index)
@@ -124,9 +122,7 @@ def pad_of(pieces: Sequence[Piece], length: int, blocks: Mapping[BlockId, HeldKe
         raise ForgedMessageError("the pieces of pad are not as long as the message")
     pad, taken = list[bytes](), dict[BlockId, tuple[Span, ...]]()
     for piece in pieces:
-        held, start, end = blocks.get(piece.block), piece.offset, piece.offset + piece.length
-        if held is None:
-            raise ForgedMessageError("no block of key of that name is held")
+        held, start, end = _block(piece.block, blocks), piece.offset, piece.offset + piece.length
         if end > len(held.pad):
             raise ForgedMessageError(f"the block has {len(held.pad)} bytes of pad, and none at {end}")
         used = taken.setdefault(piece.block, held.used)
@@ -145,6 +141,12 @@ def wiped(
     for piece in pieces:
         after[piece.block] = after.get(piece.block, blocks[piece.block]).without_pad(piece)
     return after
+
+
+def _block(name: BlockId, blocks: Mapping[BlockId, HeldKey]) -> HeldKey:
+    if (held := blocks.get(name)) is None:
+        raise ForgedMessageError("no block of key of that name is held")
+    return held
 
 
 def _wiped(key: bytes, start: int, length: int) -> bytes:

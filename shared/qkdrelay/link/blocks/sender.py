@@ -12,15 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from qkdrelay.link.blocks.content import KeyBlock
+from qkdrelay.link.blocks.content import KeyBlock, pad_bytes
 from qkdrelay.messages.blocks import BLOCK_ID_BYTES, PIECES_MAX, Announce, BlocksHeld, Facts, Piece, Run, SlotName
-from qkdrelay.network.key_cost import SLOT_BYTES
 from qkdrelay.network.names import Link
 from qkdrelay.randomness import epoch_after
 
 ANNOUNCED_S: Final = 60.0
 """Seconds after which a block that nobody holds is dropped."""
-AHEAD_MAX_MS: Final = 10 * 365 * 86_400 * 1000
+AHEAD_MAX_S: Final = 10 * 365 * 86_400.0
 """How far ahead of its clock a sender believes that its receiver has held one of its blocks: ten years."""
 
 
@@ -48,7 +47,7 @@ class SenderBlock:
     @property
     def pad_left(self) -> int:
         """Bytes of pad that were not taken."""
-        return len(self.block.pad) - self.next_pad
+        return pad_bytes(self.block.facts) - self.next_pad
 
     @property
     def is_spent(self) -> bool:
@@ -58,7 +57,7 @@ class SenderBlock:
     @property
     def has_surplus(self) -> bool:
         """Whether slots are left over of it, and no pad for them."""
-        return bool(self.block.pad) and not self.pad_left and self.slots_left > 0
+        return pad_bytes(self.block.facts) > 0 and not self.pad_left and self.slots_left > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +137,7 @@ class Sender:
             elif each.run == held.run if each.is_granted else name not in refused and name > held.newest:
                 # One that is not granted and not the newest will never be: the clock here went back.
                 kept.append(each)
-        ahead = epoch_after(b"", now + AHEAD_MAX_MS / 1000, bytes)
+        ahead = epoch_after(b"", now + AHEAD_MAX_S, bytes)
         last = max(self.last, held.newest) if held.newest <= ahead else self.last
         return replace(self, run=held.run, last=last, blocks=tuple(kept))
 
@@ -158,12 +157,12 @@ class Sender:
             left, block_id = each, each.block.facts.block
             if each.is_granted and slot_name is None and each.slots_left:
                 at = each.next_slot
-                slot_name, slot = SlotName(block_id, at), each.block.slots[SLOT_BYTES * at : SLOT_BYTES * (at + 1)]
+                slot_name, slot = SlotName(block_id, at), each.block.slot(at)
                 left = replace(left, next_slot=at + 1)
             if each.is_granted and length and each.pad_left:
                 taken, at = min(length, each.pad_left), each.next_pad
                 pieces.append(Piece(block_id, at, taken))
-                pad.append(each.block.pad[at : at + taken])
+                pad.append(each.block.pad_at(at, taken))
                 left = replace(left, next_pad=at + taken)
                 length -= taken
             blocks.append(left)
