@@ -46,8 +46,8 @@ class Link:
         self.held = [HeldKeys(journal) for journal in self.journals]
         options = {"run": os.urandom(16), "random": os.urandom}
         self.exchanges = [
-            BlockExchange(ends, "otp", DeviceSource(asking), held, **options)
-            for ends, asking, held in zip(ENDS, self.lines, self.held, strict=True)
+            BlockExchange(ends, "otp", DeviceSource(asking), held, batch=journal.batch, **options)
+            for ends, asking, held, journal in zip(ENDS, self.lines, self.held, self.journals, strict=True)
         ]
         self.wires = deque(), deque()
         self.opened = 0

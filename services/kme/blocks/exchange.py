@@ -29,6 +29,7 @@ from qkdrelay.messages.blocks import (
 )
 from qkdrelay.network.key_cost import SLOT_BYTES, Suite
 from qkdrelay.network.names import Link
+from qkdrelay.service.batch import Batch
 
 ANNOUNCE_AGAIN_S: Final = (2.0, 4.0, 8.0, 16.0, 30.0)
 """Seconds until a block is announced again, that time and the next ones."""
@@ -69,6 +70,7 @@ class BlockExchange:
         source: KeySource,
         held: HeldKeys,
         *,
+        batch: Batch,
         run: Run,
         random: Callable[[int], bytes],
         turns: TurnTaking | None = None,
@@ -85,7 +87,7 @@ class BlockExchange:
         self._refused: dict[bytes, str] = {}
         self._fetching: Announce | None = None
         self._pad_mean = _PAD_AT_FIRST
-        self._newly_held = list[Facts]()
+        self._newly_held: list[Facts] = batch.scratch([])
         self._turns = turns or AnyTime()
 
     # --- sending ---------------------------------------------------------------------------------
@@ -217,9 +219,6 @@ class BlockExchange:
         return [*self._announce(wanted, now), *self._tell(now)]
 
     def committed(self) -> None:
-        """Have the source forget what is held now."""
-        blocks = self._held.of(self._peer)
+        """Have the source forget what this batch has held."""
         for facts in self._newly_held:
-            if facts.block in blocks:  # else the commit failed that was to hold it
-                self._source.held(facts)
-        self._newly_held.clear()
+            self._source.held(facts)

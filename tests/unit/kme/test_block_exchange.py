@@ -85,7 +85,7 @@ class End:
         """Begin anew: all memory is lost."""
         self.journal.batch.undo()
         run = self.pair.random.randbytes(16)
-        options = {"run": run, "random": self.pair.random.randbytes}
+        options = {"batch": self.journal.batch, "run": run, "random": self.pair.random.randbytes}
         source = self.pair.source(self.me, self.peer)
         self.exchange = BlockExchange((self.me, self.peer), self.pair.suite, source, self.held, **options)
 
