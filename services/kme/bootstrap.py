@@ -10,6 +10,7 @@ from importlib import import_module
 from uuid import UUID
 
 from kme.applications import TryLaterError
+from kme.blocks.computed import ComputedSource
 from kme.etsi014.audit import Audit
 from kme.etsi014.server import serving_applications
 from kme.links import Link
@@ -27,7 +28,6 @@ from kme.supply.target import TargetSide
 from qkdrelay.broker.names import kme_queues
 from qkdrelay.broker.port import Broker
 from qkdrelay.broker.rabbitmq import RabbitMqBroker
-from qkdrelay.link.simulated import SimulatedLinkKey
 from qkdrelay.network.directory import Directory
 from qkdrelay.network.directory_file import DirectoryFile
 from qkdrelay.randomness import random_bytes
@@ -113,15 +113,13 @@ def run() -> None:
     links = {
         peer: Link(
             link.suite,
-            *(
-                SimulatedLinkKey(
-                    key_bytes(link.secret),
-                    *ends,
-                    rate_bps=link.rate_bps,
-                    buffer_bytes=link.buffer_bytes,
-                    clock=time.monotonic,
-                )
-                for ends in ((name, peer), (peer, name))
+            ComputedSource(
+                key_bytes(link.secret),
+                name,
+                peer,
+                rate_bps=link.rate_bps,
+                buffer_bytes=link.buffer_bytes,
+                clock=time.monotonic,
             ),
         )
         for peer, link in settings.links.items()

@@ -28,6 +28,7 @@ class WaitingQuota:
     def __init__(self, rows: Iterable[tuple[str, str, int, int]]) -> None:
         """``rows`` are (peer, origin, shares, their bytes)."""
         self._queues: dict[str, set[str]] = {}
+        self._of_peer: dict[str, tuple[int, int]] = {}
         self._shares: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
         for peer, origin, shares, size in rows:
@@ -35,6 +36,8 @@ class WaitingQuota:
 
     def _count(self, peer: str, origin: str, shares: int, size: int) -> None:
         self._queues.setdefault(peer, set()).add(origin)
+        before, bytes_before = self.of(peer)
+        self._of_peer[peer] = before + shares, bytes_before + size
         self._shares[origin] += shares
         self._bytes[origin] += size
 
@@ -45,6 +48,10 @@ class WaitingQuota:
     def origins(self, peer: str) -> Collection[str]:
         """Return where the shares that wait for the link to ``peer`` came from."""
         return self._queues.get(peer, ())
+
+    def of(self, peer: str) -> tuple[int, int]:
+        """Return how many shares wait for the link to ``peer``, and their bytes."""
+        return self._of_peer.get(peer, (0, 0))
 
     def peers(self) -> Collection[str]:
         """Return the KMEs that something waits for."""

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
+from kme.blocks.ahead import OWN_BYTES, Needed
+from kme.blocks.exchange import BlockExchange
+from kme.blocks.source import KeySource
+from kme.blocks.turn_taking import AnyTime, TurnTaking
 from kme.effects import Effect, LogEvent, SayHello, SendReport, SendShare
 from kme.fairness import FairQueue, WaitingQuota, origin_of
 from kme.hello_timer import HelloTimer
@@ -16,8 +21,8 @@ from kme.store import KmeStore
 from qkdrelay.broker.names import kme_exchange, link_queue, parse_link_queue
 from qkdrelay.errors import ForgedMessageError, MalformedMessageError
 from qkdrelay.link.envelope import seal, unseal
-from qkdrelay.link.port import LinkKey
 from qkdrelay.messages import codec
+from qkdrelay.messages.blocks import RUN_BYTES, Announce, BlocksHeld
 from qkdrelay.messages.control import SetLink
 from qkdrelay.messages.link import SealedMessage, ShareHeader
 from qkdrelay.messages.plans import encode_plan
@@ -25,11 +30,15 @@ from qkdrelay.messages.reports import Done, LinkReport, Waiting
 from qkdrelay.network.key_cost import Suite, key_needed, pad_needed
 from qkdrelay.network.names import link_name
 from qkdrelay.network.whereabouts import BACKLOG, DROPPED, LINK_DOWN, NO_KEY
-from qkdrelay.service.batch import Cell
+from qkdrelay.randomness import random_bytes
+from qkdrelay.service.allowance import Allowance
+from qkdrelay.service.batch import BatchDict, Cell
 
 BACKLOG_MAX, BACKLOG_BYTES_MAX = 500, 4 << 20
 """Sealed messages of one link, and their bytes, that the broker has not taken over; more wait unsealed."""
 _SEAL_AT_ONCE = 100
+_ABOUT_BLOCKS_PER_S = 200.0
+"""Messages about blocks of one link that are looked at; who has the broker can make as many as it likes."""
 LOOK_AGAIN_S = 0.2
 """How often what waits is looked at: links get key all the time."""
 
@@ -39,8 +48,9 @@ class Link:
     """A QKD link as one of its ends sees it."""
 
     suite: Suite
-    outgoing: LinkKey
-    incoming: LinkKey
+    source: KeySource
+    turns: Callable[[], TurnTaking] = AnyTime
+    """Makes what says when its device may draw, at each start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +60,6 @@ class Opened:
     sender: str
     header: ShareHeader
     payload: bytes = field(repr=False)
-    is_new: bool
-    """False if its number was taken before."""
 
 
 @dataclass
@@ -82,20 +90,37 @@ class Links:
         self._journal, self._waiting, batch = store.journal, store.waiting, store.journal.batch
         self._read = batch.scratch(_Read())
         self._queues = {peer: FairQueue(batch) for peer in links}
+        run = random_bytes(RUN_BYTES)
+        self._exchanges = {
+            peer: BlockExchange(
+                (name, peer),
+                link.suite,
+                link.source,
+                store.held_keys,
+                journal=store.journal,
+                random=random_bytes,
+                run=run,
+                turns=link.turns(),
+                tell=partial(self._note_given_up, peer),
+            )
+            for peer, link in links.items()
+        }
+        self._epoch = Cell(batch, b"")
+        """Of this service, while what is granted was granted."""
+        self._about_blocks = {peer: Allowance(batch, _ABOUT_BLOCKS_PER_S) for peer in links}
+        self._first: dict[str, int] = BatchDict(batch)
+        """Bytes of pad of the share that is next on a link and did not find its key."""
         self._drawn: Counter[str] = batch.scratch(Counter())
-        """Bytes of key taken in this transaction: the link has given them only once it is committed."""
+        """Bytes of key used for sealing in this transaction."""
         self._sealed: Counter[str] = batch.scratch(Counter())
         """Messages put into the outbox in this transaction."""
         self._any_waits = Cell(batch, value=True)
+        self._now = 0.0
 
-    def start(self) -> None:
-        """Forget what was taken under other keys; before the first message is."""
-        for peer, link in self._links.items():
-            self._journal.seen.verified_under(f"link {peer}", link.incoming.mark())
-
-    def wait_s(self) -> float:
-        """Return in how many seconds to look again whether what waits can be sealed."""
-        return LOOK_AGAIN_S if self._any_waits.value else math.inf
+    def wait_s(self, now: float) -> float:
+        """Return in how many seconds to look again whether what waits can be sealed, or something is to be said."""
+        exchanges = min(exchange.wait_s(now) for exchange in self._exchanges.values())
+        return max(0.0, min(exchanges, LOOK_AGAIN_S if self._any_waits.value else math.inf))
 
     def on_order(self, order: SetLink) -> list[Effect]:
         """Have a link stop or resume carrying."""
@@ -107,10 +132,10 @@ class Links:
         event = LogEvent("link.up" if order.up else "link.down", "warning", fields)
         return [SayHello(), event, SendReport(Done(command=order, error=""))]
 
-    def take(self, queue: str, body: bytes) -> Opened:
-        """Verify and decrypt a message from the queue of a link, and take its number.
+    def take(self, queue: str, body: bytes) -> Opened | None:
+        """Verify and decrypt a message from the queue of a link, and use up its key; None if it was opened before.
 
-        Raises MalformedMessageError or ForgedMessageError; either takes none.
+        Raises MalformedMessageError or ForgedMessageError; either uses none.
         """
         sender, _ = parse_link_queue(queue)
         link = self._links.get(sender)
@@ -120,9 +145,35 @@ class Links:
             raise ForgedMessageError("the message was sealed for another link")
         if len(sealed.ciphertext) == 0:
             raise MalformedMessageError("the message has no body")
-        payload = unseal(link.suite, header, sealed, link.incoming)
-        is_new = self._journal.seen.take(f"link {sender}", header.epoch, header.number, sealed.tag)
-        return Opened(sender, header, payload, is_new)
+        holding = self._exchanges[sender].receiving
+        slot = holding.slot(header.slot, sealed.tag)
+        if slot is None:
+            return None
+        payload = unseal(link.suite, sealed, slot, partial(holding.pad, header.pad))
+        holding.opened(header.slot, sealed.tag, header.pad)
+        return Opened(sender, header, payload)
+
+    def take_about_blocks(self, queue: str, body: bytes, now: float) -> bool:
+        """Take a message about blocks of key, if it is one and there are not too many; else return False.
+
+        Raises MalformedMessageError or ForgedMessageError.
+        """
+        is_announce = codec.is_of(body, Announce)
+        if not is_announce and not codec.is_of(body, BlocksHeld):
+            return False
+        sender, _ = parse_link_queue(queue)
+        exchange = self._exchanges.get(sender)
+        if exchange is None:
+            raise ForgedMessageError("the message is for another link")
+        if is_announce:
+            announce = codec.decode(body, Announce)
+            if self._about_blocks[sender].take(now):
+                exchange.on_announce(announce)
+        else:
+            held = codec.decode(body, BlocksHeld)
+            if self._about_blocks[sender].take(now):
+                exchange.on_held(held, now)
+        return True
 
     def send(self, share: SendShare) -> None:
         """Seal a share into the outbox, or keep it waiting; one that cannot even wait is dropped, and reported."""
@@ -131,13 +182,13 @@ class Links:
             self._drop(share, f"there is no QKD link to {peer} any more")
             return
         link = self._links[peer]
-        if key_needed(link.suite, len(share.payload)) > link.outgoing.capacity():
+        if key_needed(link.suite, len(share.payload)) + OWN_BYTES > link.source.capacity():
             self._drop(share, f"it takes more key than the link to {peer} can ever hold")
             return
         quota = self._read_quota()
-        if not quota.origins(peer) and self._obstacle(peer, share) is None:
-            self._seal(share)
-        elif quota.is_full_for(share):
+        if not quota.origins(peer) and self._seal(share) is None:
+            return
+        if quota.is_full_for(share):
             self._drop(share, f"too many shares that came from {origin_of(share)} wait for their links")
         else:
             self._waiting.add(share, origin_of(share))
@@ -157,35 +208,39 @@ class Links:
             self._read.quota = WaitingQuota(self._waiting.sizes() if self._any_waits.value else ())
         return self._read.quota
 
-    def _obstacle(self, peer: str, share: SendShare) -> str | None:
-        """Return why nothing, or not this share, can be sealed for ``peer`` now."""
+    def _obstacle(self, peer: str) -> str | None:
+        """Return why nothing can be sealed for ``peer`` now, whatever key there is."""
         if self._read.down is None:
             self._read.down = self._waiting.links_down()
         if peer in self._read.down:
             return LINK_DOWN
         messages, size = self._journal.outbox.backlog.of(link_queue(self._me, peer))
-        if messages + self._sealed[peer] >= BACKLOG_MAX or size >= BACKLOG_BYTES_MAX:
-            return BACKLOG
-        link = self._links[peer]
-        left = link.outgoing.available() - self._drawn[peer]
-        return NO_KEY if left < key_needed(link.suite, len(share.payload)) else None
+        is_full = messages + self._sealed[peer] >= BACKLOG_MAX or size >= BACKLOG_BYTES_MAX
+        return BACKLOG if is_full else None
 
-    def _seal(self, share: SendShare) -> None:
-        """Draw number and pad in the transaction that keeps the sealed bytes: a crash reuses nothing."""
-        peer, size, numbers = share.route[-1], len(share.payload), self._journal.numbers
-        link = self._links[peer]
+    def _seal(self, share: SendShare) -> str | None:
+        """Seal a share with key that is taken for good, also if the commit fails; return what is in the way."""
+        peer, size = share.route[-1], len(share.payload)
+        if (obstacle := self._obstacle(peer)) is not None:
+            return obstacle
+        self._drop_if_reconnected()
+        suite, sending = self._links[peer].suite, self._exchanges[peer].sending
+        needed = pad_needed(suite, size)
+        key = sending.draw(needed)
+        if key is None:
+            self._first[peer] = needed
+            return NO_KEY
         header = ShareHeader(
             link=(self._me, peer),
-            epoch=numbers.epoch,
-            number=numbers.next(f"link {peer}"),
-            pad_offset=numbers.next(f"pad {peer}", pad_needed(link.suite, size)),
+            slot=key.slot_name,
+            pad=key.pieces,
             relay_id=share.relay_id,
             route=share.route,
             plan=encode_plan(share.plan),
             deadline=share.deadline,
         )
-        sealed = seal(link.suite, header, share.payload, link.outgoing)
-        self._drawn[peer] += key_needed(link.suite, size)
+        sealed = seal(suite, header, share.payload, key.slot, key.pad)
+        self._drawn[peer] += key_needed(suite, size)
         self._sealed[peer] += 1
         self._journal.outbox.put(kme_exchange(self._me), link_queue(self._me, peer), sealed, share.deadline + LATE_S)
         self._reporting.note(
@@ -198,8 +253,34 @@ class Links:
             threshold=share.threshold,
             bytes=size,
         )
+        return None
 
-    def resume(self) -> None:
+    def _drop_if_reconnected(self) -> None:
+        """Drop what is granted if this is another start, or messages leave on another connection.
+
+        A machine that was copied while it ran, and goes on twice, has a new connection at least once.
+        """
+        epoch = self._journal.numbers.epoch
+        if epoch != self._epoch.value:
+            for exchange in self._exchanges.values():
+                exchange.reconnected(self._now)
+            self._epoch.value = epoch
+
+    def tick(self, now: float) -> None:
+        """Agree with the peers on key, then seal what waits for it."""
+        self._now = now
+        self._drop_if_reconnected()
+        quota = self._read_quota()
+        for peer, exchange in self._exchanges.items():
+            messages, size = quota.of(peer)
+            pad = pad_needed(self._links[peer].suite, size)
+            needed = Needed(messages, pad, min(pad, self._first.get(peer, pad)))
+            for message in exchange.tick(needed, now):
+                body = codec.encode(message)
+                self._journal.outbox.publish_once(kme_exchange(self._me), link_queue(self._me, peer), body)
+        self._resume(now)
+
+    def _resume(self, now: float) -> None:
         """Seal what waits and can go now; report once of each share for what reason it waits."""
         if not self._any_waits.value:
             return
@@ -209,6 +290,8 @@ class Links:
             if peer not in self._links:
                 continue  # a link that is gone: its shares expire
             reason = self._seal_waiting(peer)
+            if reason == NO_KEY:
+                reason = self._exchanges[peer].sending.why_nothing_is_granted(now)
             if reason is not None and (unreported := self._waiting.unreported(peer, reason, _SEAL_AT_ONCE)):
                 self._hello.shorten()
                 for waiting in unreported:
@@ -224,12 +307,11 @@ class Links:
         while len(gone) < _SEAL_AT_ONCE and (waiting := {origin: head for origin, head in heads.items() if head}):
             origin = order.next(waiting)
             share = waiting[origin].share
-            reason = self._obstacle(peer, share)
+            reason = self._seal(share)
             if reason is not None:
                 break
             if waiting[origin].is_reported:
                 self._report_waiting(share, "")
-            self._seal(share)
             order.served(origin, key_needed(self._links[peer].suite, len(share.payload)))
             gone.append(waiting[origin].id)
             heads[origin] = next(queues[origin], None)
@@ -243,16 +325,19 @@ class Links:
             LinkReport(
                 peer=peer,
                 up=peer not in down,
-                available_bytes=link.outgoing.available(),
-                buffer_bytes=link.outgoing.capacity(),
-                rate_bps=link.outgoing.rate_bps(),
+                available_bytes=self._exchanges[peer].sending.available(),
+                buffer_bytes=link.source.capacity(),
+                rate_bps=link.source.rate_bps(),
                 waiting=waiting.get(peer, 0),
             )
             for peer, link in self._links.items()
         )
 
+    def _note_given_up(self, peer: str, why: str) -> None:
+        self._reporting.note("link.key_given_up", "warning", link=link_name(self._me, peer), reason=why)
+
     def committed(self) -> Mapping[str, int]:
-        """Take off each link what was drawn, and return it in bytes."""
-        for peer, length in self._drawn.items():
-            self._links[peer].outgoing.draw(length)
+        """Return what of each link was used for sealing, in bytes."""
+        for exchange in self._exchanges.values():
+            exchange.committed()
         return self._drawn

@@ -93,7 +93,6 @@ class KmeService:
     def start(self, now: float) -> None:
         """Forget what was taken under other keys."""
         self._channel.start()
-        self.links.start()
         if self._lab is None:
             # There is no queue for what was leaked while the lab was on.
             self.journal.outbox.drop(LEAKS_KEY)
@@ -106,7 +105,7 @@ class KmeService:
         timers = [self._hello.wait_s(now), self._housekeeping.wait_s(now), self.rebuild_queue.wait_s(now)]
         if self._supply is not None:
             timers.append(self._supply.wait_s(now))
-        return max(0.0, min(*timers, self.links.wait_s()))
+        return max(0.0, min(*timers, self.links.wait_s(now)))
 
     # --- one delivery ------------------------------------------------------------------------------
 
@@ -117,7 +116,7 @@ class KmeService:
         try:
             if delivery.queue == self._control_queue:
                 self._handle_commands(delivery, now)
-            else:
+            elif not self.links.take_about_blocks(delivery.queue, delivery.body, now):
                 self._handle_share(delivery, now)
         except (MalformedMessageError, ForgedMessageError) as error:
             self._reporting.reject(delivery, error, None, now)
@@ -126,10 +125,10 @@ class KmeService:
 
     def _handle_share(self, delivery: Delivery, now: float) -> None:
         share = self.links.take(delivery.queue, delivery.body)
-        header = share.header
-        if not share.is_new:
-            self._reporting.note("share.redelivered", "debug", relay_id=header.relay_id, route=header.route)
+        if share is None:
+            self._reporting.note("share.redelivered", "debug", queue=delivery.queue)
             return
+        header = share.header
         try:
             effects = self.forwarding.on_share(share.sender, header, share.payload, self._store, now)
         except RejectedShareError as error:
@@ -205,7 +204,7 @@ class KmeService:
         for effects in self.rebuild_queue.turn(now, messages=len(self._handled), size=sum(self._handled)):
             self.carry_out(effects)
         self.carry_out(self._endpoint.end(self._housekeeping.tick(now)))
-        self.links.resume()
+        self.links.tick(now)
         if self._supply is not None:
             self.carry_out(self._supply.tick(now, connected=connected))
         self._reporting.send(now)

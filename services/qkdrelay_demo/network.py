@@ -17,6 +17,7 @@ from typing_extensions import override
 from coordinator import bootstrap as coordinator
 from coordinator.store import open_coordinator_store
 from kme import bootstrap as kmes
+from kme.blocks.computed import ComputedSource
 from kme.etsi014.audit import Audit
 from kme.links import Link
 from kme.metrics import KmeMetrics
@@ -29,7 +30,6 @@ from qkdrelay.broker.memory import MemoryBroker, MemoryClient, MemoryHub
 from qkdrelay.broker.names import coordinator_queues, kme_queues
 from qkdrelay.broker.port import Client
 from qkdrelay.client import CoordinatorClient, relay_request
-from qkdrelay.link.simulated import SimulatedLinkKey
 from qkdrelay.messages.answers import RelayView
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.requests import ShowRequest
@@ -91,7 +91,7 @@ class EmbeddedNetwork:
             own = self.links[kme] = {}
             for peer in topology.neighbours[kme]:
                 secret = link_secrets[frozenset((kme, peer))]
-                own[peer] = Link(suite, _key(secret, kme, peer), _key(secret, peer, kme))
+                own[peer] = Link(suite, _source(secret, kme, peer))
             self.settings[kme] = NodeSettings(kme, frozenset(own), withstand_compromised, lab, kme in self.directories)
         self.stores: dict[str, KmeStore] = {}
         self.loops: dict[str, Loop] = {}
@@ -213,7 +213,7 @@ class SettlingConnection(Client):
         self.close()
 
 
-def _key(secret: bytes, sender: str, receiver: str) -> SimulatedLinkKey:
-    return SimulatedLinkKey(
-        secret, sender, receiver, rate_bps=LINK_RATE_BPS, buffer_bytes=LINK_BUFFER_BYTES, clock=time.monotonic
+def _source(secret: bytes, kme: str, peer: str) -> ComputedSource:
+    return ComputedSource(
+        secret, kme, peer, rate_bps=LINK_RATE_BPS, buffer_bytes=LINK_BUFFER_BYTES, clock=time.monotonic
     )

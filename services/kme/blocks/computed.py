@@ -11,9 +11,11 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 from kme.blocks.source import FetchedKey, RawKey
+from qkdrelay.errors import SettingsError
 from qkdrelay.messages.blocks import BLOCK_BYTES_MIN, Facts
 from qkdrelay.network.names import Link, link_name
 
+LINK_SECRET_BYTES: Final = 32
 _CIPHER_KEY_BYTES: Final = 32
 
 
@@ -36,19 +38,21 @@ class ComputedSource:
         clock: Callable[[], float],
     ) -> None:
         """``clock`` returns seconds and never steps back (a monotonic one)."""
+        if len(secret) != LINK_SECRET_BYTES:
+            raise SettingsError(f"the secret of link {link_name(me, peer)} is not {LINK_SECRET_BYTES} bytes long")
         self._secret, self._outgoing = secret, (me, peer)
         self._rate, self._buffer, self._clock = rate_bps / 8, buffer_bytes, clock
         self._level, self._at = float(buffer_bytes), clock()
         self._drawn: RawKey | None = None
         self._fetched: FetchedKey | None = None
 
-    def ask(self, length: int) -> bool:
+    def ask(self, length: int, least: int) -> bool:
         """As of `KeySource`; what there is comes at once."""
         length = min(length, self.available())
-        if self._drawn is not None or length < BLOCK_BYTES_MIN:
+        if self._drawn is not None or length < max(BLOCK_BYTES_MIN, min(least, self.capacity())):
             return False
         self._level -= length
-        self._drawn = RawKey(length, (), lambda block: _computed(self._secret, self._outgoing, block, length))
+        self._drawn = RawKey(length, (), lambda block: block_key(self._secret, self._outgoing, block, length))
         return True
 
     def is_drawing(self) -> bool:
@@ -61,16 +65,21 @@ class ComputedSource:
         return drawn
 
     def fetch(self, facts: Facts) -> bool:
-        """As of `KeySource`; it is there at once."""
+        """As of `KeySource`; it is there at once. A block with ids is a device's: its key cannot be computed."""
         if self._fetched is not None:
             return False
-        self._fetched = FetchedKey(facts, _computed(self._secret, facts.link, facts.block, facts.length))
+        key = self.computed(facts)
+        self._fetched = FetchedKey(facts, key, "" if key else "it names keys of a device, and there is none here")
         return True
 
     def fetched(self) -> FetchedKey | None:
         """As of `KeySource`."""
         fetched, self._fetched = self._fetched, None
         return fetched
+
+    def computed(self, facts: Facts) -> bytes | None:
+        """As of `KeySource`."""
+        return None if facts.key_ids else block_key(self._secret, facts.link, facts.block, facts.length)
 
     def held(self, facts: Facts) -> None:
         """Nothing is kept here."""
@@ -82,12 +91,21 @@ class ComputedSource:
         self._at = now
         return int(self._level)
 
+    def capacity(self) -> int:
+        """As of `KeySource`."""
+        return int(self._buffer)
+
     def rate_bps(self) -> int:
         """As of `KeySource`."""
         return round(self._rate * 8)
 
+    def why_dry(self) -> str:
+        """As of `KeySource`."""
+        return ""
 
-def _computed(secret: bytes, link: Link, block: bytes, length: int) -> bytes:
+
+def block_key(secret: bytes, link: Link, block: bytes, length: int) -> bytes:
+    """Return the first ``length`` bytes of a block; ``link`` is its sender and its receiver."""
     # Names are hashed to a fixed length, so that no two directions can ever share an input.
     direction = hashlib.sha256(link_name(*link).encode()).digest()
     key = hashlib.shake_256(secret + direction + block).digest(_CIPHER_KEY_BYTES)

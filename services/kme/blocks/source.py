@@ -34,8 +34,11 @@ class FetchedKey:
 class KeySource(Protocol):
     """Key for both directions of one link. What takes a while is asked for, and looked for later."""
 
-    def ask(self, length: int) -> bool:
-        """Ask for up to so many bytes to send with; return False if there are none now, or some were asked for."""
+    def ask(self, length: int, least: int) -> bool:
+        """Ask for up to ``length`` bytes to send with, and for ``least`` at least, if it can ever have so many.
+
+        Returns False if there are not so many now, or some were asked for.
+        """
         ...
 
     def is_drawing(self) -> bool:
@@ -58,10 +61,22 @@ class KeySource(Protocol):
         """Note that a block is held, in a commit that succeeded: its key is not to be had here again."""
         ...
 
+    def computed(self, facts: Facts) -> bytes | None:
+        """Return the key of a block that is computed; None for any other."""
+        ...
+
     def available(self) -> int:
-        """Return how many bytes could be asked for now, as far as is known."""
+        """Return how many bytes there are to be drawn now, as far as that is known."""
+        ...
+
+    def capacity(self) -> int:
+        """Return how many bytes an end can have at once: a message that needs more can never be sealed."""
         ...
 
     def rate_bps(self) -> int:
-        """Return how many bits of key a second come."""
+        """Return how many bits of key a second come to the sending end."""
+        ...
+
+    def why_dry(self) -> str:
+        """Return why it gives no key now, in its own words; empty if it gives some."""
         ...

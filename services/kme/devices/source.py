@@ -9,14 +9,19 @@ from qkdrelay.messages.blocks import BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, KEY_IDS_M
 
 KEY_BYTES_LEAST = 8
 """Of the smallest key that a device may give."""
+AHEAD_BYTES = 64 << 10
+"""Key that is drawn ahead and kept to send with, at most, unless told."""
+_PILE_BYTES = 512
+"""From how many bytes on the answers of a device that gives few keys at once are a block."""
 
 
 class DeviceSource:
     """One end of a link whose key comes from devices (a `kme.blocks.source.KeySource`)."""
 
-    def __init__(self, line: DeviceLine) -> None:
-        """``line`` is started and stopped by whoever made it."""
-        self._line = line
+    def __init__(self, line: DeviceLine, ahead_bytes: int = AHEAD_BYTES) -> None:
+        """``line`` is started and stopped by whoever made it; ``ahead_bytes`` of key are had at once at most."""
+        self._line, self._ahead_bytes = line, ahead_bytes
+        self._least = BLOCK_BYTES_MIN
         self._key_bytes = KEY_BYTES_LEAST
         self._pile = list[DeviceKey]()
         """Keys that were drawn and do not make a block yet."""
@@ -24,10 +29,14 @@ class DeviceSource:
         self._fetching: Facts | None = None
         self._fetched: FetchedKey | None = None
 
-    def ask(self, length: int) -> bool:
+    def ask(self, length: int, least: int) -> bool:
         """As of `KeySource`: as many keys as make so many bytes, and at most one request's."""
-        if self._drawn is not None:
+        if self._drawn is not None or self._line.is_drawing():
             return False
+        self._least = max(BLOCK_BYTES_MIN, min(least, _PILE_BYTES, self._ahead_bytes))
+        self._pack()
+        if self._drawn is not None:
+            return True
         return self._line.draw(max(1, min(KEY_IDS_MAX - len(self._pile), -(-length // self._key_bytes))))
 
     def is_drawing(self) -> bool:
@@ -62,13 +71,24 @@ class DeviceSource:
         """As of `KeySource`."""
         self._line.held(facts.key_ids)
 
+    def computed(self, facts: Facts) -> None:
+        """As of `KeySource`."""
+
     def available(self) -> int:
-        """Return 0: what a device has is not known, and what it gives is drawn ahead."""
-        return 0
+        """As of `KeySource`: what was drawn and is no block yet; what the device has is not known."""
+        return sum(len(key.key) for key in self._pile)
+
+    def capacity(self) -> int:
+        """As of `KeySource`."""
+        return self._ahead_bytes
 
     def rate_bps(self) -> int:
         """As of `KeySource`, as measured."""
         return self._line.state().rate_bps
+
+    def why_dry(self) -> str:
+        """As of `KeySource`."""
+        return self._line.state().why
 
     def _take(self) -> None:
         for outcome in self._line.take():
@@ -87,8 +107,8 @@ class DeviceSource:
         raw, ids = b"".join(key.key for key in self._pile), tuple(key.key_id for key in self._pile)
         if self._pile:
             self._key_bytes = len(self._pile[0].key)
-        if len(raw) < BLOCK_BYTES_MIN:
+        if len(raw) < self._least and len(ids) < KEY_IDS_MAX:
             return
         self._pile.clear()
-        if len(raw) <= BLOCK_BYTES_MAX and len(ids) <= KEY_IDS_MAX:
+        if BLOCK_BYTES_MIN <= len(raw) <= BLOCK_BYTES_MAX and len(ids) <= KEY_IDS_MAX:
             self._drawn = RawKey(len(raw), ids, lambda _block: raw)

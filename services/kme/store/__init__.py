@@ -6,8 +6,9 @@ from pathlib import Path
 from uuid import UUID
 
 from kme.model import EndpointRelay
-from kme.store import applications, relays, shares, waiting
+from kme.store import applications, held_keys, relays, shares, waiting
 from kme.store.applications import Applications
+from kme.store.held_keys import HeldKeys
 from kme.store.relays import Relays
 from kme.store.shares import Shares
 from kme.store.waiting import WaitingShares
@@ -25,6 +26,7 @@ class KmeStore:
         self.shares = Shares(journal, self.relays)
         self.waiting = WaitingShares(journal)
         self.applications = Applications(journal)
+        self.held_keys = HeldKeys(journal)
 
     def keep_relay(self, relay: EndpointRelay) -> None:
         """Keep this end's relay as it is now."""
@@ -44,12 +46,13 @@ class KmeStore:
         return True
 
     def purge(self, now: float) -> bool:
-        """Delete what has outlived its deadline, but what waits; return whether shares were deleted."""
+        """Delete what has outlived its time, but what waits; return whether shares or link key were deleted."""
         self.relays.purge(now)
-        return self.shares.purge(now)
+        gone = self.held_keys.purge(now)
+        return self.shares.purge(now) or gone
 
 
 def open_kme_store(path: Path | None, name: str, *, access: Access = "own") -> KmeStore:
     """Open or create the store of the KME called ``name``; None keeps it in memory. Raises StoreError."""
-    schema = f"{waiting.SCHEMA}{shares.SCHEMA}{relays.SCHEMA}{applications.SCHEMA}"
+    schema = f"{waiting.SCHEMA}{shares.SCHEMA}{relays.SCHEMA}{applications.SCHEMA}{held_keys.SCHEMA}"
     return KmeStore(Journal(path, f"kme {name}", schema, access=access))

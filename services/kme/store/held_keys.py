@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Final
 
+from qkdrelay.link.blocks.content import KeyBlock
 from qkdrelay.link.blocks.receiver import ENDED_S, HeldKey
+from qkdrelay.link.blocks.spans import Span
 from qkdrelay.messages import codec
-from qkdrelay.messages.blocks import BLOCK_ID_BYTES, HELD_MAX, BlockId, Facts
+from qkdrelay.messages.blocks import BLOCK_ID_BYTES, HELD_MAX, BlockId, Facts, SlotName
 from qkdrelay.service.journal import Journal
 from qkdrelay.service.tables import Table
 
@@ -16,21 +20,39 @@ from qkdrelay.service.tables import Table
 SCHEMA = """
 CREATE TABLE held_newest (peer TEXT PRIMARY KEY, block BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE held_keys (peer TEXT NOT NULL, block BLOB NOT NULL, facts BLOB NOT NULL, tag BLOB NOT NULL,
-                        slots BLOB NOT NULL, pad BLOB NOT NULL, finished BLOB NOT NULL, used BLOB NOT NULL,
+                        slots BLOB NOT NULL, pad BLOB NOT NULL, used_slots BLOB NOT NULL, used_pad BLOB NOT NULL,
                         until REAL, PRIMARY KEY (peer, block)) WITHOUT ROWID;
 CREATE INDEX held_keys_by_until ON held_keys (until) WHERE until IS NOT NULL;
+CREATE TABLE opened (peer TEXT NOT NULL, block BLOB NOT NULL, slot INTEGER NOT NULL, tag BLOB NOT NULL,
+                     PRIMARY KEY (peer, block, slot)) WITHOUT ROWID;
 """
+OPENED_MAX: Final = 32_768
+"""Messages of each peer whose tags are remembered: far more than a broker may deliver again by itself."""
+_FORGET_EVERY: Final = 4_096
 _NONE: Final = bytes(BLOCK_ID_BYTES)
-_FINISHED: Final = struct.Struct("<I16s")
 _SPAN: Final = struct.Struct("<II")
 _PUT: Final = (
     "INSERT INTO held_keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL) ON CONFLICT DO UPDATE SET slots = excluded.slots,"
-    " pad = excluded.pad, finished = excluded.finished, used = excluded.used"
+    " pad = excluded.pad, used_slots = excluded.used_slots, used_pad = excluded.used_pad"
 )
+# The oldest blocks' go first: their ids sort by time.
+_FORGET: Final = (
+    "DELETE FROM opened WHERE peer = ?1 AND block < (SELECT block FROM opened WHERE peer = ?1"
+    " ORDER BY block DESC, slot DESC LIMIT 1 OFFSET ?2)"
+)
+Computed = Callable[[Facts], bytes | None]
+"""Returns the key of a block that is computed; None if it is not to be had so (any more)."""
+
+
+def _never(_facts: Facts) -> None:
+    return None
 
 
 class HeldKeys(Table):
-    """Blocks by the peer that seals under them; what is used of them is wiped in the transaction that uses it."""
+    """Blocks by the peer that seals under them; what is used of them is wiped in the transaction that uses it.
+
+    What can be computed is not stored, but computed again.
+    """
 
     def __init__(self, store: Journal) -> None:
         """``store`` has the tables of `SCHEMA`."""
@@ -39,9 +61,21 @@ class HeldKeys(Table):
         self._newest: dict[str, BlockId] = store.batch.cache({})
         self._changed: dict[tuple[str, BlockId], HeldKey | None] = store.batch.scratch({})
         """What is to be written; None where a block is used up."""
+        self._opened: dict[tuple[str, BlockId, int], bytes] = store.batch.scratch({})
+        self._computed: dict[str, Computed] = {}
+        self._remembered: Counter[str] = Counter()
+        """Messages of each peer since some were forgotten."""
+
+    def compute_with(self, peer: str, computed: Computed) -> None:
+        """Have the key of a peer's blocks computed where it was not stored."""
+        self._computed[peer] = computed
 
     def flush(self) -> None:
         """Write what was used."""
+        if self._opened:
+            opened = [(*where, tag) for where, tag in self._opened.items()]
+            self._db.executemany("INSERT OR REPLACE INTO opened VALUES (?, ?, ?, ?)", opened)
+            self._opened.clear()
         if not self._changed:
             return
         changed = {key: held for key, held in self._changed.items() if held is not None}
@@ -53,12 +87,31 @@ class HeldKeys(Table):
         """Return the blocks of a peer that are held."""
         blocks = self._blocks.get(peer)
         if blocks is None:
-            rows = self.all(
-                "SELECT facts, tag, slots, pad, finished, used FROM held_keys WHERE peer = ? ORDER BY block", peer
-            )
-            held = (self._store.parsed(_parsed, row) for row in rows)
-            blocks = self._blocks[peer] = {each.facts.block: each for each in held}
+            columns = "facts, tag, slots, pad, used_slots, used_pad"
+            rows = self.all(f"SELECT {columns} FROM held_keys WHERE peer = ? ORDER BY block", peer)
+            stored = (self._store.parsed(_parsed, row) for row in rows)
+            held = (self._whole(peer, each) for each in stored)
+            blocks = self._blocks[peer] = {each.facts.block: each for each in held if each is not None}
         return blocks
+
+    def _whole(self, peer: str, held: HeldKey) -> HeldKey | None:
+        """Return a block with its key; None if it was computed, and cannot be any more."""
+        if not held.is_computed:
+            return held
+        key = self._computed.get(peer, _never)(held.facts)
+        if key is None:
+            return None
+        block = KeyBlock(held.facts, key)
+        # Another secret since: what was sealed under the one before is lost.
+        return replace(held, slots=block.slots, pad=block.pad) if block.held_tag() == held.tag else None
+
+    def opened(self, peer: str, name: SlotName) -> bytes | None:
+        """Return the tag of the message that a slot has opened, as far as that is remembered."""
+        now = self._opened.get((peer, name.block, name.index))
+        if now is not None:
+            return now
+        row = self.one("SELECT tag FROM opened WHERE peer = ? AND block = ? AND slot = ?", peer, name.block, name.index)
+        return None if row is None else bytes(row[0])
 
     def newest(self, peer: str) -> BlockId:
         """Return the newest block of a peer that was ever held; zeros if none was."""
@@ -83,13 +136,18 @@ class HeldKeys(Table):
         until = "UPDATE held_keys SET until = ? WHERE peer = ? AND block < ? AND until IS NULL"
         self.run(until, now + ENDED_S, peer, floor)
 
-    def use(self, peer: str, after: Mapping[BlockId, HeldKey]) -> None:
-        """Keep blocks as they are after a message was opened; those that are used up go."""
+    def use(self, peer: str, name: SlotName, tag: bytes, after: Mapping[BlockId, HeldKey]) -> None:
+        """Keep blocks as they are after a slot has opened the message with this tag; those that are used up go."""
+        self._opened[peer, name.block, name.index] = tag
+        self._remembered[peer] += 1
         for held in after.values():
             self._put(peer, held)
 
     def purge(self, now: float) -> bool:
-        """Delete blocks whose time is over; return whether there were any."""
+        """Delete blocks whose time is over; return whether there were any. Forget the oldest messages, too."""
+        for peer in [peer for peer, count in self._remembered.items() if count >= _FORGET_EVERY]:
+            del self._remembered[peer]
+            self.run(_FORGET, peer, OPENED_MAX)
         # Distances, so that a clock that was far ahead for a while keeps nothing for ever.
         gone = self.run("DELETE FROM held_keys WHERE until < ? OR until > ?", now, now + 2 * ENDED_S).rowcount > 0
         if gone:
@@ -108,24 +166,20 @@ class HeldKeys(Table):
 
 def _row(peer: str, held: HeldKey) -> tuple[object, ...]:
     facts = held.facts
-    finished = b"".join(_FINISHED.pack(*each) for each in held.finished)
-    used = b"".join(_SPAN.pack(*span) for span in held.used)
-    return peer, facts.block, codec.encode(facts), held.tag, held.slots, held.pad, finished, used
+    key = (b"", b"") if held.is_computed else (held.slots, held.pad)
+    return peer, facts.block, codec.encode(facts), held.tag, *key, _packed(held.used_slots), _packed(held.used_pad)
 
 
 def _parsed(row: tuple[bytes, ...]) -> HeldKey:
-    facts, tag, slots, pad, finished, used = row
-    return HeldKey(
-        codec.decode(facts, Facts),
-        tag,
-        slots,
-        pad,
-        tuple((index, bytes(tag)) for index, tag in _unpacked(_FINISHED, finished)),
-        tuple((first, after) for first, after in _unpacked(_SPAN, used)),
-    )
+    facts, tag, slots, pad, used_slots, used_pad = row
+    return HeldKey(codec.decode(facts, Facts), tag, slots, pad, _unpacked(used_slots), _unpacked(used_pad))
 
 
-def _unpacked(form: struct.Struct, data: bytes) -> Iterator[tuple[Any, ...]]:
-    if len(data) % form.size:
+def _packed(spans: Iterable[Span]) -> bytes:
+    return b"".join(_SPAN.pack(*span) for span in spans)
+
+
+def _unpacked(data: bytes) -> tuple[Span, ...]:
+    if len(data) % _SPAN.size:
         raise ValueError("it is no whole number of entries")
-    return form.iter_unpack(data)
+    return tuple((first, after) for first, after in _SPAN.iter_unpack(data))

@@ -11,6 +11,7 @@ from qkdrelay.broker.names import requests_queue
 from qkdrelay.errors import MalformedMessageError
 from qkdrelay.messages import codec
 from qkdrelay.messages.answers import DeadLetterSummary, DeadLetterView
+from qkdrelay.messages.blocks import Announce, BlocksHeld, Facts
 from qkdrelay.messages.control import SignedMessage
 from qkdrelay.messages.link import SealedMessage, ShareHeader
 from qkdrelay.messages.requests import Request
@@ -54,18 +55,33 @@ def dead_letter_in_words(view: DeadLetterView) -> list[str]:
     return [f"{name:<13}{value}" for name, value in lines]
 
 
+def _block(facts: Facts) -> dict[str, Any]:
+    return {
+        "kind": "block announced",
+        "link": link_name(*facts.link),
+        "block": facts.block.hex(),
+        "size": f"{facts.length} bytes",
+        "device_keys": len(facts.key_ids),
+    }
+
+
 def clear_part(queue: str, body: bytes) -> dict[str, Any]:
     """Return what a message says in clear: names, numbers, sizes; never what is sealed."""
     try:
         if queue.startswith("link."):
+            if codec.is_of(body, Announce):
+                return _block(codec.decode(body, Announce).facts)
+            if codec.is_of(body, BlocksHeld):
+                held = codec.decode(body, BlocksHeld)
+                return {"kind": "blocks held", "link": link_name(*held.link), "blocks": len(held.held)}
             sealed = codec.decode(body, SealedMessage)
             header = codec.decode(sealed.header, ShareHeader)
             return {
                 "kind": "share",
                 "link": link_name(*header.link),
-                "epoch": header.epoch.hex(),
-                "number": header.number,
-                "pad_offset": header.pad_offset,
+                "block": header.slot.block.hex(),
+                "slot": header.slot.index,
+                "pad": f"{sum(piece.length for piece in header.pad)} bytes of {len(header.pad)} blocks",
                 "relay": str(header.relay_id),
                 "route": route_name(header.route),
                 "deadline": header.deadline,

@@ -1,17 +1,18 @@
 """Sealed messages: what leaves a KME over a QKD link (protocol, section 4).
 
-The header travels in the clear and is covered by the tag. A slot seals one message, ever: the
-caller takes number and pad offset from its durable store in the transaction that keeps the bytes.
+The header travels in the clear and is covered by the tag. A slot seals one message, ever, and so does a byte of pad:
+where they come from sees to that (`qkdrelay.link.blocks`).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 
 from qkdrelay.errors import ForgedMessageError
-from qkdrelay.link.port import LinkKey
 from qkdrelay.messages import codec
 from qkdrelay.messages.link import SealedMessage, ShareHeader
 from qkdrelay.network.key_cost import Suite
@@ -23,12 +24,14 @@ _LONG_BYTES = 1024
 """Length from which on numpy is faster than one large integer. Measured."""
 
 
-def seal(suite: Suite, header: ShareHeader, body: bytes, key: LinkKey) -> bytes:
-    """Return the bytes to publish: ``body`` sealed under the slot and pad that ``header`` names."""
+def seal(suite: Suite, header: ShareHeader, body: bytes, slot: bytes, pad: bytes) -> bytes:
+    """Return the bytes to publish: ``body`` sealed under the slot and the pad that ``header`` names.
+
+    The pad is as long as `pad_needed` says.
+    """
     head = codec.encode(header)
-    slot = key.slot(header.epoch, header.number)
     if suite == "otp":
-        ciphertext = _xor(body, key.pad(header.epoch, header.pad_offset, len(body)))
+        ciphertext = _xor(body, pad)
         tag = one_time_tag(slot, head, ciphertext)
     else:
         sealed = AESGCM(slot).encrypt(_NONCE, body, head)
@@ -36,19 +39,20 @@ def seal(suite: Suite, header: ShareHeader, body: bytes, key: LinkKey) -> bytes:
     return codec.encode(SealedMessage(header=head, ciphertext=ciphertext, tag=tag))
 
 
-def unseal(suite: Suite, header: ShareHeader, sealed: SealedMessage, key: LinkKey) -> bytes:
-    """Return the body, or raise ForgedMessageError; ``header`` is ``sealed.header`` decoded.
+def unseal(suite: Suite, sealed: SealedMessage, slot: bytes, pad: Callable[[int], bytes]) -> bytes:
+    """Return the body, or raise ForgedMessageError; ``pad`` returns so much of the pad that the header names.
 
-    The tag is checked first, in constant time; nothing is decrypted under a wrong one.
+    The tag is checked first, in constant time; nothing is decrypted, and no pad looked for, under a wrong one.
     """
-    slot = key.slot(header.epoch, header.number)
     try:
         if suite == "otp":
             Poly1305.verify_tag(slot, _tagged(sealed.header, sealed.ciphertext), sealed.tag)
-            return _xor(sealed.ciphertext, key.pad(header.epoch, header.pad_offset, len(sealed.ciphertext)))
-        return AESGCM(slot).decrypt(_NONCE, sealed.ciphertext + sealed.tag, sealed.header)
+            return _xor(sealed.ciphertext, pad(len(sealed.ciphertext)))
+        body = AESGCM(slot).decrypt(_NONCE, sealed.ciphertext + sealed.tag, sealed.header)
     except (InvalidSignature, InvalidTag):
         raise ForgedMessageError("the seal does not verify") from None
+    pad(0)
+    return body
 
 
 def one_time_tag(key: bytes, context: bytes, data: bytes) -> bytes:

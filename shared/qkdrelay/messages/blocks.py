@@ -10,8 +10,8 @@ from qkdrelay.messages.fields import Message, Name, Number, Tag, Text
 
 BLOCK_ID_BYTES: Final = 16
 """6 of milliseconds since 1970, 10 of chance, as of epochs: nobody has the same, and they sort by time."""
-BLOCK_BYTES_MIN, BLOCK_BYTES_MAX = 96, 16 << 10
-"""Of one block: three keys of 256 bits at least, and no more than a request of a device can bring."""
+BLOCK_BYTES_MIN, BLOCK_BYTES_MAX = 96, 256 << 10
+"""Of one block: three keys of 256 bits at least; of a device at most what one request brings, 16 KiB."""
 SLOTS_MAX: Final = BLOCK_BYTES_MAX // 32
 KEY_IDS_MAX: Final = 128
 """Keys of a device in one block: one request."""
@@ -21,7 +21,8 @@ PIECES_MAX: Final = 256
 """Pieces that the pad of one message is made of."""
 
 BlockId = Annotated[bytes, Meta(min_length=BLOCK_ID_BYTES, max_length=BLOCK_ID_BYTES)]
-Run = Annotated[bytes, Meta(min_length=16, max_length=16)]
+RUN_BYTES: Final = 16
+Run = Annotated[bytes, Meta(min_length=RUN_BYTES, max_length=RUN_BYTES)]
 """Chance, drawn by a receiver at each start; never ordered."""
 Nonce = Annotated[bytes, Meta(max_length=8)]
 """Of a question for a turn, where devices cannot draw at both ends at once; empty where there is none."""
@@ -43,7 +44,7 @@ class Facts(Message, frozen=True):
     """Of the device's keys, in their order; none for a link that is computed."""
 
 
-class Announce(Message, frozen=True):
+class Announce(Message, frozen=True, tag="announce", tag_field="type"):
     """From the sender: there is a block."""
 
     facts: Facts
@@ -67,7 +68,7 @@ class RefusedBlock(Message, frozen=True):
     reason: Text
 
 
-class BlocksHeld(Message, frozen=True):
+class BlocksHeld(Message, frozen=True, tag="held", tag_field="type"):
     """From the receiver: what it holds. Only the tags are proof of something; the rest can cost blocks and no more."""
 
     link: tuple[Name, Name]
@@ -82,15 +83,15 @@ class BlocksHeld(Message, frozen=True):
     """The turn that was asked for so."""
 
 
-class SlotName(Message, frozen=True):
-    """Where the tag key of a message is."""
+class SlotName(Message, frozen=True, array_like=True):
+    """Where the tag key of a message is. An array: every message has one."""
 
     block: BlockId
     index: Number
 
 
-class Piece(Message, frozen=True):
-    """A piece of pad, addressed within the pad of its block."""
+class Piece(Message, frozen=True, array_like=True):
+    """A piece of pad, addressed within the pad of its block. An array, too."""
 
     block: BlockId
     offset: Number

@@ -54,6 +54,12 @@ def decode(data: bytes, kind: type[M], size_max: int = MESSAGE_BYTES_MAX) -> M:
     return kind(*msgspec.structs.astuple(versioned)[len(form.head) :])
 
 
+def is_of(data: bytes, kind: type[msgspec.Struct]) -> bool:
+    """Whether ``data`` begins as a message of this kind does, which has a type."""
+    start = _form(kind).start
+    return data[1 : 1 + len(start)] == start
+
+
 def typed(decoder: msgspec.msgpack.Decoder[T], data: bytes) -> T:
     """Return what ``decoder`` reads in ``data``, or raise MalformedMessageError."""
     try:
@@ -98,6 +104,8 @@ class _Form(NamedTuple):
     head: tuple[Any, ...]
     """The values of its first fields, the same in all messages of the kind."""
     fields: int
+    start: bytes
+    """What follows its first byte in all messages of the kind: the version, and the type."""
 
 
 @lru_cache(maxsize=64)
@@ -111,4 +119,5 @@ def _form(kind: type[msgspec.Struct]) -> _Form:
         make = msgspec.defstruct(
             kind.__name__, fields, frozen=True, forbid_unknown_fields=True, namespace={"__repr__": object.__repr__}
         )
-        return _Form(make, msgspec.msgpack.Decoder(make), tuple(head.values()), len(fields))
+        decoder, start = msgspec.msgpack.Decoder(make), _ENCODER.encode(head)[1:]
+        return _Form(make, decoder, tuple(head.values()), len(fields), start)

@@ -7,7 +7,8 @@ from uuid import UUID
 
 from msgspec import Meta
 
-from qkdrelay.messages.fields import Epoch, Message, Name, Number, PlanBytes, Seconds, Tag, WireRoute
+from qkdrelay.messages.blocks import PIECES_MAX, Piece, SlotName
+from qkdrelay.messages.fields import Message, Name, PlanBytes, Seconds, Tag, WireRoute
 
 
 class SealedMessage(Message, frozen=True):
@@ -22,9 +23,10 @@ class ShareHeader(Message, frozen=True):
     """The clear part of a sealed share, covered by the tag."""
 
     link: tuple[Name, Name]
-    epoch: Epoch
-    number: Number
-    pad_offset: Number
+    slot: SlotName
+    """Of the key that authenticates it."""
+    pad: Annotated[tuple[Piece, ...], Meta(max_length=PIECES_MAX)]
+    """What its body is encrypted with, in order; none where the suite takes none."""
     relay_id: UUID
     route: WireRoute
     """Ends in the receiver."""

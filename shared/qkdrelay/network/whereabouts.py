@@ -13,10 +13,12 @@ REFUSED = "refused: "
 DROPPED = "dropped: "
 """Beginning of it for one that its holder could not even keep."""
 LINK_DOWN, NO_KEY, BACKLOG = "link.down", "link.key_exhausted", "link.backlog"
+NOT_AGREED = "link.not_agreed"
 """Reasons for which a share waits at its holder."""
 _WHY_STUCK = {
     LINK_DOWN: "the QKD link to {} is down",
     NO_KEY: "the QKD link to {} has no key left",
+    NOT_AGREED: "{} has not said that it has the key that is to be used next on the QKD link",
     BACKLOG: "{} does not take in what was sent before",
 }
 

@@ -23,7 +23,7 @@ from qkdrelay.storage.connection import HINT_DAMAGED
 from qkdrelay.storage.database import Access, Database, Sizes
 from qkdrelay.storage.files import resolved
 
-_SCHEMA_VERSION = 6
+_SCHEMA_VERSION = 7
 _NOT_OURS = (ValueError, TypeError, AttributeError, LookupError, MalformedMessageError, InvalidPlanError)
 """What reading something raises that no service wrote."""
 T = TypeVar("T")

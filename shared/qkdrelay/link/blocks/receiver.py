@@ -1,13 +1,13 @@
 """Blocks of one direction of a QKD link at its receiving end: what is kept of each, and what to do about messages.
 
 What is held is durable, and held before the sender hears of it. Each slot and each byte of pad opens one message, and
-is wiped in the commit that handles it. A block that was held is never held again, whatever its device or a cache of it
-still gives: so what has opened a message is gone for good.
+a device's is wiped in the commit that handles it. A block that was held is never held again, whatever its device or a
+cache of it still gives: so what has opened a message is gone for good.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
@@ -22,21 +22,21 @@ ENDED_S: Final = 3_720.0
 """Seconds for which a block is kept that is below the floor: the longest deadline, late time and a minute."""
 BLOCKS_MAX: Final = 1_024
 """Blocks of one direction that are kept."""
+_NO_BLOCK: Final = "no block of key of that name is held"
 
 
 @dataclass(frozen=True, slots=True)
 class HeldKey:
-    """A block that is held: what it still has of slots and pad, and zeros where it was used."""
+    """A block that is held: what it has of slots and pad, with zeros where a device's key was used."""
 
     facts: Facts
     tag: bytes
     """The proof that it is held."""
     slots: bytes = field(repr=False)
     pad: bytes = field(repr=False)
-    finished: tuple[tuple[int, bytes], ...] = ()
-    """Slots that have opened a message, with its tag."""
-    used: tuple[Span, ...] = ()
-    """Of the pad."""
+    used_slots: tuple[Span, ...] = ()
+    used_pad: tuple[Span, ...] = ()
+    """What has opened a message."""
 
     @classmethod
     def of(cls, block: KeyBlock) -> HeldKey:
@@ -44,20 +44,31 @@ class HeldKey:
         return cls(block.facts, block.held_tag(), block.slots, block.pad)
 
     @property
+    def is_computed(self) -> bool:
+        """Whether its key is computed of its id, as a simulated link's is: whoever can do that need not keep it."""
+        return not self.facts.key_ids
+
+    @property
     def is_used_up(self) -> bool:
         """Whether it can open nothing more: slots and pad both, since its pad may go with another block's slots."""
-        return len(self.finished) == self.facts.slots and (not self.pad or self.used == ((0, len(self.pad)),))
+        pad = pad_bytes(self.facts)
+        return self.used_slots == ((0, self.facts.slots),) and (not pad or self.used_pad == ((0, pad),))
 
-    def without_slot(self, index: int, tag: bytes) -> HeldKey:
-        """Return it after a slot has opened the message with this tag."""
-        return replace(
-            self, slots=_wiped(self.slots, SLOT_BYTES * index, SLOT_BYTES), finished=(*self.finished, (index, tag))
+    def without_slot(self, index: int) -> HeldKey:
+        """Return it after a slot has opened a message."""
+        slots, used = (
+            self._wiped(self.slots, SLOT_BYTES * index, SLOT_BYTES),
+            with_span(self.used_slots, index, index + 1),
         )
+        return replace(self, slots=slots, used_slots=used)
 
     def without_pad(self, piece: Piece) -> HeldKey:
         """Return it after a piece of its pad has opened a message."""
-        used = with_span(self.used, piece.offset, piece.offset + piece.length)
-        return replace(self, pad=_wiped(self.pad, piece.offset, piece.length), used=used)
+        used = with_span(self.used_pad, piece.offset, piece.offset + piece.length)
+        return replace(self, pad=self._wiped(self.pad, piece.offset, piece.length), used_pad=used)
+
+    def _wiped(self, key: bytes, start: int, length: int) -> bytes:
+        return key if self.is_computed else key[:start] + bytes(length) + key[start + length :]
 
 
 def answer_to(
@@ -95,21 +106,26 @@ def held(announce: Announce, key: bytes) -> HeldKey | None:
     return HeldKey.of(block) if block.is_announced_by(announce) else None
 
 
-def slot_of(name: SlotName, tag: bytes, blocks: Mapping[BlockId, HeldKey]) -> bytes | None:
+def slot_of(
+    name: SlotName, tag: bytes, blocks: Mapping[BlockId, HeldKey], opened: Callable[[SlotName], bytes | None]
+) -> bytes | None:
     """Return the slot that a message names, or None if it has opened this message before.
 
-    Raises NumberReusedError if it has opened another: whoever has the broker can bring that about, so it blames nobody.
-    Raises ForgedMessageError if there is no such block or slot.
+    ``opened`` returns the tag of the message that a slot has opened, if that is still known. Raises NumberReusedError
+    if it was another: whoever has the broker can bring that about, so it blames nobody. Raises ForgedMessageError if
+    there is no such block or slot.
     """
-    held = _block(name.block, blocks)
-    if name.index >= held.facts.slots:
+    held = blocks.get(name.block)
+    if held is not None and name.index >= held.facts.slots:
         raise ForgedMessageError(f"the block has {held.facts.slots} slots, and no slot {name.index}")
-    before = dict(held.finished).get(name.index)
+    if held is not None and not overlaps(held.used_slots, name.index, name.index + 1):
+        return held.slots[SLOT_BYTES * name.index : SLOT_BYTES * (name.index + 1)]
+    before = opened(name)
     if before == tag:
         return None
-    if before is not None:
-        raise NumberReusedError(f"slot {name.index} of its block has opened another message")
-    return held.slots[SLOT_BYTES * name.index : SLOT_BYTES * (name.index + 1)]
+    if held is None and before is None:
+        raise ForgedMessageError(_NO_BLOCK)
+    raise NumberReusedError(f"slot {name.index} of its block has opened another message")
 
 
 def pad_of(pieces: Sequence[Piece], length: int, blocks: Mapping[BlockId, HeldKey]) -> bytes:
@@ -125,7 +141,7 @@ def pad_of(pieces: Sequence[Piece], length: int, blocks: Mapping[BlockId, HeldKe
         held, start, end = _block(piece.block, blocks), piece.offset, piece.offset + piece.length
         if end > len(held.pad):
             raise ForgedMessageError(f"the block has {len(held.pad)} bytes of pad, and none at {end}")
-        used = taken.setdefault(piece.block, held.used)
+        used = taken.setdefault(piece.block, held.used_pad)
         if overlaps(used, start, end):
             raise ForgedMessageError("its pad was used before")
         taken[piece.block] = with_span(used, start, end)
@@ -133,11 +149,9 @@ def pad_of(pieces: Sequence[Piece], length: int, blocks: Mapping[BlockId, HeldKe
     return b"".join(pad)
 
 
-def wiped(
-    name: SlotName, tag: bytes, pieces: Sequence[Piece], blocks: Mapping[BlockId, HeldKey]
-) -> dict[BlockId, HeldKey]:
+def wiped(name: SlotName, pieces: Sequence[Piece], blocks: Mapping[BlockId, HeldKey]) -> dict[BlockId, HeldKey]:
     """Return the blocks that a message was opened with as they are then; those that are used up may be deleted."""
-    after = {name.block: blocks[name.block].without_slot(name.index, tag)}
+    after = {name.block: blocks[name.block].without_slot(name.index)}
     for piece in pieces:
         after[piece.block] = after.get(piece.block, blocks[piece.block]).without_pad(piece)
     return after
@@ -145,9 +159,5 @@ def wiped(
 
 def _block(name: BlockId, blocks: Mapping[BlockId, HeldKey]) -> HeldKey:
     if (held := blocks.get(name)) is None:
-        raise ForgedMessageError("no block of key of that name is held")
+        raise ForgedMessageError(_NO_BLOCK)
     return held
-
-
-def _wiped(key: bytes, start: int, length: int) -> bytes:
-    return key[:start] + bytes(length) + key[start + length :]

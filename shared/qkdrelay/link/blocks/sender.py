@@ -150,6 +150,10 @@ class Sender:
         """Drop all: messages leave on another connection."""
         return replace(self, blocks=())
 
+    def without_oldest(self) -> Sender:
+        """Drop the oldest block."""
+        return replace(self, blocks=self.blocks[1:])
+
     def draw(self, length: int) -> tuple[Sender, SealingKey] | None:
         """Take a slot and ``length`` bytes of pad; or None if there is not so much, in so few pieces."""
         slot_name, slot, pieces, pad, blocks = None, b"", list[Piece](), list[bytes](), list[SenderBlock]()

@@ -1,24 +1,26 @@
-"""Which bytes of a pad were used: spans that do not touch, in order."""
+"""Which slots, or bytes of pad, were used: spans that do not touch, in order."""
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Sequence
 
 Span = tuple[int, int]
-"""The first byte, and the first after it."""
+"""The first, and the first after it."""
 
 
 def overlaps(spans: Sequence[Span], start: int, end: int) -> bool:
-    """Whether any byte from ``start`` to before ``end`` is in one of them."""
-    return any(first < end and start < after for first, after in spans)
+    """Whether anything from ``start`` to before ``end`` is in one of them."""
+    at = bisect(spans, (start, end))
+    return (at > 0 and spans[at - 1][1] > start) or (at < len(spans) and spans[at][0] < end)
 
 
 def with_span(spans: Sequence[Span], start: int, end: int) -> tuple[Span, ...]:
     """Return them with one more, which overlaps none; those that touch become one."""
-    joined: list[Span] = []
-    for span in sorted([*spans, (start, end)]):
-        if joined and joined[-1][1] == span[0]:
-            joined[-1] = joined[-1][0], span[1]
-        else:
-            joined.append(span)
-    return tuple(joined)
+    at = bisect(spans, (start, end))
+    before, after = list(spans[:at]), list(spans[at:])
+    if before and before[-1][1] == start:
+        start = before.pop()[0]
+    if after and after[0][0] == end:
+        end = after.pop(0)[1]
+    return *before, (start, end), *after
