@@ -7,6 +7,7 @@ from kme.effects import DropShares, KeepRelay, KeepShare, SendReport
 from kme.endpoint import Endpoint
 from kme.forwarding import Forwarding
 from kme.model import NodeSettings
+from qkdrelay.messages.blocks import SlotName
 from qkdrelay.messages.control import FixedDemand, Terms
 from qkdrelay.messages.link import ShareHeader
 from qkdrelay.messages.plans import encode_plan
@@ -109,9 +110,8 @@ def terms(for_plan=None, /, **changed):
 def header(whole, route, /, **changed):
     fields = {
         "link": route[-2:] if len(route) > 1 else (route[0], route[0]),
-        "epoch": bytes(16),
-        "number": 0,
-        "pad_offset": 0,
+        "slot": SlotName(bytes(16), 0),
+        "pad": (),
         "relay_id": RELAY,
         "route": route,
         "plan": encode_plan(whole.below(route[-1])) if route[-1] in whole.order else b"",

@@ -25,7 +25,9 @@ BESIDE = {
     "qkdrelay.network.topology.Topology": "does not change",
     "kme.supply.application_metrics.ApplicationMetrics": "counts what was committed",
     "kme.searches.Searches": "results of computations, which are the same whenever they are made",
-    "qkdrelay.link.simulated.SimulatedLinkKey": "the device: what is taken off it is what was committed",
+    "kme.blocks.computed.ComputedSource": "as a device: what it has given it does not take back",
+    "kme.blocks.announcing.Announcing": "key that was taken to seal with is never given back: the commit may have been",
+    "kme.blocks.holding.Holding": "what it was told and has to say comes again by time; what it holds is in the store",
 }
 ONLY_GROWS = {
     "kme.supply.question.Question._has_begun",
