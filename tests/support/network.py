@@ -2,9 +2,9 @@
 
 from contextlib import contextmanager
 from dataclasses import replace
+from uuid import uuid4
 
 from coordinator.lifecycle import Relay
-from kme.links import Link
 from qkdrelay import client
 from qkdrelay.broker.names import (
     COORD_EXCHANGE,
@@ -16,13 +16,15 @@ from qkdrelay.broker.names import (
     results_queue,
 )
 from qkdrelay.broker.port import Publication
-from qkdrelay.link.simulated import SimulatedLinkKey
+from qkdrelay.link.envelope import seal
 from qkdrelay.messages import codec, plans
+from qkdrelay.messages.blocks import Announce, BlocksHeld
 from qkdrelay.messages.control import Terms
 from qkdrelay.messages.dialogue import Asker
 from qkdrelay.messages.link import SealedMessage, ShareHeader
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.requests import LabRequest, LinkRequest, RelayRequest
+from qkdrelay.network.key_cost import pad_needed
 from qkdrelay.network.names import CLI, COORDINATOR
 from qkdrelay.network.topology import Topology
 from qkdrelay.network.topology_file import parse_topology
@@ -46,18 +48,21 @@ class Killed(BaseException):
 
 
 class Network(EmbeddedNetwork):
-    """The network of ``topology``; ``sealed`` has every message that was published on a QKD link."""
+    """The network of ``topology``; ``sealed`` has every share that was published on a QKD link since it was made.
+
+    And ``about_blocks`` what the ends of links told each other about blocks of key.
+    """
 
     def __init__(self, topology=REFERENCE, **options):
         descriptors.spare()  # a test may make dozens of networks
         self.time = Clock()
-        self.sealed = []
+        self.sealed, self.about_blocks = [], []
         super().__init__(topology, **{"clock": self.time, **options})
         publish = self.hub.publish
 
         def recorded(user, publication):
             if publication.routing_key.startswith("link."):
-                self.sealed.append(publication)
+                (self.about_blocks if is_about_blocks(publication.body) else self.sealed).append(publication)
             return publish(user, publication)
 
         self.hub.publish = recorded
@@ -170,13 +175,29 @@ class Network(EmbeddedNetwork):
         loop.broker.publish = singly(loop.broker.publish)
         loop.broker.acknowledge = singly(loop.broker.acknowledge)
 
+    def sending(self, sender, receiver):
+        """The end of a link that seals: what it has granted, and what it announces."""
+        return self.service(sender).links._exchanges[receiver].sending
+
+    def source(self, sender, receiver):
+        """What makes the key that ``sender`` seals with for ``receiver``."""
+        return self.links[sender][receiver].source
+
     def limit_key(self, sender, receiver, clock, *, rate_bps, buffer_bytes):
-        """Give one direction of a link little key."""
-        links = self.links[sender]
-        link = links[receiver]
-        key = SimulatedLinkKey(bytes(32), sender, receiver, rate_bps=rate_bps, buffer_bytes=buffer_bytes, clock=clock)
-        key._seed = link.outgoing._seed
-        links[receiver] = Link(link.suite, key, link.incoming)
+        """Give one direction of a link little key from now on: what was granted before is gone."""
+        source, sending = self.source(sender, receiver), self.sending(sender, receiver)
+        source._rate, source._buffer, source._clock = rate_bps / 8, buffer_bytes, clock
+        source._level, source._at = float(buffer_bytes), clock()
+        sending._sender = sending._sender.reconnected()
+        self.settle()
+
+    def drain(self, sender, receiver, part=1.0):
+        """Take key away from one direction of a link, for good: so much of what is left, of what is granted all."""
+        source, sending = self.source(sender, receiver), self.sending(sender, receiver)
+        source._level -= int(part * source.available())
+        sending._sender = sending._sender.reconnected()
+        self.service(sender)._hello.expire()
+        self.settle()
 
     def inject(self, user, exchange, routing_key, body):
         """Write a message as ``user``, as whoever has the broker in hand can."""
@@ -205,23 +226,51 @@ class Network(EmbeddedNetwork):
         letters = self.coordinator_store.dead_letters.latest()
         return [(letter.kme, letter.queue, letter.reason) for letter in reversed(letters)]
 
+    def headers(self):
+        """(header, body) of every share that was published on a QKD link."""
+        for publication in self.sealed:
+            yield codec.decode(codec.decode(publication.body, SealedMessage).header, ShareHeader), publication.body
+
     def pads(self):
-        """Every byte of pad that was used: (link, epoch, offset), as often as messages were sealed with it."""
-        used = []
-        for body in {publication.body for publication in self.sealed}:
-            message = codec.decode(body, SealedMessage)
-            header = codec.decode(message.header, ShareHeader)
-            offsets = range(header.pad_offset, header.pad_offset + len(message.ciphertext))
-            used += [(header.link, header.epoch, offset) for offset in offsets]
-        return used
+        """Every byte of pad that was used: (link, block, offset), as often as messages were sealed with it."""
+        headers = {body: header for header, body in self.headers()}
+        return [
+            (header.link, piece.block, offset)
+            for header in headers.values()
+            for piece in header.pad
+            for offset in range(piece.offset, piece.offset + piece.length)
+        ]
 
     def slots(self):
-        """The messages that were sealed under each slot: (link, epoch, number) -> set of bytes."""
+        """The messages that were sealed under each slot: (link, block, index) -> set of bytes."""
         used = {}
-        for publication in self.sealed:
-            header = codec.decode(codec.decode(publication.body, SealedMessage).header, ShareHeader)
-            used.setdefault((header.link, header.epoch, header.number), set()).add(publication.body)
+        for header, body in self.headers():
+            used.setdefault((header.link, header.slot.block, header.slot.index), set()).add(body)
         return used
+
+
+def is_about_blocks(body):
+    """Whether a message on a QKD link is about blocks of key, and no share."""
+    return codec.is_of(body, Announce) or codec.is_of(body, BlocksHeld)
+
+
+def sealed_by(network, sender, receiver, route, part, payload, *, key=None, **changes):
+    """What a compromised KME, which has its links' keys, can send: anything, correctly sealed.
+
+    ``key`` is what it drew for another message; without it, it draws some.
+    """
+    suite = network.links[sender][receiver].suite
+    key = key or network.sending(sender, receiver).draw(pad_needed(suite, len(payload)))
+    header = {
+        "link": (sender, receiver),
+        "slot": key.slot_name,
+        "pad": key.pieces,
+        "relay_id": uuid4(),
+        "route": tuple(route),
+        "plan": part if isinstance(part, bytes) else plans.encode_plan(part),
+        "deadline": network.clock() + 60.0,
+    }
+    return seal(suite, ShareHeader(**{**header, **changes}), payload, key.slot, key.pad)
 
 
 def of(kmes, links):
