@@ -8,7 +8,7 @@ cache of it still gives: so what has opened a message is gone for good.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from qkdrelay.errors import ForgedMessageError, MalformedMessageError, NumberReusedError
@@ -56,16 +56,15 @@ class HeldKey:
 
     def without_slot(self, index: int) -> HeldKey:
         """Return it after a slot has opened a message."""
-        slots, used = (
-            self._wiped(self.slots, SLOT_BYTES * index, SLOT_BYTES),
-            with_span(self.used_slots, index, index + 1),
-        )
-        return replace(self, slots=slots, used_slots=used)
+        slots = self._wiped(self.slots, SLOT_BYTES * index, SLOT_BYTES)
+        used = with_span(self.used_slots, index, index + 1)
+        return HeldKey(self.facts, self.tag, slots, self.pad, used, self.used_pad)
 
     def without_pad(self, piece: Piece) -> HeldKey:
         """Return it after a piece of its pad has opened a message."""
         used = with_span(self.used_pad, piece.offset, piece.offset + piece.length)
-        return replace(self, pad=self._wiped(self.pad, piece.offset, piece.length), used_pad=used)
+        pad = self._wiped(self.pad, piece.offset, piece.length)
+        return HeldKey(self.facts, self.tag, self.slots, pad, self.used_slots, used)
 
     def _wiped(self, key: bytes, start: int, length: int) -> bytes:
         return key if self.is_computed else key[:start] + bytes(length) + key[start + length :]

@@ -39,6 +39,11 @@ class SenderBlock:
     next_slot: int = 0
     next_pad: int = 0
 
+    def drawn_to(self, next_slot: int, next_pad: int) -> SenderBlock:
+        """Return it after everything before these was taken."""
+        # Not by `replace`, which takes three times as long.
+        return SenderBlock(self.block, self.since, self.run, self.turn, self.is_granted, next_slot, next_pad)
+
     @property
     def slots_left(self) -> int:
         """Slots that were not taken."""
@@ -158,21 +163,23 @@ class Sender:
         """Take a slot and ``length`` bytes of pad; or None if there is not so much, in so few pieces."""
         slot_name, slot, pieces, pad, blocks = None, b"", list[Piece](), list[bytes](), list[SenderBlock]()
         for each in self.blocks:
-            left, block_id = each, each.block.facts.block
-            if each.is_granted and slot_name is None and each.slots_left:
-                at = each.next_slot
-                slot_name, slot = SlotName(block_id, at), each.block.slot(at)
-                left = replace(left, next_slot=at + 1)
-            if each.is_granted and length and each.pad_left:
-                taken, at = min(length, each.pad_left), each.next_pad
-                pieces.append(Piece(block_id, at, taken))
-                pad.append(each.block.pad_at(at, taken))
-                left = replace(left, next_pad=at + taken)
+            if not each.is_granted or (slot_name is not None and not length):
+                blocks.append(each)
+                continue
+            block_id, next_slot, next_pad = each.block.facts.block, each.next_slot, each.next_pad
+            if slot_name is None and each.slots_left:
+                slot_name, slot = SlotName(block_id, next_slot), each.block.slot(next_slot)
+                next_slot += 1
+            if length and (taken := min(length, each.pad_left)):
+                pieces.append(Piece(block_id, next_pad, taken))
+                pad.append(each.block.pad_at(next_pad, taken))
+                next_pad += taken
                 length -= taken
-            blocks.append(left)
+            blocks.append(each.drawn_to(next_slot, next_pad))
         if slot_name is None or length or len(pieces) > PIECES_MAX:
             return None
-        return replace(self, blocks=_worth_keeping(blocks)), SealingKey(slot_name, tuple(pieces), slot, b"".join(pad))
+        drawn = SealingKey(slot_name, tuple(pieces), slot, b"".join(pad))
+        return Sender(self.link, self.run, self.last, _worth_keeping(blocks)), drawn
 
 
 def _worth_keeping(blocks: Sequence[SenderBlock]) -> tuple[SenderBlock, ...]:
