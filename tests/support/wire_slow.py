@@ -105,14 +105,14 @@ def aes256_gcm(key, nonce, plain, associated):
     return ciphertext, tag
 
 
-# --- the simulated link, sealing, signing, confirming ----------------------------------------------
+# --- blocks of link key, sealing, signing, confirming ----------------------------------------------
 
 
-def link_stream(secret, sender, receiver, epoch, stream, offset, length):
+def computed_block(secret, facts):
     """Byte by byte"""
-    direction = hashlib.sha256(f"{sender}>{receiver}".encode()).digest()
-    key = hashlib.shake_256(secret + direction + epoch + bytes([stream])).digest(32)
-    return bytes(key_stream_block(key, i // 16)[i % 16] for i in range(offset, offset + length))
+    direction = hashlib.sha256(">".join(facts["link"]).encode()).digest()
+    key = hashlib.shake_256(secret + direction + facts["block"]).digest(32)
+    return bytes(key_stream_block(key, i // 16)[i % 16] for i in range(facts["length"]))
 
 
 @functools.cache
@@ -120,25 +120,38 @@ def key_stream_block(key, counter):
     return bytes(aes256(key, counter.to_bytes(16, "big")))
 
 
-def slot(secret, sender, receiver, epoch, number):
-    return link_stream(secret, sender, receiver, epoch, 0, 32 * number, 32)
+def slot(facts, block, index):
+    assert 0 <= index < facts["slots"]
+    return block[64 + 32 * index : 96 + 32 * index]
 
 
-def pad(secret, sender, receiver, epoch, offset, length):
-    return link_stream(secret, sender, receiver, epoch, 1, offset, length)
+def pad(facts, block, offset, length):
+    region = block[64 + 32 * facts["slots"] :]
+    assert offset + length <= len(region)
+    return region[offset : offset + length]
+
+
+def announced(facts, block, turn=b""):
+    tag = one_time_tag(block[:32], b"announce" + message(facts), block[64:])
+    return {"type": "announce", "facts": facts, "tag": tag, "turn": turn}
+
+
+def held_tag(facts, block):
+    return one_time_tag(block[32:64], b"hold", hashlib.sha256(message(facts)).digest())
 
 
 def message(fields):
     return packed({"v": 2, **fields})
 
 
-def sealed(suite, secret, header, body):
+def sealed(suite, blocks, header, body):
+    """``blocks`` are (facts, key) of every block that the header may name"""
     head = message(header)
-    sender, receiver = header["link"]
-    epoch, number, offset = header["epoch"], header["number"], header["pad_offset"]
-    key = slot(secret, sender, receiver, epoch, number)
+    by_name = {facts["block"]: (facts, key) for facts, key in blocks}
+    name, index = header["slot"]
+    key = slot(*by_name[name], index)
     if suite == "otp":
-        ciphertext = xor(body, pad(secret, sender, receiver, epoch, offset, len(body)))
+        ciphertext = xor(body, b"".join(pad(*by_name[name], at, length) for name, at, length in header["pad"]))
         tag = one_time_tag(key, head, ciphertext)
     else:
         ciphertext, tag = aes256_gcm(key, bytes(12), body, head)
@@ -186,11 +199,23 @@ ASSIGNMENT = {
     "usable_until": 1700604800.5,
 }
 ANSWERED = {"assign_id": OTHER, "relay_id": RELAY, "source": "kme-1", "target": "kme-4"}
+BLOCK, NEXT_BLOCK = bytes(range(64, 80)), bytes(range(65, 81))
+FACTS = {
+    "link": ["kme-1", "kme-2"],
+    "block": BLOCK,
+    "floor": BLOCK,
+    "length": 64 + 8 * 32 + 1_000,
+    "slots": 8,
+    "key_ids": [],
+}
+NEXT_FACTS = {**FACTS, "block": NEXT_BLOCK, "length": 64 + 6 * 32 + 700, "slots": 6}
+DEVICE_FACTS = {**FACTS, "length": 5 * 32, "slots": 1, "key_ids": ["1f9c-0", "1f9c-1", "1f9c-2", "1f9c-3", "1f9c-4"]}
+TURN = bytes(range(8))
+NOTHING_HELD = {"held": [], "refused": [], "asks": b"", "gives": b""}
 HEADER = {
     "link": ["kme-1", "kme-2"],
-    "epoch": EPOCH,
-    "number": 300,
-    "pad_offset": 70_000,
+    "slot": [BLOCK, 300],
+    "pad": [[BLOCK, 70_000, 200], [NEXT_BLOCK, 0, 100]],
     "relay_id": RELAY,
     "route": ["kme-1", "kme-2"],
     "plan": REST,
@@ -456,7 +481,24 @@ REPLIES = [
 CONTEXT = {"relay_id": RELAY, "plan": DIAMOND, "key_count": 3, "key_size_bits": 256, "withstand": DEMAND}
 MESSAGES = {
     "SealedMessage": [{"header": message(HEADER), "ciphertext": bytes(300), "tag": TAG}],
-    "ShareHeader": [HEADER],
+    "ShareHeader": [HEADER, {**HEADER, "slot": [BLOCK, 0], "pad": []}],
+    "Announce": [
+        {"type": "announce", "facts": FACTS, "tag": TAG, "turn": b""},
+        {"type": "announce", "facts": DEVICE_FACTS, "tag": TAG, "turn": TURN},
+    ],
+    "BlocksHeld": [
+        {"type": "held", "link": ["kme-1", "kme-2"], "run": MAC[:16], "newest": bytes(16), **NOTHING_HELD},
+        {
+            "type": "held",
+            "link": ["kme-1", "kme-2"],
+            "run": MAC[:16],
+            "newest": NEXT_BLOCK,
+            "held": [{"block": BLOCK, "tag": TAG}, {"block": NEXT_BLOCK, "tag": TAG}],
+            "refused": [{"block": EPOCH, "reason": "it names a key twice"}],
+            "asks": TURN,
+            "gives": TURN[::-1],
+        },
+    ],
     "SignedMessage": [
         {"sender": "kme-1", "recipient": "coordinator", "epoch": EPOCH, "number": 2**62, "body": b"body", "mac": MAC}
     ],
@@ -492,16 +534,30 @@ def pattern(label, size):
     return hashlib.shake_256(label.encode()).digest(size)
 
 
+def blocks(secret):
+    """(facts, key): two that are computed, and one of a device's keys"""
+    computed = [(facts, computed_block(secret, facts)) for facts in (FACTS, NEXT_FACTS)]
+    return [*computed, (DEVICE_FACTS, pattern("device", DEVICE_FACTS["length"]))]
+
+
+def seals(made):
+    """Of the first two blocks, in the order in which a sender takes slots and pad"""
+    cases, taken = [], 0
+    for number, size in enumerate((1, 15, 16, 17, 128, 1500)):
+        here = min(size, 1_000 - taken)
+        pieces = [[BLOCK, taken, here]] + [[NEXT_BLOCK, 0, size - here]] * (size > here)
+        taken += here
+        for suite, where in (("otp", {"pad": pieces}), ("aes-256-gcm", {"slot": [NEXT_BLOCK, number], "pad": []})):
+            header, body = {**HEADER, "slot": [BLOCK, number], **where}, pattern(f"body {size}", size)
+            data = sealed(suite, made[:2], header, body)
+            at = {"slot": plain(header["slot"]), "pad": plain(header["pad"])}
+            cases.append({"suite": suite, **at, "body": body.hex(), "sealed": data.hex()})
+    return cases
+
+
 def vectors():
     secret, control_key, cli_key = (pattern(which, 32) for which in ("link secret", "control key", "cli key"))
-    seals = []
-    for suite in ("otp", "aes-256-gcm"):
-        for size in (1, 15, 16, 17, 128, 1500):
-            header, body = {**HEADER, "number": size, "pad_offset": 1000 * size}, pattern(f"body {size}", size)
-            data = sealed(suite, secret, header, body)
-            seals.append(
-                {"suite": suite, "number": size, "pad_offset": 1000 * size, "body": body.hex(), "sealed": data.hex()}
-            )
+    made = blocks(secret)
     body = message({"items": COMMANDS})
     fields = {"sender": "coordinator", "recipient": "kme-1", "epoch": EPOCH, "number": 7, "body": body}
     asked = {"sender": "cli", "recipient": "coordinator", "epoch": EPOCH, "number": 3}
@@ -524,7 +580,20 @@ def vectors():
             for fields in examples
         ],
         "plans": [DIAMOND.hex(), REST.hex()],
-        "seals": {"secret": secret.hex(), "header": plain(HEADER), "cases": seals},
+        "blocks": {
+            "secret": secret.hex(),
+            "cases": [
+                {
+                    "facts": plain(facts),
+                    "key": key.hex(),
+                    "turn": turn.hex(),
+                    "announced": message(announced(facts, key, turn)).hex(),
+                    "held_tag": held_tag(facts, key).hex(),
+                }
+                for (facts, key), turn in zip(made, (b"", b"", TURN), strict=True)
+            ],
+        },
+        "seals": {"header": plain(HEADER), "cases": seals(made)},
         "signed": {"key": control_key.hex(), "number": 7, "bytes": signed(control_key, fields).hex()},
         "dialogue": {
             "key": cli_key.hex(),

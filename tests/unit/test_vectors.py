@@ -8,12 +8,14 @@ from uuid import UUID
 import msgspec
 import pytest
 
+from kme.blocks.computed import block_key
 from qkdrelay.link import assignment, confirmation
+from qkdrelay.link.blocks.content import KeyBlock
 from qkdrelay.link.envelope import one_time_tag, one_time_tag_is_valid, seal, unseal
-from qkdrelay.link.simulated import SimulatedLinkKey
 from qkdrelay.messages import (
     answers,
     assignments,
+    blocks,
     codec,
     control,
     dialogue,
@@ -29,15 +31,16 @@ from support import wire_slow as slow
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "wire.json").read_text())
 CASES = VECTORS["messages"]
-KINDS = {
-    name: kind for module in (control, reports, link, leaks, requests, answers) for name, kind in vars(module).items()
-}
+MODULES = (control, reports, link, blocks, leaks, requests, answers)
+KINDS = {name: kind for module in MODULES for name, kind in vars(module).items()}
 KINDS["Context"] = confirmation.Context
 
 
 def fields(message):
     """A message taken apart field by field, as the vectors write it."""
     match message:
+        case msgspec.Struct() if message.__struct_config__.array_like:
+            return [fields(getattr(message, name)) for name in message.__struct_fields__]
         case msgspec.Struct():
             tag = message.__struct_config__.tag
             taken = {name: fields(getattr(message, name)) for name in message.__struct_fields__}
@@ -51,9 +54,12 @@ def fields(message):
     return message
 
 
-def link_key(sender="kme-1", receiver="kme-2"):
-    secret = bytes.fromhex(VECTORS["seals"]["secret"])
-    return SimulatedLinkKey(secret, sender, receiver, rate_bps=1, buffer_bytes=0, clock=lambda: 0.0)
+def key_block(case):
+    facts = codec.decode(bytes.fromhex(case["announced"]), blocks.Announce).facts
+    return KeyBlock(facts, bytes.fromhex(case["key"]))
+
+
+BLOCKS = VECTORS["blocks"]["cases"]
 
 
 def test_the_file_is_what_the_slow_implementation_makes():
@@ -76,7 +82,7 @@ def test_every_message_of_the_protocol_has_a_vector():
         visit(codec.decode(bytes.fromhex(case["bytes"]), KINDS[case["kind"]]))
     every = {
         kind
-        for module in (control, assignments, reports, link, leaks)
+        for module in (control, assignments, reports, link, blocks, leaks)
         for kind in vars(module).values()
         if isinstance(kind, type) and issubclass(kind, control.Message) and kind is not control.Message
     }
@@ -98,16 +104,47 @@ def test_a_plan(data):
     assert plans.encode_plan(plan).hex() == data
 
 
-@pytest.mark.parametrize("case", VECTORS["seals"]["cases"], ids=lambda c: f"{c['suite']} {c['number']} bytes")
+@pytest.mark.parametrize("case", BLOCKS, ids=["computed", "the next", "a device's"])
+def test_what_a_block_says_of_itself(case):
+    block = key_block(case)
+    assert fields(block.facts) == case["facts"]
+    announce = block.announce(bytes.fromhex(case["turn"]))
+    assert codec.encode(announce).hex() == case["announced"]
+    assert block.is_announced_by(announce)
+    assert block.held_tag().hex() == case["held_tag"]
+    assert block.is_held_with(bytes.fromhex(case["held_tag"]))
+
+
+@pytest.mark.parametrize("case", BLOCKS[:2], ids=["computed", "the next"])
+def test_the_key_of_a_computed_block(case):
+    facts = key_block(case).facts
+    secret = bytes.fromhex(VECTORS["blocks"]["secret"])
+    assert block_key(secret, facts.link, facts.block, facts.length).hex() == case["key"]
+
+
+@pytest.mark.parametrize("case", VECTORS["seals"]["cases"], ids=lambda c: f"{c['suite']} {len(c['body']) // 2} bytes")
 def test_a_seal(case):
+    held = {block.facts.block: block for block in map(key_block, BLOCKS[:2])}
+    name, index = bytes.fromhex(case["slot"][0]["hex"]), case["slot"][1]
+    slot, pieces = held[name].slot(index), tuple(blocks.Piece(bytes.fromhex(b["hex"]), *at) for b, *at in case["pad"])
+    pad = b"".join(held[piece.block].pad_at(piece.offset, piece.length) for piece in pieces)
     template = codec.decode(slow.message(slow.HEADER), link.ShareHeader)
-    header = msgspec.structs.replace(template, number=case["number"], pad_offset=case["pad_offset"])
+    header = msgspec.structs.replace(template, slot=blocks.SlotName(name, index), pad=pieces)
     body = bytes.fromhex(case["body"])
-    sealed = seal(case["suite"], header, body, link_key())
+    sealed = seal(case["suite"], header, body, slot, pad)
     assert sealed.hex() == case["sealed"]
     message = codec.decode(sealed, link.SealedMessage)
-    opened = codec.decode(message.header, link.ShareHeader)
-    assert unseal(case["suite"], opened, message, link_key()) == body
+    assert codec.decode(message.header, link.ShareHeader) == header
+    assert unseal(case["suite"], message, slot, lambda length: pad[:length]) == body
+
+
+def test_a_seal_has_pad_of_two_blocks_and_no_byte_of_key_is_in_two():
+    cases = VECTORS["seals"]["cases"]
+    assert max(len(case["pad"]) for case in cases) == 2
+    slots = [(case["slot"][0]["hex"], case["slot"][1]) for case in cases]
+    assert len(set(slots)) == len(slots)
+    pad = [(b["hex"], offset + at) for case in cases for b, offset, length in case["pad"] for at in range(length)]
+    assert len(set(pad)) == len(pad) == sum(len(case["body"]) // 2 for case in cases) // 2
 
 
 def test_a_signed_message():
