@@ -14,6 +14,7 @@ from kme.blocks.source import FetchedKey, RawKey
 from qkdrelay.errors import SettingsError
 from qkdrelay.messages.blocks import BLOCK_BYTES_MIN, Facts
 from qkdrelay.network.names import Link, link_name
+from qkdrelay.network.topology import SourceKind
 
 LINK_SECRET_BYTES: Final = 32
 _CIPHER_KEY_BYTES: Final = 32
@@ -26,6 +27,8 @@ class ComputedSource:
     direction, block id), each of fixed length. This has **no forward secrecy**: who has the link's secret has all its
     key. Key appears at a rate into a buffer, full at the start; only the sending end's level counts.
     """
+
+    kind: SourceKind = "simulated"
 
     def __init__(
         self,
@@ -40,7 +43,10 @@ class ComputedSource:
         """``clock`` returns seconds and never steps back (a monotonic one)."""
         if len(secret) != LINK_SECRET_BYTES:
             raise SettingsError(f"the secret of link {link_name(me, peer)} is not {LINK_SECRET_BYTES} bytes long")
-        self._secret, self._outgoing = secret, (me, peer)
+        self._key: Callable[[Link, bytes, int], bytes] = lambda link, block, length: block_key(
+            secret, link, block, length
+        )
+        self._outgoing = me, peer
         self._rate, self._buffer, self._clock = rate_bps / 8, buffer_bytes, clock
         self._level, self._at = float(buffer_bytes), clock()
         self._drawn: RawKey | None = None
@@ -52,7 +58,7 @@ class ComputedSource:
         if self._drawn is not None or length < max(BLOCK_BYTES_MIN, min(least, self.capacity())):
             return False
         self._level -= length
-        self._drawn = RawKey(length, (), lambda block: block_key(self._secret, self._outgoing, block, length))
+        self._drawn = RawKey(length, (), lambda block: self._key(self._outgoing, block, length))
         return True
 
     def is_drawing(self) -> bool:
@@ -79,7 +85,7 @@ class ComputedSource:
 
     def computed(self, facts: Facts) -> bytes | None:
         """As of `KeySource`."""
-        return None if facts.key_ids else block_key(self._secret, facts.link, facts.block, facts.length)
+        return None if facts.key_ids else self._key(facts.link, facts.block, facts.length)
 
     def held(self, facts: Facts) -> None:
         """Nothing is kept here."""
