@@ -13,7 +13,7 @@ from kme.applications import TryLaterError
 from kme.blocks.computed import ComputedSource
 from kme.etsi014.audit import Audit
 from kme.etsi014.server import serving_applications
-from kme.links import Link
+from kme.link_keys import Link
 from kme.metrics import KmeMetrics
 from kme.model import NodeSettings
 from kme.service import KmeService

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
 from kme.blocks.ahead import OWN_BYTES, Needed
-from kme.blocks.exchange import BlockExchange
-from kme.blocks.source import KeySource
-from kme.blocks.turn_taking import AnyTime, TurnTaking
 from kme.effects import Effect, LogEvent, SayHello, SendReport, SendShare
 from kme.fairness import FairQueue, WaitingQuota, origin_of
 from kme.hello_timer import HelloTimer
+from kme.link_keys import Link, LinkKeys
 from kme.model import LATE_S
 from kme.reporting import Reporting
 from kme.store import KmeStore
@@ -22,16 +20,13 @@ from qkdrelay.broker.names import kme_exchange, link_queue, parse_link_queue
 from qkdrelay.errors import ForgedMessageError, MalformedMessageError
 from qkdrelay.link.envelope import seal, unseal
 from qkdrelay.messages import codec
-from qkdrelay.messages.blocks import RUN_BYTES, Announce, BlocksHeld
 from qkdrelay.messages.control import SetLink
 from qkdrelay.messages.link import SealedMessage, ShareHeader
 from qkdrelay.messages.plans import encode_plan
 from qkdrelay.messages.reports import Done, LinkReport, Waiting
-from qkdrelay.network.key_cost import Suite, key_needed, pad_needed
+from qkdrelay.network.key_cost import key_needed, pad_needed
 from qkdrelay.network.names import link_name
 from qkdrelay.network.whereabouts import BACKLOG, DROPPED, LINK_DOWN, NO_KEY
-from qkdrelay.randomness import random_bytes
-from qkdrelay.service.allowance import Allowance
 from qkdrelay.service.batch import BatchDict, Cell
 
 BACKLOG_MAX, BACKLOG_BYTES_MAX = 500, 4 << 20
@@ -41,16 +36,6 @@ _ABOUT_BLOCKS_PER_S = 200.0
 """Messages about blocks of one link that are looked at; who has the broker can make as many as it likes."""
 LOOK_AGAIN_S = 0.2
 """How often what waits is looked at: links get key all the time."""
-
-
-@dataclass(frozen=True)
-class Link:
-    """A QKD link as one of its ends sees it."""
-
-    suite: Suite
-    source: KeySource
-    turns: Callable[[], TurnTaking] = AnyTime
-    """Makes what says when its device may draw, at each start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,24 +75,7 @@ class Links:
         self._journal, self._waiting, batch = store.journal, store.waiting, store.journal.batch
         self._read = batch.scratch(_Read())
         self._queues = {peer: FairQueue(batch) for peer in links}
-        run = random_bytes(RUN_BYTES)
-        self._exchanges = {
-            peer: BlockExchange(
-                (name, peer),
-                link.suite,
-                link.source,
-                store.held_keys,
-                journal=store.journal,
-                random=random_bytes,
-                run=run,
-                turns=link.turns(),
-                tell=partial(self._note_given_up, peer),
-            )
-            for peer, link in links.items()
-        }
-        self._epoch = Cell(batch, b"")
-        """Of this service, while what is granted was granted."""
-        self._about_blocks = {peer: Allowance(batch, _ABOUT_BLOCKS_PER_S) for peer in links}
+        self.keys = LinkKeys(name, links, store, reporting)
         self._first: dict[str, int] = BatchDict(batch)
         """Bytes of pad of the share that is next on a link and did not find its key."""
         self._drawn: Counter[str] = batch.scratch(Counter())
@@ -119,8 +87,7 @@ class Links:
 
     def wait_s(self, now: float) -> float:
         """Return in how many seconds to look again whether what waits can be sealed, or something is to be said."""
-        exchanges = min(exchange.wait_s(now) for exchange in self._exchanges.values())
-        return max(0.0, min(exchanges, LOOK_AGAIN_S if self._any_waits.value else math.inf))
+        return max(0.0, min(self.keys.wait_s(now), LOOK_AGAIN_S if self._any_waits.value else math.inf))
 
     def on_order(self, order: SetLink) -> list[Effect]:
         """Have a link stop or resume carrying."""
@@ -145,7 +112,7 @@ class Links:
             raise ForgedMessageError("the message was sealed for another link")
         if len(sealed.ciphertext) == 0:
             raise MalformedMessageError("the message has no body")
-        holding = self._exchanges[sender].receiving
+        holding = self.keys.receiving(sender)
         slot = holding.slot(header.slot, sealed.tag)
         if slot is None:
             return None
@@ -153,27 +120,9 @@ class Links:
         holding.opened(header.slot, sealed.tag, header.pad)
         return Opened(sender, header, payload)
 
-    def take_about_blocks(self, queue: str, body: bytes, now: float) -> bool:
-        """Take a message about blocks of key, if it is one and there are not too many; else return False.
-
-        Raises MalformedMessageError or ForgedMessageError.
-        """
-        is_announce = codec.is_of(body, Announce)
-        if not is_announce and not codec.is_of(body, BlocksHeld):
-            return False
-        sender, _ = parse_link_queue(queue)
-        exchange = self._exchanges.get(sender)
-        if exchange is None:
-            raise ForgedMessageError("the message is for another link")
-        if is_announce:
-            announce = codec.decode(body, Announce)
-            if self._about_blocks[sender].take(now):
-                exchange.on_announce(announce)
-        else:
-            held = codec.decode(body, BlocksHeld)
-            if self._about_blocks[sender].take(now):
-                exchange.on_held(held, now)
-        return True
+    def take_about_key(self, queue: str, body: bytes, now: float) -> bool:
+        """As of `LinkKeys.take`."""
+        return self.keys.take(queue, body, now)
 
     def send(self, share: SendShare) -> None:
         """Seal a share into the outbox, or keep it waiting; one that cannot even wait is dropped, and reported."""
@@ -223,10 +172,9 @@ class Links:
         peer, size = share.route[-1], len(share.payload)
         if (obstacle := self._obstacle(peer)) is not None:
             return obstacle
-        self._drop_if_reconnected()
-        suite, sending = self._links[peer].suite, self._exchanges[peer].sending
+        suite = self._links[peer].suite
         needed = pad_needed(suite, size)
-        key = sending.draw(needed)
+        key = self.keys.draw(peer, needed)
         if key is None:
             self._first[peer] = needed
             return NO_KEY
@@ -255,30 +203,15 @@ class Links:
         )
         return None
 
-    def _drop_if_reconnected(self) -> None:
-        """Drop what is granted if this is another start, or messages leave on another connection.
-
-        A machine that was copied while it ran, and goes on twice, has a new connection at least once.
-        """
-        epoch = self._journal.numbers.epoch
-        if epoch != self._epoch.value:
-            for exchange in self._exchanges.values():
-                exchange.reconnected(self._now)
-            self._epoch.value = epoch
-
     def tick(self, now: float) -> None:
         """Agree with the peers on key, then seal what waits for it."""
-        self._now = now
-        self._drop_if_reconnected()
-        quota = self._read_quota()
-        for peer, exchange in self._exchanges.items():
-            messages, size = quota.of(peer)
-            pad = pad_needed(self._links[peer].suite, size)
-            needed = Needed(messages, pad, min(pad, self._first.get(peer, pad)))
-            for message in exchange.tick(needed, now):
-                body = codec.encode(message)
-                self._journal.outbox.publish_once(kme_exchange(self._me), link_queue(self._me, peer), body)
+        self.keys.tick(self._needed, now)
         self._resume(now)
+
+    def _needed(self, peer: str) -> Needed:
+        messages, size = self._read_quota().of(peer)
+        pad = pad_needed(self._links[peer].suite, size)
+        return Needed(messages, pad, min(pad, self._first.get(peer, pad)))
 
     def _resume(self, now: float) -> None:
         """Seal what waits and can go now; report once of each share for what reason it waits."""
@@ -291,7 +224,7 @@ class Links:
                 continue  # a link that is gone: its shares expire
             reason = self._seal_waiting(peer)
             if reason == NO_KEY:
-                reason = self._exchanges[peer].sending.why_nothing_is_granted(now)
+                reason = self.keys.why_waiting(peer, now)
             if reason is not None and (unreported := self._waiting.unreported(peer, reason, _SEAL_AT_ONCE)):
                 self._hello.shorten()
                 for waiting in unreported:
@@ -325,19 +258,16 @@ class Links:
             LinkReport(
                 peer=peer,
                 up=peer not in down,
-                available_bytes=self._exchanges[peer].sending.available(),
+                available_bytes=self.keys.available(peer),
                 buffer_bytes=link.source.capacity(),
                 rate_bps=link.source.rate_bps(),
                 waiting=waiting.get(peer, 0),
+                key=self.keys.report(peer),
             )
             for peer, link in self._links.items()
         )
 
-    def _note_given_up(self, peer: str, why: str) -> None:
-        self._reporting.note("link.key_given_up", "warning", link=link_name(self._me, peer), reason=why)
-
     def committed(self) -> Mapping[str, int]:
         """Return what of each link was used for sealing, in bytes."""
-        for exchange in self._exchanges.values():
-            exchange.committed()
+        self.keys.committed()
         return self._drawn

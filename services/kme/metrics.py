@@ -45,6 +45,14 @@ class KmeMetrics(Metrics):
         drawn = self.counter("qkdrelay_link_key_drawn_bytes_total", "Link key used for sealing.", "link")
         self._drawn = {peer: drawn.labels(link_name(name, peer)) for peer in peers}
         self._key_left = self.gauge("qkdrelay_link_key_available_bytes", "Link key that can be used now.", "link")
+        self._rate = self.gauge("qkdrelay_link_key_rate_bps", "Link key that comes, in bit/s.", "link")
+        self._gives = self.gauge("qkdrelay_link_key_source_up", "Whether there is link key to be had (1).", "link")
+        self._granted = self.gauge(
+            "qkdrelay_link_key_blocks_granted", "Blocks of link key granted since the start.", "link"
+        )
+        self._given_up = self.gauge(
+            "qkdrelay_link_key_given_up", "Times since the start that link key was given up unused.", "link"
+        )
         self._up = self.gauge("qkdrelay_link_up", "Whether the QKD link carries (1) or was told not to (0).", "link")
         self._waiting = self.gauge("qkdrelay_link_shares_waiting", "Shares that wait for their link.", "link")
 
@@ -65,5 +73,9 @@ class KmeMetrics(Metrics):
         for link in links:
             name = link_name(self._name, link.peer)
             self._key_left.labels(name).set(link.available_bytes)
+            self._rate.labels(name).set(link.rate_bps)
+            self._gives.labels(name).set(not link.key.why_dry)
+            self._granted.labels(name).set(link.key.blocks_granted)
+            self._given_up.labels(name).set(link.key.blocks_given_up)
             self._up.labels(name).set(link.up)
             self._waiting.labels(name).set(link.waiting)

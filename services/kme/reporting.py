@@ -33,6 +33,9 @@ _OF_OTHERS = {
     "share.rejected": "link",
     "command.rejected": "queue",
     "link.number_reused": "link",
+    "link.key_given_up": "link",
+    "link.key_dry": "link",
+    "link.key_back": "link",
 }
 """Events that who is at the broker, or the coordinator, causes, and what each is about."""
 _TEXT_MAX = 500
@@ -50,8 +53,8 @@ class Reporting:
         self.note = self._events.note
         """Logs an event, and reports nothing."""
         self._refusals: list[str] = batch.scratch([])
-        self._alarmed_at: dict[str, float] = BatchDict(batch)
-        """When the coordinator was last told that a number of a link was used twice."""
+        self._alarmed_at: dict[tuple[str, str], float] = BatchDict(batch)
+        """When the coordinator was last told of an event about a link."""
         self._now = 0.0
 
     def report(self, report: Report) -> None:
@@ -76,17 +79,16 @@ class Reporting:
             return
         link = parse_link_queue(delivery.queue)
         if isinstance(error, NumberReusedError):
-            self._alarm(link_name(*link), error, now)
+            self.alarm("link.number_reused", link_name(*link), str(error), now)
         relay_id, route = (None, None) if header is None else (header.relay_id, header.route)
         self.report(Rejected(relay_id=relay_id, route=route, link=link, reason=cut))
 
-    def _alarm(self, link: str, error: NumberReusedError, now: float) -> None:
-        """Raise the alarm; to the coordinator not more often than it takes for no link's to crowd out another's."""
-        event = "link.number_reused"
-        self.note(event, "error", link=link, text=str(error)[:_TEXT_MAX])
-        if abs(now - self._alarmed_at.get(link, -math.inf)) >= WINDOW_S:
-            self._alarmed_at[link] = now
-            self._reports.append(Alarm(event=event, text=f"link {link}: {error}"[:_TEXT_MAX]))
+    def alarm(self, event: str, link: str, text: str, now: float) -> None:
+        """Raise an alarm; to the coordinator not more often than it takes for no link's to crowd out another's."""
+        self.note(event, "error", link=link, text=text[:_TEXT_MAX])
+        if abs(now - self._alarmed_at.get((event, link), -math.inf)) >= WINDOW_S:
+            self._alarmed_at[event, link] = now
+            self._reports.append(Alarm(event=event, text=f"link {link}: {text}"[:_TEXT_MAX]))
 
     def send(self, now: float) -> None:
         """Put all reports of the batch into as few messages as fit."""

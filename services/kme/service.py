@@ -22,7 +22,8 @@ from kme.forwarding import Forwarding, RejectedShareError, ShareHandler
 from kme.hello_timer import HelloTimer
 from kme.housekeeping import Housekeeping
 from kme.lab import Lab
-from kme.links import Link, Links
+from kme.link_keys import Link
+from kme.links import Links
 from kme.metrics import KmeMetrics
 from kme.model import EndpointRelay, NodeSettings
 from kme.rebuild_queue import RebuildQueue
@@ -116,7 +117,7 @@ class KmeService:
         try:
             if delivery.queue == self._control_queue:
                 self._handle_commands(delivery, now)
-            elif not self.links.take_about_blocks(delivery.queue, delivery.body, now):
+            elif not self.links.take_about_key(delivery.queue, delivery.body, now):
                 self._handle_share(delivery, now)
         except (MalformedMessageError, ForgedMessageError) as error:
             self._reporting.reject(delivery, error, None, now)

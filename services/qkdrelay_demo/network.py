@@ -19,7 +19,7 @@ from coordinator.store import open_coordinator_store
 from kme import bootstrap as kmes
 from kme.blocks.computed import ComputedSource
 from kme.etsi014.audit import Audit
-from kme.links import Link
+from kme.link_keys import Link
 from kme.metrics import KmeMetrics
 from kme.model import NodeSettings
 from kme.store import KmeStore, open_kme_store

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from qkdrelay.messages.blocks import Facts
+from qkdrelay.network.topology import SourceKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class FetchedKey:
 
 class KeySource(Protocol):
     """Key for both directions of one link. What takes a while is asked for, and looked for later."""
+
+    kind: SourceKind
 
     def ask(self, length: int, least: int) -> bool:
         """Ask for up to ``length`` bytes to send with, and for ``least`` at least, if it can ever have so many.

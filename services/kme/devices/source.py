@@ -6,6 +6,7 @@ from kme.blocks.source import FetchedKey, RawKey
 from kme.devices.answers import DeviceKey
 from kme.devices.line import DeviceLine, Drawn, Fetched
 from qkdrelay.messages.blocks import BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, KEY_IDS_MAX, Facts
+from qkdrelay.network.topology import SourceKind
 
 KEY_BYTES_LEAST = 8
 """Of the smallest key that a device may give."""
@@ -17,6 +18,8 @@ _PILE_BYTES = 512
 
 class DeviceSource:
     """One end of a link whose key comes from devices (a `kme.blocks.source.KeySource`)."""
+
+    kind: SourceKind = "etsi014"
 
     def __init__(self, line: DeviceLine, ahead_bytes: int = AHEAD_BYTES) -> None:
         """``line`` is started and stopped by whoever made it; ``ahead_bytes`` of key are had at once at most."""

@@ -12,13 +12,14 @@ from qkdrelay.messages.answers import KmeView, NetworkView
 from qkdrelay.messages.reports import SILENT_S, LinkReport
 from qkdrelay.network.names import link_name
 from qkdrelay.terminal.wording import duration
+from qkdrelay_cli.render.capacity import in_words
 
 
 def network_as_tables(view: NetworkView) -> Group:
     """Return the network for people."""
     lab = Text("lab on: KMEs can be compromised on purpose", "yellow") if view.lab else Text("lab off", "dim")
     name = escaped(view.name, NAME_MAX)
-    return Group(Text.assemble((name, "bold"), "  ", lab), "", _kmes(view), "", _links(view))
+    return Group(Text.assemble((name, "bold"), "  ", lab), "", _kmes(view), "", _links(view), "", _keys(view))
 
 
 def _kmes(view: NetworkView) -> Table:
@@ -62,6 +63,23 @@ def _cells(report: LinkReport | None) -> tuple[Text, Text, Text]:
     state = Text("up", "green") if report.up else Text("down", "red")
     waiting = Text(str(report.waiting), "yellow" if report.waiting else "")
     return state, Text(bytes_shown(report.available_bytes)), waiting
+
+
+def _keys(view: NetworkView) -> Table:
+    """Return where the key of each direction comes from; links of which nothing is known are left out."""
+    said = reports(view)
+    table = Table("key of (a>b)", "source", "rate", "blocks granted", "given up", "why", box=None, pad_edge=False)
+    for column in (2, 3, 4):
+        table.columns[column].justify = "right"
+    for way in ((a, b) for link in view.links for a, b in (link, link[::-1])):
+        if (report := said.get(way)) is None:
+            continue
+        key = report.key
+        why = Text(escaped(key.why_dry), "red") if key.why_dry else Text(escaped(key.why_given_up), "dim")
+        given_up = Text(str(key.blocks_given_up), "yellow" if key.blocks_given_up else "")
+        rate = in_words(report.rate_bps, 3)
+        table.add_row(link_name(*way), key.source, rate, str(key.blocks_granted), given_up, why)
+    return table
 
 
 def bytes_shown(n: int) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec.structs import asdict
+
 from qkdrelay.messages.answers import NetworkView
 from qkdrelay.messages.reports import LinkReport
 
@@ -45,6 +47,7 @@ def _direction(sender: str, receiver: str, report: LinkReport | None) -> dict[st
         "buffer_bytes": report.buffer_bytes if report else None,
         "rate_bps": report.rate_bps if report else None,
         "waiting": report.waiting if report else None,
+        "key": asdict(report.key) if report else None,
     }
 
 

@@ -12,7 +12,7 @@ from qkdrelay.messages.control import SetLab, SetLink
 from qkdrelay.messages.fields import ROUTES_MAX, Message, Name, Number, QueueName, Routes, Seconds, Tag, Text, WireRoute
 from qkdrelay.messages.states import LabMode
 from qkdrelay.network.plan import KMES_MAX, SUCCESSORS_MAX
-from qkdrelay.network.topology import BUFFER_BYTES_MAX
+from qkdrelay.network.topology import BUFFER_BYTES_MAX, SourceKind
 
 SILENT_S: Final = 30.0
 """A KME that has not said hello for so long has a problem: it says so every 10 s."""
@@ -20,6 +20,20 @@ SKEW_MAX_S: Final = 5.0
 """A KME whose clock differs by more raises an alarm: deadlines are in absolute time."""
 REPORTS_MAX = 2_000
 """Reports in one message: it is taken in as a whole, and the answer to the first waits for the last."""
+
+
+class LinkKeyReport(Message, frozen=True):
+    """Where the key of one direction of a link comes from, and what became of it, since its KME's start."""
+
+    source: SourceKind
+    blocks_granted: Number
+    """Blocks of key that the receiver has said it holds."""
+    blocks_given_up: Number
+    """Times that key was given up before it was used."""
+    why_given_up: Text
+    """The last time."""
+    why_dry: Text
+    """Why there is no key to be had now; empty if there is."""
 
 
 class LinkReport(Message, frozen=True):
@@ -32,6 +46,7 @@ class LinkReport(Message, frozen=True):
     rate_bps: Number
     """Bits of key a second that come to the sender."""
     waiting: Number
+    key: LinkKeyReport
 
 
 class Hello(Message, frozen=True, tag="hello", tag_field="type"):

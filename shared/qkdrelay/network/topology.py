@@ -15,6 +15,8 @@ from qkdrelay.network.toml_file import did_you_mean
 
 Trust = Literal["never", "avoid", "trusted"]
 """A note on a KME: never relay through it, only if there is no other way, or it may be relied upon."""
+SourceKind = Literal["simulated", "etsi014"]
+"""Where a link's key comes from: computed of a secret, or given by devices over ETSI GS QKD 014."""
 RATE_BPS_MIN, RATE_BPS_MAX = 1, 10**12
 """Key that may appear on a link per second and direction, in bit/s."""
 BUFFER_BYTES_MIN, BUFFER_BYTES_MAX = 1024, 1 << 34
