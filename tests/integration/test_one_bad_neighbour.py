@@ -2,8 +2,8 @@
 
 import os
 import shutil
-from itertools import pairwise
-from uuid import uuid4
+from dataclasses import replace
+from itertools import pairwise, repeat
 
 import pytest
 
@@ -12,12 +12,7 @@ import kme.links
 from kme.store import open_kme_store
 from qkdrelay.broker import definitions, names
 from qkdrelay.client import relay_request
-from qkdrelay.errors import StoreError
-from qkdrelay.link.envelope import seal
-from qkdrelay.link.simulated import SimulatedLinkKey
 from qkdrelay.messages import signing
-from qkdrelay.messages.link import ShareHeader
-from qkdrelay.messages.plans import encode_plan
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.reports import Rejected, Reports
 from qkdrelay.network.analysis import withstands_compromised
@@ -25,30 +20,9 @@ from qkdrelay.network.plan import Hop, Plan
 from qkdrelay.schemes.recursive import deal, rebuild, reshare
 from qkdrelay.service.moderation import LINES_MAX
 from qkdrelay.sharing import amd, shamir
-from support.clock import Clock
 from support.kme import NOW
-from support.network import Network
-
-
-def sealed_by(network, sender, receiver, route, part, payload, number=None):
-    """What a compromised KME, which has its links' keys, can send: anything, correctly sealed."""
-    store = network.stores[sender]
-    with store.journal.transaction():
-        drawn, offset = (
-            store.journal.numbers.next(f"link {receiver}"),
-            store.journal.numbers.next(f"pad {receiver}", len(payload)),
-        )
-    header = ShareHeader(
-        link=(sender, receiver),
-        epoch=store.journal.numbers.epoch,
-        number=drawn if number is None else number,
-        pad_offset=offset,
-        relay_id=uuid4(),
-        route=route,
-        plan=encode_plan(part),
-        deadline=network.clock() + 60,
-    )
-    return seal("otp", header, payload, network.links[sender][receiver].outgoing)
+from support.memory import FailingCommits
+from support.network import Network, sealed_by
 
 
 def request(source, target, **wishes):
@@ -133,20 +107,36 @@ def test_a_route_that_would_grow_too_long_to_be_reported_is_refused():
 def test_key_that_was_used_twice_is_an_alarm(capsys):
     network = Network()
     part = Plan("kme-2", "kme-5", {"kme-2": Hop(("kme-5",), 1)})
+    key = network.sending("kme-1", "kme-2").draw(3)
     for payload in (b"one", b"two"):
-        body = sealed_by(network, "kme-1", "kme-2", ("kme-1", "kme-2"), part, payload, number=7)
+        body = sealed_by(network, "kme-1", "kme-2", ("kme-1", "kme-2"), part, payload, key=key)
         network.on_link("kme-1", "kme-2", body)
         network.settle()
-    assert "was used for another message before" in network.dead_letters()[-1][2]
+    assert "has opened another message" in network.dead_letters()[-1][2]
     assert "link.number_reused" in capsys.readouterr().out
+
+
+def test_pad_that_was_used_twice_opens_one_message():
+    """Whose slot is another one: what was sealed with that pad before would become known."""
+    network = Network()
+    part = Plan("kme-2", "kme-5", {"kme-2": Hop(("kme-5",), 1)})
+    first, second = (network.sending("kme-1", "kme-2").draw(3) for _ in range(2))
+    second = replace(second, pieces=first.pieces, pad=first.pad)
+    for key in (first, second):
+        body = sealed_by(network, "kme-1", "kme-2", ("kme-1", "kme-2"), part, b"one", key=key)
+        network.on_link("kme-1", "kme-2", body)
+        network.settle()
+    assert network.dead_letters() == [("kme-2", "link.kme-1.kme-2", "its pad was used before")]
+    assert network.relay("kme-1", "kme-8").missing == ()
 
 
 def test_a_neighbour_that_uses_numbers_twice_hides_no_alarm_and_no_refusal_of_another_link(capsys):
     network = Network()
     for sender, times in (("kme-2", 3 * LINES_MAX), ("kme-3", 2)):
+        key = network.sending(sender, "kme-5").draw(100)
         for n in range(times):
             part, route = Plan("kme-5", "kme-8", {"kme-5": Hop(("kme-8",), 1)}), ("kme-1", sender, "kme-5")
-            body = sealed_by(network, sender, "kme-5", route, part, bytes([n]) * 100, number=1_000)
+            body = sealed_by(network, sender, "kme-5", route, part, bytes([n]) * 100, key=key)
             network.on_link(sender, "kme-5", body)
         network.settle()
     shown = [line for line in capsys.readouterr().out.splitlines() if "kme-3>kme-5" in line and "kme-1" not in line]
@@ -233,7 +223,7 @@ def test_what_fails_without_any_message_costs_no_message(monkeypatch):
     )
     network.on_link("kme-1", "kme-2", body)
     with monkeypatch.context() as broken:
-        broken.setattr(network.service("kme-2").links, "resume", lambda *_: 1 / 0)
+        broken.setattr(network.service("kme-2").links, "_resume", lambda *_: 1 / 0)
         for _ in range(5):
             with pytest.raises(ZeroDivisionError):
                 loop.step(0.0)
@@ -243,29 +233,30 @@ def test_what_fails_without_any_message_costs_no_message(monkeypatch):
     assert [share.routing_key for share in network.sealed if share.routing_key == "link.kme-2.kme-5"]
 
 
-def test_a_disk_that_takes_nothing_draws_no_key(monkeypatch):
+def test_a_disk_that_takes_nothing_costs_the_key_of_one_attempt_however_long_that_lasts():
     network = Network()
-    links = network.links["kme-1"]
-    before = {peer: link.outgoing.available() for peer, link in links.items()}
-    store = network.stores["kme-1"]
-    number = store.journal.numbers.next
+    loop, peers = network.loops["kme-1"], network.topology.neighbours["kme-1"]
 
-    def until_the_end(stream, step=1):
-        if stream == "reports":  # by then the shares are sealed
-            raise StoreError("no space left")
-        return number(stream, step)
+    def granted():
+        return {peer: network.sending("kme-1", peer).granted().size for peer in peers}
 
     network.stop("kme-1")
     relay_id = network.relay("kme-1", "kme-8").relay_id
-    with monkeypatch.context() as broken:
-        broken.setattr(store.journal.numbers, "next", until_the_end)
-        for _ in range(20):
-            with pytest.raises(StoreError):
-                network.loops["kme-1"].step(0.0)
-    assert {peer: link.outgoing.available() for peer, link in links.items()} == before
+    before, disk = granted(), FailingCommits(loop, repeat(True, 21))
+    assert loop._guard(loop._turn)
+    # What it sealed was never anywhere, and its key is used for nothing else all the same.
+    one = 96 + 32
+    assert granted() == {peer: size - one for peer, size in before.items()}
+    for _ in range(20):
+        assert loop._guard(loop._turn)
+    assert disk.failed == 21
+    assert granted() == {peer: size - one for peer, size in before.items()}
     network.resume("kme-1")
     assert network.show(relay_id).state == "confirmed"
+    assert granted() == {peer: size - 2 * one for peer, size in before.items()}
     assert all(len(messages) == 1 for messages in network.slots().values())
+    pads = network.pads()
+    assert len(pads) == len(set(pads))
 
 
 def test_secrets_that_a_killed_kme_left_in_its_log_are_wiped_at_its_next_start(tmp_path, monkeypatch):
@@ -373,11 +364,3 @@ def test_a_clock_that_is_off_is_an_alarm(capsys):
     network.later(11)
     network.later(11)
     assert "clock.skewed" in capsys.readouterr().out
-
-
-def test_a_key_level_is_taken_off_when_it_is_committed():
-    clock = Clock()
-    key = SimulatedLinkKey(bytes(32), "a", "b", rate_bps=8, buffer_bytes=1000, clock=clock)
-    assert key.capacity() == key.available() == 1000
-    key.draw(400)
-    assert (key.capacity(), key.available()) == (1000, 600)

@@ -124,6 +124,7 @@ class Network(EmbeddedNetwork):
 
     def restart(self, name, copy=None):
         """Start ``name`` anew from what is on its disk, as after a kill; or from a ``copy`` of its store."""
+        self.time.forward(0.001)  # nothing begins anew within a millisecond: ids sort by those
         old = self.loops[name]
         old.broker.close(0.0)
         old.journal.close()
@@ -177,7 +178,7 @@ class Network(EmbeddedNetwork):
 
     def sending(self, sender, receiver):
         """The end of a link that seals: what it has granted, and what it announces."""
-        return self.service(sender).links._exchanges[receiver].sending
+        return self.service(sender).links.keys._exchanges[receiver].sending
 
     def source(self, sender, receiver):
         """What makes the key that ``sender`` seals with for ``receiver``."""

@@ -190,9 +190,11 @@ class Loop:
         self._turned_at = time.monotonic()
         handled, until = 0, time.perf_counter() + self._batch_s
         vouched_for: list[bool] = []
-        with self.journal.transaction():
-            if self._store_failed:
+        if self._store_failed:
+            # By itself: what a batch takes for good, as link key, is lost with each one that is not committed.
+            with self.journal.transaction():
                 self.journal.probe()
+        with self.journal.transaction():
             self.journal.outbox.forget_confirmed(now, can_wait=not deliveries)
             for post in posts or ():
                 post.do(now)
