@@ -26,6 +26,8 @@ from qkdrelay.randomness import random_bytes
 from qkdrelay.service.allowance import Allowance
 from qkdrelay.service.batch import BatchDict, Cell
 
+DRY_S = 30.0
+"""Seconds without key to be had after which the alarm is raised."""
 _ABOUT_BLOCKS_PER_S = 200.0
 """Messages about blocks of one link that are looked at; who has the broker can make as many as it likes."""
 
@@ -38,6 +40,16 @@ class Link:
     source: KeySource
     turns: Callable[[], TurnTaking] = AnyTime
     """Makes what says when its device may draw, at each start."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Dry:
+    """A link that there is no key for."""
+
+    why: str
+    since: float
+    is_told: bool
+    """Whether the alarm was raised."""
 
 
 class LinkKeys:
@@ -64,8 +76,8 @@ class LinkKeys:
         self._epoch = Cell(batch, b"")
         """Of this service, while what is granted was granted."""
         self._allowed = {peer: Allowance(batch, _ABOUT_BLOCKS_PER_S) for peer in links}
-        self._dry: dict[str, str] = BatchDict(batch)
-        """Why there was no key to be had, by peer, when it was looked last."""
+        self._dry: dict[str, _Dry] = BatchDict(batch)
+        """By peer."""
         self._now = 0.0
 
     def take(self, queue: str, body: bytes, now: float) -> bool:
@@ -117,19 +129,25 @@ class LinkKeys:
             for message in exchange.tick(needed(peer), now):
                 body = codec.encode(message)
                 self._journal.outbox.publish_once(kme_exchange(self._me), link_queue(self._me, peer), body)
-            self._note_if_dry(peer, exchange.sending.why_dry(now))
+            self._note_if_dry(peer)
 
-    def _note_if_dry(self, peer: str, why: str) -> None:
-        """Say when there is no key to be had any more, and when there is again."""
-        before = self._dry.get(peer, "")
-        if bool(why) != bool(before):
-            link = link_name(self._me, peer)
-            if why:
-                self._reporting.alarm("link.key_dry", link, why, self._now)
-            else:
+    def _note_if_dry(self, peer: str) -> None:
+        """Say when there is no key to be had any more, raise the alarm if that lasts, and say when there is again."""
+        sending, link = self._exchanges[peer].sending, link_name(self._me, peer)
+        why, dry = sending.why_dry(self._now), self._dry.get(peer)
+        if not why:
+            if dry is not None:
+                del self._dry[peer]
                 self._reporting.note("link.key_back", "info", link=link)
-        if why != before:
-            self._dry[peer] = why
+            return
+        if dry is None:
+            self._reporting.note("link.key_dry", "warning", link=link, reason=why)
+        since, is_told = (self._now, False) if dry is None else (dry.since, dry.is_told)
+        # Of an end that does not answer the coordinator hears nothing either.
+        if not is_told and abs(self._now - since) >= DRY_S and sending.why_source_is_dry(self._now):
+            is_told = True
+            self._reporting.alarm("link.key_dry", link, why, self._now)
+        self._dry[peer] = _Dry(why, since, is_told)
 
     def _given_up(self, peer: str, why: str) -> None:
         self._reporting.note("link.key_given_up", "warning", link=link_name(self._me, peer), reason=why)
@@ -154,7 +172,7 @@ class LinkKeys:
             blocks_granted=counts.granted,
             blocks_given_up=counts.given_up,
             why_given_up=counts.why,
-            why_dry=self._dry.get(peer, ""),
+            why_dry=self._dry[peer].why if peer in self._dry else "",
         )
 
     def committed(self) -> None:

@@ -151,7 +151,7 @@ class Announcing:
 
     def _ask(self, needed: Needed, now: float) -> None:
         """Have key drawn, if there is too little, and it is this end's turn."""
-        ahead = ahead_bytes(self._source.rate_bps(), self._source.capacity())
+        ahead = ahead_bytes(self._source.drawn_bps(), self._source.capacity())
         ask = ask_for(self.granted(), needed, self._mean.value, ahead)
         self._is_short = ask is not None
         self._is_dry = False
@@ -178,6 +178,10 @@ class Announcing:
         """Return why there is no key to send with, in words; empty if there is nothing to say."""
         if self._peer_is_silent:
             return "the other end does not answer"
+        return self.why_source_is_dry(now)
+
+    def why_source_is_dry(self, now: float) -> str:
+        """Return the same, whether or not the other end answers."""
         if (pause_s := self._ration.wait_s(now)) > 0:
             return f"key was given up, and the next is drawn in {pause_s:.0f} s: {self.counts.why}"
         return self._source.why_dry()

@@ -105,6 +105,10 @@ class ComputedSource:
         """As of `KeySource`."""
         return round(self._rate * 8)
 
+    def drawn_bps(self) -> int:
+        """As of `KeySource`: what it could give."""
+        return self.rate_bps()
+
     def why_dry(self) -> str:
         """As of `KeySource`."""
         return ""

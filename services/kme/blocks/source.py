@@ -80,6 +80,10 @@ class KeySource(Protocol):
         """Return how many bits of key a second come to the sending end."""
         ...
 
+    def drawn_bps(self) -> int:
+        """Return how many bits of key a second it has given: of what is granted ahead, the seconds are reckoned so."""
+        ...
+
     def why_dry(self) -> str:
         """Return why it gives no key now, in its own words; empty if it gives some."""
         ...

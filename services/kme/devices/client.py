@@ -59,8 +59,11 @@ class DeviceSettings:
 class Device:
     """One end of a pair of QKD devices. For one thread."""
 
-    def __init__(self, settings: DeviceSettings) -> None:
-        """Read the files. Raises SettingsError for a URL or file that cannot be used; nothing is asked yet."""
+    def __init__(self, settings: DeviceSettings, *, files_may_come: bool = False) -> None:
+        """Read the files. Raises SettingsError for a URL or file that cannot be used; nothing is asked yet.
+
+        If ``files_may_come`` those that are missing are told by whatever is asked instead, until they are there.
+        """
         self._settings = settings
         self._about = f"the device {escaped(settings.url)}"
         try:
@@ -77,7 +80,9 @@ class Device:
         self._given: OrderedDict[str, None] = OrderedDict()
         self._connection: _Connection | None = None
         self._used_at = 0.0
-        self._read_files()
+        self._stamps: list[tuple[int, int, int] | None] | None = None
+        if not files_may_come:
+            self._read_files()
 
     def status(self) -> DeviceStatus:
         """Ask what there is. Raises DeviceError."""
@@ -113,12 +118,12 @@ class Device:
             self._connection = None
 
     def _read_files(self) -> None:
-        self._stamps = tls_files.stamps(self._settings.tls)
+        stamps = tls_files.stamps(self._settings.tls)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         hint = "the device's authority, and the certificate and key that it knows this KME by"
         tls_files.load_files(context, self._settings.tls, about=self._about, hint=hint)
-        self._context = context
+        self._context, self._stamps = context, stamps
 
     def _ask(self, method: str, what: str, asked: dict[str, Any] | None = None) -> bytes:
         """Return the body of a good answer. Raises DeviceError for any other, in words."""

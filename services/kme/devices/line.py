@@ -7,6 +7,7 @@ fetched as well.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import OrderedDict, deque
@@ -23,6 +24,7 @@ FETCH_S: Final = 30.0
 KEPT_S, KEPT_MAX = 60.0, 32 * KEYS_MAX
 """For how long keys are kept that were fetched and are not held, and how many."""
 _AGAIN_S: Final = 1.0
+_LATELY_S: Final = 60.0
 _MEASURED: Final = 32
 """Draws that the rate is measured over."""
 _STOP_S: Final = 15.0
@@ -73,6 +75,8 @@ class LineState:
     why: str = ""
     """Why it gave no key the last time; empty if it gave some."""
     failures: int = 0
+    is_limit: bool = False
+    """Whether it gave less than it was asked for lately, so that the rate is what it can do."""
 
 
 class DeviceLine:
@@ -92,7 +96,7 @@ class DeviceLine:
         self._kept: OrderedDict[str, tuple[float, DeviceKey]] = OrderedDict()
         self._draws: deque[tuple[float, int]] = deque(maxlen=_MEASURED)
         self._state = LineState()
-        self._is_asking, self._is_ending = False, False
+        self._is_asking, self._is_ending, self._short_at = False, False, -math.inf
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -147,7 +151,7 @@ class DeviceLine:
     def state(self) -> LineState:
         """Return what the device has done lately."""
         with self._changed:
-            return self._state
+            return replace(self._state, is_limit=self._clock() - self._short_at < _LATELY_S)
 
     # --- the thread ------------------------------------------------------------------------------
 
@@ -184,6 +188,8 @@ class DeviceLine:
         now, bits = self._clock(), 8 * sum(len(key.key) for key in keys)
         with self._changed:
             self._to_draw = None
+            if len(keys) < number:
+                self._short_at = now
             if why:
                 self._draw_at, self._pause = now + self._pause, min(PAUSE_MAX_S, 2 * self._pause)
             else:

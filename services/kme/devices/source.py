@@ -21,9 +21,12 @@ class DeviceSource:
 
     kind: SourceKind = "etsi014"
 
-    def __init__(self, line: DeviceLine, ahead_bytes: int = AHEAD_BYTES) -> None:
-        """``line`` is started and stopped by whoever made it; ``ahead_bytes`` of key are had at once at most."""
-        self._line, self._ahead_bytes = line, ahead_bytes
+    def __init__(self, line: DeviceLine, *, ahead_bytes: int = AHEAD_BYTES, expected_bps: int = 0) -> None:
+        """``line`` is started and stopped by whoever made it; ``ahead_bytes`` of key are had at once at most.
+
+        ``expected_bps`` is the rate until it is known.
+        """
+        self._line, self._ahead_bytes, self._expected_bps = line, ahead_bytes, expected_bps
         self._least = BLOCK_BYTES_MIN
         self._key_bytes = KEY_BYTES_LEAST
         self._pile = list[DeviceKey]()
@@ -86,7 +89,12 @@ class DeviceSource:
         return self._ahead_bytes
 
     def rate_bps(self) -> int:
-        """As of `KeySource`, as measured."""
+        """As of `KeySource`: what was expected, until the device shows that it gives less, or more."""
+        state = self._line.state()
+        return state.rate_bps if state.is_limit else max(state.rate_bps, self._expected_bps)
+
+    def drawn_bps(self) -> int:
+        """As of `KeySource`."""
         return self._line.state().rate_bps
 
     def why_dry(self) -> str:
