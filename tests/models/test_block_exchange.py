@@ -18,6 +18,8 @@ COMPUTED, DEVICE = False, True
     [
         (COMPUTED, {"blocks": 2, "messages": 2, "restores": 1, "kills": 1}),
         (COMPUTED, {"blocks": 2, "messages": 3, "forged": 1, "back": 1, "kills": 1}),
+        (COMPUTED, {"blocks": 2, "messages": 3, "forgotten": 1, "kills": 1}),
+        (DEVICE, {"blocks": 2, "messages": 4, "forgotten": 1, "cuts": 1}),
         (DEVICE, {"blocks": 3, "messages": 5, "cuts": 1, "back": 1}),
         (DEVICE, {"blocks": 2, "messages": 3, "restores": 1, "failed_commits": 1}),
         (DEVICE, {"blocks": 2, "messages": 3, "kills": 2, "failed_commits": 1}),
@@ -39,6 +41,8 @@ def test_no_byte_seals_twice_what_is_sealed_can_be_opened_and_there_is_a_way_bac
         ("sender ignores runs", DEVICE, {"blocks": 1, "restores": 1}, "seals under what that does not hold"),
         ("run follows proof", DEVICE, {"blocks": 1, "restores": 1}, "seals under what that does not hold"),
         ("cursor goes back", COMPUTED, {"blocks": 1, "messages": 2, "failed_commits": 1}, "seals two messages"),
+        ("computed anew", COMPUTED, {"blocks": 1, "messages": 1, "kills": 1}, "a message is opened twice"),
+        ("not wiped", DEVICE, {"blocks": 1, "messages": 1}, "a device's key that has opened a message is kept"),
         ("blocks in store", COMPUTED, {"blocks": 1, "messages": 2, "kills": 1}, "seals two messages"),
     ],
 )

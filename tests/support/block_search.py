@@ -2,7 +2,8 @@
 
 The broker is the attacker: whatever was sent it may deliver again, in any order, or never, and what no key protects it
 makes up. Either end is killed, the receiver's store is restored from a copy, commits fail, connections are cut, clocks
-go back, and a device gives a key twice. ``Faults`` put mistakes back that the rules are there for.
+go back, and a device gives a key twice. What a device gave is wiped as it is used; what is computed is not, and is
+computed again. ``Faults`` put mistakes back that the rules are there for.
 """
 
 from __future__ import annotations
@@ -42,6 +43,8 @@ class Bounds:
     """Times that the sender's clock goes back."""
     repeated: int = 1
     """Keys that the device gives the sender again."""
+    forgotten: int = 1
+    """Times that the receiver forgets which messages it has opened."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,16 @@ class Store:
 
     newest: bytes = bytes(16)
     blocks: tuple[HeldKey, ...] = ()
+    opened: frozenset[tuple[bytes, int, bytes]] = frozenset()
+    """Slots that have opened a message, with its tag."""
 
     @property
     def by_name(self):
         return {each.facts.block: each for each in self.blocks}
+
+    def slot_of(self, name, tag):
+        tags = {(block, index): tag for block, index, tag in self.opened}
+        return receiver.slot_of(name, tag, self.by_name, lambda name: tags.get((name.block, name.index)))
 
 
 @dataclass(frozen=True)
@@ -221,10 +230,15 @@ class Search:
             yield "copy", replace(state, copy=state.store)
         if left.restores and state.copy not in (None, state.store):
             yield "restore", self.restarted(replace(state, store=state.copy, left=spend(left, "restores")))
+        if left.forgotten and state.store.opened:
+            store = replace(state.store, opened=frozenset())
+            yield "forget what was opened", replace(state, store=store, left=spend(left, "forgotten"))
 
     def restarted(self, state):
-        run = state.run + 1
-        return replace(state, run=run, runs=state.runs | {run}, fetching=None, cache=frozenset())
+        run, store = state.run + 1, state.store
+        if "computed anew" in self.faults:
+            store = replace(store, blocks=tuple(replace(each, used_slots=(), used_pad=()) for each in store.blocks))
+        return replace(state, run=run, runs=state.runs | {run}, store=store, fetching=None, cache=frozenset())
 
     def fetch(self, state, announce):
         """The device answers, or the block is computed; it is held then, or refused."""
@@ -243,7 +257,8 @@ class Search:
             return
         if state.left.failed_commits:
             yield "hold, but the commit fails", replace(state, left=spend(state.left, "failed_commits"))
-        store = Store(max(state.store.newest, facts.block), (*state.store.blocks, held))
+        newest = max(state.store.newest, facts.block)
+        store = replace(state.store, newest=newest, blocks=(*state.store.blocks, held))
         cache = state.cache if "cache keeps" in self.faults else state.cache - set(facts.key_ids)
         proof = HeldBlock(facts.block, held.tag)
         # Held is told once that is committed, and the broker has its proof.
@@ -315,24 +330,37 @@ class Search:
         """Return the state after the receiver has taken a message, in one commit."""
         blocks = state.store.by_name
         try:
-            slot = receiver.slot_of(sealed.slot_name, sealed.tag, blocks)
+            slot = state.store.slot_of(sealed.slot_name, sealed.tag)
             if slot is None or tag_of(slot, sealed.pieces, sealed.body) != sealed.tag:
                 return state
-            pad = receiver.pad_of(sealed.pieces, len(sealed.body), blocks)
+            receiver.pad_of(sealed.pieces, len(sealed.body), blocks)
         except (ForgedMessageError, NumberReusedError):
             return state
         if sealed not in state.sealed:
             raise ViolatedError("something was opened that nobody sealed")
         if sealed in state.opened and state.left.restores == self.bounds.restores:
             raise ViolatedError("a message is opened twice")
-        blocks |= receiver.wiped(sealed.slot_name, sealed.tag, sealed.pieces, blocks)
-        del pad
+        before, after = blocks, receiver.wiped(sealed.slot_name, sealed.pieces, blocks)
+        if "not wiped" in self.faults:
+            after = {
+                name: replace(each, slots=before[name].slots, pad=before[name].pad) for name, each in after.items()
+            }
+        blocks = before | after
+        if self.is_device and (slot in blocks[sealed.slot_name.block].slots or not self.is_wiped(sealed, blocks)):
+            raise ViolatedError("a device's key that has opened a message is kept")
         kept = tuple(each for each in blocks.values() if not self.is_used_up(each))
-        return replace(state, store=replace(state.store, blocks=kept), opened=state.opened | {sealed})
+        tag = sealed.slot_name.block, sealed.slot_name.index, sealed.tag
+        store = replace(state.store, blocks=kept, opened=state.store.opened | {tag})
+        return replace(state, store=store, opened=state.opened | {sealed})
+
+    def is_wiped(self, sealed, blocks):
+        return not any(
+            any(blocks[piece.block].pad[piece.offset : piece.offset + piece.length]) for piece in sealed.pieces
+        )
 
     def is_used_up(self, held):
         if "slots alone" in self.faults:
-            return len(held.finished) == held.facts.slots
+            return held.used_slots == ((0, held.facts.slots),)
         return held.is_used_up
 
     # --- what must hold --------------------------------------------------------------------------
@@ -343,7 +371,7 @@ class Search:
         blocks = state.store.by_name
         for sealed in state.sealed - state.opened:
             try:
-                slot = receiver.slot_of(sealed.slot_name, sealed.tag, blocks)
+                slot = state.store.slot_of(sealed.slot_name, sealed.tag)
                 receiver.pad_of(sealed.pieces, len(sealed.body), blocks)
             except (ForgedMessageError, NumberReusedError):
                 raise ViolatedError("what was sealed can never be opened") from None
