@@ -2,7 +2,7 @@
 
 import random
 from dataclasses import replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import pytest
 from hypothesis import assume, given
@@ -14,7 +14,7 @@ from qkdrelay.link.blocks.content import pad_bytes
 from qkdrelay.link.blocks.sender import ANNOUNCED_S, Sender
 from qkdrelay.link.blocks.spans import overlaps, with_span
 from qkdrelay.messages import codec
-from qkdrelay.messages.blocks import Announce, BlocksHeld, Facts, HeldBlock, Piece, RefusedBlock, SlotName
+from qkdrelay.messages.blocks import PIECES_MAX, Announce, BlocksHeld, Facts, HeldBlock, Piece, RefusedBlock, SlotName
 
 LINK = ("kme-1", "kme-2")
 RUN, LATER_RUN = b"r" * 16, b"s" * 16
@@ -42,9 +42,18 @@ def held_by(sender):
     return {each.block.facts.block: receiver.HeldKey.of(each.block) for each in sender.blocks}
 
 
+def nothing(_name):
+    """No message is known to have been opened."""
+
+
 def granted(**options):
     sender = announced(**options)
     return sender.heard(says(*held_by(sender).values()), NOW)
+
+
+def replace_facts(announce, **changes):
+    facts = {name: changes.get(name, getattr(announce.facts, name)) for name in Facts.__struct_fields__}
+    return Announce(Facts(**facts), announce.tag, b"")
 
 
 # --- content -----------------------------------------------------------------------------------------
@@ -158,15 +167,34 @@ def test_every_byte_is_drawn_once_in_order_and_pad_goes_over_into_the_next_block
         sender, key = drawn
         tag = bytes([len(blocks)]) * 16
         # What the receiver finds is the same, and it finds it once.
-        assert receiver.slot_of(key.slot_name, tag, blocks) == key.slot
+        assert receiver.slot_of(key.slot_name, tag, blocks, nothing) == key.slot
         assert receiver.pad_of(key.pieces, size, blocks) == key.pad
-        blocks |= receiver.wiped(key.slot_name, tag, key.pieces, blocks)
-        assert receiver.slot_of(key.slot_name, tag, blocks) is None
+        blocks |= receiver.wiped(key.slot_name, key.pieces, blocks)
+        assert receiver.slot_of(key.slot_name, tag, blocks, lambda _, tag=tag: tag) is None
+        with pytest.raises(NumberReusedError):
+            receiver.slot_of(key.slot_name, tag, blocks, nothing)
         if size:
             with pytest.raises(ForgedMessageError, match="used before"):
                 receiver.pad_of(key.pieces, size, blocks)
     live = {each.block.facts.block for each in sender.blocks}
     assert not any(held.is_used_up for name, held in blocks.items() if name in live)
+
+
+def test_the_oldest_block_can_be_given_up_and_what_is_left_goes_on():
+    sender = announced(granted(pad=10), seed=2)
+    sender = sender.heard(says(*held_by(sender).values()), NOW)
+    first, second = sender.blocks
+    assert sender.without_oldest().blocks == (second,)
+    assert sender.without_oldest().draw(1)[1].slot_name.block != first.block.facts.block
+
+
+def test_a_message_s_pad_is_of_so_many_pieces_and_no_more():
+    sender = Sender(LINK, run=RUN)
+    for number in range(PIECES_MAX + 1):
+        sender = announced(sender, slots=1, pad=1, seed=number)
+        sender = sender.heard(says(*held_by(sender).values()), NOW)
+    assert len(sender.draw(PIECES_MAX)[1].pieces) == PIECES_MAX
+    assert sender.draw(PIECES_MAX + 1) is None
 
 
 def test_slots_that_no_pad_is_left_for_do_not_hold_up_the_floor():
@@ -207,17 +235,34 @@ def test_an_announcement_for_another_link_or_of_no_possible_block_is_malformed()
         receiver.answer_to(replace_facts(true, slots=512), LINK, NONE, {})
 
 
-def test_a_slot_has_opened_one_message():
-    sender = granted()
-    blocks = held_by(sender)
+@pytest.mark.parametrize("key_ids", [(), ("a",)], ids=["computed", "of a device"])
+def test_a_slot_has_opened_one_message_and_a_device_s_key_is_gone_then(key_ids):
+    sender = granted(key_ids=key_ids)
+    before = held_by(sender)
     sender, drawn = sender.draw(4)
-    blocks |= receiver.wiped(drawn.slot_name, b"t" * 16, drawn.pieces, blocks)
-    assert receiver.slot_of(drawn.slot_name, b"t" * 16, blocks) is None
+    blocks = before | receiver.wiped(drawn.slot_name, drawn.pieces, before)
+    tags = {drawn.slot_name: b"t" * 16}
+    assert receiver.slot_of(drawn.slot_name, b"t" * 16, blocks, tags.get) is None
+    for tag, known in ((b"u" * 16, tags), (b"t" * 16, {})):  # also once the message is forgotten
+        with pytest.raises(NumberReusedError):
+            receiver.slot_of(drawn.slot_name, tag, blocks, known.get)
+    (held,), (whole,) = blocks.values(), before.values()
+    assert (held.used_slots, held.used_pad) == (((0, 1),), ((0, 4),))
+    if key_ids:
+        assert (held.slots[:32], held.pad[:4]) == (bytes(32), bytes(4))
+        assert (held.slots[32:], held.pad[4:]) == (whole.slots[32:], whole.pad[4:])
+    else:
+        assert (held.slots, held.pad) == (whole.slots, whole.pad)
+
+
+def test_of_a_block_that_is_gone_what_was_opened_is_known_and_nothing_else():
+    drawn = granted().draw(4)[1]
+    tags = {drawn.slot_name: b"t" * 16}
+    assert receiver.slot_of(drawn.slot_name, b"t" * 16, {}, tags.get) is None
     with pytest.raises(NumberReusedError):
-        receiver.slot_of(drawn.slot_name, b"u" * 16, blocks)
-    (held,) = blocks.values()
-    assert held.slots[:32] == bytes(32)
-    assert held.pad[:4] == bytes(4)
+        receiver.slot_of(drawn.slot_name, b"u" * 16, {}, tags.get)
+    with pytest.raises(ForgedMessageError, match="no block"):
+        receiver.slot_of(drawn.slot_name, b"t" * 16, {}, nothing)
 
 
 @pytest.mark.parametrize(
@@ -226,6 +271,7 @@ def test_a_slot_has_opened_one_message():
         ((0, 4), [], 0, "4 slots"),
         ((1, 0), [], 0, "no block"),
         ((0, 0), [(0, 0, 3)], 4, "not as long"),
+        ((0, 0), [(0, 0, 3)], 0, "not as long"),
         ((0, 0), [(1, 0, 4)], 4, "no block"),
         ((0, 0), [(0, 98, 3)], 3, "100 bytes of pad"),
         ((0, 0), [(0, 0, 3), (0, 2, 3)], 6, "used before"),
@@ -238,37 +284,39 @@ def test_a_header_that_names_what_there_is_not_opens_nothing(slot, pieces, lengt
     pieces = [Piece(names[which], offset, size) for which, offset, size in pieces]
 
     def open_it():
-        receiver.slot_of(SlotName(names[slot[0]], slot[1]), bytes(16), blocks)
+        receiver.slot_of(SlotName(names[slot[0]], slot[1]), bytes(16), blocks, nothing)
         receiver.pad_of(pieces, length, blocks)
 
     with pytest.raises(ForgedMessageError, match=says):
         open_it()
 
 
-def test_a_block_is_used_up_when_slots_and_pad_are():
-    (held,) = held_by(granted(slots=1, pad=4)).values()
+@pytest.mark.parametrize("key_ids", [(), ("a",)], ids=["computed", "of a device"])
+def test_a_block_is_used_up_when_slots_and_pad_are(key_ids):
+    (held,) = held_by(granted(slots=2, pad=4, key_ids=key_ids)).values()
     name = held.facts.block
-    slot_gone = held.without_slot(0, bytes(16))
-    assert not slot_gone.is_used_up
+    slots_gone = held.without_slot(1).without_slot(0)
+    assert not held.without_slot(0).without_pad(Piece(name, 0, 4)).is_used_up
+    assert not slots_gone.is_used_up
     assert not held.without_pad(Piece(name, 0, 4)).is_used_up
-    assert slot_gone.without_pad(Piece(name, 2, 2)).without_pad(Piece(name, 0, 2)).is_used_up
-    (no_pad,) = held_by(granted(slots=1, pad=0)).values()
-    assert no_pad.without_slot(0, bytes(16)).is_used_up
+    assert slots_gone.without_pad(Piece(name, 2, 2)).without_pad(Piece(name, 0, 2)).is_used_up
+    (no_pad,) = held_by(granted(slots=1, pad=0, key_ids=key_ids)).values()
+    assert no_pad.without_slot(0).is_used_up
 
 
-@given(st.sets(st.integers(0, 40)), st.integers(0, 40), st.integers(1, 8))
-def test_spans_are_what_a_set_of_bytes_would_be(used, start, length):
-    spans = ()
-    for byte in random.Random(1).sample(sorted(used), len(used)):
-        spans = with_span(spans, byte, byte + 1)
-    assert {byte for first, after in spans for byte in range(first, after)} == used
-    assert all(a[1] < b[0] for a, b in pairwise(spans))
-    assert overlaps(spans, start, start + length) == (not used.isdisjoint(range(start, start + length)))
-
-
-def replace_facts(announce, **changes):
-    facts = {name: changes.get(name, getattr(announce.facts, name)) for name in Facts.__struct_fields__}
-    return Announce(Facts(**facts), announce.tag, b"")
+@given(st.lists(st.tuples(st.integers(1, 6), st.booleans()), max_size=15), st.randoms(), st.integers(0, 60))
+def test_spans_are_what_a_set_of_bytes_would_be(pieces, chance, start):
+    ends = list(accumulate(length for length, _ in pieces))
+    taken = [(end - length, end) for (length, is_taken), end in zip(pieces, ends, strict=True) if is_taken]
+    chance.shuffle(taken)
+    spans, used = (), set()
+    for first, after in taken:
+        assert not overlaps(spans, first, after)
+        spans, used = with_span(spans, first, after), used | set(range(first, after))
+        assert {byte for first, after in spans for byte in range(first, after)} == used
+        assert all(a[1] < b[0] for a, b in pairwise(spans))
+    for length in range(1, 9):
+        assert overlaps(spans, start, start + length) == (not used.isdisjoint(range(start, start + length)))
 
 
 def test_what_is_drawn_stays_drawn_if_it_is_thrown_away():
