@@ -1,5 +1,6 @@
 """Any service may die at any moment, any connection be lost: a relay ends the same, and no slot is used twice."""
 
+from collections import Counter
 from itertools import count
 from uuid import uuid4
 
@@ -12,7 +13,7 @@ from kme.rebuilding import Rebuilder
 from qkdrelay.errors import StoreError
 from qkdrelay.messages.requests import NetworkRequest
 from qkdrelay.service.loop import BATCH_MAX
-from support.network import DIAMOND, Killed, Network, ask, of
+from support.network import DIAMOND, Killed, Network, ask, is_about_blocks, of
 
 SERVICES = ("kme-1", "kme-2", "kme-4", "coordinator")
 
@@ -75,22 +76,32 @@ def test_all_services_dying_again_and_again_finish_the_relay(tmp_path):
 
 
 def test_what_is_delivered_twice_is_handled_once():
-    """Each connection is lost after the commit, before the acknowledgement, for every message."""
-    network = Network()
+    """Each connection is lost after the commit, before the acknowledgement, for every message.
+
+    For those about key it is only the queue that is lost: on each new connection key is agreed on anew.
+    """
+    network, doubled = Network(), Counter()
     for name, loop in network.loops.items():
         broker = loop.broker
 
-        def acknowledge(deliveries, name=name, acknowledge=broker.acknowledge):
-            if all(delivery.redelivered for delivery in deliveries):
-                acknowledge(deliveries)
-            else:
+        def acknowledge(deliveries, name=name, broker=broker, acknowledge=broker.acknowledge):
+            fresh = [delivery for delivery in deliveries if not delivery.redelivered]
+            doubled[name] += len(fresh)
+            if not all(is_about_blocks(delivery.body) for delivery in fresh):
                 network.hub.drop(name)
+            elif fresh:
+                for queue in {delivery.queue for delivery in deliveries}:
+                    broker.lose_queue(queue)
+            else:
+                acknowledge(deliveries)
 
         broker.acknowledge = acknowledge
     relay_id = ask(network, "kme-1", "kme-8")
     network.settle()
     is_sound(network, relay_id)
     assert len(network.sealed) == 17
+    assert all(doubled[name] for name in network.loops)
+    assert network.about_blocks
 
 
 def test_connections_lost_before_every_step_change_nothing():
@@ -141,7 +152,7 @@ def test_a_restarted_kme_keeps_links_down_waiting_shares_and_keys(tmp_path):
     assert network.show(view.relay_id).missing == ()
 
 
-def test_a_kme_that_lost_its_store_begins_a_new_epoch_and_is_believed(tmp_path):
+def test_a_kme_that_lost_its_store_begins_new_blocks_of_key_and_is_believed(tmp_path):
     network = Network(DIAMOND, folder=tmp_path)
     network.relay("kme-1", "kme-4")
     network.stop("kme-1")
@@ -152,7 +163,8 @@ def test_a_kme_that_lost_its_store_begins_a_new_epoch_and_is_believed(tmp_path):
     network.resume("kme-1")
     assert network.relay("kme-1", "kme-4").state == "confirmed"
     slots = network.slots()
-    assert len({epoch for (sender, _), epoch, _ in slots if sender == "kme-1"}) == 2
+    blocks = {(link, block) for link, block, _ in slots if link[0] == "kme-1"}
+    assert Counter(link for link, _ in blocks) == {("kme-1", "kme-2"): 2, ("kme-1", "kme-3"): 2}
     assert all(len(messages) == 1 for messages in slots.values())
 
 

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from qkdrelay.errors import StoreError
-from support.network import Network
+from support.network import Network, sealed_by
 
 
 def sample(network, service, name, **labels):
@@ -77,19 +77,21 @@ def test_what_is_refused_is_counted_once_by_reason_and_by_who_gave_it_up():
     network = Network()
     network.relay("kme-1", "kme-8")
     body = next(p.body for p in network.sealed if p.routing_key == "link.kme-3.kme-5")
+    fresh = sealed_by(network, "kme-3", "kme-5", ("kme-3", "kme-5"), b"", bytes(10))
     network.on_link("kme-3", "kme-5", b"noise")
-    network.on_link("kme-3", "kme-5", body[:-1] + bytes([body[-1] ^ 1]))
+    for genuine in (fresh, body):  # under a slot that has opened nothing yet, and under one that has
+        network.on_link("kme-3", "kme-5", genuine[:-1] + bytes([genuine[-1] ^ 1]))
     network.on_link("kme-3", "kme-5", body)
     network.as_cli(b"noise")
     network.settle()
-    assert sample(network, "kme-5", "messages_refused_total", reason="malformed") == 1
-    assert sample(network, "kme-5", "messages_refused_total", reason="forged") == 1
-    assert sample(network, "kme-5", "kme_shares_total", outcome="rejected") == 2
+    for reason in ("malformed", "forged", "number_reused"):
+        assert sample(network, "kme-5", "messages_refused_total", reason=reason) == 1, reason
+    assert sample(network, "kme-5", "kme_shares_total", outcome="rejected") == 3
     assert sample(network, "kme-5", "kme_shares_total", outcome="redelivered") == 1
     assert sample(network, "coordinator", "messages_refused_total", reason="malformed") == 1
-    for kme, letters in (("kme-5", 2), ("coordinator", 1), ("kme-3", 0), ("broker", 0)):
+    for kme, letters in (("kme-5", 3), ("coordinator", 1), ("kme-3", 0), ("broker", 0)):
         assert sample(network, "coordinator", "coordinator_dead_letters_total", kme=kme) == letters
-    assert sample(network, "coordinator", "coordinator_dead_letters_kept") == 3
+    assert sample(network, "coordinator", "coordinator_dead_letters_kept") == 4
 
 
 def test_a_batch_that_the_disk_did_not_take_is_not_counted_before_it_does():
@@ -129,14 +131,21 @@ def test_reconnects_epochs_and_hellos_are_there_to_see(tmp_path):
     network.relay("kme-1", "kme-8")
     assert sample(network, "kme-2", "broker_reconnects_total") == 0
     assert sample(network, "kme-2", "broker_connected") == 1
+    granted = sample(network, "kme-2", "link_key_blocks_granted", link="kme-2>kme-1")
+    assert granted > 0
+    assert sample(network, "kme-2", "link_key_given_up", link="kme-2>kme-1") == 0
     network.hub.drop("kme-2")
     network.later(10.0)
     assert sample(network, "kme-2", "broker_reconnects_total") == 1
-    assert sample(network, "kme-2", "stream_epochs", stream="link kme-1") == 1
+    # On another connection key is agreed on anew, by its sender alone.
+    assert sample(network, "kme-2", "link_key_given_up", link="kme-2>kme-1") == 1
+    assert sample(network, "kme-2", "link_key_blocks_granted", link="kme-2>kme-1") == 2 * granted
+    assert sample(network, "kme-1", "link_key_given_up", link="kme-1>kme-2") == 0
+    assert sample(network, "coordinator", "stream_epochs", stream="reports kme-1") == 1
     network.restart("kme-1")
     network.settle()
     network.relay("kme-1", "kme-8")
-    assert sample(network, "kme-2", "stream_epochs", stream="link kme-1") == 2
+    assert sample(network, "coordinator", "stream_epochs", stream="reports kme-1") == 2
     assert sample(network, "coordinator", "coordinator_kme_heard_timestamp_seconds", kme="kme-1") == network.clock()
     assert sample(network, "coordinator", "coordinator_kme_clock_skew_seconds", kme="kme-1") == 0
     assert sample(network, "kme-2", "store_free_bytes") > 0
