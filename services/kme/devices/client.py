@@ -19,11 +19,12 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from kme.devices.answers import KEYS_MAX, DeviceError, DeviceKey, DeviceStatus, in_order, keys_of, status_of, words_of
 from qkdrelay.errors import SettingsError
 from qkdrelay.escaping import escaped
+from qkdrelay.network.devices import DEVICE_RULES, url_parts
 from qkdrelay.service import tls_files
 
 WITHIN_S: Final = 10.0
@@ -34,7 +35,7 @@ GIVEN_KEPT: Final = 16_384
 """Ids of keys that are remembered, to tell a device that gives one twice."""
 IDLE_S: Final = 5.0
 """Seconds after which a connection is not used again: the device may have closed it, and a question would be lost."""
-_HTTPS_PORT, _WORDS_MAX = 443, 200
+_WORDS_MAX: Final = 200
 _LATE: Final = f"no whole answer within {WITHIN_S:g} s"
 _NOT_NOW: Final = frozenset(
     {HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND, HTTPStatus.SERVICE_UNAVAILABLE}
@@ -66,17 +67,11 @@ class Device:
         """
         self._settings = settings
         self._about = f"the device {escaped(settings.url)}"
-        try:
-            url = urlsplit(settings.url)
-            port = url.port or _HTTPS_PORT
-        except ValueError:
-            url, port = urlsplit(""), 0
-        if url.scheme != "https" or not url.hostname or url.query or url.fragment or url.username:
-            raise SettingsError(
-                f"the device's URL {escaped(settings.url)!r} cannot be used", hint="https://HOST[:PORT][/PATH]"
-            )
-        self._address = url.hostname, port
-        self._path = f"{url.path.rstrip('/')}/api/v1/keys/{quote(settings.peer_sae, safe='')}"
+        if (parts := url_parts(settings.url)) is None:
+            raise SettingsError("the device's URL cannot be used", hint=DEVICE_RULES["url"].words)
+        host, port, path = parts
+        self._address = host, port
+        self._path = f"{path}/api/v1/keys/{quote(settings.peer_sae, safe='')}"
         self._given: OrderedDict[str, None] = OrderedDict()
         self._connection: _Connection | None = None
         self._used_at = 0.0
