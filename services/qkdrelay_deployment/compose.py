@@ -113,7 +113,7 @@ def _mounted_saes(folder: str) -> str:
 
 def _kme(topology: Topology, kme: str) -> str:
     links = {
-        near: {"secret": _required(link_secret_variable(kme, near)), **topology.note(kme, near).settings}
+        near: {"secret": _required(link_secret_variable(kme, near)), **topology.note(kme, near).settings(kme, near)}
         for near in topology.neighbours[kme]
     }
     return texts.KME.format(

@@ -1,8 +1,9 @@
-"""Files of TOML: read with errors that name the line, which the parser does not say of what it has parsed."""
+"""Files of TOML: written, and read with errors that name the line, which the parser does not say of what it parsed."""
 
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import tomllib
 from dataclasses import dataclass
@@ -93,6 +94,13 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
             "a number has too many digits" if "int_max_str_digits" in str(error) else escaped(str(error), _WORDS_MAX)
         )
         raise TopologyError(f"{where}: not valid TOML: {reason}") from None
+
+
+def toml_text(value: object) -> str:
+    """Return as TOML a text, a number, a truth value, a list of these, or a table, whose names need no quotes."""
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{name} = {toml_text(each)}' for name, each in value.items())} }}"
+    return escaped(json.dumps(value, ensure_ascii=False), None)
 
 
 def did_you_mean(name: str, names: tuple[str, ...] | list[str]) -> str:

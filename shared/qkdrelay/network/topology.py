@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, Literal
 
@@ -28,19 +28,50 @@ RATE_BPS_DEFAULT: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
+class DeviceNote:
+    """The device at one end of a link; `qkdrelay.network.devices` has what each may be."""
+
+    url: str
+    sae: str
+    """The id by which the devices know the KME at this end."""
+    server_name: str | None = None
+    """The name in the device's certificate, where it is not that of the host."""
+
+
+@dataclass(frozen=True, slots=True)
 class LinkNote:
     """A note on one link; None where it leaves something to the deployment."""
 
     suite: Suite | None = None
     rate_bps: int | None = None
-    """Key that appears per second and direction, in bit/s."""
+    """Key that appears per second and direction, in bit/s; of devices what is expected of them, for plans alone."""
     buffer_bytes: int | None = None
-    """Key kept for each direction."""
+    """Key kept for each direction, where it is simulated."""
+    source: SourceKind = "simulated"
+    serialise: bool | None = None
+    """Of devices: whether the two ends draw in turns."""
+    ahead_bytes: int | None = None
+    """Of devices: key drawn ahead and kept to send with, for each direction."""
+    devices: Mapping[str, DeviceNote] = field(default_factory=dict, hash=False)
+    """By the KME at each end."""
 
-    @property
-    def settings(self) -> dict[str, str | int]:
-        """The settings that it makes, by name, as both KMEs of the link get them."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+    def settings(self, kme: str, peer: str) -> dict[str, str | int]:
+        """Return the settings that it makes of the link with ``peer`` at ``kme``, by name, as that KME reads them."""
+        said: dict[str, str | int | None]
+        if self.source == "simulated":
+            said = {"suite": self.suite, "rate_bps": self.rate_bps, "buffer_bytes": self.buffer_bytes}
+        else:
+            here = self.devices[kme]
+            said = {
+                "source": self.source,
+                "suite": self.suite,
+                "url": here.url,
+                "peer_sae": self.devices[peer].sae,
+                "server_name": here.server_name,
+                "serialise": self.serialise,
+                "ahead_bytes": self.ahead_bytes,
+            }
+        return {name: value for name, value in said.items() if value is not None}
 
 
 NOTHING_NOTED = LinkNote()
@@ -88,6 +119,10 @@ class Topology:
     def note(self, a: str, b: str) -> LinkNote:
         """Return what the file says of the link between ``a`` and ``b``, in either order."""
         return self.link_notes.get((a, b)) or self.link_notes.get((b, a)) or NOTHING_NOTED
+
+    def links_of(self, source: SourceKind) -> tuple[Link, ...]:
+        """Return the links that have their key from there."""
+        return tuple(link for link in self.links if self.note(*link).source == source)
 
     def suite(self, link: Link) -> Suite:
         """Return what a link is sealed with, as far as the file says; the default else."""

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import reprlib
 from pathlib import Path
 from typing import get_args
 
 from qkdrelay.errors import TopologyError
-from qkdrelay.escaping import escaped
-from qkdrelay.network import topology
-from qkdrelay.network.key_cost import Suite
+from qkdrelay.network.link_notes import note_text, parse_note
 from qkdrelay.network.names import KME_NAME, KME_NAME_RULE, SAE_ID, SAE_ID_RULE, SERVICE_USERS, Link
 from qkdrelay.network.plan import KMES_MAX
-from qkdrelay.network.toml_file import TomlFile, did_you_mean, parse_toml, read_text
+from qkdrelay.network.toml_file import TomlFile, did_you_mean, parse_toml, read_text, toml_text
 from qkdrelay.network.topology import NOTHING_NOTED, LinkNote, Topology, Trust
 
 TOPOLOGY_BYTES_MAX = 1 << 20
 REFERENCE = "eight-kmes"
 _ENTRIES = ("name", "kmes", "links", "trust", "saes")
-_BOUNDS = {
-    "rate_bps": (topology.RATE_BPS_MIN, topology.RATE_BPS_MAX),
-    "buffer_bytes": (topology.BUFFER_BYTES_MIN, topology.BUFFER_BYTES_MAX),
-}
 
 
 def load_topology(which: Path) -> Topology:
@@ -45,8 +38,9 @@ def parse_topology(text: str, where: str) -> Topology:
     """Parse a topology's TOML; ``where`` names its origin in errors (TopologyError), with the line.
 
     ``name``, ``kmes`` and ``links`` must be there. A link is a pair of KMEs; a third entry may say more of it, as in
-    ``["kme-1", "kme-2", { rate_bps = 4000, buffer_bytes = 65536, suite = "aes-256-gcm" }]``. A table ``[trust]``
-    may note KMEs, as in ``kme-5 = "never"``; a table ``[saes]`` names SAEs and their KMEs, as in ``sae-1 = "kme-1"``.
+    ``["kme-1", "kme-2", { rate_bps = 4000, buffer_bytes = 65536, suite = "aes-256-gcm" }]``, or that its key comes from
+    devices, as in ``{ source = "etsi014", devices = { kme-1 = { url = "https://a", sae = "x" }, kme-2 = ... } }``. A
+    table ``[trust]`` may note KMEs, as in ``kme-5 = "never"``; a table ``[saes]`` names SAEs and their KMEs.
     """
     data = parse_toml(text, where)
     file = TomlFile(where, text)
@@ -105,28 +99,10 @@ def _links(links: list[object], kmes: tuple[str, ...], file: TomlFile) -> dict[L
             raise TopologyError(f"{at}: link {number} joins {a!r} to itself")
         if (a, b) in notes or (b, a) in notes:
             raise TopologyError(f"{at}: the link between {a!r} and {b!r} is named twice (link {number})")
-        notes[a, b] = _note(link[2], f"{at}: link {number} ({a} to {b})") if len(link) == 3 else NOTHING_NOTED
+        notes[a, b] = NOTHING_NOTED
+        if len(link) == 3:
+            notes[a, b] = parse_note(link[2], (a, b), f"{at}: link {number} ({a} to {b})")
     return notes
-
-
-def _note(said: object, where: str) -> LinkNote:
-    example = '{ rate_bps = 4000, buffer_bytes = 65536, suite = "otp" }'
-    if not isinstance(said, dict):
-        raise TopologyError(f"{where}: what follows the two KMEs must be a table", hint=example)
-    for key, value in said.items():
-        if key == "suite":
-            if value not in get_args(Suite):
-                raise TopologyError(
-                    f"{where}: there is no suite {value!r}", hint=f"known: {', '.join(get_args(Suite))}"
-                )
-        elif key in _BOUNDS:
-            least, most = _BOUNDS[key]
-            if type(value) is not int or not least <= value <= most:
-                raise TopologyError(f"{where}: {key} is {value!r}; it must be a whole number from {least} to {most}")
-        else:
-            hint = did_you_mean(key, ("suite", *_BOUNDS))
-            raise TopologyError(f"{where}: unknown entry {key!r}", hint=hint)
-    return LinkNote(**said)
 
 
 def _trust(trust: dict[str, object], kmes: tuple[str, ...], file: TomlFile) -> dict[str, Trust]:
@@ -160,17 +136,14 @@ def _saes(saes: dict[str, object], kmes: tuple[str, ...], file: TomlFile) -> dic
 def format_topology(topology: Topology) -> str:
     """Return the TOML that `parse_topology` reads as this topology."""
 
-    def text(value: object) -> str:
-        return escaped(json.dumps(value, ensure_ascii=False), None)
-
     def link(a: str, b: str) -> str:
-        notes = ", ".join(f"{name} = {text(value)}" for name, value in topology.note(a, b).settings.items())
-        return f"[{text(a)}, {text(b)}, {{ {notes} }}]" if notes else text([a, b])
+        noted = note_text(topology.note(a, b))
+        return f"[{toml_text(a)}, {toml_text(b)}, {noted}]" if noted else toml_text([a, b])
 
     links = "".join(f"  {link(a, b)},\n" for a, b in topology.links)
-    trust = "".join(f"{text(kme)} = {text(note)}\n" for kme, note in topology.trust.items())
-    network = f"name = {text(topology.name)}\nkmes = {text(list(topology.kmes))}\nlinks = [\n{links}]\n"
-    saes = "".join(f"{text(sae)} = {text(kme)}\n" for sae, kme in topology.saes.items())
+    trust = "".join(f"{toml_text(kme)} = {toml_text(note)}\n" for kme, note in topology.trust.items())
+    network = f"name = {toml_text(topology.name)}\nkmes = {toml_text(list(topology.kmes))}\nlinks = [\n{links}]\n"
+    saes = "".join(f"{toml_text(sae)} = {toml_text(kme)}\n" for sae, kme in topology.saes.items())
     return network + (f"\n[trust]\n{trust}" if trust else "") + (f"\n[saes]\n{saes}" if saes else "")
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from qkdrelay.errors import TopologyError
 from qkdrelay.network import toml_file
-from qkdrelay.network.topology import NOTHING_NOTED, LinkNote
+from qkdrelay.network.devices import url_parts
+from qkdrelay.network.topology import NOTHING_NOTED, DeviceNote, LinkNote
 from qkdrelay.network.topology_file import load_topology, parse_topology, reference_topology
 
 FILES = sorted((Path(__file__).parents[3] / "infra" / "topologies").glob("*.toml"))
@@ -92,6 +93,140 @@ def test_a_mistake_is_told_with_line_and_name(old, new, error, hint):
     assert hint is None or hint in caught.value.hint
 
 
+DEVICES = """\
+name = "devices"
+kmes = ["kme-1", "kme-2", "kme-3"]
+links = [
+  ["kme-2", "kme-1", { source = "etsi014", suite = "aes-256-gcm", rate_bps = 4_000, serialise = true, \
+ahead_bytes = 8192, devices = { kme-1 = { url = "https://qkd-a:8443/kme", sae = "Site A/1" }, \
+kme-2 = { url = "https://192.0.2.7", sae = "b", server_name = "qkd-b.example" } } }],
+  ["kme-2", "kme-3", { source = "simulated", buffer_bytes = 65_536 }],
+]
+"""
+KME_1, KME_2 = 'kme-1 = { url = "https://qkd-a:8443/kme", sae = "Site A/1" }', 'kme-2 = { url = "https://192.0.2.7", '
+AT = "devices.toml:4: link 1 (kme-2 to kme-1): "
+OF_KME_1 = f"{AT}the device of kme-1"
+
+
+def test_a_link_may_have_its_key_from_the_devices_at_its_ends():
+    network = parse_topology(DEVICES, "devices.toml")
+    devices = {
+        "kme-1": DeviceNote("https://qkd-a:8443/kme", "Site A/1"),
+        "kme-2": DeviceNote("https://192.0.2.7", "b", "qkd-b.example"),
+    }
+    note = network.note("kme-1", "kme-2")
+    assert note == LinkNote("aes-256-gcm", 4_000, None, "etsi014", True, 8_192, devices)
+    assert network.links_of("etsi014") == (("kme-2", "kme-1"),)
+    assert network.links_of("simulated") == (("kme-2", "kme-3"),)
+    assert network.note("kme-2", "kme-3") == LinkNote(buffer_bytes=65_536)
+
+
+def test_each_end_of_a_link_is_told_of_its_own_device_and_the_id_of_the_other_end():
+    network = parse_topology(DEVICES, "devices.toml")
+    note, both = network.note("kme-1", "kme-2"), {"source": "etsi014", "suite": "aes-256-gcm"}
+    both |= {"serialise": True, "ahead_bytes": 8_192}
+    assert note.settings("kme-1", "kme-2") == {"url": "https://qkd-a:8443/kme", "peer_sae": "b", **both}
+    other = {"url": "https://192.0.2.7", "server_name": "qkd-b.example", "peer_sae": "Site A/1"}
+    assert note.settings("kme-2", "kme-1") == {**other, **both}
+    for kme, peer in (("kme-2", "kme-3"), ("kme-3", "kme-2")):
+        assert network.note(kme, peer).settings(kme, peer) == {"buffer_bytes": 65_536}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error", "hint"),
+    [
+        ('"etsi014"', '"etsi041"', f"{AT}there is no source 'etsi041'", "known: simulated, etsi014"),
+        ('"etsi014"', '["etsi014"]', f"{AT}there is no source ['etsi014']", "known: simulated, etsi014"),
+        ('source = "etsi014", ', "", f"{AT}'serialise' is for links with source = \"etsi014\"", "leave it out, or say"),
+        (
+            "serialise = true",
+            "buffer_bytes = 1024",
+            f"{AT}'buffer_bytes' is for links with source = \"simul",
+            "leave it",
+        ),
+        ("serialise = true", "serialize = true", f"{AT}unknown entry 'serialize'", "did you mean 'serialise'?"),
+        ("serialise = true", "verify = false", f"{AT}unknown entry 'verify'", "known: source, suite"),
+        ("serialise = true", 'serialise = "yes"', f"{AT}serialise is 'yes'; it must be true or false", None),
+        ("serialise = true", "serialise = 1", f"{AT}serialise is 1; it must be true or false", None),
+        ("8192", "4095", f"{AT}ahead_bytes is 4095; it must be a whole number from 4096 to 4194304", None),
+        ("8192", "4194305", f"{AT}ahead_bytes is 4194305; it must be", None),
+        ("8192", "8192.0", f"{AT}ahead_bytes is 8192.0; it must be", None),
+        ("aes-256-gcm", "aes", f"{AT}there is no suite 'aes'", "known: otp, aes-256-gcm"),
+        ("devices = {", "device = {", f"{AT}unknown entry 'device'", "did you mean 'devices'?"),
+        ("devices = { kme-1", "devices = 3, x = { kme-1", f"{AT}unknown entry 'x'", "known: source"),
+        ("devices = {", "rate_bps = 0, devices = {", "devices.toml: not valid TOML", None),
+        (KME_1, "kme-3 = 1", f"{AT}'devices' names 'kme-3', no end of it", "did you mean 'kme-2'?"),
+        (KME_1, "paris = 1", f"{AT}'devices' names 'paris', no end of it", "known: kme-2, kme-1"),
+        (f"{KME_1}, ", "", f"{AT}'devices' lacks 'kme-1'", "kme-1 = { ... } }"),
+        (KME_1, 'kme-1 = "https://qkd-a"', f"{OF_KME_1} must be a table", 'url = "https://HOST", sae = "ID"'),
+        ('url = "https://qkd-a:8443/kme", ', "", f"{OF_KME_1} lacks 'url'", "https://HOST[:PORT][/PATH]"),
+        (', sae = "Site A/1"', "", f"{OF_KME_1} lacks 'sae'", "1 to 128"),
+        (', sae = "Site A/1"', ', id = "1"', f"{OF_KME_1}: unknown entry 'id'", "known: url, sae, server_name"),
+        (', sae = "Site A/1"', ', sea = "1"', f"{OF_KME_1}: unknown entry 'sea'", "did you mean 'sae'?"),
+        ("Site A/1", "b", f"{AT}both ends have the sae 'b'", "tell the two ends apart"),
+        ("Site A/1", "", f"{OF_KME_1}: 'sae' cannot be used", "1 to 128 printable characters"),
+        ("Site A/1", " a", f"{OF_KME_1}: 'sae' cannot be used", "no blank first or last"),
+        ("Site A/1", "é", f"{OF_KME_1}: 'sae' cannot be used", "of ASCII"),
+        ("Site A/1", "a" * 129, f"{OF_KME_1}: 'sae' cannot be used", "1 to 128"),
+        ('sae = "Site A/1"', "sae = 1", f"{OF_KME_1}: 'sae' cannot be used", "1 to 128"),
+        ("qkd-b.example", "qkd b", f"{AT}the device of kme-2: 'server_name' cannot be used", "name of a host"),
+        ("qkd-b.example", "", f"{AT}the device of kme-2: 'server_name' cannot be used", "name of a host"),
+        ("qkd-b.example", "*.example", f"{AT}the device of kme-2: 'server_name' cannot be used", "or an address"),
+    ],
+)
+def test_a_mistake_with_devices_is_told_with_line_link_and_entry(old, new, error, hint):
+    assert old in DEVICES
+    with pytest.raises(TopologyError) as caught:
+        parse_topology(DEVICES.replace(old, new), "devices.toml")
+    assert str(caught.value).startswith(error)
+    assert hint is None or hint in caught.value.hint
+
+
+def test_a_link_with_devices_names_them():
+    for devices in ("", ', devices = "https://qkd-a"'):
+        with pytest.raises(TopologyError, match="link 1 \\(a to b\\): 'devices' must be a table") as caught:
+            parse_topology(
+                f'name = "n"\nkmes = ["a", "b"]\nlinks = [["a", "b", {{ source = "etsi014"{devices} }}]]', "n"
+            )
+        assert caught.value.hint == 'devices = { a = { url = "https://HOST", sae = "ID" }, b = { ... } }'
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "qkd-a", "http://qkd-a", "https://", "https:///kme", "https://qkd-a:0", "https://qkd-a:65536"),
+        *(
+            "https://qkd-a:x",
+            "https://qkd a",
+            "https://qkd-a/?a=1",
+            "https://qkd-a/#a",
+            "https://[::1",
+            "HTTPS://qkd-a",
+        ),
+        *("https://me:S3cret@qkd-a", "https://:S3cret@qkd-a", "https://qkd-a/api/v1/keys", "https://qkd-a/\\n"),
+        *("https://qkd-a/api/v1/keys/sae-b/enc_keys", "https://qkd-é", "https://qkd-a/" + "x" * 600),
+    ],
+)
+def test_a_url_that_no_device_can_have_is_refused_and_not_repeated(url):
+    with pytest.raises(TopologyError) as caught:
+        parse_topology(DEVICES.replace("https://qkd-a:8443/kme", url), "devices.toml")
+    assert str(caught.value) == f"{OF_KME_1}: 'url' cannot be used"
+    assert caught.value.hint == "https://HOST[:PORT][/PATH], without /api/v1/keys"
+
+
+@pytest.mark.parametrize(
+    ("url", "parts"),
+    [
+        ("https://qkd-a", ("qkd-a", 443, "")),
+        ("https://qkd-a/", ("qkd-a", 443, "")),
+        ("https://qkd-a:1/a/b/", ("qkd-a", 1, "/a/b")),
+        ("https://[2001:db8::1]:8443/$a", ("2001:db8::1", 8443, "/$a")),
+    ],
+)
+def test_a_url_is_taken_apart(url, parts):
+    assert url_parts(url) == parts
+
+
 @pytest.mark.parametrize(
     ("text", "error"),
     [
@@ -124,7 +259,7 @@ def test_a_large_file_is_read_quickly_enough_to_be_refused_for_its_last_line(mon
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_whatever_is_wrong_with_a_file_it_is_told(data):
-    text = NOTED
+    text = data.draw(st.sampled_from([NOTED, DEVICES]))
     for _ in range(data.draw(st.integers(1, 4))):
         place, length = data.draw(st.integers(0, len(text))), data.draw(st.integers(0, 6))
         written = data.draw(st.text(st.sampled_from("[]{}\"'#=,. \n\\ak-3é"), max_size=6))
