@@ -17,7 +17,7 @@ from kme.link_keys import Link
 from kme.metrics import KmeMetrics
 from kme.model import NodeSettings
 from kme.service import KmeService
-from kme.settings import KmeSettings
+from kme.settings import KmeSettings, SimulatedLinkSettings
 from kme.store import KmeStore, open_kme_store
 from kme.supply.application_metrics import ApplicationMetrics
 from kme.supply.front import Front, Throttle
@@ -123,6 +123,7 @@ def run() -> None:
             ),
         )
         for peer, link in settings.links.items()
+        if isinstance(link, SimulatedLinkSettings)
     }
     store = open_kme_store(settings.store, name)
     has_applications = settings.saes is not None

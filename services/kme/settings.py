@@ -3,28 +3,94 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from kme.etsi014.identity import IdFrom
+from qkdrelay.network.devices import AHEAD_BYTES_DEFAULT, AHEAD_BYTES_MAX, AHEAD_BYTES_MIN, DEVICE_RULES
 from qkdrelay.network.key_cost import DEFAULT_SUITE, Suite
-from qkdrelay.network.topology import BUFFER_BYTES_MAX, BUFFER_BYTES_MIN, RATE_BPS_MAX, RATE_BPS_MIN
-from qkdrelay.service.settings import PREFIX, HexKey, HttpAddress, JsonObject, KmeName, OrNothing, ServiceSettings
+from qkdrelay.network.topology import (
+    BUFFER_BYTES_MAX,
+    BUFFER_BYTES_MIN,
+    RATE_BPS_DEFAULT,
+    RATE_BPS_MAX,
+    RATE_BPS_MIN,
+    SourceKind,
+)
+from qkdrelay.service.settings import (
+    PREFIX,
+    HexKey,
+    HttpAddress,
+    JsonObject,
+    KmeName,
+    OrNothing,
+    ServiceSettings,
+    kind_tag,
+)
 
 
-class LinkSettings(BaseModel):
-    """One QKD link of this KME; both ends must be told the same."""
+def _ruled(entry: str) -> AfterValidator:
+    """Return the check of what a topology file calls ``entry`` of a device."""
+    rule = DEVICE_RULES[entry]
 
+    def checked(value: str) -> str:
+        if not rule.fits(value):
+            raise ValueError(f"must be {rule.words}")
+        return value
+
+    return AfterValidator(checked)
+
+
+class _LinkSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
-    secret: HexKey
     suite: Suite = DEFAULT_SUITE
-    rate_bps: Annotated[int, Field(ge=RATE_BPS_MIN, le=RATE_BPS_MAX)] = 1_000_000
+    """The same at both ends."""
+
+
+class SimulatedLinkSettings(_LinkSettings):
+    """A QKD link of this KME whose two ends expand one secret; both must be told the same."""
+
+    source: Literal["simulated"] = "simulated"
+    secret: HexKey
+    rate_bps: Annotated[int, Field(ge=RATE_BPS_MIN, le=RATE_BPS_MAX)] = RATE_BPS_DEFAULT
     """Key that appears per second and direction, in bit/s."""
     buffer_bytes: Annotated[int, Field(ge=BUFFER_BYTES_MIN, le=BUFFER_BYTES_MAX)] = 4 << 20
     """Key kept for each direction; full at start."""
+
+
+class DeviceLinkSettings(_LinkSettings):
+    """A QKD link of this KME that has its key from a device here, over ETSI GS QKD 014; the peer asks the one there."""
+
+    source: Literal["etsi014"]
+    url: Annotated[str, _ruled("url")]
+    """https://HOST[:PORT][/PATH], up to what stands before /api/v1/keys."""
+    peer_sae: Annotated[str, _ruled("sae")]
+    """The id by which the device knows the KME at the other end."""
+    tls: Path
+    """Directory with ``ca.pem``, the device's authority, and ``cert.pem`` and ``key.pem``, which it knows us by."""
+    server_name: Annotated[str, _ruled("server_name")] | None = None
+    """The name in the device's certificate, where it is not that of the host."""
+    serialise: bool = False
+    """Whether the two ends draw in turns: there are devices that cannot draw at both at once. The same at both ends."""
+    ahead_bytes: Annotated[int, Field(ge=AHEAD_BYTES_MIN, le=AHEAD_BYTES_MAX)] = AHEAD_BYTES_DEFAULT
+    """Key drawn ahead and kept to send with; no share that needs more can leave."""
+
+
+def _kind_of(link: Any) -> str | None:
+    """Return which kind of settings a link's are to be read as; None for a source that there is not."""
+    source = link.get("source", "simulated") if isinstance(link, dict) else getattr(link, "source", "simulated")
+    return kind_tag("source", source) if source in get_args(SourceKind) else None
+
+
+LinkSettings = Annotated[
+    Annotated[SimulatedLinkSettings, Tag(kind_tag("source", "simulated"))]
+    | Annotated[DeviceLinkSettings, Tag(kind_tag("source", "etsi014"))],
+    Discriminator(_kind_of, "source", f"source must be one of {', '.join(get_args(SourceKind))}"),
+]
+"""One QKD link of this KME, told apart by ``source``; simulated if that is not said."""
 
 
 class StoreSettings(BaseSettings):

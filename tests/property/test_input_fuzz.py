@@ -89,6 +89,7 @@ SETTINGS = {
     "QKDRELAY_CLI_PASSWORD": "p",
     "QKDRELAY_CLI_KEY": "ab" * 32,
 }
+DEVICE = {"source": "etsi014", "url": "https://qkd-a", "peer_sae": "b", "tls": "/etc", "server_name": "a"}
 OTHERS = [
     *SETTINGS,
     *(f"QKDRELAY_{name}" for name in ("LAB", "LOG_FORMAT", "LOG_LEVEL", "WITHSTAND_COMPROMISED", "HTTP", "PREFETCH")),
@@ -107,7 +108,7 @@ VALUES = (
     )
     | JSON.map(json.dumps)
     | st.dictionaries(st.sampled_from(["kme-2", "kme-1", "K", ""]), JSON, max_size=2).map(json.dumps)
-    | altered([SETTINGS["QKDRELAY_LINKS"], "kme-1", "broker:5672,other:5673"])
+    | altered([SETTINGS["QKDRELAY_LINKS"], json.dumps({"kme-2": DEVICE}), "kme-1", "broker:5672,other:5673"])
 ).filter(lambda text: "\x00" not in text and text.encode("utf-8", "ignore").decode() == text)
 
 
@@ -155,6 +156,10 @@ a,@
 {"kme-2": {"@": 1, "@": 2}}
 {"kme-2": {"suite": "@"}}
 {"kme-2": {"rate_bps": "@", "secret": ["@"]}}
+{"kme-2": {"source": "@"}}
+{"kme-2": {"source": "etsi014", "url": "https://me:@@qkd", "peer_sae": "b", "tls": "/etc"}}
+{"kme-2": {"source": "etsi014", "url": "@", "peer_sae": ["@"], "tls": ["@"], "server_name": "@@", "serialise": "@"}}
+{"kme-2": {"source": "etsi014", "url": "https://a", "peer_sae": "b", "tls": "/etc", "secret": "@", "@": "@"}}
 {"kme-2": {"secret": {"@": "@"}}}""".splitlines()
 
 

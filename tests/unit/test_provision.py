@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from kme.settings import LinkSettings
+from kme.settings import SimulatedLinkSettings
 from qkdrelay.broker import names
 from qkdrelay.errors import SettingsError, TopologyError
 from qkdrelay.network.names import SERVICE_USERS
@@ -126,7 +126,7 @@ def test_both_kmes_of_a_link_are_told_what_the_topology_notes_of_it() -> None:
     text = compose_file(parse_topology(NOTED, "noted"))
     for kme, near in (("kme-1", "kme-2"), ("kme-2", "kme-1")):
         setting = links_of(text, kme)[near]
-        settings = LinkSettings(**{**setting, "secret": "00" * 32})
+        settings = SimulatedLinkSettings(**{**setting, "secret": "00" * 32})
         assert (settings.suite, settings.rate_bps, settings.buffer_bytes) == ("aes-256-gcm", 4000, 65536)
     assert set(links_of(text, "kme-2")["kme-3"]) == {"secret"}
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from coordinator.settings import CoordinatorSettings
-from kme.settings import KmeSettings, StoreSettings
+from kme.settings import DeviceLinkSettings, KmeSettings, SimulatedLinkSettings, StoreSettings
 from qkdrelay.errors import SettingsError, TopologyError
 from qkdrelay.network.topology_file import load_topology, parse_topology
 from qkdrelay.service.settings import JSON_MAX, load
@@ -159,6 +159,68 @@ def doubled(*names):
 def test_a_setting_that_is_wrong_is_named_with_what_would_be_right(environment, variable, value, named):
     environment.setenv(variable, value)
     assert named in refused(KmeSettings)
+
+
+DEVICE = {"source": "etsi014", "url": "https://qkd-a:8443/kme", "peer_sae": "Site B/1", "tls": "/etc/qkd-a"}
+
+
+def devices(**changed):
+    said = {name: value for name, value in {**DEVICE, **changed}.items() if value is not None}
+    return json.dumps({"kme-2": {"secret": KEY}, "kme-3": said})
+
+
+def test_a_link_is_simulated_unless_it_says_that_its_key_comes_from_a_device(environment):
+    environment.setenv("QKDRELAY_LINKS", devices())
+    first, second = load(KmeSettings).links.values()
+    assert isinstance(first, SimulatedLinkSettings)
+    assert (first.source, first.rate_bps, first.buffer_bytes) == ("simulated", 1_000_000, 4 << 20)
+    assert isinstance(second, DeviceLinkSettings)
+    assert (second.source, second.suite, second.url, second.peer_sae) == ("etsi014", "otp", *list(DEVICE.values())[1:3])
+    assert (str(second.tls), second.server_name, second.serialise) == ("/etc/qkd-a", None, False)
+    assert second.ahead_bytes == 64 << 10
+    more = {"suite": "aes-256-gcm", "server_name": "qkd-a.example", "serialise": True, "ahead_bytes": 4 << 20}
+    environment.setenv("QKDRELAY_LINKS", devices(**more))
+    assert {name: getattr(load(KmeSettings).links["kme-3"], name) for name in more} == more
+    environment.setenv("QKDRELAY_LINKS", links(source="simulated"))
+    assert load(KmeSettings).links["kme-2"] == first
+    again = KmeSettings(links={"kme-2": first, "kme-3": second})
+    assert list(again.links.values()) == [first, second]
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"source": "etsi041"}, "[kme-3]: source must be one of simulated, etsi014"),
+        ({"source": ["etsi014"]}, "[kme-3]: source must be one of simulated, etsi014"),
+        ({"source": True}, "[kme-3]: source must be one of simulated, etsi014"),
+        ({"source": None}, "[kme-3][secret]: must be set"),
+        ({"url": None}, "[kme-3][url]: must be set"),
+        ({"url": "http://qkd-a"}, "[kme-3][url]: must be https://HOST[:PORT][/PATH], without /api/v1/keys"),
+        (
+            {"url": "https://qkd-a/api/v1/keys"},
+            "[kme-3][url]: must be https://HOST[:PORT][/PATH], without /api/v1/keys",
+        ),
+        ({"url": f"https://me:{KEY}@qkd-a"}, "[kme-3][url]: must be https://HOST[:PORT][/PATH]"),
+        ({"url": 5}, "[kme-3][url]: "),
+        ({"peer_sae": None}, "[kme-3][peer_sae]: must be set"),
+        ({"peer_sae": ""}, "[kme-3][peer_sae]: must be 1 to 128 printable characters of ASCII"),
+        ({"tls": None}, "[kme-3][tls]: must be set"),
+        ({"tls": 5}, "[kme-3][tls]: "),
+        ({"server_name": "*.example"}, "[kme-3][server_name]: must be the name of a host, or an address"),
+        ({"serialise": "perhaps"}, "[kme-3][serialise]: "),
+        ({"suite": "rot13"}, "[kme-3][suite]: "),
+        ({"ahead_bytes": 4095}, "[kme-3][ahead_bytes]: "),
+        ({"ahead_bytes": (4 << 20) + 1}, "[kme-3][ahead_bytes]: "),
+        ({"verify": False}, "[kme-3][verify]: unknown entry with source=etsi014"),
+        ({"secret": KEY}, "[kme-3][secret]: unknown entry with source=etsi014"),
+        ({"buffer_bytes": 1024}, "[kme-3][buffer_bytes]: unknown entry with source=etsi014"),
+        ({"source": "simulated", "secret": KEY}, "[kme-3][url]: unknown entry with source=simulated"),
+        ({KEY: 1}, "[kme-3]: unknown entry with source=etsi014"),
+    ],
+)
+def test_what_is_wrong_with_a_link_of_a_device_is_told_of_that_link_and_entry(environment, changed, named):
+    environment.setenv("QKDRELAY_LINKS", devices(**changed))
+    assert f"QKDRELAY_LINKS{named}" in refused(KmeSettings)
 
 
 def test_json_of_any_length_is_refused_before_it_is_read(environment):

@@ -23,6 +23,7 @@ PREFIX = "QKDRELAY_"
 _HTTP = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([a-zA-Z0-9.-]+)):([0-9]{1,5})")
 _HEX_KEY = re.compile(r"[0-9a-fA-F]{64}")
 _KEY_LIKE = re.compile(r"[0-9a-f-]{16,}")
+_KIND: Final = "="
 JSON_MAX: Final = 128 * 1024
 """Characters of JSON in one setting; as much as Linux lets one environment variable have."""
 
@@ -100,6 +101,11 @@ HexKey = Annotated[SecretStr, AfterValidator(_hex_key)]
 Addresses = Annotated[str, AfterValidator(_addresses)]
 
 
+def kind_tag(setting: str, value: str) -> str:
+    """Return the tag of the one of several kinds of settings that has this value; no name of a setting looks so."""
+    return f"{setting}{_KIND}{value}"
+
+
 def key_bytes(key: SecretStr) -> bytes:
     """Return the bytes of a `HexKey`."""
     return bytes.fromhex(key.get_secret_value())
@@ -165,13 +171,17 @@ def _variable(error: Any) -> str:
     if not error["loc"]:
         return ""
     first, *rest = map(str, error["loc"])
-    if error["type"] == "extra_forbidden" and not _may_show(rest[-1]):
+    if error["type"] == "extra_forbidden" and not _may_show(rest[-1].replace("_", "-")):
         rest.pop()  # none of our names: it may be anything, a secret too
-    return PREFIX + first.upper() + "".join(f"[{part}]" for part in rest if not _KEY_LIKE.fullmatch(part)) + ": "
+    shown = (part for part in rest if _KIND not in part and not _KEY_LIKE.fullmatch(part))
+    return PREFIX + first.upper() + "".join(f"[{part}]" for part in shown) + ": "
 
 
 def _what(error: Any) -> str:
     if error["type"] == "missing":
         return "must be set"
+    if error["type"] == "extra_forbidden":
+        kinds = [part for part in map(str, error["loc"][:-1]) if _KIND in part]
+        return "unknown entry" + "".join(f" with {kind}" for kind in kinds)
     message: str = error["msg"]
     return message.removeprefix("Value error, ")
