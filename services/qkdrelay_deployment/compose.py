@@ -37,6 +37,8 @@ TLS_FOLDER: Final = "deploy/tls"
 """Has the certificates, beside the compose file."""
 COORDINATOR_SAES: Final = "deploy/coordinator/saes"
 """Has the coordinator's directory of SAEs, which is this deployment's; KMEs have copies in `kme_saes`."""
+DEVICES_FOLDER: Final = "deploy/devices"
+"""Has certificates and keys for QKD devices, which whoever runs the network puts there, in `device_files`."""
 HTTP_PORT: Final = 9464
 """Of health and metrics, in each container."""
 PAGE_PORT_INSIDE: Final = 8080
@@ -49,6 +51,11 @@ CLUSTER_NODES: Final = ("rabbit@node-1", "rabbit@node-2", "rabbit@node-3")
 def kme_saes(kme: str) -> str:
     """Return the folder of what ``kme`` has for its interface for applications: directory of SAEs, certificates."""
     return f"deploy/kmes/{kme}/saes"
+
+
+def device_files(kme: str, peer: str) -> str:
+    """Return the folder of what ``kme`` shows to its device of the link with ``peer``, and knows that by."""
+    return f"{DEVICES_FOLDER}/{kme}/{peer}"
 
 
 def compose_file(topology: Topology) -> str:
@@ -92,7 +99,7 @@ def _coordinator(topology: Topology) -> str:
         page_key=_required(PAGE_KEY),
         control_keys=_folded(keys),
         directory=texts.DIRECTORY if topology.saes else "",
-        mounted=_mounted_saes(COORDINATOR_SAES) if topology.saes else "",
+        mounted=_mounted(COORDINATOR_SAES, texts.SAES_DIRECTORY) if topology.saes else "",
     )
 
 
@@ -107,25 +114,42 @@ def _page() -> str:
     )
 
 
-def _mounted_saes(folder: str) -> str:
-    return f"      - ./{folder}:{texts.SAES_DIRECTORY}:ro\n"
+def _mounted(folder: str, inside: str) -> str:
+    return f"      - ./{folder}:{inside}:ro\n"
 
 
 def _kme(topology: Topology, kme: str) -> str:
-    links = {
-        near: {"secret": _required(link_secret_variable(kme, near)), **topology.note(kme, near).settings(kme, near)}
-        for near in topology.neighbours[kme]
-    }
+    near = topology.neighbours[kme]
+    mounted = [_mounted(kme_saes(kme), texts.SAES_DIRECTORY)] if topology.saes else []
+    mounted += [
+        _mounted(device_files(kme, peer), _device_files_inside(peer))
+        for peer in near
+        if topology.note(kme, peer).source == "etsi014"
+    ]
     return texts.KME.format(
         kme=_plain(kme),
         password=_required(password_variable(kme)),
         control_key=_required(control_key_variable(kme)),
         withstand=f"${{{withstand_variable(kme)}:-{WITHSTAND_DEFAULT}}}",
-        links=_folded(links),
+        links=_folded({peer: _link(topology, kme, peer) for peer in near}),
         volume=kme,
         applications=texts.APPLICATIONS if topology.saes else "",
-        mounted=_mounted_saes(kme_saes(kme)) + _published(topology, kme) if topology.saes else "",
+        mounted="".join(mounted),
+        published=_published(topology, kme) if topology.saes else "",
     )
+
+
+def _link(topology: Topology, kme: str, peer: str) -> dict[str, object]:
+    """Return what ``kme`` is told of its link with ``peer``."""
+    note = topology.note(kme, peer)
+    said = {name: _unsubstituted(value) for name, value in note.settings(kme, peer).items()}
+    if note.source == "etsi014":
+        return {**said, "tls": _device_files_inside(peer)}
+    return {"secret": _required(link_secret_variable(kme, peer)), **said}
+
+
+def _device_files_inside(peer: str) -> str:
+    return f"{texts.DEVICES_DIRECTORY}/{peer}"
 
 
 def _published(topology: Topology, kme: str) -> str:
@@ -142,6 +166,11 @@ def _plain(name: str) -> str:
 
 def _required(variable: str) -> str:
     return f"${{{variable}:?run make up}}"
+
+
+def _unsubstituted(value: object) -> object:
+    """Return a value that compose takes as it is, although it puts variables where there is a dollar."""
+    return value.replace("$", "$$") if isinstance(value, str) else value
 
 
 def _folded(members: Mapping[str, object]) -> str:

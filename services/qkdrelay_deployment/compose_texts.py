@@ -139,8 +139,10 @@ PAGE = """\
       - "127.0.0.1:${{{variable}:-{published}}}:{port}"
 """
 
-# Where SAEs are named. A directory is mounted, since a file that is mounted stays what it was when it is replaced.
+# Where SAEs are named, and where links have devices. Directories are mounted, since a file that is mounted stays what
+# it was when it is replaced.
 SAES_DIRECTORY: Final = "/etc/qkdrelay/saes"
+DEVICES_DIRECTORY: Final = "/etc/qkdrelay/devices"
 DIRECTORY = f"""\
       QKDRELAY_SAES: {SAES_DIRECTORY}/{SAES_FILE}
 """
@@ -172,4 +174,5 @@ KME = """\
     volumes:
       - {volume}:/var/lib/qkdrelay
 {mounted}\
+{published}\
 """

@@ -70,7 +70,7 @@ def environment_values(
     for name in (COOKIE, *map(password_variable, broker_users(topology))):
         values[name] = kept.get(name) or _new_secret()
     keys = [CLI_KEY, PAGE_KEY, *map(control_key_variable, topology.kmes)]
-    keys += [link_secret_variable(*link) for link in topology.links]
+    keys += [link_secret_variable(*link) for link in topology.links_of("simulated")]
     for name in keys:
         values[name] = _key(name, kept.get(name))
     for name in map(withstand_variable, topology.kmes):
@@ -180,8 +180,9 @@ def _sections(topology: Topology) -> Iterator[tuple[str, list[str]]]:
         "Keys between the coordinator and each KME",
         [control_key_variable(kme) for kme in topology.kmes],
     )
-    yield (
-        "What the simulated QKD links draw their keys from: who has one has all of that link's key.\n"
-        "# docs/operating.md says how to renew one",
-        [link_secret_variable(*link) for link in topology.links],
-    )
+    if simulated := topology.links_of("simulated"):
+        yield (
+            "What the simulated QKD links draw their keys from: who has one has all of that link's key.\n"
+            "# docs/operating.md says how to renew one",
+            [link_secret_variable(*link) for link in simulated],
+        )

@@ -33,6 +33,7 @@ from qkdrelay_deployment.compose import (
     compose_file,
     tls_overlay,
 )
+from qkdrelay_deployment.devices import provision_devices
 from qkdrelay_deployment.environment import DEPLOYMENT, check_environment, dotenv_text, environment_values
 from qkdrelay_deployment.files import make_folder, write_file, writing
 from qkdrelay_deployment.rabbitmq_conf import rabbitmq_conf
@@ -53,11 +54,11 @@ def write_deployment(
 ) -> Written:
     """Write all that a deployment of ``topology`` needs into ``directory``; return what that was.
 
-    Secrets that ``.env`` already holds are kept, SAEs that were added, and certificates that are good for another
-    while, so doing it twice changes nothing. ``lab`` switches the lab on or off, ``tls`` TLS to the broker,
-    ``cluster`` three broker nodes instead of one. Raises TopologyError for a network that cannot be deployed,
-    SettingsError for a directory that cannot be written, or for a secret or a certificate authority there that
-    cannot be one.
+    Secrets that ``.env`` already holds are kept, SAEs that were added, certificates that are good for another while,
+    and what was put there for QKD devices, so doing it twice changes nothing. ``lab`` switches the lab on or off,
+    ``tls`` TLS to the broker, ``cluster`` three broker nodes instead of one. Raises TopologyError for a network that
+    cannot be deployed, SettingsError for a directory that cannot be written, or for a secret or a certificate
+    authority there that cannot be one.
     """
     brokers = CLUSTER_SERVICES if cluster else (BROKER_SERVICE,)
     _check_deployable(topology, brokers)
@@ -87,12 +88,13 @@ def write_deployment(
             # The broker reads its certificate when it starts.
             configuration += (directory / TLS_FOLDER / BROKER_SERVICE / CERTIFICATE).read_text(encoding="utf-8")
         saes = provision_saes(topology, directory, values)
+        missing = provision_devices(topology, directory)
         values[DEPLOYMENT] = _digest(topology, loaded, passwords, configuration)
         write_file(dotenv, dotenv_text(topology, values), mode=0o600)
         for path, text in contents.items():
             # The services run as users of their own, so what is mounted into them is for all to read.
             write_file(path, text, mode=0o644)
-    return replace(saes, files=(dotenv, *contents, *certificates, *saes.files))
+    return replace(saes, files=(dotenv, *contents, *certificates, *saes.files), missing=tuple(missing))
 
 
 def provision_certificates(topology: Topology, directory: Path) -> list[Path]:
@@ -124,7 +126,7 @@ def _check_deployable(topology: Topology, brokers: Sequence[str]) -> None:
             hint="choose another name for that KME",
         )
     seen: dict[str, Link] = {}
-    for link in topology.links:
+    for link in topology.links_of("simulated"):
         twin = seen.setdefault(link_secret_variable(*link), link)
         if twin != link:
             raise TopologyError(
@@ -141,7 +143,8 @@ def _digest(
         {name: value for name, value in user.items() if name != "password_hash"}  # salted anew each time
         for user in definitions["users"]
     ]
-    # SAEs are read again without a restart.
-    network = format_topology(replace(topology, saes={}))
+    # SAEs are read again without a restart; where devices are is their KMEs' alone.
+    notes = {link: replace(note, devices={}) for link, note in topology.link_notes.items()}
+    network = format_topology(replace(topology, saes={}, link_notes=notes))
     meant = [{**definitions, "users": users}, dict(passwords), configuration, network]
     return hashlib.sha256(json.dumps(meant, sort_keys=True).encode()).hexdigest()[:16]

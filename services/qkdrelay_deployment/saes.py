@@ -47,6 +47,8 @@ class Written:
     """SAEs that were in the directory before."""
     not_revoked: tuple[str, ...] = ()
     """Of all that were ever struck off, those whose certificates are not revoked yet: the authority's key is away."""
+    missing: tuple[Path, ...] = ()
+    """Files for QKD devices that are still to be put there."""
 
 
 def has_directory(root: Path) -> bool:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated
 
@@ -35,8 +36,9 @@ def provision(
 
     The compose file, the secrets (.env), the broker's configuration, certificates for the SAEs that
     the topology names and for their KMEs, and with --tls one for the broker and for each service;
-    prints their paths. Secrets that .env already has are kept, SAEs that were added, and
-    certificates that last another month, so doing it twice changes nothing.
+    prints their paths. Folders for what QKD devices know KMEs by, where links have such devices,
+    and what is still to be put there. Secrets that .env already has are kept, SAEs that were
+    added, and certificates that last another month, so doing it twice changes nothing.
 
     Example: coordinator provision nsfnet --out .
     """
@@ -49,6 +51,12 @@ def provision(
     if written.struck_off:
         note(f"struck off, as the topology no longer has them or their KMEs: SAEs {', '.join(written.struck_off)}")
     note_not_revoked(written.not_revoked)
+    for folder, files in groupby(written.missing, lambda path: path.parent):
+        kme, peer = folder.parts[-2:]
+        what = ", ".join(file.name for file in files)
+        note(f"to be put into {folder}, for the QKD device of {kme} on its link with {peer}: {what}")
+    if written.missing:
+        note("ca.pem is the authority of the device's certificate; cert.pem and key.pem are what it knows the KME by")
 
 
 def certs(topology: TopologyFile, *, to: Folder = Path()) -> None:
