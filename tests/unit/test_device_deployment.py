@@ -1,18 +1,23 @@
 """A deployment where links have QKD devices: what their KMEs are told and given, and what stays the operator's."""
 
+import json
 import os
+import re
 import stat
 from dataclasses import replace
 
 import pytest
+from pydantic import TypeAdapter
 
+from kme.settings import DeviceLinkSettings, LinkSettings, SimulatedLinkSettings
 from qkdrelay.errors import SettingsError
 from qkdrelay.network.topology import DeviceNote, LinkNote, Topology
+from qkdrelay.network.topology_file import parse_topology
 from qkdrelay.service import dotenv_file
 from qkdrelay_deployment.compose import compose_file
 from qkdrelay_deployment.environment import DEPLOYMENT
 from qkdrelay_deployment.provision import write_deployment
-from support.stack import command_here
+from support.stack import ROOT, command_here
 
 LINK, OTHER = ("kme-2", "kme-1"), ("kme-2", "kme-3")
 FILES = ["ca.pem", "cert.pem", "key.pem"]
@@ -173,3 +178,20 @@ def test_provisioning_says_what_is_to_be_put_where(tmp_path, monkeypatch):
     for kme, peer in (("kme-1", "kme-2"), ("kme-2", "kme-1")):
         put(tmp_path / f"deploy/devices/{kme}/{peer}")
     assert command_here("provision", "mine.toml").err == ""
+
+
+def code(page):
+    return re.findall(r"^```\n(.*?)^```$", (ROOT / "docs" / page).read_text(), re.DOTALL | re.MULTILINE)
+
+
+def test_what_the_documents_show_of_a_link_with_devices_is_read_and_says_the_same():
+    (network,) = (parse_topology(text, "devices.md") for text in code("devices.md") if text.startswith("name = "))
+    url, inside = network.note("kme-1", "kme-2").devices["kme-1"].url, "/etc/qkdrelay/devices/kme-2"
+    tried = next(line for text in code("devices.md") for line in text.splitlines() if "run --rm" in line)
+    assert tried.endswith(f"kme-1 kme try-device {url} relay-b --tls {inside}")
+    shown = [json.loads(text) for text in code("deploying.md") if text.startswith('{"kme-2"')]
+    simulated, device = (json.loads(json.dumps(each).replace("64 hex digits", "0f" * 32))["kme-2"] for each in shown)
+    assert TypeAdapter(LinkSettings).validate_python(simulated) == SimulatedLinkSettings(secret=simulated["secret"])
+    least = {name: device[name] for name in ("source", "url", "peer_sae", "tls", "server_name")}
+    assert TypeAdapter(LinkSettings).validate_python(device) == DeviceLinkSettings(**least)
+    assert device["tls"] == inside

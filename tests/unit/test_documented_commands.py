@@ -29,7 +29,7 @@ OURS = {"coordinator": typer.main.get_command(coordinator), "kme": typer.main.ge
 SERVICES = {"coordinator", "page", *CLUSTER_SERVICES, *reference_topology().kmes, "SERVICE"}
 COMPOSE = {"exec", "logs", "restart", "ps", "stop", "run", "start", "up"}
 UNIX = {"grep", "sed", "sort", "git", "tar", "sh", "umask", ".", "rabbitmqctl", "until", "do", "sleep", "done"}
-UNIX |= {"cd", "curl"}
+UNIX |= {"cd", "curl", "rm"}
 FIRST = re.compile(r"\$ |make |coordinator |kme |docker|infra/|sed |git |\.venv/|\. |\(umask|[A-Z_]+=\S+ make")
 
 
