@@ -82,8 +82,9 @@ def ask_for(there: Granted, needed: Needed, pad_mean: float, ahead: int) -> Ask 
     room = ahead - round(messages * (SLOT_BYTES + pad_mean))
     missing = SLOT_BYTES * max(0, needed.messages - there.slots) + max(0, needed.pad - there.pad)
     if missing:
-        first = SLOT_BYTES * (not there.slots) + max(0, needed.first - there.pad)
-        length, least = max(missing, room), max(first, min(missing, _FAIR)) + OWN_BYTES
+        # A slot, too: each block has one, and what is left over beside it is all its pad.
+        first = SLOT_BYTES + max(0, needed.first - there.pad)
+        length, least = max(missing, room, first), max(first, min(missing, _FAIR)) + OWN_BYTES
     elif 2 * room > ahead:
         length, least = room, min(ahead // 2, _GOOD)
     else:
