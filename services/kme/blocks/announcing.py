@@ -190,7 +190,7 @@ class Announcing:
         """Return for what reason shares wait for key (`NO_KEY`, `NOT_AGREED`); None while it is about to be granted."""
         if self.is_announcing:
             return NOT_AGREED if now - self._announced_at > _AGREE_S else None
-        if self._peer_is_silent:
+        if self._peer_is_silent or self._ration.wait_s(now) > _AGREE_S:
             return NOT_AGREED
         return NO_KEY if self._is_dry else None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
@@ -13,6 +12,7 @@ from qkdrelay.link.blocks.receiver import ENDED_S, HeldKey
 from qkdrelay.link.blocks.spans import Span
 from qkdrelay.messages import codec
 from qkdrelay.messages.blocks import BLOCK_ID_BYTES, HELD_MAX, BlockId, Facts, SlotName
+from qkdrelay.service.batch import BatchDict
 from qkdrelay.service.journal import Journal
 from qkdrelay.service.tables import Table
 
@@ -63,8 +63,8 @@ class HeldKeys(Table):
         """What is to be written; None where a block is used up."""
         self._opened: dict[tuple[str, BlockId, int], bytes] = store.batch.scratch({})
         self._computed: dict[str, Computed] = {}
-        self._remembered: Counter[str] = Counter()
-        """Messages of each peer since some were forgotten."""
+        self._remembered: dict[str, int] = BatchDict(store.batch)
+        """Messages of each peer since some were forgotten; at a start it is not known how many there are."""
 
     def compute_with(self, peer: str, computed: Computed) -> None:
         """Have the key of a peer's blocks computed where it was not stored."""
@@ -139,14 +139,14 @@ class HeldKeys(Table):
     def use(self, peer: str, name: SlotName, tag: bytes, after: Mapping[BlockId, HeldKey]) -> None:
         """Keep blocks as they are after a slot has opened the message with this tag; those that are used up go."""
         self._opened[peer, name.block, name.index] = tag
-        self._remembered[peer] += 1
+        self._remembered[peer] = self._remembered.get(peer, _FORGET_EVERY) + 1
         for held in after.values():
             self._put(peer, held)
 
     def purge(self, now: float) -> bool:
         """Delete blocks whose time is over; return whether there were any. Forget the oldest messages, too."""
         for peer in [peer for peer, count in self._remembered.items() if count >= _FORGET_EVERY]:
-            del self._remembered[peer]
+            self._remembered[peer] = 0
             self.run(_FORGET, peer, OPENED_MAX)
         # Distances, so that a clock that was far ahead for a while keeps nothing for ever.
         gone = self.run("DELETE FROM held_keys WHERE until < ? OR until > ?", now, now + 2 * ENDED_S).rowcount > 0
