@@ -35,6 +35,7 @@ from qkdrelay.messages.reports import (
     Findings,
     Forwarded,
     Hello,
+    LinkKeyReport,
     LinkReport,
     Rebuilt,
     Refused,
@@ -124,7 +125,8 @@ def hello(*links):
 
 
 def link(peer, *, up=False):
-    return LinkReport(peer=peer, up=up, available_bytes=1, buffer_bytes=10, rate_bps=1, waiting=0)
+    key = LinkKeyReport(source="simulated", blocks_granted=1, blocks_given_up=0, why_given_up="", why_dry="")
+    return LinkReport(peer=peer, up=up, available_bytes=1, buffer_bytes=10, rate_bps=1, waiting=0, key=key)
 
 
 def finding(relay, false=(), sets=()):
@@ -189,7 +191,7 @@ def test_a_message_with_more_reports_is_refused_as_a_whole(count):
 
 def test_a_hello_with_more_links_than_a_kme_can_have_is_refused():
     at = Watched()
-    assert at.report(hello(*[link("kme-5")] * 8_000))[:3] == (0, 1, 1)
+    assert at.report(hello(*[link("kme-5")] * 7_000))[:3] == (0, 1, 1)
 
 
 def test_a_link_that_does_not_keep_to_its_order_is_ordered_again_in_time_however_often_it_says_so():

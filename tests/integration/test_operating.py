@@ -3,33 +3,32 @@
 import os
 import shutil
 import time
-from uuid import uuid4
 
 import pytest
 
-from kme.links import Link
+from kme.blocks.computed import ComputedSource
+from kme.blocks.ration import PAUSE_S
+from kme.link_keys import Link
 from kme.model import LATE_S, UNDECIDED_S
-from qkdrelay.link.envelope import seal
-from qkdrelay.link.simulated import SimulatedLinkKey
-from qkdrelay.messages.link import ShareHeader
+from qkdrelay.link.blocks.content import KeyBlock
+from qkdrelay.link.blocks.receiver import BLOCKS_MAX
+from qkdrelay.messages import codec
+from qkdrelay.messages.blocks import Facts
 from qkdrelay.network.names import COORDINATOR
-from qkdrelay.service.numbers import EPOCHS_MAX
+from qkdrelay.randomness import epoch_after
 from support.network import Network
 
 
 def renew(network, a, b):
     """Give both ends of a link a new secret and start them anew, as `make up` does after the old one was deleted."""
     secret = os.urandom(32)
-
-    def key(sender, receiver):
-        return SimulatedLinkKey(
-            secret, sender, receiver, rate_bps=1_000_000, buffer_bytes=1 << 20, clock=time.monotonic
-        )
-
     for me, peer in ((a, b), (b, a)):
-        network.links[me][peer] = Link("otp", key(me, peer), key(peer, me))
+        source = ComputedSource(secret, me, peer, rate_bps=1_000_000, buffer_bytes=1 << 20, clock=time.monotonic)
+        network.links[me][peer] = Link("otp", source)
         network.restart(me)
-    network.settle()
+    # Until both have it neither can hold the other's key, and is not asked to again at once.
+    for _ in range(5):
+        network.later(PAUSE_S)
 
 
 def stop(network, name):
@@ -70,24 +69,33 @@ def test_shares_on_their_way_when_a_secret_is_renewed_become_dead_letters_and_th
     view = network.relay("kme-1", "kme-8")
     renew(network, "kme-3", "kme-5")
     network.resume("kme-5")
-    assert set(network.dead_letters()) == {("kme-5", "link.kme-3.kme-5", "the seal does not verify")}
+    assert set(network.dead_letters()) == {("kme-5", "link.kme-3.kme-5", "no block of key of that name is held")}
     assert {route[1:3] for route in network.show(view.relay_id).missing} == {("kme-3", "kme-5")}
     assert network.show(view.relay_id).state == "confirmed"
     assert network.relay("kme-1", "kme-8").missing == ()
 
 
-def test_who_knew_a_link_secret_keeps_nobody_out_once_it_is_renewed(tmp_path):
-    """They could have all the epochs remembered, and later than any that will be."""
+OF_THE_ATTACKER = {
+    "as many as are kept": lambda now: [epoch_after(b"", now + n, os.urandom) for n in range(BLOCKS_MAX)],
+    "later than any": lambda now: [b"\xff" * 15 + bytes([n]) for n in (0, 1, 255)],
+    "of later years": lambda now: [epoch_after(b"", now + 86_400.0 * n, bytes) for n in range(0, 20 * 365, 91)],
+}
+
+
+@pytest.mark.parametrize("blocks", OF_THE_ATTACKER)
+def test_who_knew_a_link_secret_keeps_nobody_out_once_it_is_renewed(tmp_path, blocks):
+    """They could have had held as many blocks as are kept, and later ones than any that will be."""
     network = Network(folder=tmp_path)
-    link = network.links["kme-3"]["kme-5"]
-    fields = {"link": ("kme-3", "kme-5"), "number": 0, "pad_offset": 0, "relay_id": uuid4(), "plan": b""}
-    for n in range(EPOCHS_MAX):
-        epoch = b"\xff" * 15 + bytes([n])
-        header = ShareHeader(**fields, epoch=epoch, route=("kme-3", "kme-5"), deadline=network.clock())
-        network.on_link("kme-3", "kme-5", seal(link.suite, header, bytes(10), link.outgoing))
+    link, source = ("kme-3", "kme-5"), network.source("kme-3", "kme-5")
+    for block in OF_THE_ATTACKER[blocks](network.clock()):
+        facts = Facts(link=link, block=block, floor=bytes(16), length=96, slots=1, key_ids=())
+        network.on_link(*link, codec.encode(KeyBlock(facts, source.computed(facts)).announce()))
+        network.later(0.01)
+    network.restart("kme-3")
     network.settle()
-    assert ("kme-3", "kme-5") in {route[1:3] for route in network.relay("kme-1", "kme-8").missing}
-    renew(network, "kme-3", "kme-5")
+    # Its own blocks are the latest no more, or too many.
+    assert (link in {route[1:3] for route in network.relay("kme-1", "kme-8").missing}) == (blocks != "later than any")
+    renew(network, *link)
     assert network.relay("kme-1", "kme-8").missing == ()
 
 

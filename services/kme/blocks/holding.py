@@ -12,10 +12,13 @@ from kme.store.held_keys import HeldKeys
 from qkdrelay.link.blocks import receiver
 from qkdrelay.messages.blocks import Announce, BlocksHeld, Facts, HeldBlock, Piece, RefusedBlock, Run, SlotName
 from qkdrelay.network.names import Link
+from qkdrelay.randomness import epoch_after
 from qkdrelay.service.batch import Batch
 
 HELD_EVERY_S, HELD_AGAIN_S = 30.0, 1.0
 """Seconds after which it says what it holds, unasked; and before which it does not say so again when asked."""
+AHEAD_MAX_S: Final = 5 * 365 * 86_400.0
+"""How far ahead of the clock here a block may be that is held: its sender must believe that it was."""
 _REFUSED_MAX: Final = 16
 _WHY_MAX: Final = 200
 
@@ -89,6 +92,10 @@ class Holding:
     def _hold(self, fetched: FetchedKey, now: float) -> None:
         announce, self._fetching = self._fetching, None
         if announce is None or announce.facts != fetched.facts:
+            return
+        if announce.facts.block > epoch_after(b"", now + AHEAD_MAX_S, bytes):
+            # Whoever knew the link's secret for a while would keep its sender out for ever.
+            self._refuse(announce.facts.block, "by its name it is of a time to come: are the clocks right?")
             return
         held = None if fetched.key is None else receiver.held(announce, fetched.key)
         if held is None:
