@@ -8,12 +8,14 @@ import pytest
 
 from qkdrelay.broker.names import control_queue, link_queue, results_queue
 from qkdrelay.messages import codec, signing
+from qkdrelay.messages.blocks import Announce, BlocksHeld, Facts, SlotName
 from qkdrelay.messages.control import Cancel, Commands, SetLink, SignedMessage
 from qkdrelay.messages.link import SealedMessage, ShareHeader
 from qkdrelay.messages.reports import Alarm, Confirmed, Expected, Refused, Reports, Split, Waiting
 from qkdrelay.network.names import COORDINATOR
+from qkdrelay.network.plan import Hop, Plan
 from support import wire_slow as slow
-from support.network import Network
+from support.network import Network, sealed_by
 from support.slow_msgpack import packed
 
 pytestmark = pytest.mark.usefixtures("restless")
@@ -27,6 +29,11 @@ def network():
     network = Network()
     network.relay("kme-1", "kme-8")
     return network
+
+
+def fresh(network):
+    """A message for LINK that was not brought there yet."""
+    return sealed_by(network, *LINK, ("kme-2", *LINK), Plan("kme-5", "kme-8", {"kme-5": Hop(("kme-8",), 1)}), bytes(96))
 
 
 def taken(network, link=LINK):
@@ -64,21 +71,43 @@ LINK_MESSAGES = {
     "zero tag": (lambda body: altered(body, tag=bytes(16)), "the seal does not verify"),
     "zero ciphertext": (lambda body: altered(body, ciphertext=bytes(160)), "the seal does not verify"),
     "last bit": (lambda body: body[:-1] + bytes([body[-1] ^ 1]), "the seal does not verify"),
-    "another number": (lambda body: altered(body, number=1), "the seal does not verify"),
-    "far number": (lambda body: altered(body, number=2**62), "the seal does not verify"),
+    "another slot": (lambda body: altered(body, slot=slot_of(body, index=20)), "the seal does not verify"),
+    "far slot": (lambda body: altered(body, slot=slot_of(body, index=2**62)), "and no slot 4611686018427387904"),
+    "a slot that was used": (lambda body: altered(body, slot=slot_of(body, index=0)), "has opened another message"),
+    "another pad": (lambda body: altered(body, pad=()), "the seal does not verify"),
     "another relay": (lambda body: altered(body, relay_id=UUID(int=1)), "the seal does not verify"),
     "another route": (lambda body: altered(body, route=("kme-1", "kme-2", "kme-3", "kme-5")), "does not verify"),
     "later deadline": (lambda body: altered(body, deadline=1700000031.0), "the seal does not verify"),
     "another link": (lambda body: altered(body, link=("kme-2", "kme-5")), "sealed for another link"),
     "the way back": (lambda body: altered(body, link=LINK[::-1]), "sealed for another link"),
-    "another epoch": (lambda body: altered(body, epoch=bytes(16)), "the seal does not verify"),
+    "another block": (lambda body: altered(body, slot=SlotName(bytes(16), 0)), "no block of key of that name is held"),
+    "no announcement": (lambda body: packed({"v": 2, "type": "announce"}), "not a valid message"),
+    "no news of blocks": (lambda body: packed({"v": 2, "type": "held", "link": 7}), "not a valid message"),
+    "neither of them": (lambda body: packed({"v": 2, "type": "wanted"}), "not a valid message"),
+    "blocks of another link": (lambda body: news(LINK), "of another link"),
+    "an announcement on the way back": (lambda body: announced(LINK[::-1]), "for another link"),
+    "more slots than key": (lambda body: announced(LINK, slots=2), "has no room for 2 slots"),
 }
+
+
+def slot_of(body, **changes):
+    header = codec.decode(codec.decode(body, SealedMessage).header, ShareHeader)
+    return msgspec.structs.replace(header.slot, **changes)
+
+
+def announced(link, slots=1):
+    facts = Facts(link=link, block=b"\x02" * 16, floor=bytes(16), length=96, slots=slots, key_ids=())
+    return codec.encode(Announce(facts=facts, tag=bytes(16), turn=b""))
+
+
+def news(link):
+    return codec.encode(BlocksHeld(link, bytes(16), bytes(16), (), (), b"", b""))
 
 
 @pytest.mark.parametrize("name", LINK_MESSAGES)
 def test_a_bad_message_on_a_link_is_dead_lettered_with_its_reason_and_the_kme_goes_on(network, name):
     make, reason = LINK_MESSAGES[name]
-    network.on_link(*LINK, make(taken(network)))
+    network.on_link(*LINK, make(fresh(network)))
     network.settle()
     ((kme, queue, said),) = network.dead_letters()
     assert (kme, queue) == ("kme-5", link_queue(*LINK))
@@ -105,11 +134,13 @@ def test_a_replayed_message_is_taken_for_a_redelivery_and_changes_nothing(networ
     goes_on(network)
 
 
-def test_a_forgery_does_not_use_up_the_number_of_the_honest_message():
+def test_a_forgery_does_not_use_up_the_slot_of_the_honest_message():
     network = Network()
     network.stop("kme-5")
+    network.hub.drop("kme-5")
     view = network.relay("kme-1", "kme-8")
     honest = network.hub.queues[link_queue(*LINK)]
+    assert len(honest.ready) == 1
     forged = altered(taken(network), tag=bytes(16))
     network.on_link(*LINK, forged)
     honest.ready.reverse()
