@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from uuid import UUID
 
 from kme.applications import TryLaterError
 from kme.blocks.computed import ComputedSource
+from kme.blocks.turn_taking import AsksForTurns, GivesTurns
+from kme.devices.client import Device, DeviceSettings
+from kme.devices.line import DeviceLine
+from kme.devices.source import DeviceSource
 from kme.etsi014.audit import Audit
 from kme.etsi014.server import serving_applications
 from kme.link_keys import Link
 from kme.metrics import KmeMetrics
 from kme.model import NodeSettings
 from kme.service import KmeService
-from kme.settings import KmeSettings, SimulatedLinkSettings
+from kme.settings import DeviceLinkSettings, KmeSettings, SimulatedLinkSettings
 from kme.store import KmeStore, open_kme_store
 from kme.supply.application_metrics import ApplicationMetrics
 from kme.supply.front import Front, Throttle
@@ -104,26 +108,46 @@ def _serving(settings: KmeSettings, room: Room | None, loop: Loop, metrics: KmeM
             room.give_up(TryLaterError("the KME is stopping"))
 
 
+def _simulated(me: str, peer: str, link: SimulatedLinkSettings) -> Link:
+    limits = {"rate_bps": link.rate_bps, "buffer_bytes": link.buffer_bytes}
+    return Link(link.suite, ComputedSource(key_bytes(link.secret), me, peer, **limits, clock=time.monotonic))
+
+
+def _with_device(me: str, peer: str, link: DeviceLinkSettings, lines: list[DeviceLine]) -> Link:
+    """Return a link with a device, and add to ``lines`` what asks that; nothing is asked before it is started."""
+    where = DeviceSettings(link.url, link.peer_sae, link.tls, link.server_name)
+    line = DeviceLine(Device(where, files_may_come=True))
+    lines.append(line)
+    source = DeviceSource(line, ahead_bytes=link.ahead_bytes, expected_bps=link.rate_bps)
+    if not link.serialise:
+        return Link(link.suite, source)
+    if me < peer:  # both ends must see it the same way
+        return Link(link.suite, source, lambda: GivesTurns(time.monotonic))
+    return Link(link.suite, source, lambda: AsksForTurns(time.monotonic, random_bytes))
+
+
+@contextmanager
+def _asking(lines: Sequence[DeviceLine], wake: Callable[[], None]) -> Iterator[None]:
+    """Have the devices asked while in the ``with``."""
+    with ExitStack() as stack:
+        for line in lines:
+            stack.callback(line.stop)
+            line.start(wake)
+        yield
+
+
 def run() -> None:
     """Run the KME that the environment describes until SIGTERM."""
     stop = prepare_process()
     settings = load(KmeSettings)
     set_up_logging(settings.log_format, settings.log_level)
     name = settings.kme
+    lines: list[DeviceLine] = []
     links = {
-        peer: Link(
-            link.suite,
-            ComputedSource(
-                key_bytes(link.secret),
-                name,
-                peer,
-                rate_bps=link.rate_bps,
-                buffer_bytes=link.buffer_bytes,
-                clock=time.monotonic,
-            ),
-        )
-        for peer, link in settings.links.items()
+        peer: _simulated(name, peer, link)
         if isinstance(link, SimulatedLinkSettings)
+        else _with_device(name, peer, link, lines)
+        for peer, link in settings.links.items()
     }
     store = open_kme_store(settings.store, name)
     has_applications = settings.saes is not None
@@ -142,5 +166,9 @@ def run() -> None:
         me, store, links, control_key, broker, batch_s=BATCH_S, gather_s=GATHER_S, metrics=metrics, room=room
     )
     health = monitoring(metrics.registry, loop.health, remark=lambda: room.remark if room is not None else "")
-    with serving(health, settings.http, setting="QKDRELAY_HTTP"), _serving(settings, room, loop, metrics):
+    with (
+        serving(health, settings.http, setting="QKDRELAY_HTTP"),
+        _serving(settings, room, loop, metrics),
+        _asking(lines, loop.wake),
+    ):
         loop.run(stop)

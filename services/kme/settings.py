@@ -73,6 +73,8 @@ class DeviceLinkSettings(_LinkSettings):
     """Directory with ``ca.pem``, the device's authority, and ``cert.pem`` and ``key.pem``, which it knows us by."""
     server_name: Annotated[str, _ruled("server_name")] | None = None
     """The name in the device's certificate, where it is not that of the host."""
+    rate_bps: Annotated[int, Field(ge=RATE_BPS_MIN, le=RATE_BPS_MAX)] = RATE_BPS_DEFAULT
+    """Key that is expected per second and direction, in bit/s; what is measured counts instead, once it is known."""
     serialise: bool = False
     """Whether the two ends draw in turns: there are devices that cannot draw at both at once. The same at both ends."""
     ahead_bytes: Annotated[int, Field(ge=AHEAD_BYTES_MIN, le=AHEAD_BYTES_MAX)] = AHEAD_BYTES_DEFAULT

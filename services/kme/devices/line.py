@@ -82,11 +82,9 @@ class LineState:
 class DeviceLine:
     """Asks one device, in a thread of its own; the rest is for one other thread."""
 
-    def __init__(
-        self, device: AnyDevice, wake: Callable[[], None], clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        """``wake`` is called when something has come; ``clock`` returns seconds and never steps back."""
-        self._device, self._wake, self._clock = device, wake, clock
+    def __init__(self, device: AnyDevice, clock: Callable[[], float] = time.monotonic) -> None:
+        """``clock`` returns seconds and never steps back."""
+        self._device, self._clock = device, clock
         self._changed = threading.Condition()
         self._to_draw: int | None = None
         self._to_fetch: tuple[str, ...] | None = None
@@ -99,9 +97,9 @@ class DeviceLine:
         self._is_asking, self._is_ending, self._short_at = False, False, -math.inf
         self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
-        """Begin to ask."""
-        self._thread = threading.Thread(target=self._run, name="device", daemon=True)
+    def start(self, wake: Callable[[], None]) -> None:
+        """Begin to ask; ``wake`` is called when something has come."""
+        self._thread = threading.Thread(target=self._run, args=(wake,), name="device", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -155,10 +153,10 @@ class DeviceLine:
 
     # --- the thread ------------------------------------------------------------------------------
 
-    def _run(self) -> None:
+    def _run(self, wake: Callable[[], None]) -> None:
         while (work := self._next()) is not None:
             work()
-            self._wake()
+            wake()
         self._device.close()
 
     def _next(self) -> Callable[[], None] | None:

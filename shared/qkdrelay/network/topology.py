@@ -44,7 +44,7 @@ class LinkNote:
 
     suite: Suite | None = None
     rate_bps: int | None = None
-    """Key that appears per second and direction, in bit/s; of devices what is expected of them, for plans alone."""
+    """Key that appears per second and direction, in bit/s; of devices what is expected of them."""
     buffer_bytes: int | None = None
     """Key kept for each direction, where it is simulated."""
     source: SourceKind = "simulated"
@@ -65,6 +65,7 @@ class LinkNote:
             said = {
                 "source": self.source,
                 "suite": self.suite,
+                "rate_bps": self.rate_bps,
                 "url": here.url,
                 "peer_sae": self.devices[peer].sae,
                 "server_name": here.server_name,

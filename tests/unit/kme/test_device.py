@@ -297,6 +297,7 @@ def test_a_url_that_cannot_be_is_refused_at_once(files, url):
     with pytest.raises(SettingsError) as raised:
         Device(DeviceSettings(url, "b", files[2]))
     assert "https://HOST" in raised.value.hint
+    assert "pw" not in str(raised.value)
 
 
 def test_files_that_are_missing_are_told_at_once(tmp_path):

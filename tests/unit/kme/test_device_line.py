@@ -56,9 +56,9 @@ def asking(device, monkeypatch):
     monkeypatch.setattr(line, "PAUSE_S", 0.02)
     monkeypatch.setattr(line, "_AGAIN_S", 0.02)
     woken = threading.Event()
-    found = DeviceLine(device, woken.set)
+    found = DeviceLine(device)
     found.woken = woken
-    found.start()
+    found.start(woken.set)
     yield found
     device.may_answer.set()
     found.stop()
@@ -97,7 +97,7 @@ def test_one_thing_is_asked_at_a_time_and_what_ages_comes_first(asking, device):
 
 def test_a_draw_that_fails_says_why_and_is_refused_for_longer_and_longer(device):
     now, pauses = [0.0], []
-    asking = DeviceLine(device, lambda: None, lambda: now[0])
+    asking = DeviceLine(device, lambda: now[0])
     for _ in range(8):
         began = now[0]
         while not asking.draw(1):
@@ -153,7 +153,7 @@ def test_keys_that_are_held_do_not_come_from_here_again(asking, device, monkeypa
 def test_what_is_kept_is_bounded_in_time_and_number(device, monkeypatch):
     monkeypatch.setattr(line, "KEPT_MAX", 2)
     now = [0.0]
-    asking = DeviceLine(device, lambda: None, lambda: now[0])
+    asking = DeviceLine(device, lambda: now[0])
     device.fetches = [keys("a", "b", "c"), keys("a"), keys("b"), keys("b")]
     for key_ids in (["a", "b", "c"], ["b"], ["a"]):
         asking._to_fetch, asking._fetch_until = tuple(key_ids), 100.0
@@ -167,7 +167,7 @@ def test_what_is_kept_is_bounded_in_time_and_number(device, monkeypatch):
 
 def test_the_rate_is_what_came_after_the_first_draw(device):
     now = [0.0]
-    asking = DeviceLine(device, lambda: None, lambda: now[0])
+    asking = DeviceLine(device, lambda: now[0])
     for _ in range(4):
         device.draws.append([DeviceKey("a", bytes(128))])
         asking._to_draw = 1
@@ -187,8 +187,8 @@ def test_no_key_is_shown(asking, device):
 
 
 def test_it_ends_also_while_it_waits(device):
-    asking = DeviceLine(device, lambda: None)
-    asking.start()
+    asking = DeviceLine(device)
+    asking.start(lambda: None)
     asking.draw(1)
     eventually(asking.take)
     asking.fetch(["a"])
