@@ -290,13 +290,14 @@ def test_an_honest_kme_leaks_again_nothing_once_restored():
 
 def test_a_share_waits_for_link_key_visibly_and_goes_when_key_comes():
     network = Network(DIAMOND)
-    # 32 bytes of keys, 32 of confirmation key, 32 of AMD code: 96 of pad, and a slot of 32.
-    network.limit_key("kme-1", "kme-2", network.time, rate_bps=80, buffer_bytes=136)
+    # 32 bytes of keys, 32 of confirmation key, 32 of AMD code: 96 of pad, a slot of 32, and 64 for a block of key.
+    network.limit_key("kme-1", "kme-2", network.time, rate_bps=80, buffer_bytes=200)
     assert network.relay("kme-1", "kme-4").state == "confirmed"
     view = network.relay("kme-1", "kme-4")
     assert view.state == "started"
     assert [(stuck.route, stuck.reason) for stuck in view.stuck] == [(("kme-1", "kme-2"), "link.key_exhausted")]
-    network.later(11.9)
+    # 8 bytes of pad were left over.
+    network.later(18.3)
     assert network.show(view.relay_id).state == "started"
     network.later(0.2)
     view = network.show(view.relay_id)
@@ -343,14 +344,14 @@ def test_ends_that_ask_for_more_than_the_plan_gives_refuse_and_say_so():
     assert network.sealed == []
 
 
-def test_on_each_connection_link_key_is_of_another_epoch():
+def test_on_each_connection_link_key_is_of_other_blocks():
     network = Network()
     for _ in range(3):
         assert network.relay("kme-1", "kme-8").state == "confirmed"
         network.hub.drop("kme-1")
-    epochs = {}
-    for link, epoch, _ in network.slots():
-        epochs.setdefault(link, set()).add(epoch)
-    assert {len(of_link) for link, of_link in epochs.items() if link[0] == "kme-1"} == {3}
-    assert {len(of_link) for link, of_link in epochs.items() if link[0] != "kme-1"} == {1}
+    blocks = {}
+    for link, block, _ in network.slots():
+        blocks.setdefault(link, set()).add(block)
+    assert {len(of_link) for link, of_link in blocks.items() if link[0] == "kme-1"} == {3}
+    assert {len(of_link) for link, of_link in blocks.items() if link[0] != "kme-1"} == {1}
     assert {len(bodies) for bodies in network.slots().values()} == {1}

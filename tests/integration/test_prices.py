@@ -16,13 +16,6 @@ def links(network):
     return {link for route in decode_plan(view.plan).routes() for link in pairwise(route)}
 
 
-def drain(network, sender, receiver, part=1.0):
-    key = network.links[sender][receiver].outgoing
-    key.draw(int(part * key.available()))
-    network.service(sender)._hello.expire()
-    network.settle()
-
-
 def test_a_link_that_is_cut_is_gone_around_and_taken_again_when_it_is_mended():
     network = Network()
     for kme in ("kme-5", "kme-6", "kme-7"):
@@ -35,12 +28,10 @@ def test_a_link_that_is_cut_is_gone_around_and_taken_again_when_it_is_mended():
 def test_a_link_without_key_is_gone_around_in_that_direction_alone():
     network = Network()
     for kme in ("kme-2", "kme-3", "kme-4"):
-        drain(network, "kme-1", kme)
+        network.drain("kme-1", kme)
         assert ("kme-1", kme) not in links(network)
-        key = network.links["kme-1"][kme].outgoing
-        key.draw(-key.capacity())
-        drain(network, "kme-1", kme, 0.0)
-    drain(network, "kme-2", "kme-1")
+        network.refill("kme-1", kme)
+    network.drain("kme-2", "kme-1")
     assert len(links(network)) == 6
 
 
@@ -63,10 +54,10 @@ def test_where_there_is_no_other_way_a_link_that_is_down_is_taken_and_waited_for
 def test_a_kme_that_lies_about_its_key_draws_relays_to_itself_and_no_more():
     """It claims a full buffer for ever: relays that take its word wait there, and others go on."""
     network = Network()
-    liar = network.links["kme-3"]["kme-6"].outgoing
-    drain(network, "kme-1", "kme-2", 0.6)
-    drain(network, "kme-1", "kme-4", 0.6)
-    liar.draw(liar.available())
-    liar.available = liar.capacity
+    network.drain("kme-1", "kme-2", 0.6)
+    network.drain("kme-1", "kme-4", 0.6)
+    network.drain("kme-3", "kme-6")
+    network.sending("kme-3", "kme-6").available = network.source("kme-3", "kme-6").capacity
+    network.service("kme-3")._hello.expire()
     view = network.relay("kme-1", "kme-8", policy="best")
     assert view.state == "confirmed"

@@ -194,10 +194,17 @@ class Network(EmbeddedNetwork):
         self.settle()
 
     def drain(self, sender, receiver, part=1.0):
-        """Take key away from one direction of a link, for good: so much of what is left, of what is granted all."""
+        """Take key away from one direction of a link: so much of what is left, and of what is granted all."""
         source, sending = self.source(sender, receiver), self.sending(sender, receiver)
-        source._level -= int(part * source.available())
+        source._level = (1.0 - part) * source.available()
         sending._sender = sending._sender.reconnected()
+        self.service(sender)._hello.expire()
+        self.settle()
+
+    def refill(self, sender, receiver):
+        """Let one direction of a link have all the key that it can keep."""
+        source = self.source(sender, receiver)
+        source._level = float(source.capacity())
         self.service(sender)._hello.expire()
         self.settle()
 
