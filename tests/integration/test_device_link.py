@@ -9,7 +9,8 @@ from contextlib import ExitStack
 import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from kme.blocks.exchange import BlockExchange, Granted
+from kme.blocks.ahead import Needed
+from kme.blocks.exchange import BlockExchange
 from kme.devices import client, line
 from kme.devices.client import Device, DeviceSettings
 from kme.devices.line import DeviceLine
@@ -41,12 +42,12 @@ class Link:
 
     def __init__(self, folder, port):
         self.devices = [Device(DeviceSettings(f"https://127.0.0.1:{port}", peer, folder / me)) for me, peer in ENDS]
-        self.lines = [DeviceLine(device, lambda: None) for device in self.devices]
+        self.lines = [DeviceLine(device) for device in self.devices]
         self.journals = [Journal(None, f"kme {me}", SCHEMA) for me, _ in ENDS]
         self.held = [HeldKeys(journal) for journal in self.journals]
         options = {"run": os.urandom(16), "random": os.urandom}
         self.exchanges = [
-            BlockExchange(ends, "otp", DeviceSource(asking), held, batch=journal.batch, **options)
+            BlockExchange(ends, "otp", DeviceSource(asking), held, journal=journal, **options)
             for ends, asking, held, journal in zip(ENDS, self.lines, self.held, self.journals, strict=True)
         ]
         self.wires = deque(), deque()
@@ -58,7 +59,7 @@ class Link:
             self._do(here, self._say)
             while self.wires[1 - here]:
                 self._do(here, self._hear)
-            if (key := self.exchanges[here].draw(100)) is not None:
+            if (key := self.exchanges[here].sending.draw(100)) is not None:
                 self._do(1 - here, lambda there, key=key: self._open(there, key))
 
     def _do(self, end, work):
@@ -68,7 +69,7 @@ class Link:
         self.journals[end].batch.end()
 
     def _say(self, here):
-        self.wires[here].extend(self.exchanges[here].tick(Granted(4, 1_000), time.time()))
+        self.wires[here].extend(self.exchanges[here].tick(Needed(4, 400, 100), time.time()))
 
     def _hear(self, here):
         message = self.wires[1 - here].popleft()
@@ -78,9 +79,10 @@ class Link:
             self.exchanges[here].on_held(message, time.time())
 
     def _open(self, there, key):
-        assert self.exchanges[there].slot(key.slot_name, bytes(16)) == key.slot
-        assert self.exchanges[there].pad(key.pieces, 100) == key.pad
-        self.exchanges[there].opened(key.slot_name, bytes(16), key.pieces)
+        holding = self.exchanges[there].receiving
+        assert holding.slot(key.slot_name, bytes(16)) == key.slot
+        assert holding.pad(key.pieces, 100) == key.pad
+        holding.opened(key.slot_name, bytes(16), key.pieces)
         self.opened += 1
 
     def until(self, condition, what):
@@ -96,7 +98,7 @@ class Link:
     def goes_on(self):
         """Whether more than all that could be granted by now is opened, in both directions."""
         before = self.opened
-        return self.until(lambda: self.opened > before + 200, "messages to be opened")
+        return self.until(lambda: self.opened > before + 1_000, "messages to be opened")
 
 
 @pytest.fixture
@@ -115,7 +117,7 @@ def link(files, pair, monkeypatch):
     with ExitStack() as stack, serving(pair, folder / "server", authority.path) as port:
         found = Link(folder, port)
         for asking in found.lines:
-            asking.start()
+            asking.start(lambda: None)
             stack.callback(asking.stop)
         yield found
         pair.end.set()
