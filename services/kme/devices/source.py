@@ -81,8 +81,10 @@ class DeviceSource:
         """As of `KeySource`."""
 
     def available(self) -> int:
-        """As of `KeySource`: what was drawn and is no block yet; what the device has is not known."""
-        return sum(len(key.key) for key in self._pile)
+        """As of `KeySource`: what the device has is not known; while it gives all it is asked for, it has enough."""
+        state = self._line.state()
+        has_enough = state.drawn and not state.is_limit and not state.why
+        return self._ahead_bytes if has_enough else sum(len(key.key) for key in self._pile)
 
     def capacity(self) -> int:
         """As of `KeySource`."""
