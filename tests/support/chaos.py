@@ -93,7 +93,7 @@ class Figures:
             ("confirmed", self.confirmed),
             ("failed", self.failed.total()),
             *((f"  {reason}", count) for reason, count in self.failed.most_common()),
-            ("messages recorded", f"{use.messages} sealed, {use.published_again} published again, {use.epochs} epochs"),
+            ("messages recorded", f"{use.messages} sealed, {use.published_again} published again, {use.blocks} blocks"),
             ("pad recorded", f"{use.pad_bytes} bytes"),
             ("key reused", len(use.reused)),
             ("wrong secrets", self.wrong_secrets),

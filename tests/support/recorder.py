@@ -20,7 +20,9 @@ from pika.exceptions import AMQPError
 
 from qkdrelay.broker.names import kme_exchange, link_queue
 from qkdrelay.broker.rabbitmq.bundle import unpacked
+from qkdrelay.link.blocks.content import pad_bytes
 from qkdrelay.messages import codec
+from qkdrelay.messages.blocks import Announce, BlocksHeld, Facts
 from qkdrelay.messages.link import SealedMessage, ShareHeader
 from qkdrelay.network.names import Link, Route
 from support.rabbitmq import RabbitMqServer
@@ -31,8 +33,8 @@ _PREFETCH = 200
 _RETRY_S = 0.5
 _RECONNECTED_WITHIN_S = 60.0
 
-Direction = tuple[str, str, bytes]
-"""Sender, receiver and epoch: numbers and pad offsets count within it."""
+Block = tuple[str, str, bytes]
+"""Sender, receiver and the block's id: slots and pad are addressed within it."""
 
 
 @dataclass
@@ -40,64 +42,101 @@ class KeyUse:
     """What the recorded messages say about the key they were sealed with."""
 
     messages: int = 0
-    """Different ones."""
+    """Sealed ones, different from each other."""
     pad_bytes: int = 0
     published_again: int = 0
     """The same bytes, after a restart or a lost connection."""
-    epochs: int = 0
+    blocks: int = 0
+    """That something was sealed under."""
+    about_blocks: int = 0
+    """Messages about blocks: they are no shares, and seal nothing."""
     reused: list[str] = field(default_factory=list)
-    """Each use of key that was used for another message: must be empty."""
+    """Each use of key that was used for another message, or for something else: must be empty."""
 
 
 class Ledger:
-    """Keeps, for each message, where its key was and a digest of all of it."""
+    """Keeps, for each message, where its key was and a digest of all of it; of each block what it was said to be."""
 
     def __init__(self) -> None:
-        self._slots: dict[Direction, dict[int, bytes]] = defaultdict(dict)
-        self._pads: dict[Direction, list[tuple[int, int]]] = defaultdict(list)
+        self._slots: dict[Block, dict[int, bytes]] = defaultdict(dict)
+        self._pads: dict[Block, list[tuple[int, int]]] = defaultdict(list)
+        self._facts: dict[Block, Facts] = {}
+        self._block_of: dict[str, Block] = {}
+        """By the ids of a device's keys."""
         self._use = KeyUse()
         self.routes: dict[UUID, set[Route]] = defaultdict(set)
         """The routes of each relay on which a share was seen."""
 
     def add(self, queue: str, body: bytes) -> None:
         """Note one message that went to the queue of a link."""
+        if codec.is_of(body, Announce):
+            self._announced(queue, codec.decode(body, Announce).facts)
+        elif codec.is_of(body, BlocksHeld):
+            self._is_in(queue, codec.decode(body, BlocksHeld).link[::-1])
+            self._use.about_blocks += 1
+        else:
+            self._sealed(queue, body)
+
+    def _is_in(self, queue: str, link: Link) -> None:
+        if queue != link_queue(*link):
+            self._use.reused.append(f"{queue} carried a message of link {'>'.join(link)}")
+
+    def _announced(self, queue: str, facts: Facts) -> None:
+        self._is_in(queue, facts.link)
+        self._use.about_blocks += 1
+        block = (*facts.link, facts.block)
+        if self._facts.setdefault(block, facts) != facts:
+            self._use.reused.append(f"{_named(block)} was announced as two")
+        for key_id in facts.key_ids:
+            if self._block_of.setdefault(key_id.lower(), block) != block:
+                self._use.reused.append(f"a key of {_named(block)} is another block's")
+
+    def _sealed(self, queue: str, body: bytes) -> None:
         sealed = codec.decode(body, SealedMessage)
         header = codec.decode(sealed.header, ShareHeader)
-        if queue != f"link.{header.link[0]}.{header.link[1]}":
-            self._use.reused.append(f"{queue} carried a message of link {'>'.join(header.link)}")
-        direction = (*header.link, header.epoch)
-        digest = hashlib.sha256(body).digest()
-        slots = self._slots[direction]
-        if header.number in slots:
-            if slots[header.number] == digest:
+        self._is_in(queue, header.link)
+        digest, index = hashlib.sha256(body).digest(), header.slot.index
+        block = (*header.link, header.slot.block)
+        slots = self._slots[block]
+        if index in slots:
+            if slots[index] == digest:
                 self._use.published_again += 1
             else:
-                self._use.reused.append(f"slot {header.number} of {_named(direction)} was used for two messages")
+                self._use.reused.append(f"slot {index} of {_named(block)} was used for two messages")
             return
-        slots[header.number] = digest
-        self._pads[direction].append((header.pad_offset, len(sealed.ciphertext)))
+        slots[index] = digest
+        for piece in header.pad:
+            self._pads[(*header.link, piece.block)].append((piece.offset, piece.length))
         self._use.messages += 1
-        self._use.pad_bytes += len(sealed.ciphertext)
+        self._use.pad_bytes += sum(piece.length for piece in header.pad)
         self.routes[header.relay_id].add(header.route)
 
     def use(self) -> KeyUse:
         """Return the findings so far."""
-        self._use.epochs = len(self._slots)
-        self._use.reused += self._overlaps()
+        self._use.blocks = len(self._slots.keys() | self._pads.keys())
+        self._use.reused += [*self._overlaps(), *self._beyond()]
         return self._use
 
     def _overlaps(self) -> Iterator[str]:
-        for direction, pads in self._pads.items():
+        for block, pads in self._pads.items():
             end = 0
             for offset, length in sorted(pads):
                 if offset < end:
-                    yield f"pad {offset} to {end} of {_named(direction)} was used for two messages"
+                    yield f"pad {offset} to {end} of {_named(block)} was used for two messages"
                 end = max(end, offset + length)
 
+    def _beyond(self) -> Iterator[str]:
+        """Yield what a block does not have by its announcement: there a byte of key would be two things."""
+        for block, facts in self._facts.items():
+            if any(index >= facts.slots for index in self._slots.get(block, ())):
+                yield f"{_named(block)} has {facts.slots} slots, and another one was used"
+            if any(offset + length > pad_bytes(facts) for offset, length in self._pads.get(block, ())):
+                yield f"{_named(block)} has {pad_bytes(facts)} bytes of pad, and others were used"
 
-def _named(direction: Direction) -> str:
-    sender, receiver, epoch = direction
-    return f"link {sender}>{receiver}, epoch {epoch.hex()}"
+
+def _named(block: Block) -> str:
+    sender, receiver, name = block
+    return f"link {sender}>{receiver}, block {name.hex()}"
 
 
 def with_recording(definitions: dict[str, Any], links: Iterable[Link]) -> dict[str, Any]:
