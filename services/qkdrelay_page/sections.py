@@ -84,15 +84,16 @@ def _is_off(kme: KmeView) -> bool:
 def _direction(sender: str, receiver: str, report: LinkReport | None) -> dict[str, Any]:
     ends = {"from": sender, "to": receiver}
     if report is None:
-        return {**ends, "state": "unknown", "level": None, "available_bytes": None, "rate_bps": None, "waiting": 0}
+        return {**ends, "state": "unknown", "level": None, "available_bytes": None, "rate_bps": None, "waiting": 0, "why_dry": ""}
     level = min(1.0, report.available_bytes / report.buffer_bytes)
     return {
         **ends,
-        "state": "down" if not report.up else "dry" if level < DRY else "up",
+        "state": "down" if not report.up else "dry" if level < DRY or report.key.why_dry else "up",
         "level": round(level, 2),
         "available_bytes": report.available_bytes,
         "rate_bps": report.rate_bps,
         "waiting": report.waiting,
+        "why_dry": report.key.why_dry,
     }
 
 
@@ -156,7 +157,7 @@ def _holding(view: NetworkView) -> Iterator[dict[str, Any]]:
             if told["state"] == "down" and not ordered:
                 yield _item("link down", name, f"{way[0]} says that the QKD link to {way[1]} is down{waits}")
             elif told["state"] == "dry":
-                yield _item("link dry", name, f"the QKD link {name} has no key left{waits}")
+                yield _item("link dry", name, f"the QKD link {name} has no key left{waits}{f': {why}' if (why := told['why_dry']) else ''}")
 
 
 def _dry(view: SuppliesView | None) -> Iterator[dict[str, Any]]:
