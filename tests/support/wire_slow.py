@@ -229,6 +229,13 @@ LINK = {
     "buffer_bytes": 33_554_432,
     "rate_bps": 1_000_000,
     "waiting": 0,
+    "key": {
+        "source": "etsi014",
+        "blocks_granted": 70_000,
+        "blocks_given_up": 2,
+        "why_given_up": "the connection to the broker is another one",
+        "why_dry": "",
+    },
 }
 SHORT = {"split": ["kme-1"], "present": 1, "needed": 2}
 ASSIGNING = [

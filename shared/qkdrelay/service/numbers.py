@@ -32,7 +32,7 @@ CREATE TABLE finished (heard INTEGER NOT NULL, number INTEGER NOT NULL, tag BLOB
 
 
 class OwnNumbers(Table):
-    """Numbers of what is sealed and signed here: what is given out is never given again."""
+    """Numbers of what is signed here: what is given out is never given again."""
 
     def __init__(self, store: Store, meta: Meta) -> None:
         super().__init__(store)
@@ -45,10 +45,11 @@ class OwnNumbers(Table):
 
     @property
     def epoch(self) -> bytes:
-        """Of what is sealed and signed now: numbers, and link key, are never those of an earlier start or connection.
+        """Of what is signed now: numbers are never those of an earlier start or connection.
 
-        So a store that was lost, or restored from an old copy, draws no key again that was drawn before; nor does one
-        of two copies of a running machine, once it has noticed that the connection it goes on with is a new one.
+        So a store that was lost, or restored from an old copy, gives none again that was given before; nor does one of
+        two copies of a running machine, once it has noticed that the connection it goes on with is a new one. With
+        another epoch the link key that was granted is dropped, too.
         """
         epoch = self._epoch.value
         if epoch is None:
@@ -100,7 +101,7 @@ class _Stream:
 
 
 class SeenNumbers(Table):
-    """Numbers of what others have sealed and signed: each is handled once."""
+    """Numbers of what others have signed: each is handled once."""
 
     def __init__(self, store: Store, meta: Meta) -> None:
         super().__init__(store)

@@ -382,14 +382,23 @@ def test_a_new_field_of_a_relay_is_one_more_line_in_one_place():
     journal.close()
 
 
-def test_the_columns_of_a_relay_are_those_of_format_6(store):
-    names = {name for _, name, *_ in store.journal.connection.execute("PRAGMA table_info(relays)")}
-    assert names == {
+COLUMNS = {
+    "relays": {
         "relay_id", "role", "state", "plan", "key_count", "key_size_bits", "withstand", "withstand_here", "deadline",
         "findings", "equivocating", "supply", "proof", "ends_at",
-    }  # fmt: skip
+    },
+    "held_newest": {"peer", "block"},
+    "held_keys": {"peer", "block", "facts", "tag", "slots", "pad", "used_slots", "used_pad", "until"},
+    "opened": {"peer", "block", "slot", "tag"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("table", COLUMNS)
+def test_the_columns_of_relays_and_of_link_key_are_those_of_format_7(store, table):
+    names = {name for _, name, *_ in store.journal.connection.execute(f"PRAGMA table_info({table})")}
+    assert names == COLUMNS[table]
     (version,) = store.journal.connection.execute("PRAGMA user_version").fetchone()
-    assert version == 6
+    assert version == 7
 
 
 def test_a_store_with_its_columns_in_another_order_is_read_and_written(tmp_path):
