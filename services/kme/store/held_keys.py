@@ -129,7 +129,6 @@ class HeldKeys(Table):
     def hold(self, peer: str, held: HeldKey, now: float) -> None:
         """Hold a block, and those below its floor for `ENDED_S` more: nothing is sealed under them any more."""
         name, floor = held.facts.block, held.facts.floor
-        self.of(peer)
         self._put(peer, held)
         self._newest[peer] = max(self.newest(peer), name)
         self.run("INSERT OR REPLACE INTO held_newest VALUES (?, ?)", peer, self._newest[peer])
@@ -155,7 +154,8 @@ class HeldKeys(Table):
         return gone
 
     def _put(self, peer: str, held: HeldKey) -> None:
-        name, blocks = held.facts.block, self._blocks.setdefault(peer, {})
+        self.of(peer)
+        name, blocks = held.facts.block, self._blocks[peer]
         if held.is_used_up:
             blocks.pop(name, None)
             self._changed[peer, name] = None
