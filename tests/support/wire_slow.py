@@ -141,7 +141,7 @@ def held_tag(facts, block):
 
 
 def message(fields):
-    return packed({"v": 2, **fields})
+    return packed({"v": 3, **fields})
 
 
 def sealed(suite, blocks, header, body):

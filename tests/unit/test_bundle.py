@@ -51,9 +51,9 @@ def test_a_bundle_is_the_message_of_the_protocol(bodies):
 def test_a_message_of_another_version_or_too_long_is_no_bundle():
     whole = codec.encode(Bundle(bodies=(b"a",)))
     for other in (
-        whole.replace(b"\xa1v\x02", b"\xa1v\x01"),
+        whole.replace(b"\xa1v\x03", b"\xa1v\x01"),
         b"\x81" + whole[4:],
-        packed({"v": 2, "bodies": [bytes(codec.MESSAGE_BYTES_MAX)]}),
+        packed({"v": 3, "bodies": [bytes(codec.MESSAGE_BYTES_MAX)]}),
     ):
         assert unpacked(other, CONTENT_TYPE) == (other,)
 
@@ -80,7 +80,7 @@ def test_a_message_that_is_alone_is_not_wrapped():
 
 def test_what_is_no_bundle_is_one_message_to_be_refused():
     whole = codec.encode(Bundle(bodies=(b"a", b"b")))
-    too_many = b"\x82\xa1v\x02\xa6bodies\xdc" + (BUNDLE_MAX + 1).to_bytes(2) + b"\xc4\x00" * (BUNDLE_MAX + 1)
+    too_many = b"\x82\xa1v\x03\xa6bodies\xdc" + (BUNDLE_MAX + 1).to_bytes(2) + b"\xc4\x00" * (BUNDLE_MAX + 1)
     for body in (b"", b"\xc1", whole[:-1], whole + b"\x00", codec.encode(Bundle(bodies=(b"a",)))[:-2], too_many):
         assert unpacked(body, CONTENT_TYPE) == (body,)
     assert unpacked(whole, CONTENT_TYPE) == (b"a", b"b")

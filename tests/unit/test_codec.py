@@ -44,11 +44,11 @@ def test_what_is_no_map_is_malformed(data):
 
 @pytest.mark.parametrize("version", [0, 1, -1, "2", 2.0, True, None, [1], b"\x01"])
 def test_another_version_is_refused(version):
-    assert "version 2" in refused(packed({"v": version, **slow.TERMS}), Terms)
+    assert "version 3" in refused(packed({"v": version, **slow.TERMS}), Terms)
 
 
 def test_a_message_without_version_is_refused():
-    assert "version 2" in refused(packed(slow.TERMS), Terms)
+    assert "version 3" in refused(packed(slow.TERMS), Terms)
 
 
 @pytest.mark.parametrize("missing", sorted(slow.TERMS))
@@ -172,7 +172,7 @@ def test_keys_of_maps_are_texts():
 @pytest.mark.parametrize("depth", [13, 200, 900, 5_000, 200_000])
 def test_nesting_is_bounded(depth):
     refused(b"\x91" * depth + b"\x90", Terms)
-    refused(packed({"v": 2})[:1] + b"\xa1v" + b"\x91" * depth + b"\x90", Terms)
+    refused(packed({"v": 3})[:1] + b"\xa1v" + b"\x91" * depth + b"\x90", Terms)
 
 
 @pytest.mark.parametrize(
@@ -192,11 +192,11 @@ def test_a_length_that_is_only_announced_costs_nothing(data):
 
 @pytest.mark.parametrize("data", [b"\xd4\x01\x00", b"\xd6\xff\x00\x00\x00\x00", b"\xc7\x00\x05"])
 def test_extension_types_are_refused(data):
-    refused(packed({"v": 2})[:1] + b"\xa1v" + data, Terms)
+    refused(packed({"v": 3})[:1] + b"\xa1v" + data, Terms)
 
 
 def test_a_text_that_is_no_utf8_is_refused():
-    refused(b"\x82\xa1v\x02\xa8relay_id\xa2\xff\xfe", Expected)
+    refused(b"\x82\xa1v\x03\xa8relay_id\xa2\xff\xfe", Expected)
 
 
 def test_oversized_bytes_are_refused_unread():

@@ -31,7 +31,7 @@ def cut(data):
 
 def with_field(name, value):
     """A message of this version whose next field has ``value``, encoded."""
-    return cut(b"\x82\xa1v\x02" + packed(name) + value)
+    return cut(b"\x82\xa1v\x03" + packed(name) + value)
 
 
 EMPTIES = b"\xdc\x00\x0f" + (b"\xdc\xff\xff" + b"\x90" * 65_535) * 15
@@ -56,9 +56,9 @@ HOSTILE = {
     "a length of bytes only": b"\xc6\xff\xff\xff\xff",
     "a map's length only": b"\xdf\xff\xff\xff\xff",
     "extensions": b"\xdc\xff\xff" + b"\xd4\x01\x00" * 65_535,
-    "a field again and again": b"\xde\xff\xff\xa1v\x02" + b"\xa5route\x91\xa1a" * 65_534,
-    "names again and again": b"\x8c\xa1v\x02" + (b"\xa5route\xdc\x02\x00" + b"\xa1a" * 512) * 11,
-    "numbers longer than need be": b"\x82\xa1v\x02\xa5items\xdd\x00\x01\x00\x00" + b"\xcf\0\0\0\0\0\0\0\1" * 65_536,
+    "a field again and again": b"\xde\xff\xff\xa1v\x03" + b"\xa5route\x91\xa1a" * 65_534,
+    "names again and again": b"\x8c\xa1v\x03" + (b"\xa5route\xdc\x02\x00" + b"\xa1a" * 512) * 11,
+    "numbers longer than need be": b"\x82\xa1v\x03\xa5items\xdd\x00\x01\x00\x00" + b"\xcf\0\0\0\0\0\0\0\1" * 65_536,
 }
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from qkdrelay.errors import MalformedMessageError
 
-VERSION = 2
+VERSION = 3
 """The protocol's; every encoded message carries it as ``v``, its first field."""
 MESSAGE_BYTES_MAX = 1 << 20
 """Also the broker's own limit. It, times the prefetch, times the queues consumed, bounds the memory in use."""

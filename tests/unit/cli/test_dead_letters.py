@@ -15,7 +15,7 @@ from qkdrelay.messages.link import SealedMessage
 from qkdrelay.messages.reports import DEAD_LETTER_BODY_MAX, DeadLetter
 
 QUEUE = link_queue("kme-3", "kme-5")
-FORGED = b"\x81\xa1v\x02"
+FORGED = b"\x81\xa1v\x03"
 
 
 def publish(here, user, exchange, key, body):
