@@ -69,7 +69,7 @@ def test_a_flood_leaves_the_others_room_to_wait(network, monkeypatch, capsys):
     view = network.relay("kme-3", "kme-8", policy="recursive")
     assert "came from kme-2" in capsys.readouterr().out
     assert network.stores["kme-5"].waiting.counts() == {"kme-8": 51}
-    network.keys_at.forward(BLOCK / ONE_SHARE)
+    network.keys_at.forward(BLOCK / ONE_SHARE + 0.1)
     network.settle()
     assert missing(network, view) == ()
 
