@@ -116,7 +116,7 @@ class Links:
         slot = holding.slot(header.slot, sealed.tag)
         if slot is None:
             return None
-        payload = unseal(link.suite, sealed, slot, partial(holding.pad, header.pad))
+        payload = unseal(link.suite, sealed, slot, partial(holding.pad, header.slot, header.pad))
         holding.opened(header.slot, sealed.tag, header.pad)
         return Opened(sender, header, payload)
 

@@ -81,7 +81,7 @@ class Link:
     def _open(self, there, key):
         holding = self.exchanges[there].receiving
         assert holding.slot(key.slot_name, bytes(16)) == key.slot
-        assert holding.pad(key.pieces, 100) == key.pad
+        assert holding.pad(key.slot_name, key.pieces, 100) == key.pad
         holding.opened(key.slot_name, bytes(16), key.pieces)
         self.opened += 1
 

@@ -77,21 +77,25 @@ def test_what_is_refused_is_counted_once_by_reason_and_by_who_gave_it_up():
     network = Network()
     network.relay("kme-1", "kme-8")
     body = next(p.body for p in network.sealed if p.routing_key == "link.kme-3.kme-5")
-    fresh = sealed_by(network, "kme-3", "kme-5", ("kme-3", "kme-5"), b"", bytes(10))
-    network.on_link("kme-3", "kme-5", b"noise")
+    link, route = ("kme-3", "kme-5"), ("kme-3", "kme-5")
+    fresh = sealed_by(network, *link, route, b"", bytes(10))
+    network.on_link(*link, b"noise")
     for genuine in (fresh, body):  # under a slot that has opened nothing yet, and under one that has
-        network.on_link("kme-3", "kme-5", genuine[:-1] + bytes([genuine[-1] ^ 1]))
-    network.on_link("kme-3", "kme-5", body)
+        network.on_link(*link, genuine[:-1] + bytes([genuine[-1] ^ 1]))
+    key = network.sending(*link).draw(10)
+    for payload in (bytes(10), b"ten others"):  # by kme-3 itself
+        network.on_link(*link, sealed_by(network, *link, route, b"", payload, key=key))
+    network.on_link(*link, body)
     network.as_cli(b"noise")
     network.settle()
-    for reason in ("malformed", "forged", "number_reused"):
-        assert sample(network, "kme-5", "messages_refused_total", reason=reason) == 1, reason
-    assert sample(network, "kme-5", "kme_shares_total", outcome="rejected") == 3
+    for reason, times in (("malformed", 1), ("forged", 2), ("unfit", 1), ("number_reused", 1)):
+        assert sample(network, "kme-5", "messages_refused_total", reason=reason) == times, reason
+    assert sample(network, "kme-5", "kme_shares_total", outcome="rejected") == 5
     assert sample(network, "kme-5", "kme_shares_total", outcome="redelivered") == 1
     assert sample(network, "coordinator", "messages_refused_total", reason="malformed") == 1
-    for kme, letters in (("kme-5", 3), ("coordinator", 1), ("kme-3", 0), ("broker", 0)):
+    for kme, letters in (("kme-5", 5), ("coordinator", 1), ("kme-3", 0), ("broker", 0)):
         assert sample(network, "coordinator", "coordinator_dead_letters_total", kme=kme) == letters
-    assert sample(network, "coordinator", "coordinator_dead_letters_kept") == 4
+    assert sample(network, "coordinator", "coordinator_dead_letters_kept") == 6
 
 
 def test_a_batch_that_the_disk_did_not_take_is_not_counted_before_it_does():

@@ -333,7 +333,7 @@ class Search:
             slot = state.store.slot_of(sealed.slot_name, sealed.tag)
             if slot is None or tag_of(slot, sealed.pieces, sealed.body) != sealed.tag:
                 return state
-            receiver.pad_of(sealed.pieces, len(sealed.body), blocks)
+            receiver.pad_of(sealed.slot_name, sealed.pieces, len(sealed.body), blocks)
         except (ForgedMessageError, NumberReusedError):
             return state
         if sealed not in state.sealed:
@@ -372,7 +372,7 @@ class Search:
         for sealed in state.sealed - state.opened:
             try:
                 slot = state.store.slot_of(sealed.slot_name, sealed.tag)
-                receiver.pad_of(sealed.pieces, len(sealed.body), blocks)
+                receiver.pad_of(sealed.slot_name, sealed.pieces, len(sealed.body), blocks)
             except (ForgedMessageError, NumberReusedError):
                 raise ViolatedError("what was sealed can never be opened") from None
             if slot is None or tag_of(slot, sealed.pieces, sealed.body) != sealed.tag:

@@ -60,9 +60,9 @@ class Holding:
         blocks = self._held.of(self._peer)
         return receiver.slot_of(name, tag, blocks, lambda name: self._held.opened(self._peer, name))
 
-    def pad(self, pieces: Sequence[Piece], length: int) -> bytes:
+    def pad(self, name: SlotName, pieces: Sequence[Piece], length: int) -> bytes:
         """As of `receiver.pad_of`."""
-        return receiver.pad_of(pieces, length, self._held.of(self._peer))
+        return receiver.pad_of(name, pieces, length, self._held.of(self._peer))
 
     def opened(self, name: SlotName, tag: bytes, pieces: Sequence[Piece]) -> None:
         """Wipe what has opened a message, in the transaction that handles it."""

@@ -150,7 +150,7 @@ class End:
             if slot is None:
                 return "again"
             assert slot == key.slot
-            pad = self.receiving.pad(key.pieces, sealed.length)
+            pad = self.receiving.pad(key.slot_name, key.pieces, sealed.length)
             self.receiving.opened(key.slot_name, sealed.tag, key.pieces)
             return pad
 

@@ -23,6 +23,7 @@ ENDED_S: Final = 3_720.0
 BLOCKS_MAX: Final = 1_024
 """Blocks of one direction that are kept."""
 _NO_BLOCK: Final = "no block of key of that name is held"
+_OPENED_ANOTHER: Final = "slot {} of its block has opened another message"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,29 +111,33 @@ def slot_of(
 ) -> bytes | None:
     """Return the slot that a message names, or None if it has opened this message before.
 
-    ``opened`` returns the tag of the message that a slot has opened, if that is still known. Raises NumberReusedError
-    if it was another: whoever has the broker can bring that about, so it blames nobody. Raises ForgedMessageError if
-    there is no such block or slot.
+    ``opened`` returns the tag of the message that a slot has opened, if that is still known. If it has opened another
+    one, whoever has the broker may have changed this one, which must blame nobody: a slot that is still known, since
+    its key is computed, is returned all the same, to verify the tag with, and `pad_of` refuses then. Raises
+    ForgedMessageError if it is not known any more, or there is no such block or slot.
     """
-    held = blocks.get(name.block)
+    held, before = blocks.get(name.block), None
     if held is not None and name.index >= held.facts.slots:
         raise ForgedMessageError(f"the block has {held.facts.slots} slots, and no slot {name.index}")
-    if held is not None and not overlaps(held.used_slots, name.index, name.index + 1):
-        return held.slots[SLOT_BYTES * name.index : SLOT_BYTES * (name.index + 1)]
-    before = opened(name)
-    if before == tag:
-        return None
-    if held is None and before is None:
-        raise ForgedMessageError(_NO_BLOCK)
-    raise NumberReusedError(f"slot {name.index} of its block has opened another message")
+    if held is None or _is_used(held, name):
+        before = opened(name)
+        if before == tag:
+            return None
+        if held is None and before is None:
+            raise ForgedMessageError(_NO_BLOCK)
+        if held is None or before is None or not held.is_computed:
+            raise ForgedMessageError(_OPENED_ANOTHER.format(name.index))
+    return held.slots[SLOT_BYTES * name.index : SLOT_BYTES * (name.index + 1)]
 
 
-def pad_of(pieces: Sequence[Piece], length: int, blocks: Mapping[BlockId, HeldKey]) -> bytes:
-    """Return the pad that a message names whose tag has been verified.
+def pad_of(name: SlotName, pieces: Sequence[Piece], length: int, blocks: Mapping[BlockId, HeldKey]) -> bytes:
+    """Return the pad that a message names whose tag has been verified under the slot that it names.
 
-    Raises ForgedMessageError if it is not ``length`` bytes of blocks that are held, each of them used for the first
-    time: then its sender is at fault, or its store was restored from a copy.
+    Raises NumberReusedError if slot or pad have opened another message: its sender is at fault, or there are two of it.
+    Raises ForgedMessageError if the pad is not ``length`` bytes of blocks that are held.
     """
+    if _is_used(_block(name.block, blocks), name):
+        raise NumberReusedError(_OPENED_ANOTHER.format(name.index))
     if sum(piece.length for piece in pieces) != length:
         raise ForgedMessageError("the pieces of pad are not as long as the message")
     pad, taken = list[bytes](), dict[BlockId, tuple[Span, ...]]()
@@ -142,7 +147,7 @@ def pad_of(pieces: Sequence[Piece], length: int, blocks: Mapping[BlockId, HeldKe
             raise ForgedMessageError(f"the block has {len(held.pad)} bytes of pad, and none at {end}")
         used = taken.setdefault(piece.block, held.used_pad)
         if overlaps(used, start, end):
-            raise ForgedMessageError("its pad was used before")
+            raise NumberReusedError("its pad was used before")
         taken[piece.block] = with_span(used, start, end)
         pad.append(held.pad[start:end])
     return b"".join(pad)
@@ -154,6 +159,10 @@ def wiped(name: SlotName, pieces: Sequence[Piece], blocks: Mapping[BlockId, Held
     for piece in pieces:
         after[piece.block] = after.get(piece.block, blocks[piece.block]).without_pad(piece)
     return after
+
+
+def _is_used(held: HeldKey, name: SlotName) -> bool:
+    return overlaps(held.used_slots, name.index, name.index + 1)
 
 
 def _block(name: BlockId, blocks: Mapping[BlockId, HeldKey]) -> HeldKey:
