@@ -7,16 +7,16 @@ from uuid import UUID
 
 import pytest
 
+from kme.blocks.computed import ComputedSource
 from kme.effects import LogEvent, SendShare
 from kme.forwarding import Forwarding, RejectedShareError
 from kme.lab import Lab
-from kme.links import Link
+from kme.link_keys import Link
 from kme.model import NodeSettings
 from kme.service import KmeService
 from kme.store import open_kme_store
 from qkdrelay.broker.names import LEAKS_KEY, control_queue, results_queue
 from qkdrelay.broker.port import Delivery
-from qkdrelay.link.simulated import SimulatedLinkKey
 from qkdrelay.messages import codec, signing
 from qkdrelay.messages.control import Commands, Expect, SetLab, SetLink, SignedMessage
 from qkdrelay.messages.leaks import Leak, open_leak
@@ -40,10 +40,10 @@ class Ordered:
     """A service with nobody around it, and what it reports."""
 
     def __init__(self, *, lab=False):
-        key = SimulatedLinkKey(bytes(32), "kme-5", "kme-8", rate_bps=1, buffer_bytes=1024, clock=lambda: 0.0)
+        source = ComputedSource(bytes(32), "kme-5", "kme-8", rate_bps=1, buffer_bytes=1024, clock=lambda: 0.0)
         self.store, self._numbers = open_kme_store(None, "kme-5"), count()
         me = NodeSettings("kme-5", frozenset({"kme-8"}), lab=lab)
-        self.service = KmeService(me, self.store, {"kme-8": Link("otp", key, key)}, KEY)
+        self.service = KmeService(me, self.store, {"kme-8": Link("otp", source)}, KEY)
 
     def order(self, command):
         """Return the answers to a command of the coordinator."""
@@ -53,8 +53,9 @@ class Ordered:
             delivery = Delivery(control_queue("kme-5"), "", "", signed, redelivered=False, token=(1, 1))
             assert self.service.handle(delivery, NOW)
             self.service.tick(NOW, connected=False, reconnected=False)
-        sent = [each.body for each in self.store.journal.outbox.drain_committed()]
-        bodies = [codec.decode(codec.decode(body, SignedMessage).body, Reports) for body in sent]
+        sent = self.store.journal.outbox.drain_committed()
+        reports = [each.body for each in sent if each.routing_key == results_queue("kme-5")]
+        bodies = [codec.decode(codec.decode(body, SignedMessage).body, Reports) for body in reports]
         return [report for body in bodies for report in body.items]
 
 
