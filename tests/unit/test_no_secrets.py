@@ -18,6 +18,11 @@ from pydantic import ValidationError
 from attack.case import Case
 from attack.coalition import TRICKS
 from attack.sealed import Sealed
+from kme.blocks import computed
+from kme.blocks.computed import ComputedSource
+from kme.blocks.source import FetchedKey, RawKey
+from kme.devices.answers import DeviceKey
+from kme.devices.line import Drawn, Fetched
 from kme.effects import KeepShare, SendShare
 from kme.forwarding import Forwarding
 from kme.links import Links, Opened
@@ -27,9 +32,12 @@ from kme.settings import KmeSettings
 from qkdrelay.broker.names import LEAKS_KEY
 from qkdrelay.broker.port import Delivery, Publication, Received
 from qkdrelay.errors import QkdRelayError
+from qkdrelay.link.blocks.content import KeyBlock
+from qkdrelay.link.blocks.receiver import HeldKey
+from qkdrelay.link.blocks.sender import SealingKey, Sender
 from qkdrelay.link.confirmation import Payload
-from qkdrelay.link.simulated import SimulatedLinkKey
 from qkdrelay.messages import codec
+from qkdrelay.messages.blocks import Facts, SlotName
 from qkdrelay.messages.leaks import Leak
 from qkdrelay.network.planner import recursive_plan
 from qkdrelay.service.logs import set_up_logging
@@ -68,10 +76,10 @@ class Recorder:
 
     def __init__(self, monkeypatch):
         self.secrets = set()
-        slot, pad = SimulatedLinkKey.slot, SimulatedLinkKey.pad
+        block_key, draw = computed.block_key, Sender.draw
         on_share, send, to_bytes = Forwarding.on_share, Links.send, Payload.to_bytes
-        monkeypatch.setattr(SimulatedLinkKey, "slot", lambda *a: self.note(slot(*a)))
-        monkeypatch.setattr(SimulatedLinkKey, "pad", lambda *a: self.note(pad(*a)))
+        monkeypatch.setattr(computed, "block_key", lambda *a: self.note_block(block_key(*a)))
+        monkeypatch.setattr(Sender, "draw", lambda *a: self.note_drawn(draw(*a)))
         monkeypatch.setattr(
             Forwarding, "on_share", lambda s, k, h, payload, *a: on_share(s, k, h, self.note(payload), *a)
         )
@@ -85,6 +93,17 @@ class Recorder:
         for at in range(0, len(secret) - 15, 16):
             self.secrets.add(bytes(secret[at : at + 16]))
         return secret
+
+    def note_block(self, key):
+        """Note a block's own keys, and its first slot and last pad: all of it would be too much to look for."""
+        self.note(key[:96] + key[-32:])
+        return key
+
+    def note_drawn(self, drawn):
+        if drawn is not None:
+            self.note(drawn[1].slot)
+            self.note(drawn[1].pad)
+        return drawn
 
     def note_share(self, share):
         self.note(share.payload)
@@ -243,6 +262,18 @@ def none_of(secrets, data):
 PAYLOAD = Payload(SECRET, SECRET, SECRET[32:])
 END = EndpointRelay(RELAY, "target", "pending", PLAN, 2, 256, DEMAND, 1, NOW, PAYLOAD)
 ROUTE = ("kme-1", "kme-3", "kme-5", "kme-8")
+FACTS = Facts(link=("a", "b"), block=bytes(16), floor=bytes(16), length=128, slots=1, key_ids=("id",))
+BLOCK = KeyBlock(FACTS, SECRET + SECRET)
+DEVICE_KEY = DeviceKey("id", SECRET)
+
+
+def asked(source):
+    """A source that has key that was asked for, and some that was fetched."""
+    assert source.ask(128, 96)
+    assert source.fetch(Facts(link=("b", "a"), block=bytes(16), floor=bytes(16), length=96, slots=1, key_ids=()))
+    return source
+
+
 HOLDERS = [
     PAYLOAD,
     END,
@@ -250,7 +281,7 @@ HOLDERS = [
     SendShare(RELAY, ROUTE, PLAN.below("kme-8"), NOW, SECRET, 1, 1),
     KeepShare(RELAY, ROUTE, SECRET, NOW),
     Leak(kme="kme-5", relay_id=RELAY, route=ROUTE, payload=SECRET),
-    Opened("kme-5", header(PLAN, ROUTE), SECRET, is_new=True),
+    Opened("kme-5", header(PLAN, ROUTE), SECRET),
     Publication(1, "kme.kme-1", "lab.leaks", SECRET),
     Delivery("q", "e", "k", SECRET, redelivered=False, token=(1, 1)),
     Received(
@@ -260,7 +291,16 @@ HOLDERS = [
         generation=1,
         publishing=1,
     ),
-    SimulatedLinkKey(SECRET[:32], "a", "b", rate_bps=1, buffer_bytes=1, clock=lambda: 0.0),
+    asked(ComputedSource(SECRET[:32], "a", "b", rate_bps=1, buffer_bytes=1_000, clock=lambda: 0.0)),
+    RawKey(128, (), lambda _: SECRET + SECRET),
+    FetchedKey(FACTS, SECRET + SECRET),
+    BLOCK,
+    HeldKey.of(BLOCK),
+    Sender(("a", "b")).with_block(SECRET + SECRET, ("id",), 1, NOW, os.urandom),
+    SealingKey(SlotName(bytes(16), 0), (), SECRET, SECRET),
+    DEVICE_KEY,
+    Drawn((DEVICE_KEY,)),
+    Fetched(("id",), (DEVICE_KEY,)),
 ]
 
 
