@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from kme.links import Link
+from kme.blocks.computed import ComputedSource
+from kme.link_keys import Link
 from qkdrelay.broker.names import dead_key, kme_exchange, link_queue, results_queue
 from qkdrelay.broker.port import Publication
-from qkdrelay.link.simulated import SimulatedLinkKey
 from qkdrelay.messages import codec
-from qkdrelay.messages.link import SealedMessage
+from qkdrelay.messages.blocks import Announce, BlocksHeld, Facts, HeldBlock
+from qkdrelay.messages.link import SealedMessage, ShareHeader
 from qkdrelay.messages.reports import DEAD_LETTER_BODY_MAX, DeadLetter
+from support.network import is_about_blocks
 
 QUEUE = link_queue("kme-3", "kme-5")
 FORGED = b"\x81\xa1v\x03"
@@ -66,34 +68,52 @@ def test_a_forged_message_is_listed_shown_requeued_refused_again_and_dropped(her
 
 
 def with_secret(here, secret):
-    """Give kme-5's side of the link with kme-3 another secret; return what it had."""
-    links = here.network.links["kme-5"]
+    """Start kme-5 with another secret for its link with kme-3; return what starts it with the one it had."""
+    links, limits = here.network.links["kme-5"], {"rate_bps": 1_000_000, "buffer_bytes": 1 << 20}
     before = links["kme-3"]
-    limits = {"rate_bps": 1_000_000, "buffer_bytes": 1 << 20, "clock": time.monotonic}
-    links["kme-3"] = Link("otp", before.outgoing, SimulatedLinkKey(secret, "kme-3", "kme-5", **limits))
-    return lambda: links.update({"kme-3": before})
+
+    def start(link):
+        here.clock.now += 1.0
+        links["kme-3"] = link
+        here.restart("kme-5")
+
+    start(Link("otp", ComputedSource(secret, "kme-5", "kme-3", clock=time.monotonic, **limits)))
+    return lambda: start(before)
 
 
-def test_shares_refused_for_a_mistake_that_was_mended_arrive_when_requeued(here):
-    mend = with_secret(here, bytes(32))
+def test_shares_refused_for_a_mistake_that_was_mended_arrive_when_requeued(place, tmp_path):
+    here = place(folder=tmp_path)
+    here.stop("kme-5")
     data = here.run("relay", "kme-1", "kme-8", "--policy", "recursive", "--json").data
-    assert data["missing"] == [["kme-1", "kme-3", "kme-5", "kme-8"]]
+    missing = ["kme-1", "kme-3", "kme-5", "kme-8"]
+    assert missing in data["missing"]
+    here.stop()
+    mend = with_secret(here, bytes(32))
+    here.network.settle()
     (letter,) = letters(here)
-    assert letter["reason"] == "the seal does not verify"
+    assert letter["reason"] == "no block of key of that name is held"
+    assert here.run("show", data["relay_id"], "--json").data["missing"] == [missing]
     mend()
     assert here.run("dead-letters", "requeue", str(letter["letter"])).code == 0
     assert here.run("show", data["relay_id"], "--json").data["missing"] == []
     assert letters(here) == []
 
 
-def test_a_message_that_was_handled_before_changes_nothing_when_requeued(here):
+def recorded_shares(here):
+    """Return a list of what is published on links from now on, but for what is about blocks of key."""
     sealed, publish_in_hub = [], here.network.hub.publish
 
     def recorded(user, publication):
-        sealed.append(publication)
+        if publication.routing_key.startswith("link.") and not is_about_blocks(publication.body):
+            sealed.append(publication)
         return publish_in_hub(user, publication)
 
     here.network.hub.publish = recorded
+    return sealed
+
+
+def test_a_message_that_was_handled_before_changes_nothing_when_requeued(here):
+    sealed = recorded_shares(here)
     before = here.run("relay", "kme-1", "kme-8", "--policy", "recursive", "--json").data
     body = next(p.body for p in sealed if p.routing_key == QUEUE)
     with here.network.coordinator_store.journal.transaction():
@@ -102,27 +122,67 @@ def test_a_message_that_was_handled_before_changes_nothing_when_requeued(here):
     assert letter["given_up_by"] == "broker"
     sealed.clear()
     assert here.run("dead-letters", "requeue", str(letter["letter"])).code == 0
-    assert [p.routing_key for p in sealed if p.routing_key.startswith("link.")] == [QUEUE]
+    assert [p.routing_key for p in sealed] == [QUEUE]
     assert letters(here) == []
     assert here.run("show", before["relay_id"], "--json").data == before
 
 
 def test_what_is_shown_of_a_share_is_its_clear_part_only(here):
-    mend = with_secret(here, bytes(32))
+    sealed = recorded_shares(here)
     relay_id = here.run("relay", "kme-1", "kme-8", "--policy", "recursive", "--json").data["relay_id"]
-    mend()
-    number = str(letters(here)[0]["letter"])
+    genuine = next(p.body for p in sealed if p.routing_key == QUEUE)
+    forge(here, genuine[:-1] + bytes([genuine[-1] ^ 1]))
+    (letter,) = letters(here)
+    assert letter["reason"] == "the seal does not verify"
+    number = str(letter["letter"])
     raw = here.run("dead-letters", "show", number, "--raw", "letter", "--json")
-    message = raw.data["message"]
+    message, header = raw.data["message"], codec.decode(codec.decode(genuine, SealedMessage).header, ShareHeader)
     assert (message["kind"], message["link"], message["relay"]) == ("share", "kme-3>kme-5", relay_id)
     assert message["route"] == "kme-1>kme-3>kme-5"
+    assert (message["block"], message["slot"]) == (header.slot.block.hex(), header.slot.index)
     body = Path("letter").read_bytes()
     assert len(body) == raw.data["size"]
     ciphertext = codec.decode(body, SealedMessage).ciphertext
+    assert message["pad"] == f"{len(ciphertext)} bytes of 1 blocks"
     shown = here.run("dead-letters", "show", number).out
     assert ciphertext.hex()[:16] not in raw.out + shown
     assert f"ciphertext   {len(ciphertext)} bytes\n" in shown
     assert max(map(len, shown.splitlines())) <= 80
+
+
+OTHER_LINK, BLOCK = ("kme-1", "kme-2"), bytes(range(16))
+FACTS = Facts(link=OTHER_LINK, block=BLOCK, floor=BLOCK, length=4_096, slots=16, key_ids=("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        (
+            Announce(FACTS, bytes(16), b""),
+            {
+                "kind": "block announced",
+                "link": "kme-1>kme-2",
+                "block": BLOCK.hex(),
+                "size": "4096 bytes",
+                "device_keys": 2,
+            },
+        ),
+        (
+            BlocksHeld(OTHER_LINK, bytes(16), BLOCK, (HeldBlock(BLOCK, bytes(16)),), (), b"", b""),
+            {"kind": "blocks held", "link": "kme-1>kme-2", "blocks": 1},
+        ),
+    ],
+    ids=["announcement", "held"],
+)
+def test_messages_about_blocks_that_are_refused_are_shown_by_what_they_say(here, message, shown):
+    forge(here, codec.encode(message))
+    (letter,) = letters(here)
+    assert "another link" in letter["reason"]
+    number = str(letter["letter"])
+    assert here.run("dead-letters", "show", number, "--json").data["message"] == shown
+    lines = here.run("dead-letters", "show", number).out.splitlines()
+    assert all(any(str(value) in line for line in lines) for value in shown.values())
+    assert max(map(len, lines)) <= 80
 
 
 @pytest.mark.parametrize(
