@@ -242,14 +242,7 @@ def test_one_direction_that_is_cut_or_dry_is_told_from_the_other():
         there = page.network
         tab.open(page.url)
         tab.wait_for("document.querySelectorAll('.link').length === 13")
-        key = there.links["kme-3"]["kme-7"].outgoing
-
-        def run_dry():
-            key.draw(key.available())
-            there.service("kme-3")._hello.expire()
-            there.settle()
-
-        page.do(run_dry)
+        page.do(lambda: there.drain("kme-3", "kme-7"))
         tab.wait_for("document.querySelector('[data-key=\"kme-3:kme-7\"]').dataset.states === 'dry up'")
         tab.open(page.url + "#attention")
         tab.wait_for("document.querySelector('[data-kind=\"link dry\"]')")
