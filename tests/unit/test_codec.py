@@ -153,7 +153,7 @@ def test_a_field_named_twice_is_refused():
     twice = (
         b"\x84"
         + packed("v")
-        + packed(2)
+        + packed(3)
         + packed("type")
         + packed("expected")
         + packed("relay_id")
