@@ -73,7 +73,7 @@ LINK_MESSAGES = {
     "last bit": (lambda body: body[:-1] + bytes([body[-1] ^ 1]), "the seal does not verify"),
     "another slot": (lambda body: altered(body, slot=slot_of(body, index=20)), "the seal does not verify"),
     "far slot": (lambda body: altered(body, slot=slot_of(body, index=2**62)), "and no slot 4611686018427387904"),
-    "a slot that was used": (lambda body: altered(body, slot=slot_of(body, index=0)), "has opened another message"),
+    "a slot that was used": (lambda body: altered(body, slot=slot_of(body, index=0)), "the seal does not verify"),
     "another pad": (lambda body: altered(body, pad=()), "the seal does not verify"),
     "another relay": (lambda body: altered(body, relay_id=UUID(int=1)), "the seal does not verify"),
     "another route": (lambda body: altered(body, route=("kme-1", "kme-2", "kme-3", "kme-5")), "does not verify"),
