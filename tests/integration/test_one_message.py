@@ -35,7 +35,6 @@ from qkdrelay.messages.reports import (
     Findings,
     Forwarded,
     Hello,
-    LinkKeyReport,
     LinkReport,
     Rebuilt,
     Refused,
@@ -49,7 +48,7 @@ from qkdrelay.messages.reports import (
 from qkdrelay.messages.requests import ShowRequest
 from qkdrelay.network.names import COORDINATOR
 from qkdrelay.service.moderation import LINES_MAX
-from support.kme import terms
+from support.kme import OF_NO_NOTE, terms
 from support.messages import values
 from support.network import Network
 
@@ -125,8 +124,7 @@ def hello(*links):
 
 
 def link(peer, *, up=False):
-    key = LinkKeyReport(source="simulated", blocks_granted=1, blocks_given_up=0, why_given_up="", why_dry="")
-    return LinkReport(peer=peer, up=up, available_bytes=1, buffer_bytes=10, rate_bps=1, waiting=0, key=key)
+    return LinkReport(peer=peer, up=up, available_bytes=1, buffer_bytes=10, rate_bps=1, waiting=0, key=OF_NO_NOTE)
 
 
 def finding(relay, false=(), sets=()):

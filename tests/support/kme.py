@@ -11,6 +11,7 @@ from qkdrelay.messages.blocks import SlotName
 from qkdrelay.messages.control import FixedDemand, Terms
 from qkdrelay.messages.link import ShareHeader
 from qkdrelay.messages.plans import encode_plan
+from qkdrelay.messages.reports import LinkKeyReport
 from support import plans
 
 NOW = 1_700_000_000.0
@@ -18,6 +19,10 @@ RELAY = UUID("00112233-4455-8677-8899-018bcfe56800")
 """Made at `NOW`."""
 DEMAND, NOTHING = (FixedDemand(compromised=number, failed=0, tampering=0) for number in (1, 0))
 """What terms demand; and terms that demand nothing."""
+
+
+OF_NO_NOTE = LinkKeyReport(source="simulated", blocks_granted=1, blocks_given_up=0, why_given_up="", why_dry="")
+"""What a KME reports of the key of a link with which nothing is wrong."""
 
 
 class Relays(dict):

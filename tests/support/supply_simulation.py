@@ -23,6 +23,7 @@ from qkdrelay.network.names import Link
 from qkdrelay.network.planner import without
 from qkdrelay.network.topology import LinkNote, Topology
 from qkdrelay.service.batch import Batch
+from support.kme import OF_NO_NOTE
 
 RELAY_S = 1.0
 BURST_S, STOCK_BURSTS = 6.0, 10.0
@@ -298,6 +299,7 @@ class Simulation:
             buffer_bytes=self.buffers[link],
             rate_bps=int(8 * self.rates[link]),
             waiting=int(left < 0),
+            key=OF_NO_NOTE,
         )
 
     def _begin(self, relay) -> None:

@@ -8,6 +8,7 @@ from coordinator.supply.key_left import SEALED_S, KeyDrawn
 from qkdrelay.messages.reports import SILENT_S, LinkReport
 from qkdrelay.network.prices import UNUSABLE
 from qkdrelay.service.batch import Batch
+from support.kme import OF_NO_NOTE
 
 LINK, BACK = ("kme-1", "kme-2"), ("kme-2", "kme-1")
 BUFFER, PER_S = 10_000, 100
@@ -16,7 +17,7 @@ RELAY, OTHER = UUID(int=1), UUID(int=2)
 
 def said(at, available=5_000, *, link=LINK, up=True, waiting=0):
     figures = {"buffer_bytes": BUFFER, "rate_bps": 8 * PER_S, "waiting": waiting}
-    return link[0], at, LinkReport(peer=link[1], up=up, available_bytes=available, **figures)
+    return link[0], at, LinkReport(peer=link[1], up=up, available_bytes=available, key=OF_NO_NOTE, **figures)
 
 
 def left(drawn, now, *reports):

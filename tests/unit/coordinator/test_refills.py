@@ -19,7 +19,7 @@ from coordinator.supply.wants import AHEAD_S, FIRST_BYTES, HAD_S, SUPPLY_BYTES_M
 from qkdrelay.messages.assignments import IncomingSupply, NoSupply, OutgoingSupply, SaePair, Supplies
 from qkdrelay.messages.control import FixedDemand
 from qkdrelay.messages.reports import LinkReport
-from support.kme import NOW
+from support.kme import NOW, OF_NO_NOTE
 from support.network import REFERENCE
 
 BUFFER = 16 << 20
@@ -40,7 +40,7 @@ def reports(left, at, unusable=()):
     """What KMEs say of their links: that so many bytes are left, and that no key comes."""
     for a, b in LINKS:
         figures = {"available_bytes": max(0, left.get((a, b), 0)), "buffer_bytes": BUFFER, "rate_bps": 0, "waiting": 0}
-        yield a, at, LinkReport(peer=b, up=(a, b) not in unusable, **figures)
+        yield a, at, LinkReport(peer=b, up=(a, b) not in unusable, key=OF_NO_NOTE, **figures)
 
 
 class Refilling:

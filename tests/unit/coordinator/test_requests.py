@@ -321,7 +321,7 @@ def test_of_equally_good_paths_those_with_more_key_left_are_taken():
         *({"a", "b", "c"} - set(used)),
     )
     network.limit_key("s", dry, network.time, rate_bps=1, buffer_bytes=1 << 20)
-    network.links["s"][dry].outgoing.draw(1 << 20)
+    network.drain("s", dry)
     network.later(60.0)
     after = network.ask(relay(source="s", target="t", withstand=demand(1, 0)))
     assert set(decode_plan(after.plan).successors("s")) == {used[1], spare}

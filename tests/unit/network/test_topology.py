@@ -124,7 +124,7 @@ def test_a_link_may_have_its_key_from_the_devices_at_its_ends():
 def test_each_end_of_a_link_is_told_of_its_own_device_and_the_id_of_the_other_end():
     network = parse_topology(DEVICES, "devices.toml")
     note, both = network.note("kme-1", "kme-2"), {"source": "etsi014", "suite": "aes-256-gcm"}
-    both |= {"serialise": True, "ahead_bytes": 8_192}
+    both |= {"rate_bps": 4_000, "serialise": True, "ahead_bytes": 8_192}
     assert note.settings("kme-1", "kme-2") == {"url": "https://qkd-a:8443/kme", "peer_sae": "b", **both}
     other = {"url": "https://192.0.2.7", "server_name": "qkd-b.example", "peer_sae": "Site A/1"}
     assert note.settings("kme-2", "kme-1") == {**other, **both}

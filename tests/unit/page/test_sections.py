@@ -74,8 +74,7 @@ def test_a_kme_that_was_never_heard_is_not_called_silent():
 
 
 def test_one_direction_may_be_dry_or_down_alone(network):
-    key = network.links["kme-1"]["kme-2"].outgoing
-    key.draw(key.available())
+    network.drain("kme-1", "kme-2")
     network.later(11.0)
     link = shown(network)["links"][0]
     assert link["link"] == ["kme-1", "kme-2"]
