@@ -5,7 +5,9 @@ from collections import Counter
 
 import pytest
 
+from kme.blocks.ahead import AHEAD_MAX
 from qkdrelay.broker.names import REPLIES_EXCHANGE
+from qkdrelay.messages.blocks import BLOCK_BYTES_MAX
 from qkdrelay.messages.plans import decode_plan
 from qkdrelay.network.key_cost import CONFIRMATION_KEY_BYTES, SLOT_BYTES
 from support.network import Network, ask
@@ -159,6 +161,16 @@ def test_of_the_key_that_is_made_few_bytes_are_not_in_a_message(costs, keys, rel
     assert costs.used_up() - before <= 1.03 * relays * relay_bytes(keys)
     assert costs.used_up() - before >= relays * relay_bytes(keys)
     assert costs.drawn > drawn
+
+
+@pytest.mark.parametrize("suite", ["otp", "aes-256-gcm"])
+def test_no_more_key_is_granted_ahead_than_is_said(suite):
+    network = Network(suite=suite)
+    for _ in range(20):
+        network.later(1.0)
+    for a, b in network.topology.links:
+        for way in ((a, b), (b, a)):
+            assert AHEAD_MAX / 2 <= network.sending(*way).granted().size <= AHEAD_MAX + BLOCK_BYTES_MAX
 
 
 def test_when_messages_get_longer_as_many_slots_are_lost_as_were_there_once(costs):

@@ -68,8 +68,9 @@ def ahead_bytes(rate_bps: int, capacity: int) -> int:
 class PadMean:
     """The bytes of pad of a message, as of the last ones."""
 
-    def __init__(self) -> None:
-        self.value = _PAD_AT_FIRST
+    def __init__(self, suite: Suite = "otp") -> None:
+        # Where none is taken none is missed: slots alone are enough.
+        self.value = _PAD_AT_FIRST if suite == "otp" else 0.0
 
     def note(self, length: int) -> None:
         """Take one message more into it."""

@@ -61,7 +61,7 @@ class Announcing:
         self._sender = Sender(link)
         self._timer, self._times_announced = Timer(), 0
         self._announced_at = 0.0
-        self._mean = PadMean()
+        self._mean = PadMean(suite)
         self._peer_is_silent = False
         self.counts = Counts()
         self._has_begun = self._is_short = self._is_dry = False
