@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from kme import fairness, forwarding, links
+from kme import fairness, forwarding, link_keys, links
+from kme.blocks import ahead, announcing, holding, ration
+from kme.store import held_keys
 from qkdrelay import randomness
-from qkdrelay.messages import codec, control, dialogue, fields, keys, link, plans, reports
+from qkdrelay.link.blocks import receiver, sender, turns
+from qkdrelay.messages import blocks, codec, control, dialogue, fields, keys, link, plans, reports
 from qkdrelay.messages.reports import SKEW_MAX_S
 from qkdrelay.network import plan
 from qkdrelay.service import loop, numbers
@@ -65,6 +68,13 @@ LIMITS = {
     "time limit of a relay": (int(fields.TIMEOUT_S_MIN), int(fields.TIMEOUT_S_MAX)),
     "size of a plan": (plan.KMES_MAX, plan.SUCCESSORS_MAX, plan.SHARE_MESSAGES_MAX),
     "unconfirmed messages of a service": (loop.OUTBOX_MAX, loop.OUTBOX_BYTES_MAX >> 20),
+    "block of link key": (
+        blocks.BLOCK_BYTES_MIN,
+        blocks.BLOCK_BYTES_MAX,
+        blocks.SLOTS_MAX,
+        blocks.KEY_IDS_MAX,
+        receiver.BLOCKS_MAX,
+    ),
     "sealed and unconfirmed, of one link": (links.BACKLOG_MAX, links.BACKLOG_BYTES_MAX >> 20),
     "shares that wait": (fairness.WAITING_MAX, fairness.WAITING_BYTES_MAX >> 20),
     "undecided relays at an end": (
@@ -80,7 +90,25 @@ def test_the_limits_are_those_of_the_code(what):
     assert tuple(int(number.replace(",", "")) for number in re.findall(r"[\d,]*\d", row)) == LIMITS[what]
 
 
+_AGAIN = ", ".join(f"{pause:.0f}" for pause in announcing.ANNOUNCE_AGAIN_S)
 STATED = [
+    f"bytes of the block, {blocks.BLOCK_BYTES_MIN} to {blocks.BLOCK_BYTES_MAX:,}, and slots, 1 to {blocks.SLOTS_MAX:,}",
+    f"in this order, at most {blocks.KEY_IDS_MAX}; none if it is computed",
+    f"that are held, at most {blocks.HELD_MAX}, each with the proof",
+    f"pieces, at most {blocks.PIECES_MAX}, in order",
+    f"Of one link {link_keys._ABOUT_BLOCKS_PER_S:.0f} a second are looked at",
+    f"those same bytes after {_AGAIN}, {announcing.ANNOUNCE_AGAIN_S[-1]:.0f} .. s",
+    f"every {holding.HELD_EVERY_S:.0f} s; at once at a start",
+    f"| announced | {sender.ANNOUNCED_S:.0f} s have passed |",
+    f"the next one in {ration.PAUSE_S:.0f} s, then in 2, 4 .. {ration.PAUSE_MAX_S:.0f} s",
+    f"with {ration.RATION} of them in {ration.RATION_S:,.0f} s",
+    f"from {ahead.AHEAD_MIN >> 10} KiB to {ahead.AHEAD_MAX >> 20} MiB",
+    f"or {receiver.BLOCKS_MAX:,} blocks are held",
+    f"are kept for {receiver.ENDED_S:,.0f} s more",
+    f"the tags of at least {held_keys.OPENED_MAX:,} are remembered",
+    f"not within {turns.TURN_S:.0f} s of its start",
+    f"once, within {turns.USE_S:.0f} s of asking",
+    f"in `asks` {turns.NONCE_BYTES} bytes of chance, others after {turns.ASK_S:.0f} s",
     f"at most {plan.KMES_MAX} KMEs, and it unfolds to at most {plan.SHARE_MESSAGES_MAX:,} share messages",
     f"KMEs sorted; at most {plans.PLAN_BYTES_MAX:,} bytes",
     f"the operating system's for less than {randomness.LONG >> 10} KiB",
@@ -99,6 +127,19 @@ STATED = [
 @pytest.mark.parametrize("said", STATED)
 def test_a_number_in_a_sentence_is_that_of_the_code(said):
     assert said in " ".join(TEXT.split())
+
+
+@pytest.mark.parametrize(
+    "kind", [blocks.Facts, blocks.Announce, blocks.BlocksHeld, link.SealedMessage, link.ShareHeader]
+)
+def test_the_messages_of_a_link_have_the_fields_that_are_listed(kind):
+    """In this order: it is that of the encoding."""
+    (listed,) = re.findall(rf"^    {kind.__name__} {{(.*)}}$", TEXT, re.MULTILINE)
+    while (flat := re.sub(r"\[[^][]*\]|{[^{}]*}", "", listed)) != listed:
+        listed = flat
+    names = [field.split(":")[0].strip() for field in listed.split(",")]
+    config = kind.__struct_config__
+    assert names == [*([] if config.tag is None else [config.tag_field]), *kind.__struct_fields__]
 
 
 def test_messages_have_the_size_and_the_numbers_that_are_said():

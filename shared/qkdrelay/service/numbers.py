@@ -1,4 +1,4 @@
-"""Numbers against replay: those given out here, and those of others that were seen (protocol, section 6)."""
+"""Numbers against replay: those given out here, and those of others that were seen (protocol, section 7)."""
 
 from __future__ import annotations
 
