@@ -113,6 +113,7 @@ class Network(EmbeddedNetwork):
         """Have ``kme`` demand by its own settings that a plan withstands so many compromised KMEs."""
         self.settings[kme] = replace(self.settings[kme], withstand_compromised=compromised)
         self.restart(kme)
+        self.settle()  # its neighbours hear of it: what they seal before, a store in memory could not open
 
     def copy_store(self, name):
         """Return ``name``'s store as it is now."""
