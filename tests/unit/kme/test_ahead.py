@@ -47,6 +47,7 @@ def test_the_mean_is_of_the_last_messages():
     for _ in range(100):
         mean.note(0)
     assert mean.value == pytest.approx(0, abs=2)
+    assert PadMean("aes-256-gcm").value == 0.0
 
 
 @given(there, means, aheads)
