@@ -1,16 +1,21 @@
 """Whoever has the broker in hand: each field and each byte changed, old messages, floods, key that became known."""
 
 import os
+from dataclasses import replace
+from functools import partial
 from uuid import uuid4
 
 import msgspec
 import pytest
 
+from kme.blocks.computed import block_key
 from qkdrelay.broker.names import control_queue, link_queue, results_queue
 from qkdrelay.errors import ForgedMessageError
+from qkdrelay.link.blocks.content import KeyBlock, pad_bytes
+from qkdrelay.link.blocks.receiver import HeldKey, held, pad_of, slot_of
 from qkdrelay.link.envelope import one_time_tag, seal, unseal
-from qkdrelay.link.simulated import SimulatedLinkKey
 from qkdrelay.messages import codec, signing
+from qkdrelay.messages.blocks import Announce, Facts, Piece, SlotName
 from qkdrelay.messages.control import Commands, SetLink, SignedMessage
 from qkdrelay.messages.link import SealedMessage, ShareHeader
 from qkdrelay.messages.plans import encode_plan
@@ -30,6 +35,7 @@ def held_back(suite="otp"):
     """A network in which the share over LINK waits for kme-5, and that sealed share."""
     network = Network(suite=suite)
     network.stop("kme-5")
+    network.hub.drop("kme-5")
     network.relay("kme-1", "kme-8", policy="recursive")
     return network, next(p.body for p in network.sealed if p.routing_key == link_queue(*LINK))
 
@@ -38,6 +44,7 @@ def before(network, bodies):
     """Put ``bodies`` before the honest messages in the queue of LINK; they are nothing that a KME has sealed."""
     queue = network.hub.queues[link_queue(*LINK)]
     honest = list(queue.ready)
+    assert honest
     for _ in honest:
         queue.take()
     for body in bodies:
@@ -58,34 +65,63 @@ def none_was_lost(network):
 
 def with_header(body, **changes):
     message = codec.decode(body, SealedMessage)
-    header = msgspec.structs.replace(codec.decode(message.header, ShareHeader), **changes)
+    header = msgspec.structs.replace(header_of(body), **changes)
     return codec.encode(msgspec.structs.replace(message, header=codec.encode(header)))
+
+
+def header_of(body):
+    return codec.decode(codec.decode(body, SealedMessage).header, ShareHeader)
 
 
 OTHER_PART = Plan("kme-5", "kme-8", {"kme-5": Hop(("kme-7",), 1), "kme-7": Hop(("kme-8",), 1)})
 CHANGES = {
     "link": [("kme-2", "kme-5"), ("kme-5", "kme-3"), ("kme-3", "kme-6")],
-    "epoch": [bytes(16), b"\xff" * 16],
-    "number": [1, 2, 40_000, 2_000_000, 2**62],
-    "pad_offset": [1, 16, 32, 128, 2**40, 2**62],
+    "slot": lambda block, other: [
+        *(SlotName(block, index) for index in (1, 2, 1_000, 40_000, 2_000_000, 2**62)),
+        *(SlotName(name, 0) for name in (other, bytes(16), b"\xff" * 16)),
+    ],
+    "pad": lambda block, other: [
+        *((Piece(block, offset, 160),) for offset in (1, 16, 32, 128, 2**40, 2**62)),
+        *((Piece(name, 0, 160),) for name in (other, bytes(16), b"\xff" * 16)),
+        (Piece(block, 0, 80), Piece(block, 80, 80)),
+        (Piece(block, 80, 80), Piece(block, 0, 80)),
+        (Piece(block, 0, 80), Piece(other, 0, 80)),
+        (Piece(block, 0, 80), Piece(block, 0, 80)),
+        tuple(Piece(block, at, 1) for at in range(160)),
+    ],
     "relay_id": [uuid4()],
     "route": [("kme-3", "kme-5"), ("kme-1", "kme-4", "kme-3", "kme-5"), ("kme-2", "kme-3", "kme-5")],
     "plan": [encode_plan(OTHER_PART), b"", encode_plan(Plan("kme-5", "kme-5", {}))],
     "deadline": [0.0, 1_700_000_031.0, 4e9],
 }
+REASONS = {
+    "the seal does not verify",
+    "the message was sealed for another link",
+    "no block of key of that name is held",
+}
 
 
 @pytest.mark.parametrize("suite", SUITES)
-def test_no_field_of_a_header_can_be_changed_and_no_forgery_uses_up_the_honest_number(suite):
+def test_no_field_of_a_header_can_be_changed_and_no_forgery_uses_up_the_honest_slot(suite):
     assert set(CHANGES) == set(ShareHeader.__struct_fields__)
     network, genuine = held_back(suite)
-    forged = [with_header(genuine, **{field: value}) for field, values in CHANGES.items() for value in values]
+    block = header_of(genuine).slot.block
+    other = next(name for name in network.stores["kme-5"].held_keys.of("kme-3") if name != block)
+    forged = [
+        with_header(genuine, **{field: value})
+        for field, values in CHANGES.items()
+        for value in (values(block, other) if callable(values) else values)
+    ]
+    forged += [with_header(genuine, pad=())] if suite == "otp" else []
+    assert genuine not in forged
     before(network, forged)
     network.resume("kme-5")
     letters = network.dead_letters()
     assert len(letters) == len(forged)
     assert {letter[:2] for letter in letters} == {("kme-5", link_queue(*LINK))}
-    assert {letter[2] for letter in letters} == {"the seal does not verify", "the message was sealed for another link"}
+    far = {letter[2] for letter in letters if "and no slot" in letter[2]}
+    assert {letter[2] for letter in letters} - far == REASONS
+    assert len(far) == 3
     none_was_lost(network)
 
 
@@ -201,72 +237,110 @@ def test_a_flood_on_one_link_holds_up_no_other():
 
 # --- key that became known -------------------------------------------------------------------------
 
+SECRET, BLOCKS = b"\x07" * 32, [b"\x01" * 15 + bytes([n]) for n in range(2)]
+ROUTE = ("kme-1", "kme-2", "kme-5", "kme-8")
+OVER = ROUTE[-2:]
 
-class SlotsOutOfThePad(SimulatedLinkKey):
+
+def facts_of(block, link=OVER, *, length=1_184, slots=20):
+    return Facts(link=link, block=block, floor=block, length=length, slots=slots, key_ids=())
+
+
+def key_block(facts):
+    return KeyBlock(facts, block_key(SECRET, facts.link, facts.block, facts.length))
+
+
+def as_it_is(block):
+    """What a receiver has of a block: slots, and behind them pad."""
+    return HeldKey.of(block)
+
+
+def slots_out_of_the_pad(block):
     """What the design avoids: one stream of key for everything, and the message says where in it."""
-
-    def slot(self, epoch, number):
-        return self.pad(epoch, SLOT_BYTES * number, SLOT_BYTES)
-
-
-def link_key(kind):
-    return kind(b"\x07" * 32, "kme-5", "kme-8", rate_bps=8, buffer_bytes=1 << 20, clock=lambda: 0.0)
+    facts = facts_of(block.facts.block, slots=pad_bytes(block.facts) // SLOT_BYTES)
+    return replace(HeldKey.of(block), slots=block.pad, facts=facts)
 
 
-def share_header(**changes):
-    route = ("kme-1", "kme-2", "kme-5", "kme-8")
+def share_header(slot, pad):
     part = encode_plan(Plan("kme-8", "kme-8", {}))
-    fields = {"link": route[-2:], "epoch": bytes(16), "number": 500, "pad_offset": 4096, "relay_id": uuid4()}
-    return ShareHeader(**{**fields, "route": route, "plan": part, "deadline": 1_700_000_030.0, **changes})
+    fields = {"link": OVER, "relay_id": uuid4(), "route": ROUTE, "plan": part, "deadline": 1_700_000_030.0}
+    return ShareHeader(slot=slot, pad=pad, **fields)
 
 
 def xored(a, b):
     return bytes(x ^ y for x, y in zip(a, b, strict=True))
 
 
-def forgeries(known, offset, epoch):
+WANTED = b"a share of the attacker's choice"
+
+
+def forgeries(known, at_block, offset):
     """Every message that pad known from ``offset`` on could seal, were it also the key of some message's tag."""
-    wanted = b"a share of the attacker's choice"
+    ciphertext = xored(WANTED, known[: len(WANTED)])
     for at in range(len(known) - SLOT_BYTES + 1):
-        for number in {(offset + at) // SLOT_BYTES, at // SLOT_BYTES, at, offset + at, 500, 501}:
-            for place in (offset, 0, offset + at):
-                header = share_header(epoch=epoch, number=number, pad_offset=place)
-                ciphertext = xored(wanted, known[: len(wanted)])
-                tag = one_time_tag(known[at : at + SLOT_BYTES], codec.encode(header), ciphertext)
-                yield header, SealedMessage(header=codec.encode(header), ciphertext=ciphertext, tag=tag)
+        tag_key = known[at : at + SLOT_BYTES]
+        for block in BLOCKS:
+            for index in {(offset + at) // SLOT_BYTES, at // SLOT_BYTES, at, offset + at, 0, 1, 19, 20}:
+                for place in (offset, 0, offset + at):
+                    header = share_header(SlotName(block, index), (Piece(at_block, place, len(WANTED)),))
+                    tag = one_time_tag(tag_key, codec.encode(header), ciphertext)
+                    yield header, SealedMessage(header=codec.encode(header), ciphertext=ciphertext, tag=tag)
 
 
-def accepted(key, known, offset):
-    opened = []
-    for epoch in (bytes(16), b"\x01" * 16):
-        for header, message in forgeries(known, offset, epoch):
-            try:
-                opened.append(unseal("otp", header, message, key))
-            except ForgedMessageError:
-                continue
-    return opened
+def opened(blocks, header, message):
+    """As a receiver opens it that holds these blocks; None if it does not."""
+    try:
+        slot = slot_of(header.slot, message.tag, blocks, lambda _: None)
+        return unseal("otp", message, slot, partial(pad_of, header.slot, header.pad, blocks=blocks))
+    except ForgedMessageError:
+        return None
 
 
-@pytest.mark.parametrize(("kind", "gains"), [(SimulatedLinkKey, False), (SlotsOutOfThePad, True)])
-def test_pad_that_became_known_seals_nothing_however_it_is_pointed_to(kind, gains):
+@pytest.mark.parametrize(("kept", "gains"), [(as_it_is, False), (slots_out_of_the_pad, True)])
+def test_pad_that_became_known_seals_nothing_however_it_is_pointed_to(kept, gains):
     """kme-2 sent this share to kme-5, so it knows the text of what kme-5 sends on, and with it that part of the pad."""
-    text, header, key = os.urandom(192), share_header(), link_key(kind)
-    message = codec.decode(seal("otp", header, text, key), SealedMessage)
-    known = xored(text, message.ciphertext)
-    assert known == key.pad(header.epoch, header.pad_offset, len(text))
-    opened = accepted(key, known, header.pad_offset)
+    whole = [key_block(facts_of(block)) for block in BLOCKS]
+    blocks = {block.facts.block: kept(block) for block in whole}
+    text, offset, (block, _) = os.urandom(192), 64, whole
+    header = share_header(SlotName(BLOCKS[0], 3), (Piece(BLOCKS[0], offset, len(text)),))
+    sent = codec.decode(seal("otp", header, text, block.slot(3), block.pad_at(offset, len(text))), SealedMessage)
+    assert gains or opened(blocks, header, sent) == text
+    known = xored(text, sent.ciphertext)
+    assert known == block.pad[offset : offset + len(text)]
+    found = {opened(blocks, *forged) for forged in forgeries(known, BLOCKS[0], offset)} - {None}
     # The attack is a real one: where slots are cut out of the pad it succeeds.
-    assert bool(opened) == gains
-    assert gains == (b"a share of the attacker's choice" in opened)
+    assert bool(found) == gains
+    assert gains == (WANTED in found)
 
 
-def test_no_slot_is_anywhere_in_a_pad_of_any_epoch_or_direction():
-    ahead = link_key(SimulatedLinkKey)
-    back = SimulatedLinkKey(b"\x07" * 32, "kme-8", "kme-5", rate_bps=8, buffer_bytes=1, clock=lambda: 0.0)
-    epochs = (bytes(16), bytes(15) + b"\x01")
-    pads = [key.pad(epoch, 0, 1 << 16) for key in (ahead, back) for epoch in epochs]
-    windows = {pad[at : at + 16] for pad in pads for at in range(len(pad) - 15)}
-    slots = [key.slot(epoch, number) for key in (ahead, back) for epoch in epochs for number in range(2_048)]
+def test_no_block_is_held_in_another_shape_so_that_known_pad_would_be_its_slots():
+    whole = key_block(facts_of(BLOCKS[0]))
+    genuine, known = whole.announce(), whole.pad
+    assert held(genuine, whole.key) is not None
+    others = [(OVER, BLOCKS[0], BLOCKS[0]), (OVER[::-1], BLOCKS[0], BLOCKS[0]), (OVER, BLOCKS[0], BLOCKS[1])]
+    for link, block, floor in others:
+        for slots in range(1, 36):
+            facts = Facts(link=link, block=block, floor=floor, length=1_184, slots=slots, key_ids=())
+            if facts == genuine.facts:
+                continue
+            context = b"announce" + codec.encode(facts)
+            tags = [genuine.tag] + [
+                one_time_tag(known[at : at + SLOT_BYTES], context, data)
+                for at in range(len(known) - SLOT_BYTES + 1)
+                for data in (b"", known)
+            ]
+            assert not any(held(Announce(facts=facts, tag=tag, turn=b""), whole.key) for tag in tags)
+
+
+def test_no_slot_is_anywhere_in_a_pad_of_any_block_or_direction():
+    names = [bytes(16), bytes(15) + b"\x01", b"\x01" + bytes(15)]
+    blocks = [
+        key_block(facts_of(name, link, length=1 << 16, slots=800)) for name in names for link in (OVER, OVER[::-1])
+    ]
+    windows = {block.pad[at : at + 16] for block in blocks for at in range(len(block.pad) - 15)}
+    # The keys that a block has of its own are in no slot and no pad either.
+    own = [block.key[at : at + SLOT_BYTES] for block in blocks for at in (0, SLOT_BYTES)]
+    slots = [block.slot(index) for block in blocks for index in range(block.facts.slots)] + own
     assert len(set(slots)) == len(slots)
     assert not any(slot[at : at + 16] in windows for slot in slots for at in (0, 16))
 
@@ -275,7 +349,8 @@ def test_no_slot_is_anywhere_in_a_pad_of_any_epoch_or_direction():
 def test_a_message_pointed_at_known_pad_is_not_opened_and_known_pad_is_not_drawn_again(offset):
     """The broker turns a message it cannot read to a place of the pad it knows, to have it opened with that."""
     network, genuine = held_back()
-    before(network, [with_header(genuine, pad_offset=offset or 7)])
+    (piece,) = header_of(genuine).pad
+    before(network, [with_header(genuine, pad=(msgspec.structs.replace(piece, offset=offset or 7),))])
     network.resume("kme-5")
     assert [letter[2] for letter in network.dead_letters()] == ["the seal does not verify"]
     none_was_lost(network)
