@@ -16,8 +16,10 @@ from qkdrelay_deployment import compose_texts as texts
 from qkdrelay_deployment.compose_texts import APPLICATIONS_PORT_INSIDE
 from qkdrelay_deployment.rabbitmq_conf import TLS_DIRECTORY
 from qkdrelay_deployment.variables import (
+    APPLICATIONS_ADDRESS,
     APPLICATIONS_PORT,
     CLI_KEY,
+    LOOPBACK,
     PAGE_KEY,
     PAGE_PORT,
     REMEMBERED,
@@ -155,7 +157,13 @@ def _device_files_inside(peer: str) -> str:
 def _published(topology: Topology, kme: str) -> str:
     published = int(REMEMBERED[APPLICATIONS_PORT] or 0) + topology.kmes.index(kme)
     variable = applications_port_variable(kme)
-    return texts.APPLICATIONS_PORT.format(variable=variable, published=published, port=APPLICATIONS_PORT_INSIDE)
+    return texts.APPLICATIONS_PORT.format(
+        address=APPLICATIONS_ADDRESS,
+        loopback=LOOPBACK,
+        variable=variable,
+        published=published,
+        port=APPLICATIONS_PORT_INSIDE,
+    )
 
 
 def _plain(name: str) -> str:

@@ -153,7 +153,7 @@ APPLICATIONS = f"""\
 """
 APPLICATIONS_PORT = """\
     ports:
-      - "127.0.0.1:${{{variable}:-{published}}}:{port}"
+      - "${{{address}:-{loopback}}}:${{{variable}:-{published}}}:{port}"
 """
 
 KME = """\

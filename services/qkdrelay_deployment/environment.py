@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import IPv4Address
 from typing import Final
 
 from qkdrelay.broker.rabbitmq.settings import DEFAULT_PORT, DEFAULT_TLS_PORT
@@ -15,6 +16,7 @@ from qkdrelay.service.dotenv_file import assignment
 from qkdrelay_deployment.compose import CLUSTER_OVERLAY, COMPOSE_BASE, TLS_FOLDER, TLS_OVERLAY
 from qkdrelay_deployment.variables import (
     AMQP_PORTS,
+    APPLICATIONS_ADDRESS,
     APPLICATIONS_PORT,
     CLI_KEY,
     COOKIE,
@@ -66,6 +68,9 @@ def environment_values(
     for name in (*AMQP_PORTS, MANAGEMENT_PORT, PAGE_PORT, APPLICATIONS_PORT):
         if not (_PORT.fullmatch(values[name]) and 0 < int(values[name]) < _PORTS_END):
             raise SettingsError(f"{name} is no port to publish", hint="a number from 1 to 65535")
+    if not _is_ipv4(values[APPLICATIONS_ADDRESS]):
+        hint = "one of this host, such as 192.0.2.7; 0.0.0.0 for all of them"
+        raise SettingsError(f"{APPLICATIONS_ADDRESS} is no IPv4 address to publish at", hint=hint)
     values |= _applications_ports(topology, int(values[APPLICATIONS_PORT]))
     for name in (COOKIE, *map(password_variable, broker_users(topology))):
         values[name] = kept.get(name) or _new_secret()
@@ -78,6 +83,13 @@ def environment_values(
     values[_LAB] = "true" if lab else "false"
     _switch_broker(values, brokers, tls=tls)
     return values
+
+
+def _is_ipv4(text: str) -> bool:
+    try:
+        return str(IPv4Address(text)) == text
+    except ValueError:
+        return False
 
 
 def _applications_ports(topology: Topology, first: int) -> dict[str, str]:
@@ -161,7 +173,7 @@ def _sections(topology: Topology) -> Iterator[tuple[str, list[str]]]:
     )
     if topology.saes:
         ports = [applications_port_variable(kme) for kme in topology.kmes]
-        yield f"Ports of 127.0.0.1 at which KMEs serve applications, from {APPLICATIONS_PORT} on", ports
+        yield f"Ports at which KMEs serve applications, from {APPLICATIONS_PORT} on", ports
     yield "What the broker's nodes have in common, where there are several", [COOKIE]
     yield "Passwords of the broker's users", [password_variable(user) for user in reversed(broker_users(topology))]
     yield (

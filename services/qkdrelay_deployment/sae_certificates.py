@@ -55,10 +55,17 @@ class SaeCertificates:
 
 
 def sae_certificates(
-    network: str, authority_folder: Path, kmes: dict[str, Path], saes: dict[str, Path], renew: Collection[str] = ()
+    network: str,
+    authority_folder: Path,
+    kmes: dict[str, Path],
+    saes: dict[str, Path],
+    renew: Collection[str] = (),
+    *,
+    address: str | None = None,
 ) -> SaeCertificates:
     """Return the certificates that are to be: those in the folders of KMEs and SAEs kept while they last.
 
+    Those of KMEs are for their names, this host, and the ``address`` that others reach them at, if they do.
     An SAE that was issued one and is not among ``saes`` is revoked; one of ``renew`` is, too, and gets another.
     SettingsError as of `qkdrelay_deployment.certificates`; OSError.
     """
@@ -83,7 +90,7 @@ def sae_certificates(
     listed, not_revoked = _revocations(authority_folder / REVOKED, certificate, authority, revoked)
     of_kmes: dict[Path, str] = {}
     for kme, folder in kmes.items():
-        hosts = (kme, *LOCAL_HOSTS)
+        hosts = (kme, *LOCAL_HOSTS, *([address] if address else []))
         pair = kept_pair(folder, certificate, hosts) or issued_pair(authority_folder, authority, kme, hosts)
         of_kmes |= pair_files(folder, certificate, pair) | {folder / REVOKED: listed}
     own = authority_files(authority_folder, certificate, authority)

@@ -108,9 +108,11 @@ def provision_sae_certificates(topology: Topology, root: Path) -> Written:
     """
     if not topology.saes:
         return Written()
+    ports = dotenv_file.read(root / ".env")
     with writing(root / "deploy"):
         named = Directory({sae: Sae(sae, kme) for sae, kme in topology.saes.items()})
-        found = write_sae_certificates(topology, root, directory_of(root) if has_directory(root) else named)
+        directory = directory_of(root) if has_directory(root) else named
+        found = write_sae_certificates(topology, root, directory, ports)
     return Written((*found.authority, *found.kmes, *found.saes), (), found.not_revoked)
 
 

@@ -23,13 +23,14 @@ from qkdrelay_deployment.compose import COORDINATOR_SAES, kme_saes
 from qkdrelay_deployment.compose_texts import SAES_FILE
 from qkdrelay_deployment.files import make_folder, write_file
 from qkdrelay_deployment.sae_certificates import SaeCertificates, sae_certificates
-from qkdrelay_deployment.variables import applications_port_variable
+from qkdrelay_deployment.variables import APPLICATIONS_ADDRESS, LOOPBACK, applications_port_variable
 
 SAES_FOLDER: Final = "deploy/saes"
 """Has a folder with certificate and key for each SAE, for its owner alone."""
 SAE_AUTHORITY: Final = "deploy/sae-authority"
 SAES_JSON: Final = "deploy/saes.json"
 """Says where each SAE finds its KME and its certificate."""
+_ANY: Final = "0.0.0.0"  # noqa: S104 - it is what a setting may say
 _KMES_FOLDER: Final = "deploy/kmes"
 _DIRECTORY: Final = f"{COORDINATOR_SAES}/{SAES_FILE}"
 _OF_TOPOLOGY: Final = f"{COORDINATOR_SAES}/of-topology.json"
@@ -87,7 +88,7 @@ def write_saes(
     parse_directory(text, _DIRECTORY)  # its bounds
     before = directory_of(root)
     struck_off = tuple(sae for sae in before.saes if sae not in directory.saes)
-    certificates = write_sae_certificates(topology, root, directory, renew=renew)
+    certificates = write_sae_certificates(topology, root, directory, ports, renew=renew)
     files = [*certificates.authority, *certificates.kmes, *certificates.saes]
     # The KMEs first: the coordinator plans for nobody whom they do not know.
     for folder in (*(root / kme_saes(kme) for kme in topology.kmes), root / COORDINATOR_SAES):
@@ -106,9 +107,10 @@ def write_saes(
 
 
 def write_sae_certificates(
-    topology: Topology, root: Path, directory: Directory, *, renew: Collection[str] = ()
+    topology: Topology, root: Path, directory: Directory, ports: Mapping[str, str], *, renew: Collection[str] = ()
 ) -> SaeCertificates:
     """Write the certificates of the KMEs and of the SAEs of ``directory``, those that last kept; return them."""
+    address = _address(ports)
     authority = root / SAE_AUTHORITY
     found = sae_certificates(
         topology.name,
@@ -116,6 +118,7 @@ def write_sae_certificates(
         {kme: root / kme_saes(kme) for kme in topology.kmes},
         {sae: root / SAES_FOLDER / sae for sae in directory.saes},
         renew,
+        address=None if address == LOOPBACK else address,
     )
     # What a KME's container mounts is for its user to read, behind a folder that is its owner's alone.
     for folder in (authority, root / SAES_FOLDER, root / _KMES_FOLDER):
@@ -128,11 +131,17 @@ def write_sae_certificates(
     return found
 
 
+def _address(ports: Mapping[str, str]) -> str:
+    """Return where SAEs find KMEs: on this host, or at the one address that they are published at."""
+    address = ports.get(APPLICATIONS_ADDRESS, LOOPBACK)
+    return LOOPBACK if address == _ANY else address
+
+
 def sae_url(directory: Directory, sae_id: str, ports: Mapping[str, str]) -> str:
-    """Return where an SAE finds its KME on this host."""
+    """Return where an SAE finds its KME."""
     variable = applications_port_variable(directory.saes[sae_id].kme)
     try:
-        return f"https://127.0.0.1:{ports[variable]}"
+        return f"https://{_address(ports)}:{ports[variable]}"
     except KeyError:
         raise SettingsError(f"{variable} is not in .env", hint="make up writes it") from None
 

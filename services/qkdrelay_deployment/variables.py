@@ -19,6 +19,9 @@ PAGE_PORT: Final = "QKDRELAY_PAGE_PORT"
 """Port of this host that the page is served at."""
 APPLICATIONS_PORT: Final = "QKDRELAY_ETSI014_PORT"
 """Port of this host that the first KME serves applications at; each of the others has the next one."""
+APPLICATIONS_ADDRESS: Final = "QKDRELAY_ETSI014_ADDRESS"
+"""Address of this host that those ports are published at."""
+LOOPBACK: Final = "127.0.0.1"
 REMEMBERED: Final = {
     "PYTHON_IMAGE": None,
     "RABBITMQ_IMAGE": None,
@@ -28,6 +31,7 @@ REMEMBERED: Final = {
     MANAGEMENT_PORT: "15672",
     PAGE_PORT: "8080",
     APPLICATIONS_PORT: "8443",
+    APPLICATIONS_ADDRESS: LOOPBACK,
 }
 """Settings taken over from the environment into ``.env``, so that later commands agree with the first one; defaults."""
 WITHSTAND_DEFAULT: Final = "1"

@@ -25,6 +25,7 @@ from qkdrelay_deployment.compose import CLUSTER_NODES, CLUSTER_OVERLAY, CLUSTER_
 from qkdrelay_deployment.provision import write_deployment
 from qkdrelay_deployment.variables import (
     AMQP_PORTS,
+    APPLICATIONS_ADDRESS,
     CLI_KEY,
     PAGE_KEY,
     applications_port_variable,
@@ -82,7 +83,7 @@ def test_a_kme_gets_its_own_secrets_and_no_others(topology: Topology) -> None:
     for kme in topology.kmes:
         own = {password_variable(kme), control_key_variable(kme), withstand_variable(kme)}
         own |= {link_secret_variable(*link) for link in topology.links if kme in link}
-        own.add(applications_port_variable(kme))
+        own |= {applications_port_variable(kme), APPLICATIONS_ADDRESS}
         assert variables(service(text, kme)) == own
 
 
@@ -376,7 +377,11 @@ def test_each_kme_serves_applications_at_a_port_of_its_own_if_saes_are_named(
     assert ports == [str(28443 + number) for number in range(8)]
     for number, kme in enumerate(topology.kmes):
         text = service(compose_file(topology), kme)
-        assert f'"127.0.0.1:${{{applications_port_variable(kme)}:-{8443 + number}}}:8443"' in text
+        address, port = (
+            f"${{{APPLICATIONS_ADDRESS}:-127.0.0.1}}",
+            f"${{{applications_port_variable(kme)}:-{8443 + number}}}",
+        )
+        assert f'"{address}:{port}:8443"' in text
         assert f"./deploy/kmes/{kme}/saes:/etc/qkdrelay/saes:ro" in text
     with pytest.raises(SettingsError, match="leaves too few ports for 8 KMEs") as refused:
         deployed(topology, tmp_path, QKDRELAY_ETSI014_PORT="65529")
@@ -405,6 +410,15 @@ def test_no_service_may_dump_its_memory(topology: Topology) -> None:
 def test_what_is_no_port_is_refused_by_name(topology: Topology, tmp_path: Path, name: str, port: str) -> None:
     with pytest.raises(SettingsError, match=f"{name} is no port"):
         write_deployment(topology, tmp_path, environment={**NO_ENVIRONMENT, name: port})
+    assert not (tmp_path / ".env").exists()
+
+
+@pytest.mark.parametrize(
+    "address", ["here", "localhost", "::1", "192.0.2.7:8443", "192.0.2", "192.0.2.07", "0", "300.0.0.1"]
+)
+def test_what_is_no_address_to_publish_at_is_refused(topology: Topology, tmp_path: Path, address: str) -> None:
+    with pytest.raises(SettingsError, match=f"{APPLICATIONS_ADDRESS} is no IPv4 address"):
+        write_deployment(topology, tmp_path, environment={APPLICATIONS_ADDRESS: address})
     assert not (tmp_path / ".env").exists()
 
 

@@ -13,8 +13,9 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from qkdrelay.errors import SettingsError
 from qkdrelay_deployment.certificates import AUTHORITY_KEY, RENEW_BEFORE, Authority
-from qkdrelay_deployment.provision import provision_certificates
+from qkdrelay_deployment.provision import provision_certificates, write_deployment
 from qkdrelay_deployment.sae_changes import add_sae, provision_sae_certificates, remove_sae, renew_sae
+from qkdrelay_deployment.variables import APPLICATIONS_ADDRESS
 from support.network import DIAMOND_WITH_SAES
 
 
@@ -86,6 +87,12 @@ def test_a_certificate_says_who_it_is_for_and_for_what(folder):
         names = issued.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         assert names.get_values_for_type(x509.DNSName) == [kme, "localhost"]
         assert [str(each) for each in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "::1"]
+
+
+def test_a_kmes_is_also_for_the_address_that_it_is_published_at(folder, root):
+    write_deployment(DIAMOND_WITH_SAES, root, environment={APPLICATIONS_ADDRESS: "192.0.2.7"})
+    for host in ("192.0.2.7", "kme-1", "127.0.0.1"):
+        assert let_in(folder, "kme-1", folder / "saes" / "sae-1", host=host) == "sae-1"
 
 
 def test_its_authority_is_not_the_brokers(folder, tmp_path):

@@ -15,7 +15,8 @@ from qkdrelay.errors import QkdRelayError, RequestRefusedError, SettingsError, T
 from qkdrelay.network.directory import PairSettings, Sae, load_directory
 from qkdrelay_deployment import saes
 from qkdrelay_deployment.provision import write_deployment
-from qkdrelay_deployment.sae_changes import add_sae, remove_sae, renew_sae, saes_of
+from qkdrelay_deployment.sae_changes import add_sae, provision_sae_certificates, remove_sae, renew_sae, saes_of
+from qkdrelay_deployment.variables import APPLICATIONS_ADDRESS
 from support.network import DIAMOND, DIAMOND_WITH_SAES
 
 
@@ -299,6 +300,23 @@ def test_what_is_damaged_is_named_and_nobody_is_told_anything(root, path, text, 
     with pytest.raises(QkdRelayError, match=said):
         again(root)
     assert files(root) == before
+
+
+@pytest.mark.parametrize(("address", "found_at"), [("192.0.2.7", "192.0.2.7"), ("0.0.0.0", "127.0.0.1")])
+def test_saes_elsewhere_find_their_kme_at_the_address_that_it_is_published_at(root, address, found_at):
+    write_deployment(DIAMOND_WITH_SAES, root, environment={APPLICATIONS_ADDRESS: address})
+    added = add_sae(root, "sae-2", "kme-2")
+    said = json.loads((root / "deploy/saes.json").read_text())
+    assert [said["sae-1"]["url"], added.url] == [f"https://{found_at}:8443", f"https://{found_at}:8444"]
+    before = files(root)
+    again(root)  # as remembered
+    provision_sae_certificates(DIAMOND_WITH_SAES, root)
+    after = files(root)
+    assert [
+        name for name in before if name.endswith((".pem", ".json", ".env")) and before[name][0] != after[name][0]
+    ] == [
+        "deploy/definitions.json"  # salted anew each time
+    ]
 
 
 def test_an_environment_file_of_before_gets_the_ports(root):
