@@ -15,6 +15,8 @@ from qkdrelay.terminal import ActionCommand, app_with, console, note, print_json
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from kme.devices.client import DeviceSettings
+
 app = app_with("A Key Management Entity: one node of a QKD network that relays keys.")
 
 KEYS_SHOWN_MAX = 100_000
@@ -133,16 +135,29 @@ def forget(
 
 @app.command("try-device", cls=ActionCommand)
 def try_device(
-    url: Annotated[str, typer.Argument(metavar="URL", help="Of the device's KME: https://HOST[:PORT][/PATH].")],
-    peer: Annotated[str, typer.Argument(metavar="SAE", help="The id by which it knows the KME at the other end.")],
+    device_of: Annotated[
+        str,
+        typer.Argument(
+            metavar="KME|URL",
+            help="The other end of a link of this KME's settings; or where a device is: https://HOST[:PORT][/PATH].",
+        ),
+    ],
+    peer: Annotated[
+        str | None,
+        typer.Argument(metavar="SAE", help="With a URL: the id by which it knows the KME at the other end."),
+    ] = None,
     *,
     tls: Annotated[
-        Path,
-        typer.Option("--tls", metavar="DIR", help="Folder of ca.pem (the device's authority), cert.pem and key.pem."),
-    ],
+        Path | None,
+        typer.Option(
+            "--tls", metavar="DIR", help="With a URL: folder of ca.pem (the device's authority), cert.pem and key.pem."
+        ),
+    ] = None,
     server_name: Annotated[
         str | None,
-        typer.Option("--server-name", metavar="NAME", help="In the device's certificate, if it is not HOST."),
+        typer.Option(
+            "--server-name", metavar="NAME", help="With a URL: in the device's certificate, if it is not HOST."
+        ),
     ] = None,
     number: Annotated[int, typer.Option("--number", min=1, max=KEYS_PER_TRIAL, help="Keys to draw.")] = 1,
     size_bits: Annotated[
@@ -158,18 +173,21 @@ def try_device(
     """Try a QKD device over ETSI GS QKD 014, as the KME at this end of a link: draw keys, or fetch what was drawn.
 
     Draw at one end, and fetch at the other with the ids that are shown: the check must be the same at both. It says
-    nothing else of a key. The keys are used for nothing, and gone from the device.
+    nothing else of a key. The keys are used for nothing, and gone from the device. With the name of the KME at the
+    other end, where the device is, and as whom to ask it, is as this KME's settings say (QKDRELAY_LINKS).
 
-    Example: kme try-device https://qkd-a.example:443 sae-b --tls certs/qkd-a --number 2
+    Example: kme try-device kme-2 --number 2
+
+    Example: kme try-device https://qkd-a.example:443 sae-b --tls certs/qkd-a
     """
     from dataclasses import asdict
 
     from rich.table import Table
 
-    from kme.devices.client import Device, DeviceSettings
+    from kme.devices.client import Device
     from kme.devices.trial import as_master, as_slave
 
-    device = Device(DeviceSettings(url, peer, tls, server_name))
+    device = Device(_device_at(device_of, peer, tls, server_name))
     found = as_slave(device, fetch) if fetch else as_master(device, number, size_bits)
     device.close()
     if as_json:
@@ -187,6 +205,33 @@ def try_device(
     for key in found.keys:
         table.add_row(escaped(key.key_id), str(key.size_bits), key.check)
     console().print(table)
+
+
+def _device_at(device_of: str, peer: str | None, tls: Path | None, server_name: str | None) -> DeviceSettings:
+    """Return where a device is: as was said with its URL, or else as the settings have it. Raises SettingsError."""
+    from kme.devices.client import DeviceSettings
+    from kme.settings import DeviceLinkSettings, LinksSettings
+    from qkdrelay.errors import SettingsError
+    from qkdrelay.network.names import KME_NAME
+    from qkdrelay.service.settings import load
+
+    if not KME_NAME.fullmatch(device_of):
+        if peer is None or tls is None:
+            raise SettingsError(
+                "with a URL, SAE and --tls must be given", hint="or name the KME at the other end alone"
+            )
+        return DeviceSettings(device_of, peer, tls, server_name)
+    if peer is not None or tls is not None or server_name is not None:
+        raise SettingsError(
+            f"the rest is as the settings say of the link with {device_of}", hint="or begin with the device's URL"
+        )
+    links = load(LinksSettings).links
+    link = links.get(device_of)
+    if isinstance(link, DeviceLinkSettings):
+        return DeviceSettings(link.url, link.peer_sae, link.tls, link.server_name)
+    about = f"no link with {device_of}" if link is None else f"a simulated link with {device_of}"
+    others = [name for name, each in links.items() if isinstance(each, DeviceLinkSettings)]
+    raise SettingsError(f"QKDRELAY_LINKS has {about}", hint=f"with devices: {', '.join(others) or 'none'}")
 
 
 def main() -> None:

@@ -95,6 +95,17 @@ LinkSettings = Annotated[
 """One QKD link of this KME, told apart by ``source``; simulated if that is not said."""
 
 
+AllLinks = Annotated[dict[KmeName, LinkSettings], *JsonObject, Field(min_length=1, max_length=255)]
+
+
+class LinksSettings(BaseSettings):
+    """The settings that trying a link's device takes."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", hide_input_in_errors=True, frozen=True)
+
+    links: AllLinks
+
+
 class StoreSettings(BaseSettings):
     """The settings that reading a KME's store takes."""
 
@@ -108,7 +119,7 @@ class KmeSettings(ServiceSettings):
     """The settings of a KME: its own secrets and nobody else's."""
 
     kme: KmeName
-    links: Annotated[dict[KmeName, LinkSettings], *JsonObject, Field(min_length=1, max_length=255)]
+    links: AllLinks
     control_key: HexKey
     withstand_compromised: Annotated[int, Field(ge=0, le=3)] = 1
     """As source or target, refuse plans from which this many compromised KMEs could learn a secret."""

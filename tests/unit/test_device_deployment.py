@@ -186,12 +186,12 @@ def code(page):
 
 def test_what_the_documents_show_of_a_link_with_devices_is_read_and_says_the_same():
     (network,) = (parse_topology(text, "devices.md") for text in code("devices.md") if text.startswith("name = "))
-    url, inside = network.note("kme-1", "kme-2").devices["kme-1"].url, "/etc/qkdrelay/devices/kme-2"
+    assert network.note("kme-1", "kme-2").source == "etsi014"
     tried = next(line for text in code("devices.md") for line in text.splitlines() if "run --rm" in line)
-    assert tried.endswith(f"kme-1 kme try-device {url} relay-b --tls {inside}")
+    assert tried.endswith("kme-1 kme try-device kme-2")
     shown = [json.loads(text) for text in code("deploying.md") if text.startswith('{"kme-2"')]
     simulated, device = (json.loads(json.dumps(each).replace("64 hex digits", "0f" * 32))["kme-2"] for each in shown)
     assert TypeAdapter(LinkSettings).validate_python(simulated) == SimulatedLinkSettings(secret=simulated["secret"])
     least = {name: device[name] for name in ("source", "url", "peer_sae", "tls", "server_name")}
     assert TypeAdapter(LinkSettings).validate_python(device) == DeviceLinkSettings(**least)
-    assert device["tls"] == inside
+    assert device["tls"] == "/etc/qkdrelay/devices/kme-2"

@@ -213,6 +213,34 @@ def test_a_device_is_tried_from_both_ends_and_no_key_is_shown(delivered, device,
     assert "keys stored: " in kme(monkeypatch, capsys, store, "try-device", *words)[1]
 
 
+def test_a_device_is_tried_as_the_settings_say_of_its_link(delivered, device, monkeypatch, capsys):
+    (_, store, _), (pair, (url, sae, _, tls)) = delivered, device
+    link = {"source": "etsi014", "url": url.replace("127.0.0.1", "localhost"), "peer_sae": sae, "tls": tls}
+    links = {"kme-7": link, "kme-6": {"secret": "00" * 32}, "kme-5": {**link, "server_name": "another"}}
+    monkeypatch.setenv("QKDRELAY_LINKS", json.dumps(links))
+    pair.asked.clear()
+    code, out, err = kme(monkeypatch, capsys, store, "try-device", "kme-7", "--number", "2", "--json")
+    assert (code, err, len(json.loads(out)["keys"])) == (0, "", 2)
+    assert [asked[:3] for asked in pair.asked] == [("GET", sae, "status"), ("POST", sae, "enc_keys")]
+    ids = ",".join(key["key_id"] for key in json.loads(out)["keys"])
+    fetched = kme(monkeypatch, capsys, store, "try-device", "kme-7", "--fetch", ids, "--json")[1]
+    assert json.loads(fetched)["keys"] == json.loads(out)["keys"]
+    assert "not to be trusted" in kme(monkeypatch, capsys, store, "try-device", "kme-5")[2]
+    for words, said in (
+        (("kme-6",), "QKDRELAY_LINKS has a simulated link with kme-6"),
+        (("kme-1",), "QKDRELAY_LINKS has no link with kme-1"),
+        (("kme-7", "sae-b"), "the rest is as the settings say of the link with kme-7"),
+        (("kme-7", "--server-name", "another"), "the rest is as the settings say of the link with kme-7"),
+        ((url,), "with a URL, SAE and --tls must be given"),
+        ((url, sae), "with a URL, SAE and --tls must be given"),
+    ):
+        code, out, err = kme(monkeypatch, capsys, store, "try-device", *words)
+        assert (code, out) == (2, "")
+        assert err.startswith(f"error: {said}\n"), err
+    monkeypatch.delenv("QKDRELAY_LINKS")
+    assert "QKDRELAY_LINKS: must be set" in kme(monkeypatch, capsys, store, "try-device", "kme-7")[2]
+
+
 def test_what_a_device_does_instead_is_a_line(delivered, device, monkeypatch, capsys):
     (_, store, _), (pair, words) = delivered, device
     monkeypatch.setattr(pair, "mood", lambda handler, _what, _asked: handler.answer({"message": "no keys"}, 503))
