@@ -42,6 +42,7 @@ def test_no_byte_seals_twice_what_is_sealed_can_be_opened_and_there_is_a_way_bac
         ("run follows proof", DEVICE, {"blocks": 1, "restores": 1}, "seals under what that does not hold"),
         ("cursor goes back", COMPUTED, {"blocks": 1, "messages": 2, "failed_commits": 1}, "seals two messages"),
         ("computed anew", COMPUTED, {"blocks": 1, "messages": 1, "kills": 1}, "a message is opened twice"),
+        ("pad before tag", COMPUTED, {"blocks": 1, "messages": 1}, "is said to have used key twice"),
         ("not wiped", DEVICE, {"blocks": 1, "messages": 1}, "a device's key that has opened a message is kept"),
         ("blocks in store", COMPUTED, {"blocks": 1, "messages": 2, "kills": 1}, "seals two messages"),
     ],
