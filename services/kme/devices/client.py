@@ -13,12 +13,12 @@ import ssl
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
 from kme.devices.answers import KEYS_MAX, DeviceError, DeviceKey, DeviceStatus, in_order, keys_of, status_of, words_of
@@ -35,6 +35,7 @@ GIVEN_KEPT: Final = 16_384
 """Ids of keys that are remembered, to tell a device that gives one twice."""
 IDLE_S: Final = 5.0
 """Seconds after which a connection is not used again: the device may have closed it, and a question would be lost."""
+T = TypeVar("T")
 _WORDS_MAX: Final = 200
 _LATE: Final = f"no whole answer within {WITHIN_S:g} s"
 _NOT_NOW: Final = frozenset(
@@ -81,7 +82,7 @@ class Device:
 
     def status(self) -> DeviceStatus:
         """Ask what there is. Raises DeviceError."""
-        return status_of(self._ask("GET", "status"))
+        return self._ask("GET", "status", status_of)
 
     def draw(self, number: int, size_bits: int | None = None) -> list[DeviceKey]:
         """Draw up to ``number`` keys as master, of the device's own size unless told; what came may be fewer.
@@ -89,7 +90,23 @@ class Device:
         Raises DeviceError, also for a key that was given before. Keys may be gone then; nothing asks for them again.
         """
         asked = {"number": number, **({} if size_bits is None else {"size": size_bits})}
-        keys = keys_of(self._ask("POST", "enc_keys", asked))
+        return self._ask("POST", "enc_keys", lambda body: self._new_keys(keys_of(body), number), asked)
+
+    def fetch(self, key_ids: Sequence[str]) -> list[DeviceKey]:
+        """Fetch as slave what the peer has drawn: all of these keys, in this order. Raises DeviceError."""
+        if not 1 <= len(key_ids) <= KEYS_MAX:
+            raise DeviceError(f"{len(key_ids)} keys cannot be asked for at once; 1 to {KEYS_MAX} can")
+        asked = {"key_IDs": [{"key_ID": key_id} for key_id in key_ids]}
+        return self._ask("POST", "dec_keys", lambda body: in_order(keys_of(body), key_ids), asked)
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _new_keys(self, keys: list[DeviceKey], number: int) -> list[DeviceKey]:
+        """Return keys that were drawn. Raises DeviceError if they are too many, or one of them was given before."""
         if len(keys) > number:
             raise DeviceError(f"{len(keys)} keys came where {number} were asked for")
         if any(key.key_id.lower() in self._given for key in keys):
@@ -99,19 +116,6 @@ class Device:
             self._given.popitem(last=False)
         return keys
 
-    def fetch(self, key_ids: Sequence[str]) -> list[DeviceKey]:
-        """Fetch as slave what the peer has drawn: all of these keys, in this order. Raises DeviceError."""
-        if not 1 <= len(key_ids) <= KEYS_MAX:
-            raise DeviceError(f"{len(key_ids)} keys cannot be asked for at once; 1 to {KEYS_MAX} can")
-        asked = {"key_IDs": [{"key_ID": key_id} for key_id in key_ids]}
-        return in_order(keys_of(self._ask("POST", "dec_keys", asked)), key_ids)
-
-    def close(self) -> None:
-        """Close the connection, if there is one."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
     def _read_files(self) -> None:
         stamps = tls_files.stamps(self._settings.tls)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -120,20 +124,24 @@ class Device:
         tls_files.load_files(context, self._settings.tls, about=self._about, hint=hint)
         self._context, self._stamps = context, stamps
 
-    def _ask(self, method: str, what: str, asked: dict[str, Any] | None = None) -> bytes:
+    def _ask(self, method: str, what: str, read: Callable[[bytes], T], asked: dict[str, Any] | None = None) -> T:
+        """Return what ``read`` makes of a good answer. Raises DeviceError for any other; it says what was asked."""
+        try:
+            return read(self._answer(method, what, asked))
+        except DeviceError as error:
+            raise DeviceError(f"{what}: {error}") from None
+
+    def _answer(self, method: str, what: str, asked: dict[str, Any] | None) -> bytes:
         """Return the body of a good answer. Raises DeviceError for any other, in words."""
         body = None if asked is None else json.dumps(asked).encode()
         headers = {"Accept": "application/json", **({} if body is None else {"Content-Type": "application/json"})}
-        try:
-            with self._connected() as connection:
-                connection.request(method, f"{self._path}/{what}", body, headers)
-                answer = connection.getresponse()
-                data = _read(answer)
-        except DeviceError as error:
-            raise DeviceError(f"{what}: {error}") from None
+        with self._connected() as connection:
+            connection.request(method, f"{self._path}/{what}", body, headers)
+            answer = connection.getresponse()
+            data = _read(answer)
         if answer.status == HTTPStatus.OK:
             return data
-        raise DeviceError(f"{what}: {_refusal(answer.status, answer.getheader('Location'), words_of(data))}")
+        raise DeviceError(_refusal(answer.status, answer.getheader("Location"), words_of(data)))
 
     @contextmanager
     def _connected(self) -> Iterator[_Connection]:

@@ -120,6 +120,7 @@ def test_what_a_device_does_instead_is_said(device, pair, mood, said):
     with pytest.raises(DeviceError) as raised:
         device.draw(2)
     assert said in str(raised.value)
+    assert str(raised.value).startswith("enc_keys: ")
     assert "secret" not in str(raised.value)
     assert str(raised.value).isprintable()
     assert len(str(raised.value)) < 300
