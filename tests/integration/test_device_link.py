@@ -18,7 +18,7 @@ from kme.devices.source import DeviceSource
 from kme.store.held_keys import SCHEMA, HeldKeys
 from qkdrelay.messages.blocks import Announce
 from qkdrelay.service.journal import Journal
-from support.device import Pair, serving
+from support.device import Pair, answer, half, hangs, only, others, repeats, serving
 from support.saes import Authority
 from support.waiting import eventually
 
@@ -121,34 +121,6 @@ def link(files, pair, monkeypatch):
             stack.callback(asking.stop)
         yield found
         pair.end.set()
-
-
-def answer(found, status):
-    return lambda handler, _what, _asked: handler.answer(found, status)
-
-
-def only(what, mood):
-    """A mood for one kind of question."""
-    return lambda handler, asked_what, asked: (mood if asked_what == what else type(handler).well)(
-        handler, asked_what, asked
-    )
-
-
-def hangs(handler, _what, _asked):
-    handler.pair.end.wait(20.0)
-
-
-def half(handler, _what, _asked):
-    handler.wfile.write(b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{"keys": [')
-    handler.close_connection = True
-
-
-def others(handler, _what, asked):
-    handler.give([(each["key_ID"], os.urandom(32)) for each in asked["key_IDs"]])
-
-
-def repeats(handler, _what, _asked):
-    handler.give([("again", bytes(32))])
 
 
 @pytest.mark.parametrize(
