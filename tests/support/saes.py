@@ -58,11 +58,11 @@ class Authority:
         )
         return certificate
 
-    def server(self, directory):
-        """Fill a KME's directory of TLS files."""
+    def server(self, directory, *, days=1):
+        """Fill a KME's directory of TLS files, whose certificate expires in so many days."""
         directory.mkdir(parents=True, exist_ok=True)
         local = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-        self.issue("server", names=["kme"], usage=ExtendedKeyUsageOID.SERVER_AUTH, sans=local)
+        self.issue("server", names=["kme"], usage=ExtendedKeyUsageOID.SERVER_AUTH, sans=local, days=days)
         self.files("server", directory)
 
     def files(self, file, directory):
