@@ -14,7 +14,9 @@ from typing import Any
 
 from qkdrelay.client import relay_request
 from qkdrelay.errors import QkdRelayError
-from qkdrelay.network.key_cost import Suite
+from qkdrelay.messages import codec
+from qkdrelay.messages.blocks import Announce, BlocksHeld
+from qkdrelay.network.key_cost import SLOT_BYTES, Suite
 from qkdrelay.network.selection import choose
 from qkdrelay.network.topology import Topology
 from qkdrelay.network.topology_file import load_topology
@@ -30,7 +32,7 @@ embedded.LINK_BUFFER_BYTES = 1 << 34
 
 
 class Counted(embedded.EmbeddedNetwork):
-    """A network that counts what is published on its links, and the key that is drawn."""
+    """A network that counts the shares that are published on its links, and the key that they are sealed with."""
 
     def __init__(self, topology: Topology, **options: Any) -> None:
         self.messages = self.bytes = self.drawn = 0
@@ -38,24 +40,26 @@ class Counted(embedded.EmbeddedNetwork):
         publish = self.hub.publish
 
         def counted(user: str, publication: Any) -> Any:
-            if publication.routing_key.startswith("link."):
+            is_about_key = any(codec.is_of(publication.body, kind) for kind in (Announce, BlocksHeld))
+            if publication.routing_key.startswith("link.") and not is_about_key:
                 self.messages += 1
                 self.bytes += len(publication.body)
             return publish(user, publication)
 
         self.hub.publish = counted  # type: ignore[method-assign]
-        for own in self.links.values():
-            for link in own.values():
-                self._count(link.outgoing)
+        for kme in topology.kmes:
+            for exchange in self.loops[kme].service.links.keys._exchanges.values():
+                self._count(exchange.sending)
 
-    def _count(self, key: Any) -> None:
-        draw = key.draw
+    def _count(self, sending: Any) -> None:
+        draw = sending.draw
 
-        def counted(length: int) -> None:
-            self.drawn += length
-            draw(length)
+        def counted(length: int) -> Any:
+            key = draw(length)
+            self.drawn += 0 if key is None else SLOT_BYTES + len(key.pad)
+            return key
 
-        key.draw = counted
+        sending.draw = counted
 
     def relay_all(self, relays: int, keys: int, policy: str = "recursive") -> float:
         """Run ``relays`` relays at once; return the CPU seconds."""

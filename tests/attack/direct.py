@@ -20,6 +20,7 @@ from kme.endpoint import Endpoint
 from kme.forwarding import Forwarding, RejectedShareError
 from kme.model import LATE_S, NodeSettings
 from qkdrelay.messages.assignments import Supply
+from qkdrelay.messages.blocks import SlotName
 from qkdrelay.messages.control import Command, Terms
 from qkdrelay.messages.link import ShareHeader
 from qkdrelay.messages.plans import encode_plan
@@ -140,9 +141,8 @@ class Direct:
     def header(self, sender: str, share: SendShare) -> ShareHeader:
         return ShareHeader(
             link=(sender, share.route[-1]),
-            epoch=bytes(16),
-            number=0,
-            pad_offset=0,
+            slot=SlotName(bytes(16), 0),
+            pad=(),
             relay_id=share.relay_id,
             route=share.route,
             plan=encode_plan(share.plan),

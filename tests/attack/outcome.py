@@ -29,7 +29,7 @@ class Outcome:
     altered: set[Route] = field(default_factory=set)
     """Of those that arrived: other bytes than the source gave on this route."""
     reused: int = 0
-    """One-time numbers under which two messages were sealed, or pad bytes drawn twice."""
+    """Slots of link key under which two messages were sealed, or pad bytes drawn twice."""
 
     def note(self, kme: str, relay: EndpointRelay | None) -> None:
         """Look at an end's keys."""
@@ -64,7 +64,7 @@ class Outcome:
         if self.wrong_secret():
             yield "a wrong secret was delivered"
         if self.reused:
-            yield f"{self.reused} numbers or pad bytes were used twice"
+            yield f"{self.reused} slots or pad bytes were used twice"
         if case.dishonest:
             return
         at_the_source = case.plan.source in self.released

@@ -11,14 +11,14 @@ from typing import Any
 
 from attack.coalition import Coalition
 from attack.sealed import Compromised, send_late
+from kme.blocks.computed import ComputedSource
 from kme.bootstrap import assemble
-from kme.links import Link
+from kme.link_keys import Link
 from kme.model import NodeSettings
 from kme.store import open_kme_store
 from qkdrelay.broker.names import kme_queues
 from qkdrelay.broker.rabbitmq import RabbitMqBroker
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
-from qkdrelay.link.simulated import SimulatedLinkKey
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def in_the_place_of(stack: Any, kme: str, coalition: Coalition) -> Iterator[None
 
 def _work(stack: Any, kme: str, settings: dict[str, str], coalition: Coalition, stop: threading.Event) -> None:
     links = {
-        peer: Link("otp", *(_key(link["secret"], *ends) for ends in ((kme, peer), (peer, kme))))
+        peer: Link("otp", _source(link["secret"], kme, peer))
         for peer, link in json.loads(settings["QKDRELAY_LINKS"]).items()
     }
     store, control_key = open_kme_store(None, kme), bytes.fromhex(settings["QKDRELAY_CONTROL_KEY"])
@@ -56,7 +56,7 @@ def _work(stack: Any, kme: str, settings: dict[str, str], coalition: Coalition, 
     loop.close()
 
 
-def _key(secret: str, sender: str, receiver: str) -> SimulatedLinkKey:
-    return SimulatedLinkKey(
-        bytes.fromhex(secret), sender, receiver, rate_bps=10_000_000, buffer_bytes=1 << 24, clock=time.monotonic
+def _source(secret: str, kme: str, peer: str) -> ComputedSource:
+    return ComputedSource(
+        bytes.fromhex(secret), kme, peer, rate_bps=10_000_000, buffer_bytes=1 << 24, clock=time.monotonic
     )

@@ -189,6 +189,6 @@ class Sealed:
         return terms.relay_id
 
     def reused(self) -> int:
-        """Count numbers that sealed two messages, and pad bytes drawn twice, from what went over the links."""
+        """Count slots that sealed two messages, and pad bytes drawn twice, from what went over the links."""
         pads = self.network.pads()
         return sum(len(bodies) - 1 for bodies in self.network.slots().values()) + len(pads) - len(set(pads))
