@@ -256,6 +256,18 @@ def test_keys_are_taken_as_a_device_gives_them(row, odd):
     assert row.network.key_use().reused == []
 
 
+def test_of_a_device_that_gives_nothing_where_more_are_asked_for_fewer_are_drawn_and_fetched_at_once(row):
+    row.goes_on()
+    row.pair.most, row.pair.refuses_more = 10, True
+    row.goes_on()
+    refused = len(row.events("link.key_dry"))
+    row.goes_on()
+    row.goes_on()
+    assert len(row.events("link.key_dry")) == refused <= 2
+    assert row.events("link.key_given_up") == []
+    assert row.network.key_use().reused == []
+
+
 def test_a_device_that_drops_what_is_not_fetched_costs_blocks_where_both_ends_draw_at_once(row):
     row.pair.keeps = False
     row.goes_on()

@@ -35,6 +35,8 @@ class Pair:
         """Sizes of keys, by turns, if they change."""
         self.most = 128
         """Keys in one answer."""
+        self.refuses_more = False
+        """Whether nothing is given, at either end, where more are asked for at once."""
         self.stored = 1_000
         self.keeps = True
         """Whether what was not fetched stays when more is drawn, in either direction."""
@@ -140,8 +142,12 @@ class Handler(BaseHTTPRequestHandler):
     def well(self, what, asked):
         """Answer as the standard has it."""
         pair = self.pair
+        at_once = asked.get("number", 1) if what == "enc_keys" else len(asked.get("key_IDs", ()))
         if what == "status":
-            self.answer({"stored_key_count": pair.stored, "key_size": pair.size_bits, "max_key_per_request": 128})
+            figures = {"stored_key_count": pair.stored, "key_size": pair.size_bits}
+            self.answer({**figures, "max_key_per_request": pair.most if pair.refuses_more else 128})
+        elif pair.refuses_more and at_once > pair.most:
+            self.answer({"message": "too many keys"}, 400)
         elif what == "enc_keys":
             if pair.takes_s is not None and not pair.has_turn(self.sae):
                 self.close_connection = True

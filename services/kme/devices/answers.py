@@ -25,6 +25,10 @@ class DeviceError(UnreachableError):
     """A QKD device does not do what it is asked for; the text says what it did."""
 
 
+class DeviceRefusesError(DeviceError):
+    """A device gives none of the keys that it is asked for now: it has too few, or gives fewer at once."""
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceStatus:
     """What a device says of the keys that it shares with its peer; None where it does not say."""

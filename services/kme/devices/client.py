@@ -21,7 +21,17 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import quote
 
-from kme.devices.answers import KEYS_MAX, DeviceError, DeviceKey, DeviceStatus, in_order, keys_of, status_of, words_of
+from kme.devices.answers import (
+    KEYS_MAX,
+    DeviceError,
+    DeviceKey,
+    DeviceRefusesError,
+    DeviceStatus,
+    in_order,
+    keys_of,
+    status_of,
+    words_of,
+)
 from qkdrelay.errors import SettingsError
 from qkdrelay.escaping import escaped
 from qkdrelay.network.devices import DEVICE_RULES, url_parts
@@ -129,7 +139,7 @@ class Device:
         try:
             return read(self._answer(method, what, asked))
         except DeviceError as error:
-            raise DeviceError(f"{what}: {error}") from None
+            raise type(error)(f"{what}: {error}") from None
 
     def _answer(self, method: str, what: str, asked: dict[str, Any] | None) -> bytes:
         """Return the body of a good answer. Raises DeviceError for any other, in words."""
@@ -141,7 +151,8 @@ class Device:
             data = _read(answer)
         if answer.status == HTTPStatus.OK:
             return data
-        raise DeviceError(_refusal(answer.status, answer.getheader("Location"), words_of(data)))
+        kind = DeviceRefusesError if answer.status in _NOT_NOW else DeviceError
+        raise kind(_refusal(answer.status, answer.getheader("Location"), words_of(data)))
 
     @contextmanager
     def _connected(self) -> Iterator[_Connection]:

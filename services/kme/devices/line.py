@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
-from kme.devices.answers import KEYS_MAX, DeviceError, DeviceKey
+from kme.devices.answers import KEYS_MAX, DeviceError, DeviceKey, DeviceRefusesError, DeviceStatus
 
 PAUSE_S, PAUSE_MAX_S = 1.0, 60.0
 """Seconds before a device is asked again for keys that gave none: twice as long each time."""
@@ -32,6 +32,10 @@ _STOP_S: Final = 15.0
 
 class AnyDevice(Protocol):
     """A device, as of `kme.devices.client.Device`; everything may raise DeviceError."""
+
+    def status(self) -> DeviceStatus:
+        """Ask what there is."""
+        ...
 
     def draw(self, number: int) -> list[DeviceKey]:
         """Draw up to so many keys."""
@@ -90,6 +94,8 @@ class DeviceLine:
         self._to_fetch: tuple[str, ...] | None = None
         self._fetch_until = 0.0
         self._draw_at, self._fetch_at, self._pause = 0.0, 0.0, PAUSE_S
+        self._at_once, self._up_to = KEYS_MAX, KEYS_MAX
+        """Keys that the device gives at once, and that it is asked for next, at most."""
         self._outcomes: deque[Drawn | Fetched] = deque()
         self._kept: OrderedDict[str, tuple[float, DeviceKey]] = OrderedDict()
         self._draws: deque[tuple[float, int]] = deque(maxlen=_MEASURED)
@@ -115,7 +121,7 @@ class DeviceLine:
         with self._changed:
             if self._to_draw is not None or self._is_asking or self._clock() < self._draw_at:
                 return False
-            self._to_draw = min(number, KEYS_MAX)
+            self._to_draw = min(number, self._at_once, self._up_to)
             self._changed.notify()
             return True
 
@@ -183,6 +189,10 @@ class DeviceLine:
             keys = self._device.draw(number)
         except DeviceError as error:
             why = str(error)
+            if isinstance(error, DeviceRefusesError) and number > 1:
+                self._up_to = self._fewer(number)
+        else:
+            self._up_to = min(KEYS_MAX, 2 * self._up_to)
         now, bits = self._clock(), 8 * sum(len(key.key) for key in keys)
         with self._changed:
             self._to_draw = None
@@ -202,6 +212,22 @@ class DeviceLine:
                 failures=self._state.failures + bool(why),
             )
 
+    def _fewer(self, number: int) -> int:
+        """Return how many keys to ask for next, of a device that does not give so many.
+
+        Some have few, or give few at once, and nothing where more is asked for.
+        """
+        try:
+            status = self._device.status()
+        except DeviceError:
+            return max(1, number // 2)
+        if status.keys_per_request:
+            self._at_once = min(KEYS_MAX, status.keys_per_request)
+            if self._at_once < number:
+                return self._at_once
+        stored = status.stored_keys or 0
+        return stored if 0 < stored < number else max(1, number // 2)
+
     def _rate(self) -> int:
         """Return the rate from the first of the last draws on, which came of what was there before."""
         if len(self._draws) <= 1:
@@ -217,25 +243,25 @@ class DeviceLine:
         missing = [key_id for key_id in key_ids if key_id.lower() not in self._kept]
         keys, why = list[DeviceKey](), ""
         try:
-            keys = self._device.fetch(missing) if missing else []
+            while len(keys) < len(missing):
+                keys += self._device.fetch(missing[len(keys) :][: self._at_once])
         except DeviceError as error:
             why = str(error)
+            if isinstance(error, DeviceRefusesError) and len(missing) > 1:
+                self._fewer(len(missing))
         now = self._clock()
         with self._changed:
+            self._kept.update((key.key_id.lower(), (now, key)) for key in keys)
+            self._state = replace(self._state, fetched=self._state.fetched + len(keys))
             if why and now + _AGAIN_S < self._fetch_until:
                 self._fetch_at = now + _AGAIN_S  # the devices may take a while to agree
                 return
             self._to_fetch = None
-            self._kept.update((key.key_id.lower(), (now, key)) for key in keys)
             found = () if why else tuple(self._kept[key_id.lower()][1] for key_id in key_ids)
             while len(self._kept) > KEPT_MAX:
                 self._kept.popitem(last=False)
             self._outcomes.append(Fetched(key_ids, found, why))
-            self._state = replace(
-                self._state,
-                fetched=self._state.fetched + len(keys),
-                failures=self._state.failures + bool(why),
-            )
+            self._state = replace(self._state, failures=self._state.failures + bool(why))
 
     def _forget(self) -> None:
         with self._changed:

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from kme.devices import line
-from kme.devices.answers import DeviceError, DeviceKey
+from kme.devices.answers import DeviceError, DeviceKey, DeviceRefusesError, DeviceStatus
 from kme.devices.line import DeviceLine, Drawn, Fetched
 from support.waiting import eventually
 
@@ -113,6 +113,98 @@ def test_a_draw_that_fails_says_why_and_is_refused_for_longer_and_longer(device)
     asking._draw_now()
     assert (asking.state().why, asking.state().failures) == ("", 8)
     assert asking.draw(1)
+
+
+class Sparing(Device):
+    """A device that has some keys, gives some at once, and none where more is asked for; it may say so."""
+
+    def __init__(self, has, gives=128, *, says=(True, True)):
+        super().__init__()
+        self.has, self.gives, self.says = has, gives, says
+
+    def status(self):
+        self.asked.append(("status",))
+        return DeviceStatus(self.has if self.says[0] else None, 256, self.gives if self.says[1] else None)
+
+    def draw(self, number):
+        self.asked.append(("draw", number))
+        if number > min(self.has, self.gives):
+            raise DeviceRefusesError("it gives none now (503)")
+        self.has -= number
+        return [DeviceKey(f"{self.has + each}", f"{self.has + each:08}".encode()) for each in range(number)]
+
+    def fetch(self, key_ids):
+        self.asked.append(("fetch", len(key_ids)))
+        if len(key_ids) > self.gives:
+            raise DeviceRefusesError("it gives none now (400)")
+        return keys(*key_ids)
+
+
+@pytest.mark.parametrize(
+    ("device", "drawn"),
+    [
+        (Sparing(1_000, 10), [0, 10, 10, 10, 10]),
+        (Sparing(100), [0, 100, 0, 0]),
+        (Sparing(100, says=(False, False)), [0, 64, 0, 0, 32, 0]),
+        (Sparing(1_000, 10, says=(False, False)), [0, 0, 0, 0, 8, 0, 8, 0, 8]),
+        (Sparing(0), [0, 0, 0]),
+    ],
+)
+def test_of_a_device_that_gives_nothing_fewer_are_asked_for(device, drawn):
+    now, came = [0.0], []
+    asking = DeviceLine(device, lambda: now[0])
+    for _ in drawn:
+        while not asking.draw(128):
+            now[0] += 0.5
+        asking._draw_now()
+        (outcome,) = asking.take()
+        came.append(len(outcome.keys))
+    assert came == drawn
+    assert ("draw", 0) not in device.asked
+
+
+def test_of_a_device_that_cannot_say_what_it_has_fewer_are_asked_for_too(device, monkeypatch):
+    def status():
+        raise DeviceError("it answers 500")
+
+    monkeypatch.setattr(device, "status", status, raising=False)
+    device.draws = [DeviceRefusesError("it gives none now (503)"), DeviceError("it answers 500")]
+    asking = DeviceLine(device, iter(range(0, 1_000, 100)).__next__)
+    for _ in range(3):
+        assert asking.draw(128)
+        asking._draw_now()
+    assert device.asked == [("draw", 128), ("draw", 64), ("draw", 64)]
+
+
+def test_what_was_drawn_bit_by_bit_is_fetched_so(monkeypatch):
+    monkeypatch.setattr(line, "_AGAIN_S", 0.0)
+    device = Sparing(1_000, 10)
+    asking = DeviceLine(device)
+    ids = [f"{number}" for number in range(32)]
+    for _ in range(2):
+        assert asking.fetch(ids)
+        while not (outcomes := asking.take()):
+            asking._fetch_now()
+        assert outcomes == [Fetched(tuple(ids), tuple(keys(*ids)))]
+        asking.held(ids)
+    bits = [("fetch", number) for number in (10, 10, 10, 2)]
+    assert device.asked == [("fetch", 32), ("status",), *bits, *bits]
+    assert asking.state().fetched == 64
+
+
+def test_a_fetch_that_breaks_off_goes_on_with_the_rest(monkeypatch):
+    monkeypatch.setattr(line, "_AGAIN_S", 0.0)
+    device = Device()
+    asking = DeviceLine(device)
+    asking._at_once = 2
+    device.fetches = [keys("a", "b"), DeviceError("no connection"), keys("c")]
+    assert asking.fetch(["a", "b", "c"])
+    asking._fetch_now()
+    assert asking.take() == []
+    asking._fetch_now()
+    assert asking.take() == [Fetched(("a", "b", "c"), tuple(keys("a", "b", "c")))]
+    assert device.asked == [("fetch", ("a", "b")), ("fetch", ("c",)), ("fetch", ("c",))]
+    assert asking.state().fetched == 3
 
 
 def test_a_fetch_is_tried_again_until_the_devices_agree(asking, device):
