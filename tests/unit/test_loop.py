@@ -142,6 +142,19 @@ def test_a_turn_in_which_nothing_can_happen_is_left_out(monkeypatch):
     assert len(turns) == 2
 
 
+def test_who_is_woken_has_a_turn_at_once(monkeypatch):
+    loop, _, now = gathering(monkeypatch, [["now 1"]])
+    turns = []
+    loop.service.tick = lambda *_, **__: turns.append(now[0])
+    for _ in range(2):
+        loop.step(1.0)
+    assert len(turns) == 1
+    loop.wake()
+    for _ in range(2):
+        loop.step(1.0)
+    assert len(turns) == 2
+
+
 def test_while_something_may_wait_for_room_no_turn_is_left_out(monkeypatch):
     loop, _, now = gathering(monkeypatch, [["now"] * 65])
     turns = []

@@ -62,11 +62,9 @@ class Loop:
         self.service, self.journal, self.broker, self.clock = service, service.journal, broker, clock
         self.health = Health()
         self.mailbox = Mailbox(broker.wake)
-        self.wake = broker.wake
         self._batch_s = batch_s
         self._pacing = Pacing(broker, gather_s)
-        self._turned_at = 0.0
-        """When the last turn was (monotonic clock)."""
+        self._turned_at = 0.0  # when the last turn was, by the monotonic clock
         self._generation = self._publishing = 0
         self._resting = Resting()
         self._started = self._connected = self._published = self._more = False
@@ -77,6 +75,11 @@ class Loop:
         self._again: list[Delivery] = []
         self._posts: list[Post[Any]] = []
         """Deliveries of a batch that was not committed, which are handled again; posts that are being done."""
+
+    def wake(self) -> None:
+        """Have a turn now, of which none is left out; from any thread."""
+        self._turned_at = -math.inf
+        self.broker.wake()
 
     def start(self) -> None:
         """Have the service begin, connect to the broker, and publish what it has not confirmed."""
@@ -115,13 +118,12 @@ class Loop:
     def _receive(self, timeout_s: float) -> Received:
         messages, size = self.journal.outbox.backlog.total()
         room = 0 if messages >= OUTBOX_MAX or size >= OUTBOX_BYTES_MAX or self._again else BATCH_MAX
-        resting = self._resting.now()
         at_once = self._again or self._more or self._posts or not self.mailbox.is_empty
         now = time.monotonic()
         until_due_s = max(0.0, min(self._pacing.due_at - now, self._resting.left_s()))
         # A turn before that would be left out (`_can_wait`).
         timeout_s = max(timeout_s, self._turned_at + self._pacing.gather_s - now)
-        received = self.broker.receive(room, 0.0 if at_once else min(timeout_s, until_due_s), resting)
+        received = self.broker.receive(room, 0.0 if at_once else min(timeout_s, until_due_s), self._resting.now())
         self._connected, self._seen = received.connected, received
         if received.publishing != self._publishing:
             # A machine that was copied while it ran, and goes on twice, has a new connection at least once.
@@ -245,8 +247,7 @@ class Loop:
 
     def _turn(self) -> None:
         """Step, and wait for work until a timer of the service's is due."""
-        wait_s = self.service.wait_s(self.clock()) if self._started else 0.0
-        self.step(max(0.0, min(IDLE_S, wait_s)))
+        self.step(max(0.0, min(IDLE_S, self.service.wait_s(self.clock()) if self._started else 0.0)))
 
     def _guard(self, work: Callable[[], object]) -> str:
         """Do ``work``; log and return what went wrong, or nothing."""
@@ -286,10 +287,9 @@ class Loop:
         self._give_posts_up()
         self._pacing.send_all()
         self.broker.close(_CLOSE_TIMEOUT_S)
-        now = self.clock()
-        self.journal.outbox.note_confirmed(self.broker.receive(0, 0.0).confirmed, now)
+        self.journal.outbox.note_confirmed(self.broker.receive(0, 0.0).confirmed, self.clock())
         try:
             with self.journal.transaction():
-                self.journal.outbox.forget_confirmed(now)
+                self.journal.outbox.forget_confirmed(self.clock())
         finally:
             self.journal.close()
