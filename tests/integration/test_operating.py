@@ -186,6 +186,43 @@ def test_a_message_handled_since_the_copy_is_handled_again_and_changes_no_key(tm
     assert network.dead_letters() == [("kme-3", "link.kme-1.kme-3", "the deadline has passed")]
 
 
+@pytest.mark.parametrize("kept", ["an old copy", "nothing"])
+def test_a_kme_without_what_it_held_and_sealed_with_since_uses_no_key_again_and_agrees_on_other(tmp_path, kept):
+    """As the receiver of links it has blocks of key no more, and those again that were used up; as a sender none."""
+    network = Network(folder=tmp_path)
+    for kme, peers in network.topology.neighbours.items():
+        for peer in peers:
+            network.limit_key(kme, peer, network.time, rate_bps=1_000, buffer_bytes=1 << 20)
+
+    def held():
+        return {(peer, block) for peer in ("kme-1", "kme-5") for block in network.stores["kme-3"].held_keys.of(peer)}
+
+    network.relay("kme-1", "kme-8")
+    before, copy = held(), copied(tmp_path / "kme-3")
+    for ends in [("kme-1", "kme-8"), ("kme-8", "kme-1")] * 40:
+        assert network.relay(*ends).missing == ()
+    assert before - held()
+    assert held() - before
+    used = set(network.slots())
+    if kept == "nothing":
+        stop(network, "kme-3")
+        shutil.rmtree(tmp_path / "kme-3")
+        network.restart("kme-3")
+        network.settle()
+    else:
+        restore(network, "kme-3", tmp_path / "kme-3", copy)
+    network.later(1.0)
+    for ends in [("kme-1", "kme-8"), ("kme-8", "kme-1")] * 10:
+        view = network.relay(*ends)
+        assert (view.state, view.missing, view.false_shares, view.equivocating) == ("confirmed", (), (), ())
+        assert network.keys("kme-1", view.relay_id) == network.keys("kme-8", view.relay_id)
+    assert network.dead_letters() == []
+    assert used < set(network.slots())
+    assert all(len(messages) == 1 for messages in network.slots().values())
+    pads = network.pads()
+    assert len(pads) == len(set(pads))
+
+
 # --- the coordinator's -----------------------------------------------------------------------------
 
 
