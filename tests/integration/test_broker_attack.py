@@ -194,6 +194,30 @@ def test_old_messages_of_every_queue_brought_to_every_queue_do_nothing():
     none_was_lost(network)
 
 
+def test_what_a_link_says_of_key_brought_to_every_other_does_nothing():
+    network = Network()
+    ways = [way for a, b in network.topology.links for way in ((a, b), (b, a))]
+    for kme in network.topology.kmes:
+        network.hub.drop(kme)
+    network.settle()
+    said = {(tuple(p.routing_key.split(".")[1:]), p.body) for p in network.about_blocks}
+    assert {link for link, _ in said} == set(ways)
+    before = {way: network.sending(*way).counts.given_up for way in ways}
+    for way in ways:
+        for link, body in said:
+            if link != way:
+                network.on_link(*way, body)
+        network.later(1.0)
+    letters = network.dead_letters()
+    assert {letter[2] for letter in letters} == {
+        "the announcement is for another link",
+        "what is held is of another link",
+    }
+    assert {letter[1] for letter in letters} <= {link_queue(*way) for way in ways}
+    assert {way: network.sending(*way).counts.given_up for way in ways} == before
+    assert network.relay("kme-1", "kme-8", policy="recursive").missing == ()
+
+
 @pytest.mark.parametrize("cut", [True, False])
 def test_an_old_order_brought_to_a_kme_that_lost_its_store_does_not_last(tmp_path, cut):
     network = Network(folder=tmp_path)
