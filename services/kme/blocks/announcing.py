@@ -192,7 +192,8 @@ class Announcing:
             return NOT_AGREED if now - self._announced_at > _AGREE_S else None
         if self._peer_is_silent or self._ration.wait_s(now) > _AGREE_S:
             return NOT_AGREED
-        return NO_KEY if self._is_dry else None
+        # A device may take its time to say that it has none, and is asked again and again meanwhile.
+        return NO_KEY if self._is_dry or self._source.why_dry() else None
 
     def wait_s(self, now: float) -> float:
         """Return in how many seconds to look again."""

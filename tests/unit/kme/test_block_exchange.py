@@ -604,6 +604,18 @@ def test_a_source_that_has_nothing_is_said_to_have_no_key():
     assert sender.sending.why_nothing_is_granted(pair.now) == NO_KEY
 
 
+def test_a_device_that_gave_nothing_is_said_to_have_no_key_also_while_it_is_asked_again():
+    pair = Pair("devices")
+    sender, _ = pair.ends
+    line = sender.source._line
+    line.is_drawing = lambda: True
+    sender.tick(Needed(1, 10, 10))
+    assert sender.sending.why_nothing_is_granted(pair.now) is None
+    line.state = lambda: LineState(why="enc_keys: it gives none now (503)")
+    sender.tick(Needed(1, 10, 10))
+    assert sender.sending.why_nothing_is_granted(pair.now) == NO_KEY
+
+
 def test_while_a_block_is_being_agreed_on_nobody_need_know():
     pair = Pair()
     sender, _ = pair.ends
