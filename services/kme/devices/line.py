@@ -162,13 +162,14 @@ class DeviceLine:
     def _run(self, wake: Callable[[], None]) -> None:
         while (work := self._next()) is not None:
             work()
+            with self._changed:
+                self._is_asking = False
             wake()
         self._device.close()
 
     def _next(self) -> Callable[[], None] | None:
         """Wait for something to ask, and return how; None at the end. A draw comes first: it may be this end's turn."""
         with self._changed:
-            self._is_asking = False
             while not self._is_ending:
                 wait_s = None if self._to_fetch is None else self._fetch_at - self._clock()
                 if self._to_draw is not None:

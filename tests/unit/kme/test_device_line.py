@@ -95,6 +95,16 @@ def test_one_thing_is_asked_at_a_time_and_what_ages_comes_first(asking, device):
     assert device.most_at_once == 1
 
 
+def test_who_is_woken_can_ask_at_once(device):
+    asking, asked = DeviceLine(device), []
+    device.draws = [keys("a"), keys("b"), keys("c")]
+    asking.start(lambda: asked.append(asking.draw(1)))
+    assert asking.draw(1)
+    eventually(lambda: len(asked) >= 3)
+    asking.stop()
+    assert asked[:3] == [True] * 3
+
+
 def test_a_draw_that_fails_says_why_and_is_refused_for_longer_and_longer(device):
     now, pauses = [0.0], []
     asking = DeviceLine(device, lambda: now[0])
