@@ -48,9 +48,9 @@ class Row:
         self.network, self.pair, self.logs = network, pair, logs
 
     def goes_on(self):
-        """Relays cross the link with devices both ways, without anybody's help."""
+        """Relays that take more key than is drawn ahead cross the link both ways, without anybody's help."""
         both = WITH_DEVICES, WITH_DEVICES[::-1]
-        self.network.confirm(*[self.network.ask_for(*way, **LONG) for way in both * 4])
+        self.network.confirm(*[self.network.ask_for(*way, **LONG) for way in both * 2])
 
     def more_than_there_is(self):
         """Ask for relays that take more key than can have been drawn ahead."""

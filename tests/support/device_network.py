@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
@@ -62,7 +63,7 @@ class DeviceNetwork(Network):
         """``settings`` are of each link with devices, beside what must be."""
         self._files, self._settings, self._suite = files, settings or {}, suite
         self._ports = {frozenset(link): port for link, port in ports.items()}
-        self._lines, self._moved = {}, threading.Event()
+        self._lines, self._due, self._moved = {}, {}, threading.Event()
         self.over_links = []
         """All that went over links since the network was made."""
         clock = RealClock()
@@ -87,7 +88,11 @@ class DeviceNetwork(Network):
                 self.links[name][peer] = bootstrap._with_device(name, peer, settings, lines)
         super().start(name)
         for line in lines:
-            line.start(self._moved.set)
+            line.start(partial(self._wake, self.loops[name]))
+
+    def _wake(self, loop):
+        loop.wake()
+        self._moved.set()
 
     def _record(self):
         publish = self.hub.publish
@@ -104,6 +109,22 @@ class DeviceNetwork(Network):
         for name in names:
             for line in self._lines.pop(name, ()):
                 line.stop()
+
+    def settle(self):
+        """As of `EmbeddedNetwork`; a service has no turn where it would wait for something, as in a process."""
+        busy = True
+        while busy:
+            busy = False
+            for name, loop in self.loops.items():
+                if name not in self.stopped and self._has_work(name, loop):
+                    busy |= loop.step(0.0)
+                    self._due[name] = time.monotonic() + loop.service.wait_s(self.clock())
+
+    def _has_work(self, name, loop):
+        is_due = time.monotonic() >= self._due.get(name, 0.0) or loop.service.wait_s(self.clock()) <= 0
+        broker = loop.broker
+        has_come = not loop._started or broker._woken or broker._confirmed or broker._inbox.has_any(())
+        return is_due or has_come or loop._more or not loop.mailbox.is_empty
 
     def until(self, condition, what="", *, within_s=LIMIT_S):
         """Let everything move until a condition holds, and return what it did."""
