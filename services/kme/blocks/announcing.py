@@ -24,7 +24,7 @@ from qkdrelay.network.whereabouts import NO_KEY, NOT_AGREED
 ANNOUNCE_AGAIN_S: Final = (2.0, 4.0, 8.0, 16.0, 30.0)
 """Seconds until a block is announced again, that time and the next ones."""
 _AGREE_S: Final = 2.0
-"""Seconds that agreeing on a block may take before anybody need know."""
+"""Seconds that drawing a block may take, and agreeing on it, before anybody need know."""
 _LOOK_AGAIN_S: Final = 1.0
 """How often a source is looked at that has too little for a block."""
 Tell = Callable[[str], None]
@@ -60,7 +60,7 @@ class Announcing:
         self._random, self._tell = random, tell
         self._sender = Sender(link)
         self._timer, self._times_announced = Timer(), 0
-        self._announced_at = 0.0
+        self._announced_at = self._asked_at = 0.0
         self._mean = PadMean(suite)
         self._peer_is_silent = False
         self.counts = Counts()
@@ -161,6 +161,7 @@ class Announcing:
             return
         if self._source.ask(ask.length, ask.least):
             self._turns.drew()
+            self._asked_at = now
         else:
             self._is_dry = True
 
@@ -193,7 +194,8 @@ class Announcing:
         if self._peer_is_silent or self._ration.wait_s(now) > _AGREE_S:
             return NOT_AGREED
         # A device may take its time to say that it has none, and is asked again and again meanwhile.
-        return NO_KEY if self._is_dry or self._source.why_dry() else None
+        is_late = self._source.is_drawing() and now - self._asked_at > _AGREE_S
+        return NO_KEY if self._is_dry or is_late or self._source.why_dry() else None
 
     def wait_s(self, now: float) -> float:
         """Return in how many seconds to look again."""

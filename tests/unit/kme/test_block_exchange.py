@@ -604,13 +604,15 @@ def test_a_source_that_has_nothing_is_said_to_have_no_key():
     assert sender.sending.why_nothing_is_granted(pair.now) == NO_KEY
 
 
-def test_a_device_that_gave_nothing_is_said_to_have_no_key_also_while_it_is_asked_again():
+def test_a_device_that_takes_its_time_or_gave_nothing_is_said_to_have_no_key_while_it_is_asked():
     pair = Pair("devices")
     sender, _ = pair.ends
     line = sender.source._line
-    line.is_drawing = lambda: True
+    line.draw = lambda _number: True
     sender.tick(Needed(1, 10, 10))
-    assert sender.sending.why_nothing_is_granted(pair.now) is None
+    line.is_drawing = lambda: True
+    assert sender.sending.why_nothing_is_granted(pair.now + 1.0) is None
+    assert sender.sending.why_nothing_is_granted(pair.now + 3.0) == NO_KEY
     line.state = lambda: LineState(why="enc_keys: it gives none now (503)")
     sender.tick(Needed(1, 10, 10))
     assert sender.sending.why_nothing_is_granted(pair.now) == NO_KEY
