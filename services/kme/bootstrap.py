@@ -116,7 +116,8 @@ def _simulated(me: str, peer: str, link: SimulatedLinkSettings) -> Link:
 def _with_device(me: str, peer: str, link: DeviceLinkSettings, lines: list[DeviceLine]) -> Link:
     """Return a link with a device, and add to ``lines`` what asks that; nothing is asked before it is started."""
     where = DeviceSettings(link.url, link.peer_sae, link.tls, link.server_name)
-    line = DeviceLine(Device(where, files_may_come=True))
+    keeps = link.keeps_uncollected and not link.serialise
+    line = DeviceLine(Device(where, files_may_come=True), keeps_uncollected=keeps)
     lines.append(line)
     source = DeviceSource(line, ahead_bytes=link.ahead_bytes, expected_bps=link.rate_bps)
     if not link.serialise:

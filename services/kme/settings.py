@@ -77,6 +77,11 @@ class DeviceLinkSettings(_LinkSettings):
     """Key that is expected per second and direction, in bit/s; what is measured counts instead, once it is known."""
     serialise: bool = False
     """Whether the two ends draw in turns: there are devices that cannot draw at both at once. The same at both ends."""
+    keeps_uncollected: bool = False
+    """Whether the device keeps what was drawn and not fetched when more is drawn, in either direction.
+
+    Then more is drawn at once, and while the other end fetches; but not in turns, which must end in time.
+    """
     ahead_bytes: Annotated[int, Field(ge=AHEAD_BYTES_MIN, le=AHEAD_BYTES_MAX)] = AHEAD_BYTES_DEFAULT
     """Key drawn ahead and kept to send with; no share that needs more can leave."""
 

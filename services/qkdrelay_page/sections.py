@@ -84,7 +84,15 @@ def _is_off(kme: KmeView) -> bool:
 def _direction(sender: str, receiver: str, report: LinkReport | None) -> dict[str, Any]:
     ends = {"from": sender, "to": receiver}
     if report is None:
-        return {**ends, "state": "unknown", "level": None, "available_bytes": None, "rate_bps": None, "waiting": 0, "why_dry": ""}
+        return {
+            **ends,
+            "state": "unknown",
+            "level": None,
+            "available_bytes": None,
+            "rate_bps": None,
+            "waiting": 0,
+            "why_dry": "",
+        }
     level = min(1.0, report.available_bytes / report.buffer_bytes)
     return {
         **ends,
@@ -157,7 +165,11 @@ def _holding(view: NetworkView) -> Iterator[dict[str, Any]]:
             if told["state"] == "down" and not ordered:
                 yield _item("link down", name, f"{way[0]} says that the QKD link to {way[1]} is down{waits}")
             elif told["state"] == "dry":
-                yield _item("link dry", name, f"the QKD link {name} has no key left{waits}{f': {why}' if (why := told['why_dry']) else ''}")
+                yield _item(
+                    "link dry",
+                    name,
+                    f"the QKD link {name} has no key left{waits}{f': {why}' if (why := told['why_dry']) else ''}",
+                )
 
 
 def _dry(view: SuppliesView | None) -> Iterator[dict[str, Any]]:

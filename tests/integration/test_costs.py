@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from kme.blocks.ahead import AHEAD_MAX
+from kme.blocks.ahead import AHEAD_IDLE_MAX
 from qkdrelay.broker.names import REPLIES_EXCHANGE
 from qkdrelay.messages.blocks import BLOCK_BYTES_MAX
 from qkdrelay.messages.plans import decode_plan
@@ -170,7 +170,7 @@ def test_no_more_key_is_granted_ahead_than_is_said(suite):
         network.later(1.0)
     for a, b in network.topology.links:
         for way in ((a, b), (b, a)):
-            assert AHEAD_MAX / 2 <= network.sending(*way).granted().size <= AHEAD_MAX + BLOCK_BYTES_MAX
+            assert AHEAD_IDLE_MAX / 2 <= network.sending(*way).granted().size <= AHEAD_IDLE_MAX + BLOCK_BYTES_MAX
 
 
 def test_when_messages_get_longer_as_many_slots_are_lost_as_were_there_once(costs):

@@ -14,8 +14,8 @@ from qkdrelay.network.key_cost import SLOT_BYTES, Suite
 
 AHEAD_S: Final = 10.0
 """Seconds of a link's rate that are granted ahead."""
-AHEAD_MIN, AHEAD_MAX = 4 << 10, 2 << 20
-"""Bytes of that, where the rate is low or not known, and where it is high."""
+AHEAD_MIN, AHEAD_IDLE_MAX, AHEAD_MAX = 4 << 10, 1 << 20, 4 << 20
+"""Bytes of that, where the rate is low or not known; where it is high; and where so much is used."""
 OWN_BYTES: Final = 2 * SLOT_BYTES
 """Of each block, for announcing and holding it."""
 _GOOD, _FAIR = 2 << 10, 1 << 10
@@ -60,9 +60,13 @@ class Ask:
     """Less than that is not worth a block yet."""
 
 
-def ahead_bytes(rate_bps: int, capacity: int) -> int:
-    """Return how much is to be granted ahead, of a link with this rate that keeps so much."""
-    return min(capacity, AHEAD_MAX, max(AHEAD_MIN, round(AHEAD_S * rate_bps / 8)))
+def ahead_bytes(rate_bps: int, used_per_s: float, capacity: int) -> int:
+    """Return how much is to be granted ahead, of a link with this rate that keeps so much.
+
+    ``used_per_s`` is in bytes, of late: many messages may come at once.
+    """
+    by_rate = min(AHEAD_IDLE_MAX, max(AHEAD_MIN, round(AHEAD_S * rate_bps / 8)))
+    return min(capacity, max(by_rate, min(AHEAD_MAX, round(AHEAD_S * used_per_s))))
 
 
 class PadMean:

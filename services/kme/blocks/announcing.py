@@ -15,6 +15,7 @@ from kme.blocks.ration import Ration
 from kme.blocks.source import KeySource
 from kme.blocks.timer import Timer
 from kme.blocks.turn_taking import TurnTaking
+from kme.rates import STILL
 from qkdrelay.link.blocks.sender import SealingKey, Sender
 from qkdrelay.messages.blocks import BLOCK_BYTES_MIN, Announce, BlocksHeld
 from qkdrelay.network.key_cost import SLOT_BYTES, Suite
@@ -62,6 +63,8 @@ class Announcing:
         self._timer, self._times_announced = Timer(), 0
         self._announced_at = self._asked_at = 0.0
         self._mean = PadMean(suite)
+        self._used, self._drawn = STILL, 0
+        """Bytes of key that messages take a second, and that they took since the last tick."""
         self._peer_is_silent = False
         self.counts = Counts()
         self._has_begun = self._is_short = self._is_dry = False
@@ -81,13 +84,18 @@ class Announcing:
             return None
         self._sender, key = drawn
         self._mean.note(length)
+        self._drawn += SLOT_BYTES + length
         return key
 
     def granted(self) -> Granted:
         """Return how much key is granted and was not taken."""
+        return self._left(announced=False)
+
+    def _left(self, *, announced: bool) -> Granted:
+        """Return how much key was not taken, with what is announced or without."""
         slots = pad = 0
         for each in self._sender.blocks:
-            if each.is_granted:
+            if each.is_granted or announced:
                 slots, pad = slots + each.slots_left, pad + each.pad_left
         return Granted(slots, pad)
 
@@ -131,6 +139,8 @@ class Announcing:
 
     def tick(self, needed: Needed, now: float) -> list[Announce]:
         """Return the announcement that is due, of a new block if there is less key than there should be."""
+        if self._drawn:
+            self._used, self._drawn = self._used.plus(self._drawn, now), 0
         if not self._has_begun:
             self._has_begun = True
             self._ration.note(now)
@@ -142,6 +152,8 @@ class Announcing:
         if self._sender.may_announce:
             self._ask(needed, now)
             self._begin(needed, now)
+        if self._source.draws_ahead and not self._sender.may_announce:
+            self._ask(needed, now)
         announce, timer = self._sender.announces, self._timer
         if announce is None or not timer.is_due(now):
             return []
@@ -151,11 +163,11 @@ class Announcing:
 
     def _ask(self, needed: Needed, now: float) -> None:
         """Have key drawn, if there is too little, and it is this end's turn."""
-        ahead = ahead_bytes(self._source.drawn_bps(), self._source.capacity())
-        ask = ask_for(self.granted(), needed, self._mean.value, ahead)
+        ahead = ahead_bytes(self._source.drawn_bps(), self._used.now(now), self._source.capacity())
+        ask = ask_for(self._left(announced=True), needed, self._mean.value, ahead)
         self._is_short = ask is not None
         self._is_dry = False
-        if ask is None or self._peer_is_silent or self._source.is_drawing() or self._ration.wait_s(now) > 0:
+        if ask is None or self._has_to_wait(now) or self._source.is_drawing():
             return
         if not self._turns.may_draw():
             return
@@ -165,9 +177,13 @@ class Announcing:
         else:
             self._is_dry = True
 
+    def _has_to_wait(self, now: float) -> bool:
+        """Whether no block is to be announced now."""
+        return self._peer_is_silent or self._ration.wait_s(now) > 0
+
     def _begin(self, needed: Needed, now: float) -> None:
-        """Announce a block of what was drawn."""
-        raw = self._source.drawn()
+        """Announce a block of what was drawn, unless it has to wait."""
+        raw = None if self._has_to_wait(now) else self._source.drawn()
         if raw is None or raw.length < BLOCK_BYTES_MIN:
             return
         slots = slots_of(raw.length, self._suite, self.granted(), needed, self._mean.value)

@@ -29,6 +29,7 @@ class ComputedSource:
     """
 
     kind: SourceKind = "simulated"
+    draws_ahead = False
 
     def __init__(
         self,

@@ -12,7 +12,7 @@ from typing import Final
 from qkdrelay.service.batch import Batch, Cell
 from qkdrelay.service.meta import Meta
 
-RATION, RATION_S = 64, 3_720.0
+RATION, RATION_S = 128, 3_720.0
 """So often in so many seconds granted key may be given up; starts count."""
 PAUSE_S, PAUSE_MAX_S = 1.0, 60.0
 """Seconds until the next block after one that nobody held: twice as long each time."""

@@ -36,6 +36,8 @@ class KeySource(Protocol):
     """Key for both directions of one link. What takes a while is asked for, and looked for later."""
 
     kind: SourceKind
+    draws_ahead: bool
+    """Whether more may be drawn before the other end has what was drawn."""
 
     def ask(self, length: int, least: int) -> bool:
         """Ask for up to ``length`` bytes to send with, and for ``least`` at least, if it can ever have so many.

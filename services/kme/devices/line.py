@@ -21,6 +21,8 @@ PAUSE_S, PAUSE_MAX_S = 1.0, 60.0
 """Seconds before a device is asked again for keys that gave none: twice as long each time."""
 FETCH_S: Final = 30.0
 """Seconds for which keys are fetched that the device does not have yet."""
+DRAW_S: Final = 2.0
+"""Seconds after which a draw asks the device no more, where it takes several requests."""
 KEPT_S, KEPT_MAX = 60.0, 32 * KEYS_MAX
 """For how long keys are kept that were fetched and are not held, and how many."""
 _AGAIN_S: Final = 1.0
@@ -86,9 +88,14 @@ class LineState:
 class DeviceLine:
     """Asks one device, in a thread of its own; the rest is for one other thread."""
 
-    def __init__(self, device: AnyDevice, clock: Callable[[], float] = time.monotonic) -> None:
-        """``clock`` returns seconds and never steps back."""
-        self._device, self._clock = device, clock
+    def __init__(
+        self, device: AnyDevice, clock: Callable[[], float] = time.monotonic, *, keeps_uncollected: bool = False
+    ) -> None:
+        """``clock`` returns seconds and never steps back.
+
+        A device that ``keeps_uncollected`` keys is asked for more, though not all of the last ones were fetched.
+        """
+        self._device, self._clock, self.keeps_uncollected = device, clock, keeps_uncollected
         self._changed = threading.Condition()
         self._to_draw: int | None = None
         self._to_fetch: tuple[str, ...] | None = None
@@ -121,7 +128,7 @@ class DeviceLine:
         with self._changed:
             if self._to_draw is not None or self._is_asking or self._clock() < self._draw_at:
                 return False
-            self._to_draw = min(number, self._at_once, self._up_to)
+            self._to_draw = number if self.keeps_uncollected else min(number, self._at_once, self._up_to)
             self._changed.notify()
             return True
 
@@ -185,15 +192,7 @@ class DeviceLine:
         number = self._to_draw
         if number is None:
             return
-        keys, why = list[DeviceKey](), ""
-        try:
-            keys = self._device.draw(number)
-        except DeviceError as error:
-            why = str(error)
-            if isinstance(error, DeviceRefusesError) and number > 1:
-                self._up_to = self._fewer(number)
-        else:
-            self._up_to = min(KEYS_MAX, 2 * self._up_to)
+        keys, why = self._drawn(number)
         now, bits = self._clock(), 8 * sum(len(key.key) for key in keys)
         with self._changed:
             self._to_draw = None
@@ -212,6 +211,22 @@ class DeviceLine:
                 why=why,
                 failures=self._state.failures + bool(why),
             )
+
+    def _drawn(self, number: int) -> tuple[list[DeviceKey], str]:
+        """Return keys, up to so many, from as many requests as that takes; or none, and why."""
+        keys, until = list[DeviceKey](), self._clock() + DRAW_S
+        while True:
+            asked = min(number - len(keys), self._at_once, self._up_to)
+            try:
+                came = self._device.draw(asked)
+            except DeviceError as error:
+                if isinstance(error, DeviceRefusesError) and asked > 1:
+                    self._up_to = self._fewer(asked)
+                return keys, "" if keys else str(error)
+            self._up_to = min(KEYS_MAX, 2 * self._up_to)
+            keys += came
+            if len(came) < asked or len(keys) >= number or self._clock() >= until:
+                return keys, ""
 
     def _fewer(self, number: int) -> int:
         """Return how many keys to ask for next, of a device that does not give so many.

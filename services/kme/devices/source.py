@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kme.blocks.source import FetchedKey, RawKey
-from kme.devices.answers import DeviceKey
+from kme.devices.answers import KEYS_MAX, DeviceKey
 from kme.devices.line import DeviceLine, Drawn, Fetched
 from qkdrelay.messages.blocks import BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, KEY_IDS_MAX, Facts
 from qkdrelay.network.topology import SourceKind
@@ -12,8 +12,9 @@ KEY_BYTES_LEAST = 8
 """Of the smallest key that a device may give."""
 AHEAD_BYTES = 64 << 10
 """Key that is drawn ahead and kept to send with, at most, unless told."""
-_PILE_BYTES = 512
-"""From how many bytes on the answers of a device that gives few keys at once are a block."""
+_PILE_BYTES, _PILE_BYTES_LEAST = 512, 160
+"""From how many bytes on the answers of a device that gives few keys at once are a block; then of one that may drop
+what was not fetched, and so all but the last answer."""
 
 
 class DeviceSource:
@@ -27,8 +28,11 @@ class DeviceSource:
         ``expected_bps`` is the rate until it is known.
         """
         self._line, self._ahead_bytes, self._expected_bps = line, ahead_bytes, expected_bps
+        self.draws_ahead = line.keeps_uncollected
+        self._pile_bytes = _PILE_BYTES if self.draws_ahead else _PILE_BYTES_LEAST
         self._least = BLOCK_BYTES_MIN
-        self._key_bytes = KEY_BYTES_LEAST
+        self._key_bytes, self._keys_max = KEY_BYTES_LEAST, KEYS_MAX
+        """Of a key, as of the last ones, and of those that are asked for: one request's, until the size is known."""
         self._pile = list[DeviceKey]()
         """Keys that were drawn and do not make a block yet."""
         self._drawn: RawKey | None = None
@@ -36,14 +40,16 @@ class DeviceSource:
         self._fetched: FetchedKey | None = None
 
     def ask(self, length: int, least: int) -> bool:
-        """As of `KeySource`: as many keys as make so many bytes, and at most one request's."""
+        """As of `KeySource`: as many keys as make so many bytes, if a block can have so many."""
         if self._drawn is not None or self._line.is_drawing():
             return False
-        self._least = max(BLOCK_BYTES_MIN, min(least, _PILE_BYTES, self._ahead_bytes))
+        self._least = max(BLOCK_BYTES_MIN, min(least, self._pile_bytes, self._ahead_bytes))
         self._pack()
         if self._drawn is not None:
             return True
-        return self._line.draw(max(1, min(KEY_IDS_MAX - len(self._pile), -(-length // self._key_bytes))))
+        return self._line.draw(
+            max(1, min(self._keys_max, KEY_IDS_MAX - len(self._pile), -(-length // self._key_bytes)))
+        )
 
     def is_drawing(self) -> bool:
         """As of `KeySource`."""
@@ -120,6 +126,7 @@ class DeviceSource:
         raw, ids = b"".join(key.key for key in self._pile), tuple(key.key_id for key in self._pile)
         if self._pile:
             self._key_bytes = len(self._pile[0].key)
+            self._keys_max = KEY_IDS_MAX if self.draws_ahead else KEYS_MAX
         if len(raw) < self._least and len(ids) < KEY_IDS_MAX:
             return
         self._pile.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
@@ -75,6 +76,8 @@ class HeldKeys(Table):
         if self._opened:
             opened = [(*where, tag) for where, tag in self._opened.items()]
             self._db.executemany("INSERT OR REPLACE INTO opened VALUES (?, ?, ?, ?)", opened)
+            for peer, count in Counter(peer for peer, _, _ in self._opened).items():
+                self._remembered[peer] = self._remembered.get(peer, _FORGET_EVERY) + count
             self._opened.clear()
         if not self._changed:
             return
@@ -138,7 +141,6 @@ class HeldKeys(Table):
     def use(self, peer: str, name: SlotName, tag: bytes, after: Mapping[BlockId, HeldKey]) -> None:
         """Keep blocks as they are after a slot has opened the message with this tag; those that are used up go."""
         self._opened[peer, name.block, name.index] = tag
-        self._remembered[peer] = self._remembered.get(peer, _FORGET_EVERY) + 1
         for held in after.values():
             self._put(peer, held)
 

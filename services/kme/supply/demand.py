@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
+from kme.rates import STILL, Rate
 from kme.supply.model import SupplyLimits, Want
-from kme.supply.rates import STILL, Rate
 from qkdrelay.service.batch import Batch, BatchDict
 
 HOT_S: Final = 3_600.0

@@ -9,11 +9,11 @@ from uuid import UUID
 from kme.applications import NOT_FOUND, ApplicationKey, BadRequestError, Caller, TryLaterError
 from kme.effects import Effect, LogEvent, SendReport, WipeDeleted
 from kme.model import EndpointRelay
+from kme.rates import STILL, Rate
 from kme.store.application_records import HeldSupply, KeptAssignment, SlaveKey
 from kme.store.applications import Applications
 from kme.supply.directory_changes import struck_off
 from kme.supply.model import Pair, route_of
-from kme.supply.rates import STILL, Rate
 from kme.supply.slave_keys import CLOCKS_S, SlaveKeys, SlaveLimits
 from qkdrelay.link.assignment import assign_tag_is_valid, assigned_tag
 from qkdrelay.messages.assignments import Assign, Assignment, AssignRefusal, IncomingSupply

@@ -11,10 +11,10 @@ from qkdrelay.messages.fields import Message, Name, Number, Tag, Text
 BLOCK_ID_BYTES: Final = 16
 """6 of milliseconds since 1970, 10 of chance, as of epochs: nobody has the same, and they sort by time."""
 BLOCK_BYTES_MIN, BLOCK_BYTES_MAX = 96, 256 << 10
-"""Of one block: three keys of 256 bits at least; of a device at most what one request brings, 16 KiB."""
+"""Of one block: three keys of 256 bits at least."""
 SLOTS_MAX: Final = BLOCK_BYTES_MAX // 32
-KEY_IDS_MAX: Final = 128
-"""Keys of a device in one block: one request."""
+KEY_IDS_MAX: Final = 512
+"""Keys of a device in one block: one request, or four where the device keeps what was not fetched."""
 HELD_MAX: Final = 64
 """Blocks of one direction that a receiver lists."""
 PIECES_MAX: Final = 256

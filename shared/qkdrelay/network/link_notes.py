@@ -18,7 +18,7 @@ from qkdrelay.network.topology import DeviceNote, LinkNote, SourceKind
 _EXAMPLE: Final = '{ rate_bps = 4000, buffer_bytes = 65536, suite = "otp" }'
 _ENTRIES: Final[Mapping[SourceKind, tuple[str, ...]]] = {
     "simulated": ("source", "suite", "rate_bps", "buffer_bytes"),
-    "etsi014": ("source", "suite", "rate_bps", "serialise", "ahead_bytes", "devices"),
+    "etsi014": ("source", "suite", "rate_bps", "serialise", "keeps_uncollected", "ahead_bytes", "devices"),
 }
 _BOUNDS: Final = {
     "rate_bps": (topology.RATE_BPS_MIN, topology.RATE_BPS_MAX),
@@ -72,8 +72,8 @@ def _check_entry(entry: str, value: object, source: SourceKind, where: str) -> N
         raise TopologyError(f'{where}: {entry!r} is for links with source = "{other}"', hint=_OTHER[other])
     if entry == "suite":
         _check_word(entry, value, get_args(Suite), where)
-    if entry == "serialise" and not isinstance(value, bool):
-        raise TopologyError(f"{where}: serialise is {reprlib.repr(value)}; it must be true or false")
+    if entry in ("serialise", "keeps_uncollected") and not isinstance(value, bool):
+        raise TopologyError(f"{where}: {entry} is {reprlib.repr(value)}; it must be true or false")
     if entry in _BOUNDS:
         least, most = _BOUNDS[entry]
         if type(value) is not int or not least <= value <= most:

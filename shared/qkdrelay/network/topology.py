@@ -54,6 +54,8 @@ class LinkNote:
     """Of devices: key drawn ahead and kept to send with, for each direction."""
     devices: Mapping[str, DeviceNote] = field(default_factory=dict, hash=False)
     """By the KME at each end."""
+    keeps_uncollected: bool | None = None
+    """Of devices: whether they keep what was drawn and not fetched when more is drawn."""
 
     def settings(self, kme: str, peer: str) -> dict[str, str | int]:
         """Return the settings that it makes of the link with ``peer`` at ``kme``, by name, as that KME reads them."""
@@ -70,6 +72,7 @@ class LinkNote:
                 "peer_sae": self.devices[peer].sae,
                 "server_name": here.server_name,
                 "serialise": self.serialise,
+                "keeps_uncollected": self.keeps_uncollected,
                 "ahead_bytes": self.ahead_bytes,
             }
         return {name: value for name, value in said.items() if value is not None}

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kme.blocks.ahead import (
+    AHEAD_IDLE_MAX,
     AHEAD_MAX,
     AHEAD_MIN,
     AHEAD_S,
@@ -33,10 +34,12 @@ def waiting(draw, longest=200_000):
 
 
 def test_what_is_granted_ahead_is_some_seconds_of_the_rate_within_bounds():
-    assert ahead_bytes(800_000, 1 << 30) == AHEAD_S * 100_000
-    assert ahead_bytes(0, 1 << 30) == AHEAD_MIN
-    assert ahead_bytes(10**12, 1 << 30) == AHEAD_MAX
-    assert ahead_bytes(10**12, 300) == ahead_bytes(0, 300) == 300
+    assert ahead_bytes(800_000, 0.0, 1 << 30) == AHEAD_S * 100_000
+    assert ahead_bytes(0, 0.0, 1 << 30) == AHEAD_MIN
+    assert ahead_bytes(10**12, 0.0, 1 << 30) == AHEAD_IDLE_MAX
+    assert ahead_bytes(10**12, 0.0, 300) == ahead_bytes(0, 1e9, 300) == 300
+    assert ahead_bytes(0, 200_000.0, 1 << 30) == AHEAD_S * 200_000
+    assert ahead_bytes(0, 1e9, 1 << 30) == AHEAD_MAX
 
 
 def test_the_mean_is_of_the_last_messages():

@@ -37,8 +37,9 @@ NOTHING_WAITS = Needed()
 class Devices:
     """A pair of devices: keys that one end has drawn and the other has not fetched."""
 
-    def __init__(self, key_bytes=32, at_once=128):
+    def __init__(self, key_bytes=32, at_once=128, *, keeps=False):
         self.uncollected, self.drawn, self.key_bytes, self.at_once = {}, 0, key_bytes, at_once
+        self.keeps = keeps
 
 
 class Line:
@@ -46,6 +47,7 @@ class Line:
 
     def __init__(self, devices):
         self.devices, self.outcomes, self.kept = devices, [], {}
+        self.keeps_uncollected = devices.keeps
 
     def draw(self, number):
         keys = []
@@ -170,7 +172,8 @@ class Pair:
     def __init__(self, source="computed", suite="otp", rate_bps=1_000_000, seed=1, buffer_bytes=100_000, **devices):
         self.random, self.now, self.suite, self.secret = random.Random(seed), NOW, suite, SECRET
         self.rate_bps, self.buffer_bytes = rate_bps, buffer_bytes
-        self.devices = Devices(**devices) if source == "devices" else None
+        keeps = source == "devices that keep"
+        self.devices = None if source == "computed" else Devices(keeps=keeps, **devices)
         self.used, self.passed, self.seen = set(), 0.0, NOW
         self.wires = {"kme-1": deque(), "kme-2": deque()}
         self.ends = End(self, "kme-1", "kme-2"), End(self, "kme-2", "kme-1")
@@ -246,7 +249,7 @@ def test_once_the_lengths_of_messages_are_known_slots_and_pad_are_used_up_togeth
     assert drawn + there - sender.sending.granted().size <= 1.03 * carried
 
 
-@pytest.mark.parametrize("source", ["computed", "devices"])
+@pytest.mark.parametrize("source", ["computed", "devices", "devices that keep"])
 @settings(max_examples=40)
 @given(seed=st.integers(0, 2**32))
 def test_whatever_the_broker_does_and_whoever_is_killed_no_byte_seals_twice_and_it_goes_on(source, seed):
@@ -418,10 +421,11 @@ def test_a_link_with_little_key_at_a_time_carries_what_it_has_key_for():
         assert target.open(sealed) == sealed.key.pad
 
 
+@pytest.mark.parametrize("source", ["devices", "devices that keep"])
 @pytest.mark.parametrize(("key_bytes", "at_once"), [(32, 1), (32, 2), (32, 128)])
 @pytest.mark.parametrize("length", [0, 1, 600, 5_000])
-def test_devices_that_give_little_at_once_are_asked_until_it_is_enough(key_bytes, at_once, length):
-    pair = Pair("devices", key_bytes=key_bytes, at_once=at_once)
+def test_devices_that_give_little_at_once_are_asked_until_it_is_enough(source, key_bytes, at_once, length):
+    pair = Pair(source, key_bytes=key_bytes, at_once=at_once)
     sender, target = pair.ends
     for _ in range(300):
         pair.settle(Needed(1, length, length))

@@ -42,7 +42,7 @@ def test_key_is_given_up_so_often_and_then_not_for_a_while(journal):
 
 
 def test_the_ration_is_what_the_protocol_says_and_each_peer_s_own(journal):
-    assert (RATION, RATION_S) == (64, 3_720.0)
+    assert (RATION, RATION_S) == (128, 3_720.0)
     note(journal, ration(journal), *[NOW] * RATION)
     assert ration(journal).wait_s(NOW) == RATION_S
     assert ration(journal, "kme-3").wait_s(NOW) == 0.0

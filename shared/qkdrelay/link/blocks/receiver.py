@@ -88,9 +88,10 @@ def answer_to(
     if facts.block <= newest:
         # Held before, and gone; or the sender's clock went back: it is told what is newest.
         return "tell"
-    if len(set(facts.key_ids)) < len(facts.key_ids):
+    named = set(facts.key_ids)
+    if len(named) < len(facts.key_ids):
         return "it names a key twice"
-    if any(not set(facts.key_ids).isdisjoint(each.facts.key_ids) for each in blocks.values()):
+    if any(not named.isdisjoint(each.facts.key_ids) for each in blocks.values()):
         return "one of its keys is another block's"
     if len(blocks) >= BLOCKS_MAX:
         return f"{BLOCKS_MAX} blocks are kept, and no more can be"
@@ -145,10 +146,11 @@ def pad_of(name: SlotName, pieces: Sequence[Piece], length: int, blocks: Mapping
         held, start, end = _block(piece.block, blocks), piece.offset, piece.offset + piece.length
         if end > len(held.pad):
             raise ForgedMessageError(f"the block has {len(held.pad)} bytes of pad, and none at {end}")
-        used = taken.setdefault(piece.block, held.used_pad)
+        used = taken.get(piece.block, held.used_pad)
         if overlaps(used, start, end):
             raise NumberReusedError("its pad was used before")
-        taken[piece.block] = with_span(used, start, end)
+        if len(pieces) > 1:
+            taken[piece.block] = with_span(used, start, end)
         pad.append(held.pad[start:end])
     return b"".join(pad)
 

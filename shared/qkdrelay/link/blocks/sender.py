@@ -162,24 +162,28 @@ class Sender:
     def draw(self, length: int) -> tuple[Sender, SealingKey] | None:
         """Take a slot and ``length`` bytes of pad; or None if there is not so much, in so few pieces."""
         slot_name, slot, pieces, pad, blocks = None, b"", list[Piece](), list[bytes](), list[SenderBlock]()
+        has_ended = False
         for each in self.blocks:
             if not each.is_granted or (slot_name is not None and not length):
                 blocks.append(each)
                 continue
-            block_id, next_slot, next_pad = each.block.facts.block, each.next_slot, each.next_pad
-            if slot_name is None and each.slots_left:
+            facts = each.block.facts
+            block_id, next_slot, next_pad, pad_end = facts.block, each.next_slot, each.next_pad, pad_bytes(facts)
+            if slot_name is None and next_slot < facts.slots:
                 slot_name, slot = SlotName(block_id, next_slot), each.block.slot(next_slot)
                 next_slot += 1
-            if length and (taken := min(length, each.pad_left)):
+            if length and (taken := min(length, pad_end - next_pad)):
                 pieces.append(Piece(block_id, next_pad, taken))
                 pad.append(each.block.pad_at(next_pad, taken))
                 next_pad += taken
                 length -= taken
             blocks.append(each.drawn_to(next_slot, next_pad))
+            has_ended = has_ended or next_slot == facts.slots or next_pad == pad_end
         if slot_name is None or length or len(pieces) > PIECES_MAX:
             return None
         drawn = SealingKey(slot_name, tuple(pieces), slot, b"".join(pad))
-        return Sender(self.link, self.run, self.last, _worth_keeping(blocks)), drawn
+        kept = _worth_keeping(blocks) if has_ended else tuple(blocks)
+        return Sender(self.link, self.run, self.last, kept), drawn
 
 
 def _worth_keeping(blocks: Sequence[SenderBlock]) -> tuple[SenderBlock, ...]:

@@ -3,7 +3,7 @@
 import pytest
 
 from kme.supply.demand import shared_out
-from kme.supply.rates import Rate
+from kme.rates import Rate
 from kme.supply.telling import AGAIN_S, AT_ONCE_PER_S, Telling
 from qkdrelay.service.allowance import Allowance
 from qkdrelay.service.batch import Batch
