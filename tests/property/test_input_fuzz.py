@@ -159,6 +159,7 @@ a,@
 {"kme-2": {"source": "@"}}
 {"kme-2": {"source": "etsi014", "url": "https://me:@@qkd", "peer_sae": "b", "tls": "/etc"}}
 {"kme-2": {"source": "etsi014", "url": "@", "peer_sae": ["@"], "tls": ["@"], "server_name": "@@", "serialise": "@"}}
+{"kme-2": {"source": "etsi014", "url": "https://a", "peer_sae": "b", "tls": "/etc", "keeps_uncollected": "@"}}
 {"kme-2": {"source": "etsi014", "url": "https://a", "peer_sae": "b", "tls": "/etc", "secret": "@", "@": "@"}}
 {"kme-2": {"secret": {"@": "@"}}}""".splitlines()
 

@@ -39,6 +39,7 @@ def test_each_end_of_a_link_reads_from_the_compose_file_what_the_file_says_of_it
             if isinstance(link, DeviceLinkSettings):
                 here, there = note.devices[kme], note.devices[peer]
                 assert (link.url, link.server_name, link.peer_sae) == (here.url, here.server_name, there.sae)
+                assert link.keeps_uncollected == bool(note.keeps_uncollected)
                 assert (link.serialise, link.ahead_bytes) == (note.serialise or False, note.ahead_bytes or 64 << 10)
                 assert f"./deploy/devices/{kme}/{peer}:{link.tls}:ro" in text
             else:

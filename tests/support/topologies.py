@@ -33,7 +33,8 @@ def device_notes(draw, link):
         kme: DeviceNote(draw(URLS), sae, draw(st.none() | SERVER_NAMES)) for kme, sae in zip(link, saes, strict=True)
     }
     serialise, ahead = draw(st.sampled_from([None, True, False])), draw(st.none() | st.integers(4 << 10, 4 << 20))
-    return LinkNote(draw(SUITES), draw(RATES), None, "etsi014", serialise, ahead, devices)
+    keeps = draw(st.sampled_from([None, True, False]))
+    return LinkNote(draw(SUITES), draw(RATES), None, "etsi014", serialise, ahead, devices, keeps)
 
 
 @st.composite

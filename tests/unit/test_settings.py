@@ -177,8 +177,10 @@ def test_a_link_is_simulated_unless_it_says_that_its_key_comes_from_a_device(env
     assert isinstance(second, DeviceLinkSettings)
     assert (second.source, second.suite, second.url, second.peer_sae) == ("etsi014", "otp", *list(DEVICE.values())[1:3])
     assert (str(second.tls), second.server_name, second.serialise) == ("/etc/qkd-a", None, False)
+    assert not second.keeps_uncollected
     assert second.ahead_bytes == 64 << 10
     more = {"suite": "aes-256-gcm", "server_name": "qkd-a.example", "serialise": True, "ahead_bytes": 4 << 20}
+    more["keeps_uncollected"] = True
     environment.setenv("QKDRELAY_LINKS", devices(**more))
     assert {name: getattr(load(KmeSettings).links["kme-3"], name) for name in more} == more
     environment.setenv("QKDRELAY_LINKS", links(source="simulated"))
@@ -208,6 +210,7 @@ def test_a_link_is_simulated_unless_it_says_that_its_key_comes_from_a_device(env
         ({"tls": 5}, "[kme-3][tls]: "),
         ({"server_name": "*.example"}, "[kme-3][server_name]: must be the name of a host, or an address"),
         ({"serialise": "perhaps"}, "[kme-3][serialise]: "),
+        ({"keeps_uncollected": "perhaps"}, "[kme-3][keeps_uncollected]: "),
         ({"suite": "rot13"}, "[kme-3][suite]: "),
         ({"ahead_bytes": 4095}, "[kme-3][ahead_bytes]: "),
         ({"ahead_bytes": (4 << 20) + 1}, "[kme-3][ahead_bytes]: "),

@@ -98,7 +98,8 @@ name = "devices"
 kmes = ["kme-1", "kme-2", "kme-3"]
 links = [
   ["kme-2", "kme-1", { source = "etsi014", suite = "aes-256-gcm", rate_bps = 4_000, serialise = true, \
-ahead_bytes = 8192, devices = { kme-1 = { url = "https://qkd-a:8443/kme", sae = "Site A/1" }, \
+keeps_uncollected = false, ahead_bytes = 8192, \
+devices = { kme-1 = { url = "https://qkd-a:8443/kme", sae = "Site A/1" }, \
 kme-2 = { url = "https://192.0.2.7", sae = "b", server_name = "qkd-b.example" } } }],
   ["kme-2", "kme-3", { source = "simulated", buffer_bytes = 65_536 }],
 ]
@@ -115,7 +116,7 @@ def test_a_link_may_have_its_key_from_the_devices_at_its_ends():
         "kme-2": DeviceNote("https://192.0.2.7", "b", "qkd-b.example"),
     }
     note = network.note("kme-1", "kme-2")
-    assert note == LinkNote("aes-256-gcm", 4_000, None, "etsi014", True, 8_192, devices)
+    assert note == LinkNote("aes-256-gcm", 4_000, None, "etsi014", True, 8_192, devices, False)
     assert network.links_of("etsi014") == (("kme-2", "kme-1"),)
     assert network.links_of("simulated") == (("kme-2", "kme-3"),)
     assert network.note("kme-2", "kme-3") == LinkNote(buffer_bytes=65_536)
@@ -124,7 +125,7 @@ def test_a_link_may_have_its_key_from_the_devices_at_its_ends():
 def test_each_end_of_a_link_is_told_of_its_own_device_and_the_id_of_the_other_end():
     network = parse_topology(DEVICES, "devices.toml")
     note, both = network.note("kme-1", "kme-2"), {"source": "etsi014", "suite": "aes-256-gcm"}
-    both |= {"rate_bps": 4_000, "serialise": True, "ahead_bytes": 8_192}
+    both |= {"rate_bps": 4_000, "serialise": True, "keeps_uncollected": False, "ahead_bytes": 8_192}
     assert note.settings("kme-1", "kme-2") == {"url": "https://qkd-a:8443/kme", "peer_sae": "b", **both}
     other = {"url": "https://192.0.2.7", "server_name": "qkd-b.example", "peer_sae": "Site A/1"}
     assert note.settings("kme-2", "kme-1") == {**other, **both}
@@ -147,6 +148,7 @@ def test_each_end_of_a_link_is_told_of_its_own_device_and_the_id_of_the_other_en
         ("serialise = true", "serialize = true", f"{AT}unknown entry 'serialize'", "did you mean 'serialise'?"),
         ("serialise = true", "verify = false", f"{AT}unknown entry 'verify'", "known: source, suite"),
         ("serialise = true", 'serialise = "yes"', f"{AT}serialise is 'yes'; it must be true or false", None),
+        ("uncollected = false", "uncollected = 0", f"{AT}keeps_uncollected is 0; it must be true or false", None),
         ("serialise = true", "serialise = 1", f"{AT}serialise is 1; it must be true or false", None),
         ("8192", "4095", f"{AT}ahead_bytes is 4095; it must be a whole number from 4096 to 4194304", None),
         ("8192", "4194305", f"{AT}ahead_bytes is 4194305; it must be", None),
