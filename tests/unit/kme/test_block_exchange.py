@@ -435,6 +435,45 @@ def test_devices_that_give_little_at_once_are_asked_until_it_is_enough(source, k
     assert target.open(sealed) == sealed.key.pad
 
 
+def test_of_devices_that_keep_what_was_not_fetched_the_next_keys_are_drawn_while_the_last_are_announced():
+    """But no more than one block of them is announced before it is held."""
+    needed = Needed(8, 40_000, 5_000)
+    for source, drawn in (("devices", 128), ("devices that keep", 128 + 512)):
+        pair = Pair(source, at_once=512)
+        sender, target = pair.ends
+        announced = [each for _ in range(4) for each in sender.tick(needed) if isinstance(each, Announce)]
+        assert len(announced) == 1
+        assert pair.devices.drawn == drawn
+        target.take(codec.encode(announced[0]))
+        (held,) = target.says(BlocksHeld)
+        sender.take(codec.encode(held))
+        (second,) = (each for each in sender.tick(needed) if isinstance(each, Announce))
+        assert set(second.facts.key_ids).isdisjoint(announced[0].facts.key_ids)
+        assert len(second.facts.key_ids) == (512 if "keep" in source else 128)
+
+
+@pytest.mark.parametrize("what", ["silent", "refuses"])
+def test_what_was_drawn_ahead_waits_for_a_peer_that_is_not_there_or_cannot_hold_it(what):
+    pair = Pair("devices that keep", at_once=512)
+    sender, target = pair.ends
+    needed = Needed(8, 40_000, 5_000)
+    (announce,) = (each for _ in range(4) for each in sender.tick(needed) if isinstance(each, Announce))
+    drawn = pair.devices.drawn
+    if what == "silent":
+        pair.now += ANNOUNCED_S + 1
+    else:
+        refused = (RefusedBlock(announce.facts.block, "no"),)
+        sender.take(codec.encode(BlocksHeld(("kme-1", "kme-2"), bytes(16), bytes(16), (), refused, b"", b"")))
+    assert not any(isinstance(each, Announce) for _ in range(3) for each in sender.tick(needed))
+    assert pair.devices.drawn == drawn
+    pair.now += 2.0
+    target.receiving.tell_at_once()
+    (held,) = target.says(BlocksHeld)
+    sender.take(codec.encode(held))
+    (again,) = (each for each in sender.tick(needed) if isinstance(each, Announce))
+    assert set(again.facts.key_ids).isdisjoint(announce.facts.key_ids)
+
+
 def test_a_block_below_the_floor_is_kept_for_what_may_still_come_and_then_deleted():
     pair = Pair()
     sender, target = pair.ends

@@ -217,6 +217,57 @@ def test_a_fetch_that_breaks_off_goes_on_with_the_rest(monkeypatch):
     assert asking.state().fetched == 3
 
 
+class Giving(Device):
+    """A device that gives up to so many keys a request, until it has none."""
+
+    def __init__(self, has, gives=128):
+        super().__init__()
+        self.has, self.gives, self.given = has, gives, 0
+
+    def draw(self, number):
+        self.asked.append(number)
+        given = min(number, self.gives, self.has - self.given)
+        if not given:
+            raise DeviceError("it answers 500")
+        self.given += given
+        return [DeviceKey(f"{each}", f"{each:08}".encode()) for each in range(self.given - given, self.given)]
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "drawn"),
+    [
+        (Giving(1_000), [128, 128, 44], 300),
+        (Giving(1_000, gives=100), [128], 100),
+        (Giving(128), [128, 128], 128),
+        (Giving(150), [128, 128], 150),
+    ],
+    ids=["all", "fewer at once", "an error after the first", "no more"],
+)
+def test_of_a_device_that_keeps_what_was_not_fetched_more_is_drawn_with_several_requests(device, asked, drawn):
+    asking = DeviceLine(device, keeps_uncollected=True)
+    assert asking.draw(300)
+    asking._draw_now()
+    (outcome,) = asking.take()
+    assert (len(outcome.keys), outcome.why, device.asked) == (drawn, "", asked)
+    assert len({key.key_id for key in outcome.keys}) == drawn
+    assert asking.state().is_limit == (drawn < 300)
+
+
+def test_of_any_other_device_one_request_is_drawn_at_once():
+    asking = DeviceLine(device := Giving(1_000))
+    assert asking.draw(300)
+    asking._draw_now()
+    assert device.asked == [128]
+
+
+def test_a_draw_with_several_requests_ends_in_time():
+    now = iter(range(0, 100_000, 1_000))
+    asking = DeviceLine(device := Giving(1_000), lambda: next(now) / 1_000, keeps_uncollected=True)
+    assert asking.draw(1_000)
+    asking._draw_now()
+    assert device.asked == [128, 128]
+
+
 def test_a_fetch_is_tried_again_until_the_devices_agree(asking, device):
     device.fetches = [DeviceError("not yet"), DeviceError("not yet"), keys("a")]
     assert asking.fetch(["a"])
