@@ -268,10 +268,34 @@ def test_of_a_device_that_gives_nothing_where_more_are_asked_for_fewer_are_drawn
     assert row.network.key_use().reused == []
 
 
+@pytest.mark.parametrize("row", [{"keeps_uncollected": True, "ahead_bytes": 65_536}], indirect=True)
+def test_of_devices_that_keep_what_was_not_fetched_blocks_are_made_of_several_answers(row):
+    relays = [row.network.ask_for(*way, key_count=1_500) for way in (WITH_DEVICES, WITH_DEVICES[::-1]) * 3]
+    row.network.confirm(*relays)
+    fetched = [len(asked["key_IDs"]) for _, _, what, asked in row.pair.asked if what == "dec_keys"]
+    assert max(fetched) == 128
+    granted = sum(row.network.said_of(*way).key.blocks_granted for way in (WITH_DEVICES, WITH_DEVICES[::-1]))
+    assert sum(fetched) > 2 * 128 * granted
+    assert row.events("link.key_given_up") == row.events("link.key_dry") == []
+    assert row.network.key_use().reused == []
+
+
+@pytest.mark.parametrize("row", [{"serialise": True, "keeps_uncollected": True}], indirect=True)
+def test_in_turns_one_request_is_drawn_at_once(row):
+    row.pair.takes_s = 0.02
+    row.goes_on()
+    assert not row.network.line(*WITH_DEVICES).keeps_uncollected
+    assert row.pair.deadlocks == 0
+
+
 def test_a_device_that_drops_what_is_not_fetched_costs_blocks_where_both_ends_draw_at_once(row):
     row.pair.keeps = False
-    row.goes_on()
-    row.network.until(lambda: row.goes_on() or row.pair.dropped, "keys to be dropped", within_s=10.0)
+    for _ in range(20):
+        row.goes_on()
+        if row.pair.dropped:
+            break
+    assert row.pair.dropped
+    assert any("cannot hold it: dec_keys: it gives none now" in why for why in row.events("link.key_given_up"))
     row.goes_on()
     assert row.network.key_use().reused == []
 
@@ -287,7 +311,11 @@ def test_devices_that_dead_lock_say_so(row):
 
 
 @pytest.mark.parametrize("row", [{"serialise": True}], indirect=True)
-@pytest.mark.parametrize("odd", [{"takes_s": 0.02}, {"keeps": False}], ids=["dead-locks", "drops"])
+@pytest.mark.parametrize(
+    "odd",
+    [{"takes_s": 0.02}, {"keeps": False}, {"keeps": False, "most": 8}],
+    ids=["dead-locks", "drops", "drops and gives few"],
+)
 def test_in_turns_such_devices_work_and_both_directions_get_their_share(row, odd):
     for name, value in odd.items():
         setattr(row.pair, name, value)

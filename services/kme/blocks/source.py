@@ -47,7 +47,7 @@ class KeySource(Protocol):
         ...
 
     def is_drawing(self) -> bool:
-        """Whether key that was asked for is being drawn."""
+        """Whether key that was asked for is being drawn, or was and nobody had it yet."""
         ...
 
     def drawn(self) -> RawKey | None:

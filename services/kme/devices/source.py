@@ -53,7 +53,10 @@ class DeviceSource:
 
     def is_drawing(self) -> bool:
         """As of `KeySource`."""
-        return self._line.is_drawing()
+        # In this order: what comes between the two is taken.
+        is_drawing = self._line.is_drawing()
+        self._take()
+        return is_drawing or self._drawn is not None
 
     def drawn(self) -> RawKey | None:
         """As of `KeySource`."""

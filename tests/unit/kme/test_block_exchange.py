@@ -435,6 +435,16 @@ def test_devices_that_give_little_at_once_are_asked_until_it_is_enough(source, k
     assert target.open(sealed) == sealed.key.pad
 
 
+def test_key_is_being_drawn_until_somebody_has_it():
+    """Who gives turns gives none meanwhile: its device may drop what the other end cannot have heard of."""
+    source = DeviceSource(Line(Devices()))
+    assert not source.is_drawing()
+    assert source.ask(4_096, 2_048)
+    assert source.is_drawing()
+    assert source.drawn().length == 4_096
+    assert not source.is_drawing()
+
+
 def test_of_devices_that_keep_what_was_not_fetched_the_next_keys_are_drawn_while_the_last_are_announced():
     """But no more than one block of them is announced before it is held."""
     needed = Needed(8, 40_000, 5_000)
