@@ -56,7 +56,8 @@ class DeviceFiles:
 class DeviceNetwork(Network):
     """A network that the test moves, by `until`, while threads ask the devices. Time is real; `later` skips some.
 
-    ``ports`` maps links to where their pairs of devices are; the links that are not in it are simulated.
+    ``ports`` maps links to where their pairs of devices are, at one port or at one for each KME; the links that are
+    not in it are simulated.
     """
 
     def __init__(self, topology, files, ports, *, suite="otp", settings=None, **options):
@@ -78,13 +79,9 @@ class DeviceNetwork(Network):
         lines = self._lines[name] = []
         for peer in self.links.get(name, ()):
             if (port := self._ports.get(frozenset((name, peer)))) is not None:
-                given = {
-                    "source": "etsi014",
-                    "url": f"https://127.0.0.1:{port}",
-                    "peer_sae": peer,
-                    "suite": self._suite,
-                }
-                settings = DeviceLinkSettings(**{**given, "tls": self._files.of(name), **self._settings})
+                url = f"https://127.0.0.1:{port if isinstance(port, int) else port[name]}"
+                where = {"url": url, "peer_sae": peer, "tls": self._files.of(name)}
+                settings = DeviceLinkSettings(source="etsi014", suite=self._suite, **where, **self._settings)
                 self.links[name][peer] = bootstrap._with_device(name, peer, settings, lines)
         super().start(name)
         for line in lines:
