@@ -11,6 +11,7 @@ from random import Random
 import msgspec
 import pytest
 
+from kme.blocks.ahead import AHEAD_IDLE_MAX, OWN_BYTES
 from kme.blocks.announcing import ANNOUNCE_AGAIN_S
 from kme.blocks.holding import HELD_EVERY_S
 from kme.blocks.ration import PAUSE_MAX_S, RATION, RATION_S
@@ -497,4 +498,4 @@ def test_an_hour_of_runs_that_hold_nothing_costs_a_small_part_of_a_links_key(acc
             broker.bring(LINK[::-1], codec.encode(replaced(news, run=RANDOM.randbytes(16))))
         network.later(EVERY_S)
     assert RATION - 1 <= rationed(network, LINK) <= RATION
-    assert sum(lengths) <= 0.02 * RATION_S * source.rate_bps() / 8
+    assert sum(lengths) <= RATION * (AHEAD_IDLE_MAX + OWN_BYTES) <= 0.03 * RATION_S * source.rate_bps() / 8

@@ -24,6 +24,8 @@ from qkdrelay.network.whereabouts import NO_KEY, NOT_AGREED
 
 ANNOUNCE_AGAIN_S: Final = (2.0, 4.0, 8.0, 16.0, 30.0)
 """Seconds until a block is announced again, that time and the next ones."""
+_UNHEARD_BYTES: Final = 64 << 10
+"""Of a block that is announced before anything was heard of its receiver."""
 _AGREE_S: Final = 2.0
 """Seconds that drawing a block may take, and agreeing on it, before anybody need know."""
 _LOOK_AGAIN_S: Final = 1.0
@@ -171,7 +173,9 @@ class Announcing:
             return
         if not self._turns.may_draw():
             return
-        if self._source.ask(ask.length, ask.least):
+        # What is announced before the receiver was heard may be given up for any of its news.
+        length = ask.length if self._sender.run is not None else max(ask.least, min(ask.length, _UNHEARD_BYTES))
+        if self._source.ask(length, ask.least):
             self._turns.drew()
             self._asked_at = now
         else:

@@ -19,6 +19,8 @@ HELD_EVERY_S, HELD_AGAIN_S = 30.0, 1.0
 """Seconds after which it says what it holds, unasked; and before which it does not say so again when asked."""
 AHEAD_MAX_S: Final = 5 * 365 * 86_400.0
 """How far ahead of the clock here a block may be that is held: its sender must believe that it was."""
+_WRONG_S, _WRONG_MAX_S = 0.02, 2.0
+"""Seconds without a fetch after an announcement that was nobody's: twice as long each time."""
 _REFUSED_MAX: Final = 16
 _WHY_MAX: Final = 200
 
@@ -32,10 +34,12 @@ class Holding:
         """``link`` is the peer and this end; ``run`` is chance, drawn at this start."""
         self._link, self._peer, self._source, self._held, self._turns = link, link[0], source, held, turns
         self._run = run
-        self._telling = Timer()
+        self._telling, self._now = Timer(), 0.0
         self._refused: dict[bytes, str] = {}
         self._fetching: Announce | None = None
         self._newly_held: list[Facts] = batch.scratch([])
+        self._wrong = Timer()
+        """How long nothing is fetched after what nobody announced who had the key: to tell costs as much as to hold."""
         held.compute_with(self._peer, source.computed)
 
     @property
@@ -48,7 +52,8 @@ class Holding:
         blocks = self._held.of(self._peer)
         answer = receiver.answer_to(announce, self._link, self._held.newest(self._peer), blocks)
         if answer == "fetch":
-            if self._fetching is None and self._source.fetch(announce.facts):
+            is_free = self._fetching is None and self._wrong.is_due(self._now)
+            if is_free and self._source.fetch(announce.facts):
                 self._fetching = announce
         elif answer == "tell":
             self._telling.shorten(HELD_AGAIN_S)
@@ -74,6 +79,7 @@ class Holding:
 
     def tick(self, now: float) -> list[BlocksHeld]:
         """Hold what was fetched, and return what is to be said."""
+        self._now = now
         if (fetched := self._source.fetched()) is not None:
             self._hold(fetched, now)
         if not self._telling.is_due(now) and not self._turns.has_news:
@@ -99,8 +105,11 @@ class Holding:
             return
         held = None if fetched.key is None else receiver.held(announce, fetched.key)
         if held is None:
+            if fetched.key is not None:
+                self._wrong.begin(now, min(_WRONG_MAX_S, max(_WRONG_S, 2 * self._wrong.pause_s)))
             self._refuse(announce.facts.block, fetched.why or "its key does not fit the announcement")
             return
+        self._wrong = Timer()
         self._held.hold(self._peer, held, now)
         self._newly_held.append(announce.facts)
         self._turns.collected(announce.turn)

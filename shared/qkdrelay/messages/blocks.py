@@ -10,7 +10,7 @@ from qkdrelay.messages.fields import Message, Name, Number, Tag, Text
 
 BLOCK_ID_BYTES: Final = 16
 """6 of milliseconds since 1970, 10 of chance, as of epochs: nobody has the same, and they sort by time."""
-BLOCK_BYTES_MIN, BLOCK_BYTES_MAX = 96, 256 << 10
+BLOCK_BYTES_MIN, BLOCK_BYTES_MAX = 96, 2 << 20
 """Of one block: three keys of 256 bits at least."""
 SLOTS_MAX: Final = BLOCK_BYTES_MAX // 32
 KEY_IDS_MAX: Final = 512

@@ -176,7 +176,7 @@ def test_every_byte_is_drawn_once_in_order_and_pad_goes_over_into_the_next_block
         assert receiver.pad_of(key.slot_name, key.pieces, size, blocks) == key.pad
         blocks |= receiver.wiped(key.slot_name, key.pieces, blocks)
         assert receiver.slot_of(key.slot_name, tag, blocks, lambda _, tag=tag: tag) is None
-        with pytest.raises(ForgedMessageError, match="has opened another"):
+        with pytest.raises(ForgedMessageError, match="not what it opened"):
             receiver.slot_of(key.slot_name, tag, blocks, nothing)
         with pytest.raises(NumberReusedError, match="has opened another"):
             receiver.pad_of(key.slot_name, (), 0, blocks)
@@ -256,7 +256,9 @@ def test_a_slot_has_opened_one_message_and_a_device_s_key_is_gone_then(key_ids):
             # Whether this is its sender's or was changed on the way, only its tag says.
             assert receiver.slot_of(drawn.slot_name, tag, blocks, known.get) == drawn.slot
             continue
-        with pytest.raises(ForgedMessageError, match="slot 0 of its block has opened another message") as error:
+        with pytest.raises(
+            ForgedMessageError, match="slot 0 of its block is used up, and this is not what it opened"
+        ) as error:
             receiver.slot_of(drawn.slot_name, tag, blocks, known.get)
         assert not isinstance(error.value, NumberReusedError)
     with pytest.raises(NumberReusedError, match="slot 0 of its block has opened another message"):
@@ -274,7 +276,7 @@ def test_of_a_block_that_is_gone_what_was_opened_is_known_and_nothing_else():
     drawn = granted().draw(4)[1]
     tags = {drawn.slot_name: b"t" * 16}
     assert receiver.slot_of(drawn.slot_name, b"t" * 16, {}, tags.get) is None
-    with pytest.raises(ForgedMessageError, match="has opened another"):
+    with pytest.raises(ForgedMessageError, match="not what it opened"):
         receiver.slot_of(drawn.slot_name, b"u" * 16, {}, tags.get)
     with pytest.raises(ForgedMessageError, match="no block"):
         receiver.slot_of(drawn.slot_name, b"t" * 16, {}, nothing)

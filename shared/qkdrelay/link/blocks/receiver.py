@@ -127,7 +127,7 @@ def slot_of(
         if held is None and before is None:
             raise ForgedMessageError(_NO_BLOCK)
         if held is None or before is None or not held.is_computed:
-            raise ForgedMessageError(_OPENED_ANOTHER.format(name.index))
+            raise ForgedMessageError(f"slot {name.index} of its block is used up, and this is not what it opened")
     return held.slots[SLOT_BYTES * name.index : SLOT_BYTES * (name.index + 1)]
 
 
