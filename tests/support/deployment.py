@@ -65,8 +65,13 @@ class Deployment:
 
 
 @contextmanager
-def brought_up(folder: Path, topology: str, *switches: str, broker: str = rabbitmq.IMAGE) -> Iterator[Deployment]:
-    """Bring a network up in a folder of its own, so that one that the developer has up stays as it is."""
+def brought_up(
+    folder: Path, topology: str, *switches: str, broker: str = rabbitmq.IMAGE, **settings: str
+) -> Iterator[Deployment]:
+    """Bring a network up in a folder of its own, so that one that the developer has up stays as it is.
+
+    ``settings`` are variables of the environment.
+    """
     rabbitmq.require_containers(stack.IMAGE)
     shutil.copytree(stack.ROOT / "infra", folder / "infra")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("QKDRELAY_")}
@@ -79,6 +84,7 @@ def brought_up(folder: Path, topology: str, *switches: str, broker: str = rabbit
         "QKDRELAY_MANAGEMENT_PORT": str(rabbitmq.free_port()),
         "QKDRELAY_PAGE_PORT": str(rabbitmq.free_port()),
         "QKDRELAY_ETSI014_PORT": str(free_ports(PORTS)),
+        **settings,
     }
     running = Deployment(folder, environment)
     try:

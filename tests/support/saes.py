@@ -92,8 +92,8 @@ class Authority:
 class Sae:
     """An application that asks a KME, over one connection that is kept."""
 
-    def __init__(self, port, context):
-        self.connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=TIMEOUT_S, context=context)
+    def __init__(self, port, context, host="127.0.0.1"):
+        self.connection = http.client.HTTPSConnection(host, port, timeout=TIMEOUT_S, context=context)
 
     def ask(self, method, path, body=None, headers=None):
         """Return status, headers and JSON of the answer; the body is bytes, or what becomes JSON."""
@@ -118,9 +118,9 @@ class Sae:
 
 
 @contextmanager
-def sae_at(port, context):
+def sae_at(port, context, host="127.0.0.1"):
     """Yield an SAE with a connection of its own."""
-    sae = Sae(port, context)
+    sae = Sae(port, context, host)
     try:
         yield sae
     finally:
