@@ -185,8 +185,13 @@ def code(page):
 
 
 def test_what_the_documents_show_of_a_link_with_devices_is_read_and_says_the_same():
-    (network,) = (parse_topology(text, "devices.md") for text in code("devices.md") if text.startswith("name = "))
+    texts = [text for text in code("devices.md") if text.startswith("name = ")]
+    network, upper = (parse_topology(text, "devices.md") for text in texts)
     assert network.note("kme-1", "kme-2").source == "etsi014"
+    added = next(text for text in code("devices.md") if "saes add north" in text)
+    for kme, device in upper.note("north", "south").devices.items():
+        assert re.search(rf"saes add {device.sae} kme-\d\n{device.sae} is at kme-\d: {device.url}\n", added)
+        assert device.sae == kme
     tried = next(line for text in code("devices.md") for line in text.splitlines() if "run --rm" in line)
     assert tried.endswith("kme-1 kme try-device kme-2")
     shown = [json.loads(text) for text in code("deploying.md") if text.startswith('{"kme-2"')]
