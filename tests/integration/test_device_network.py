@@ -2,6 +2,7 @@
 
 import itertools
 import os
+from collections import defaultdict
 
 import pytest
 from structlog.testing import capture_logs
@@ -9,6 +10,8 @@ from structlog.testing import capture_logs
 from kme.blocks import ration, turn_taking
 from kme.devices import client, line
 from qkdrelay.link.blocks import turns
+from qkdrelay.messages import codec
+from qkdrelay.messages.blocks import Announce
 from support import device_network
 from support.device import answer, half, hangs, only, others
 from support.device_network import DeviceFiles
@@ -69,6 +72,16 @@ class Row:
 
     _last = None
 
+    def announced_with_keys_of_another(self):
+        """The blocks that were announced with a key of another one."""
+        announced = [each.body for each in self.network.over_links if codec.is_of(each.body, Announce)]
+        facts = {found.block: found for found in (codec.decode(body, Announce).facts for body in announced)}
+        blocks = defaultdict(set)
+        for each in facts.values():
+            for key_id in each.key_ids:
+                blocks[key_id].add(each.block)
+        return [facts[block] for found in blocks.values() if len(found) > 1 for block in found]
+
     def others_go_on(self):
         """A relay over the other link is confirmed meanwhile."""
         self.network.relayed(*SIMULATED)
@@ -114,13 +127,14 @@ def test_relays_are_confirmed_over_devices_and_no_byte_of_key_seals_two_messages
 # --- devices that give none ------------------------------------------------------------------------
 
 
-def gives_again():
-    """A mood: good keys, and then the same ones again."""
-    given = []
+def gives_again(both=False):
+    """A mood: good keys, and then the same ones again; or the same at either end."""
+    given = {}
 
     def mood(handler, _what, asked):
-        given[:] = given or handler.pair.draw(asked["number"], None, handler.sae)
-        handler.give(given)
+        if (end := None if both else handler.sae) not in given:
+            given[end] = handler.pair.draw(asked["number"], None, handler.sae)
+        handler.give(given[end])
 
     return only("enc_keys", mood)
 
@@ -187,13 +201,30 @@ def test_a_device_that_does_not_give_what_the_other_end_drew_costs_blocks_and_sa
     assert row.network.key_use().reused == []
 
 
+def test_a_key_that_both_ends_are_given_to_send_with_seals_nothing(row):
+    row.goes_on()
+    row.pair.mood = gives_again(both=True)
+    waiting = row.more_than_there_is() + [row.network.ask_for(*WITH_DEVICES[::-1], **LONG) for _ in range(4)]
+    row.until_it_is_said("one of its keys was drawn at this end, too", "why_given_up")
+    row.pair.mood = None
+    row.network.confirm(*waiting)
+    twice = {facts.block for facts in row.announced_with_keys_of_another()}
+    assert twice
+    assert twice.isdisjoint(header.slot.block for header, _ in row.network.headers())
+
+
 def test_nobody_waits_for_a_device_that_hangs(row, monkeypatch):
     row.goes_on()
     monkeypatch.setattr(client, "WITHIN_S", 60.0)
-    row.pair.mood = hangs
+    row.pair.mood, before = only("enc_keys", hangs), len(row.pair.asked)
     waiting = row.more_than_there_is()
     asking = row.network.line(*WITH_DEVICES)
-    row.network.until(lambda: asking.is_drawing() and row.pair.asked[-1][2] == "enc_keys", "the device to be asked")
+
+    def is_asked():
+        drawn = any((sae, what) == ("kme-2", "enc_keys") for _, sae, what, _ in row.pair.asked[before:])
+        return drawn and asking.is_drawing()
+
+    row.network.until(is_asked, "the device to be asked")
     row.others_go_on()
     assert asking.is_drawing()
     row.pair.mood = None
@@ -290,12 +321,15 @@ def test_in_turns_one_request_is_drawn_at_once(row):
 
 def test_a_device_that_drops_what_is_not_fetched_costs_blocks_where_both_ends_draw_at_once(row):
     row.pair.keeps = False
-    for _ in range(20):
+    said = "cannot hold it: dec_keys: it gives none now"
+
+    def is_said():
         row.goes_on()
-        if row.pair.dropped:
-            break
+        given_up = [each["reason"] for each in row.logs if each["event"] == "link.key_given_up"]
+        return any(said in reason for reason in given_up)
+
+    row.network.until(is_said, "blocks to be given up")
     assert row.pair.dropped
-    assert any("cannot hold it: dec_keys: it gives none now" in why for why in row.events("link.key_given_up"))
     row.goes_on()
     assert row.network.key_use().reused == []
 

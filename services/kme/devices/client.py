@@ -12,7 +12,6 @@ import socket
 import ssl
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from kme.devices.answers import (
     status_of,
     words_of,
 )
+from kme.devices.remembered import RememberedIds
 from qkdrelay.errors import SettingsError
 from qkdrelay.escaping import escaped
 from qkdrelay.network.devices import DEVICE_RULES, url_parts
@@ -41,8 +41,6 @@ WITHIN_S: Final = 10.0
 """Seconds that a device has for an answer, from the first byte of the question to the last of the answer."""
 ANSWER_BYTES_MAX: Final = 256 << 10
 """More than 128 keys of 1,024 bits take, with ids and spaces."""
-GIVEN_KEPT: Final = 16_384
-"""Ids of keys that are remembered, to tell a device that gives one twice."""
 IDLE_S: Final = 5.0
 """Seconds after which a connection is not used again: the device may have closed it, and a question would be lost."""
 T = TypeVar("T")
@@ -83,7 +81,7 @@ class Device:
         host, port, path = parts
         self._address = host, port
         self._path = f"{path}/api/v1/keys/{quote(settings.peer_sae, safe='')}"
-        self._given: OrderedDict[str, None] = OrderedDict()
+        self._given = RememberedIds()
         self._connection: _Connection | None = None
         self._used_at = 0.0
         self._stamps: list[tuple[int, int, int] | None] | None = None
@@ -119,11 +117,9 @@ class Device:
         """Return keys that were drawn. Raises DeviceError if they are too many, or one of them was given before."""
         if len(keys) > number:
             raise DeviceError(f"{len(keys)} keys came where {number} were asked for")
-        if any(key.key_id.lower() in self._given for key in keys):
+        if self._given.has_any(ids := [key.key_id for key in keys]):
             raise DeviceError("a key came that was given before")
-        self._given.update((key.key_id.lower(), None) for key in keys)
-        while len(self._given) > GIVEN_KEPT:
-            self._given.popitem(last=False)
+        self._given.add(ids)
         return keys
 
     def _read_files(self) -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from kme.devices.answers import KEYS_MAX, DeviceError, DeviceKey, DeviceRefusesError, DeviceStatus
+from kme.devices.remembered import RememberedIds
 
 PAUSE_S, PAUSE_MAX_S = 1.0, 60.0
 """Seconds before a device is asked again for keys that gave none: twice as long each time."""
@@ -104,6 +105,8 @@ class DeviceLine:
         self._at_once, self._up_to = KEYS_MAX, KEYS_MAX
         """Keys that the device gives at once, and that it is asked for next, at most."""
         self._outcomes: deque[Drawn | Fetched] = deque()
+        self._mine, self._theirs = RememberedIds(), RememberedIds()
+        """Keys that were drawn here and at the other end: one that is of both would seal messages both ways."""
         self._kept: OrderedDict[str, tuple[float, DeviceKey]] = OrderedDict()
         self._draws: deque[tuple[float, int]] = deque(maxlen=_MEASURED)
         self._state = LineState()
@@ -224,6 +227,9 @@ class DeviceLine:
                     self._up_to = self._fewer(asked)
                 return keys, "" if keys else str(error)
             self._up_to = min(KEYS_MAX, 2 * self._up_to)
+            if self._theirs.has_any(ids := [key.key_id for key in came]):
+                return [], "enc_keys: a key came that the other end had drawn"
+            self._mine.add(ids)
             keys += came
             if len(came) < asked or len(keys) >= number or self._clock() >= until:
                 return keys, ""
@@ -257,9 +263,10 @@ class DeviceLine:
             return
         self._forget()
         missing = [key_id for key_id in key_ids if key_id.lower() not in self._kept]
-        keys, why = list[DeviceKey](), ""
+        is_mine = self._mine.has_any(key_ids)
+        keys, why = list[DeviceKey](), "one of its keys was drawn at this end, too" if is_mine else ""
         try:
-            while len(keys) < len(missing):
+            while not is_mine and len(keys) < len(missing):
                 keys += self._device.fetch(missing[len(keys) :][: self._at_once])
         except DeviceError as error:
             why = str(error)
@@ -269,7 +276,8 @@ class DeviceLine:
         with self._changed:
             self._kept.update((key.key_id.lower(), (now, key)) for key in keys)
             self._state = replace(self._state, fetched=self._state.fetched + len(keys))
-            if why and now + _AGAIN_S < self._fetch_until:
+            self._theirs.add(key.key_id for key in keys)
+            if why and not is_mine and now + _AGAIN_S < self._fetch_until:
                 self._fetch_at = now + _AGAIN_S  # the devices may take a while to agree
                 return
             self._to_fetch = None

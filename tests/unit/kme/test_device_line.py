@@ -186,6 +186,26 @@ def test_of_a_device_that_cannot_say_what_it_has_fewer_are_asked_for_too(device,
     assert device.asked == [("draw", 128), ("draw", 64), ("draw", 64)]
 
 
+def test_a_key_that_both_ends_are_given_to_send_with_is_used_by_neither(device):
+    asking = DeviceLine(device)
+    device.draws, device.fetches = [keys("A", "b"), keys("c", "D"), keys("e")], [keys("d")]
+    assert asking.draw(2)
+    asking._draw_now()
+    asking.take()
+    assert asking.fetch(["a", "x"])
+    asking._fetch_now()
+    assert asking.take() == [Fetched(("a", "x"), (), "one of its keys was drawn at this end, too")]
+    assert len(device.asked) == 1
+    assert asking.fetch(["d"])
+    asking._fetch_now()
+    asking.take()
+    for drawn in (Drawn((), "enc_keys: a key came that the other end had drawn"), Drawn(tuple(keys("e")))):
+        while not asking.draw(2):
+            asking._draw_at = 0.0
+        asking._draw_now()
+        assert asking.take() == [drawn]
+
+
 def test_what_was_drawn_bit_by_bit_is_fetched_so(monkeypatch):
     monkeypatch.setattr(line, "_AGAIN_S", 0.0)
     device = Sparing(1_000, 10)
