@@ -2,8 +2,8 @@
 
 import pytest
 
-from kme.supply.demand import shared_out
 from kme.rates import Rate
+from kme.supply.demand import shared_out
 from kme.supply.telling import AGAIN_S, AT_ONCE_PER_S, Telling
 from qkdrelay.service.allowance import Allowance
 from qkdrelay.service.batch import Batch
