@@ -26,7 +26,8 @@ pytestmark = [pytest.mark.containers, pytest.mark.timeout(400)]
 
 AT = {"north": "kme-1", "east": "kme-4", "west": "kme-2", "south": "kme-3"}
 """Where the upper network's KMEs are SAEs of the lower one."""
-ON_LOWER = (("north", "east"), ("west", "south"))
+ON_LOWER = {("north", "east"): "", ("west", "south"): "keeps_uncollected = true, "}
+"""Links that have their key from the lower network, and what else the topology says of them."""
 SIMULATED = (("north", "west"), ("east", "south"))
 BACK_WITHIN_S = 90.0
 
@@ -102,9 +103,9 @@ def between_containers() -> str:
 def upper_topology(saes: dict[str, Any]) -> str:
     """Return the file of the upper network; ``saes`` is deploy/saes.json of the lower one."""
     text = f'name = "upper"\nkmes = {json.dumps(list(AT))}\nlinks = [\n'
-    for a, b in ON_LOWER:
+    for (a, b), note in ON_LOWER.items():
         devices = ", ".join(f'{kme} = {{ url = "{saes[kme]["url"]}", sae = "{kme}" }}' for kme in (a, b))
-        text += f'["{a}", "{b}", {{ source = "etsi014", devices = {{ {devices} }} }}],\n'
+        text += f'["{a}", "{b}", {{ source = "etsi014", {note}devices = {{ {devices} }} }}],\n'
     return text + "".join(f'["{a}", "{b}"],\n' for a, b in SIMULATED) + "]\n"
 
 
