@@ -195,11 +195,13 @@ class DeviceLine:
         number = self._to_draw
         if number is None:
             return
-        keys, why = self._drawn(number)
+        keys, error = self._drawn(number)
+        why = "" if error is None else str(error)
         now, bits = self._clock(), 8 * sum(len(key.key) for key in keys)
         with self._changed:
             self._to_draw = None
-            if len(keys) < number:
+            # One that is not there says nothing of what it can give.
+            if len(keys) < number and (error is None or isinstance(error, DeviceRefusesError)):
                 self._short_at = now
             if why:
                 self._draw_at, self._pause = now + self._pause, min(PAUSE_MAX_S, 2 * self._pause)
@@ -215,7 +217,7 @@ class DeviceLine:
                 failures=self._state.failures + bool(why),
             )
 
-    def _drawn(self, number: int) -> tuple[list[DeviceKey], str]:
+    def _drawn(self, number: int) -> tuple[list[DeviceKey], DeviceError | None]:
         """Return keys, up to so many, from as many requests as that takes; or none, and why."""
         keys, until = list[DeviceKey](), self._clock() + DRAW_S
         while True:
@@ -225,14 +227,14 @@ class DeviceLine:
             except DeviceError as error:
                 if isinstance(error, DeviceRefusesError) and asked > 1:
                     self._up_to = self._fewer(asked)
-                return keys, "" if keys else str(error)
+                return keys, None if keys else error
             self._up_to = min(KEYS_MAX, 2 * self._up_to)
             if self._theirs.has_any(ids := [key.key_id for key in came]):
-                return [], "enc_keys: a key came that the other end had drawn"
+                return [], DeviceError("enc_keys: a key came that the other end had drawn")
             self._mine.add(ids)
             keys += came
             if len(came) < asked or len(keys) >= number or self._clock() >= until:
-                return keys, ""
+                return keys, None
 
     def _fewer(self, number: int) -> int:
         """Return how many keys to ask for next, of a device that does not give so many.

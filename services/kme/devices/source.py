@@ -102,7 +102,7 @@ class DeviceSource:
     def rate_bps(self) -> int:
         """As of `KeySource`: what was expected, until the device shows that it gives less, or more."""
         state = self._line.state()
-        return state.rate_bps if state.is_limit else max(state.rate_bps, self._expected_bps)
+        return state.rate_bps if state.is_limit or state.why else max(state.rate_bps, self._expected_bps)
 
     def drawn_bps(self) -> int:
         """As of `KeySource`."""

@@ -7,6 +7,7 @@ import pytest
 from kme.devices import line
 from kme.devices.answers import DeviceError, DeviceKey, DeviceRefusesError, DeviceStatus
 from kme.devices.line import DeviceLine, Drawn, Fetched
+from kme.devices.source import DeviceSource
 from support.waiting import eventually
 
 
@@ -271,6 +272,27 @@ def test_of_a_device_that_keeps_what_was_not_fetched_more_is_drawn_with_several_
     assert (len(outcome.keys), outcome.why, device.asked) == (drawn, "", asked)
     assert len({key.key_id for key in outcome.keys}) == drawn
     assert asking.state().is_limit == (drawn < 300)
+
+
+@pytest.mark.parametrize(
+    ("error", "is_limit"),
+    [(DeviceError("no connection"), False), (DeviceRefusesError("it gives none now (503)"), True)],
+    ids=["not there", "dry"],
+)
+def test_what_a_device_can_give_is_known_of_one_that_is_there_alone(device, error, is_limit):
+    now = [0.0]
+    asking = DeviceLine(device, lambda: now[0])
+    source = DeviceSource(asking, expected_bps=1_000)
+    device.status = lambda: DeviceStatus(None, None, None)
+    device.draws = [error, keys("a", "b")]
+    assert asking.draw(2)
+    asking._draw_now()
+    assert (source.rate_bps(), source.available(), source.why_dry()) == (0, 0, str(error))
+    now[0] = 2.0
+    assert asking.draw(2)
+    asking._draw_now()
+    assert asking.state().is_limit == is_limit
+    assert (source.rate_bps(), source.available() > 0) == ((0, False) if is_limit else (1_000, True))
 
 
 def test_of_any_other_device_one_request_is_drawn_at_once():
