@@ -10,6 +10,7 @@ from kme.blocks.timer import Timer
 from kme.blocks.turn_taking import TurnTaking
 from kme.store.held_keys import HeldKeys
 from qkdrelay.link.blocks import receiver
+from qkdrelay.link.blocks.sender import AHEAD_MAX_S
 from qkdrelay.messages.blocks import Announce, BlocksHeld, Facts, HeldBlock, Piece, RefusedBlock, Run, SlotName
 from qkdrelay.network.names import Link
 from qkdrelay.randomness import epoch_after
@@ -17,7 +18,7 @@ from qkdrelay.service.batch import Batch
 
 HELD_EVERY_S, HELD_AGAIN_S = 30.0, 1.0
 """Seconds after which it says what it holds, unasked; and before which it does not say so again when asked."""
-AHEAD_MAX_S: Final = 5 * 365 * 86_400.0
+_AHEAD_MAX_S: Final = AHEAD_MAX_S / 2
 """How far ahead of the clock here a block may be that is held: its sender must believe that it was."""
 _WRONG_S, _WRONG_MAX_S = 0.02, 2.0
 """Seconds without a fetch after an announcement that was nobody's: twice as long each time."""
@@ -99,7 +100,7 @@ class Holding:
         announce, self._fetching = self._fetching, None
         if announce is None or announce.facts != fetched.facts:
             return
-        if announce.facts.block > epoch_after(b"", now + AHEAD_MAX_S, bytes):
+        if announce.facts.block > epoch_after(b"", now + _AHEAD_MAX_S, bytes):
             # Whoever knew the link's secret for a while would keep its sender out for ever.
             self._refuse(announce.facts.block, "by its name it is of a time to come: are the clocks right?")
             return

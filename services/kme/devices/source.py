@@ -6,12 +6,11 @@ from kme.blocks.source import FetchedKey, RawKey
 from kme.devices.answers import KEYS_MAX, DeviceKey
 from kme.devices.line import DeviceLine, Drawn, Fetched
 from qkdrelay.messages.blocks import BLOCK_BYTES_MAX, BLOCK_BYTES_MIN, KEY_IDS_MAX, Facts
+from qkdrelay.network.devices import AHEAD_BYTES_DEFAULT
 from qkdrelay.network.topology import SourceKind
 
 KEY_BYTES_LEAST = 8
 """Of the smallest key that a device may give."""
-AHEAD_BYTES = 64 << 10
-"""Key that is drawn ahead and kept to send with, at most, unless told."""
 _PILE_BYTES, _PILE_BYTES_LEAST = 512, 160
 """From how many bytes on the answers of a device that gives few keys at once are a block; then of one that may drop
 what was not fetched, and so all but the last answer."""
@@ -22,7 +21,7 @@ class DeviceSource:
 
     kind: SourceKind = "etsi014"
 
-    def __init__(self, line: DeviceLine, *, ahead_bytes: int = AHEAD_BYTES, expected_bps: int = 0) -> None:
+    def __init__(self, line: DeviceLine, *, ahead_bytes: int = AHEAD_BYTES_DEFAULT, expected_bps: int = 0) -> None:
         """``line`` is started and stopped by whoever made it; ``ahead_bytes`` of key are had at once at most.
 
         ``expected_bps`` is the rate until it is known.
