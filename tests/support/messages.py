@@ -6,11 +6,13 @@ import typing
 import msgspec
 from hypothesis import strategies as st
 
-from qkdrelay.messages import answers, control, leaks, link, reports, requests
+from qkdrelay.messages import answers, blocks, control, leaks, link, reports, requests
 
 KINDS = (
     link.SealedMessage,
     link.ShareHeader,
+    blocks.Announce,
+    blocks.BlocksHeld,
     control.SignedMessage,
     control.Terms,
     control.Commands,
@@ -58,9 +60,9 @@ def _bounded(kind, meta):
     if kind is str and meta.pattern:
         return NAMES if "cli" not in meta.pattern else CLIENT_QUEUES
     if kind is str:
-        return st.text(max_size=8)
+        return st.text(min_size=meta.min_length or 0, max_size=8)
     if kind is bytes:
-        return st.binary(**(sizes if meta.min_length else {"max_size": 12}))
+        return st.binary(**(sizes if meta.min_length else {"max_size": min(12, meta.max_length or 12)}))
     if kind is int:
         multiple = meta.multiple_of or 1
         low, high = meta.ge if meta.ge is not None else -(2**63), meta.le if meta.le is not None else 2**64 - 1
