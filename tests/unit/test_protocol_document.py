@@ -102,7 +102,7 @@ STATED = [
     f"| announced | {sender.ANNOUNCED_S:.0f} s have passed |",
     f"the next one in {ration.PAUSE_S:.0f} s, then in 2, 4 .. {ration.PAUSE_MAX_S:.0f} s",
     f"with {ration.RATION} of them in {ration.RATION_S:,.0f} s",
-    f"from {ahead.AHEAD_MIN >> 10} KiB to {ahead.AHEAD_IDLE_MAX >> 20} MiB, or up to {ahead.AHEAD_MAX >> 20} MiB",
+    f"from {ahead.AHEAD_MIN >> 10} to {ahead.AHEAD_IDLE_MAX >> 10} KiB, or up to {ahead.AHEAD_MAX >> 20} MiB",
     f"or {receiver.BLOCKS_MAX:,} blocks are held",
     f"are kept for {receiver.ENDED_S:,.0f} s more",
     f"the tags of at least {held_keys.OPENED_MAX:,} are remembered",
