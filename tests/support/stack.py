@@ -255,7 +255,7 @@ def environments(topology: Topology, passwords: dict[str, str], *, lab: bool) ->
             "QKDRELAY_CONTROL_KEY": control[kme],
             "QKDRELAY_LINKS": json.dumps(
                 {
-                    peer: {"secret": link[frozenset((kme, peer))], **topology.note(kme, peer).settings}
+                    peer: {"secret": link[frozenset((kme, peer))], **topology.note(kme, peer).settings(kme, peer)}
                     for peer in topology.neighbours[kme]
                 }
             ),
