@@ -92,13 +92,12 @@ class LinkKeys:
         exchange = self._exchanges.get(sender)
         if exchange is None:
             raise ForgedMessageError("the message is of another link")
-        announce = codec.decode(body, Announce) if is_announce else None
-        held = None if is_announce else codec.decode(body, BlocksHeld)
+        if is_announce:
+            handle = partial(exchange.on_announce, codec.decode(body, Announce))
+        else:
+            handle = partial(exchange.on_held, codec.decode(body, BlocksHeld), now)
         if self._allowed[sender].take(now):
-            if announce is not None:
-                exchange.on_announce(announce)
-            if held is not None:
-                exchange.on_held(held, now)
+            handle()
         return True
 
     def receiving(self, sender: str) -> Holding:
@@ -147,7 +146,8 @@ class LinkKeys:
         if not is_told and abs(self._now - since) >= DRY_S and sending.why_source_is_dry(self._now):
             is_told = True
             self._reporting.alarm("link.key_dry", link, why, self._now)
-        self._dry[peer] = _Dry(why, since, is_told)
+        if (now_dry := _Dry(why, since, is_told)) != dry:
+            self._dry[peer] = now_dry
 
     def _given_up(self, peer: str, why: str) -> None:
         self._reporting.note("link.key_given_up", "warning", link=link_name(self._me, peer), reason=why)

@@ -32,8 +32,6 @@ from qkdrelay.service.batch import BatchDict, Cell
 BACKLOG_MAX, BACKLOG_BYTES_MAX = 500, 4 << 20
 """Sealed messages of one link, and their bytes, that the broker has not taken over; more wait unsealed."""
 _SEAL_AT_ONCE = 100
-_ABOUT_BLOCKS_PER_S = 200.0
-"""Messages about blocks of one link that are looked at; who has the broker can make as many as it likes."""
 LOOK_AGAIN_S = 0.2
 """How often what waits is looked at: links get key all the time."""
 
@@ -119,10 +117,6 @@ class Links:
         payload = unseal(link.suite, sealed, slot, partial(holding.pad, header.slot, header.pad))
         holding.opened(header.slot, sealed.tag, header.pad)
         return Opened(sender, header, payload)
-
-    def take_about_key(self, queue: str, body: bytes, now: float) -> bool:
-        """As of `LinkKeys.take`."""
-        return self.keys.take(queue, body, now)
 
     def send(self, share: SendShare) -> None:
         """Seal a share into the outbox, or keep it waiting; one that cannot even wait is dropped, and reported."""

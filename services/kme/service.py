@@ -117,7 +117,7 @@ class KmeService:
         try:
             if delivery.queue == self._control_queue:
                 self._handle_commands(delivery, now)
-            elif not self.links.take_about_key(delivery.queue, delivery.body, now):
+            elif not self.links.keys.take(delivery.queue, delivery.body, now):
                 self._handle_share(delivery, now)
         except (MalformedMessageError, ForgedMessageError) as error:
             self._reporting.reject(delivery, error, None, now)

@@ -108,8 +108,7 @@ class Announcing:
 
     def available(self) -> int:
         """Return the bytes of key that messages can have, as far as that is known."""
-        announced = sum(SLOT_BYTES * each.slots_left + each.pad_left for each in self._sender.blocks)
-        return min(self._source.capacity(), announced + self._source.available())
+        return min(self._source.capacity(), self._left(announced=True).size + self._source.available())
 
     def reconnected(self, now: float) -> None:
         """Drop what is granted: messages leave on another connection, and a copy of this machine may have the other."""

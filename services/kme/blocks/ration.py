@@ -33,8 +33,12 @@ class Ration:
         if times is None:
             stored = self._meta.get(self._key) or b""
             times = tuple(time for (time,) in _TIME.iter_unpack(stored[: len(stored) // _TIME.size * _TIME.size]))
+            self._times.value = times
         # Distances: the clock may be stepped back.
-        return tuple(time for time in times if abs(now - time) < RATION_S)
+        recent = tuple(time for time in times if abs(now - time) < RATION_S)
+        if len(recent) < len(times):  # asked for at each tick, and hardly ever another
+            self._times.value = recent
+        return recent
 
     def note(self, now: float) -> None:
         """Note that granted key was given up."""
@@ -55,6 +59,5 @@ class Ration:
         """Return in how many seconds another block may be announced."""
         pause_s, since = self._pause.value
         times = self._recent(now)
-        self._times.value = times
         spent_s = RATION_S - abs(now - times[0]) if len(times) >= RATION else 0.0
         return max(0.0, pause_s - abs(now - since), spent_s)
