@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import threading
 from collections import defaultdict
 
 import pytest
@@ -133,12 +134,18 @@ def test_relays_are_confirmed_over_devices_and_no_byte_of_key_seals_two_messages
 
 def gives_again(both=False):
     """A mood: good keys, and then the same ones again; or the same at either end."""
-    given = {}
+    given, asking, is_asked_twice, one_at_a_time = {}, set(), threading.Event(), threading.Lock()
 
     def mood(handler, _what, asked):
-        if (end := None if both else handler.sae) not in given:
-            given[end] = handler.pair.draw(asked["number"], None, handler.sae)
-        handler.give(given[end])
+        if both:  # before either has fetched what the other was given
+            asking.add(handler.sae)
+            if len(asking) > 1:
+                is_asked_twice.set()
+            is_asked_twice.wait(client.WITHIN_S)
+        with one_at_a_time:
+            if (end := None if both else handler.sae) not in given:
+                given[end] = handler.pair.draw(128, None, handler.sae)
+        handler.give(given[end][: asked["number"]])
 
     return only("enc_keys", mood)
 
@@ -205,8 +212,9 @@ def test_a_device_that_does_not_give_what_the_other_end_drew_costs_blocks_and_sa
     assert row.network.key_use().reused == []
 
 
-def test_a_key_that_both_ends_are_given_to_send_with_seals_nothing(row):
+def test_a_key_that_both_ends_are_given_to_send_with_seals_nothing(row, monkeypatch):
     row.goes_on()
+    monkeypatch.setattr(client, "WITHIN_S", 10.0)
     row.pair.mood = gives_again(both=True)
     waiting = row.more_than_there_is() + [row.network.ask_for(*WITH_DEVICES[::-1], **LONG) for _ in range(4)]
     # Of the two ends the one that draws later gives up.
