@@ -45,8 +45,14 @@ BROKER_ONE_IN, STOP_ONE_IN = 20, 8
 ASK_AGAIN_S = 2.0
 SETTLED_WITHIN_S = 60.0
 BROKER_UP_WITHIN_S = 90.0
-TIMELY = ("did not answer in time", "too few shares in time", "did not confirm in time", "the deadline has passed")
-"""What the reason of a relay that failed for lack of time says, and no other."""
+TIMELY = (
+    "did not answer in time",
+    "too few shares in time",
+    "it has not said in time that it rebuilt the keys",
+    "the share did not reach",
+    "the deadline has passed",
+)
+"""What the reason of a relay that failed for lack of time says (`coordinator.lifecycle`, `reasons`), and no other."""
 
 
 @dataclass
