@@ -21,6 +21,8 @@ COMPUTED, DEVICE = False, True
         (COMPUTED, {"blocks": 2, "messages": 3, "forgotten": 1, "kills": 1}),
         (DEVICE, {"blocks": 2, "messages": 4, "forgotten": 1, "cuts": 1}),
         (DEVICE, {"blocks": 3, "messages": 5, "cuts": 1, "back": 1}),
+        (COMPUTED, {"blocks": 2, "messages": 3, "slotless": 1, "restores": 1}),
+        (DEVICE, {"blocks": 3, "messages": 4, "slotless": 1, "kills": 1}),
         (DEVICE, {"blocks": 2, "messages": 3, "restores": 1, "failed_commits": 1}),
         (DEVICE, {"blocks": 2, "messages": 3, "kills": 2, "failed_commits": 1}),
         (DEVICE, {"blocks": 3, "messages": 4, "repeated": 1, "forged": 1}),

@@ -45,6 +45,8 @@ class Bounds:
     """Keys that the device gives the sender again."""
     forgotten: int = 1
     """Times that the receiver forgets which messages it has opened."""
+    slotless: int = 1
+    """Blocks that are all pad."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +172,9 @@ class Search:
         left = state.left
         if left.blocks and state.sender.may_announce:
             yield "announce", self.announce(replace(state, left=spend(left, "blocks")), state.given)
+            if left.slotless:
+                slotless = replace(state, left=spend(spend(left, "blocks"), "slotless"))
+                yield "announce a block without slots", self.announce(slotless, state.given, slots=0)
             if self.is_device and left.repeated and state.given:
                 again = replace(state, left=spend(spend(left, "blocks"), "repeated"))
                 yield "announce a key that came before", self.announce(again, 0)
@@ -191,11 +196,11 @@ class Search:
         if left.back and state.clock:
             yield "clock back", replace(state, clock=0, left=spend(left, "back"))
 
-    def announce(self, state, number):
+    def announce(self, state, number, *, slots=SLOTS):
         """Announce a block of the key that the device gives as the so manieth."""
         key, ids = (key_of(number), (str(number),)) if self.is_device else (computed, ())
         chance = (state.announcements + 1).to_bytes(2) + bytes(4) + (state.announcements + 1).to_bytes(4)
-        sender = state.sender.with_block(key, ids, SLOTS, 1.0 + state.clock / 1000, lambda _: chance)
+        sender = state.sender.with_block(key, ids, slots, 1.0 + state.clock / 1000, lambda _: chance)
         return replace(
             state,
             sender=sender,
@@ -212,7 +217,7 @@ class Search:
         keys = {each.block.facts.block: each.block for each in state.sender.blocks}
         places = [(keys[drawn.slot_name.block].key, 64 + 32 * drawn.slot_name.index)]
         places += [
-            (keys[piece.block].key, 64 + 32 * SLOTS + at)
+            (keys[piece.block].key, 64 + 32 * keys[piece.block].facts.slots + at)
             for piece in drawn.pieces
             for at in range(piece.offset, piece.offset + piece.length)
         ]

@@ -92,7 +92,7 @@ def test_the_limits_are_those_of_the_code(what):
 
 _AGAIN = ", ".join(f"{pause:.0f}" for pause in announcing.ANNOUNCE_AGAIN_S)
 STATED = [
-    f"bytes of the block, {blocks.BLOCK_BYTES_MIN} to {blocks.BLOCK_BYTES_MAX:,}, and slots, 1 to {blocks.SLOTS_MAX:,}",
+    f"bytes of the block, {blocks.BLOCK_BYTES_MIN} to {blocks.BLOCK_BYTES_MAX:,}, and slots, 0 to {blocks.SLOTS_MAX:,}",
     f"in this order, at most {blocks.KEY_IDS_MAX}; none if it is computed",
     f"that are held, at most {blocks.HELD_MAX}, each with the proof",
     f"pieces, at most {blocks.PIECES_MAX}, in order",
@@ -103,7 +103,9 @@ STATED = [
     f"the next one in {ration.PAUSE_S:.0f} s, then in 2, 4 .. {ration.PAUSE_MAX_S:.0f} s",
     f"with {ration.RATION} of them in {ration.RATION_S:,.0f} s",
     f"from {ahead.AHEAD_MIN >> 10} to {ahead.AHEAD_IDLE_MAX >> 10} KiB, or up to {ahead.AHEAD_MAX >> 20} MiB",
-    f"or {receiver.BLOCKS_MAX:,} blocks are held",
+    f"or {receiver.BLOCKS_MAX:,} blocks are held, and the oldest",
+    f"of more than {receiver.BLOCKS_MAX:,} the oldest is deleted",
+    f"and so it is with {sender.SURPLUS_MAX} newer ones",
     f"are kept for {receiver.ENDED_S:,.0f} s more",
     f"the tags of at least {held_keys.OPENED_MAX:,} are remembered",
     f"not within {turns.TURN_S:.0f} s of its start",

@@ -87,8 +87,7 @@ def ask_for(there: Granted, needed: Needed, pad_mean: float, ahead: int) -> Ask 
     room = ahead - round(messages * (SLOT_BYTES + pad_mean))
     missing = SLOT_BYTES * max(0, needed.messages - there.slots) + max(0, needed.pad - there.pad)
     if missing:
-        # A slot, too: each block has one, and what is left over beside it is all its pad.
-        first = SLOT_BYTES + max(0, needed.first - there.pad)
+        first = SLOT_BYTES * (not there.slots) + max(0, needed.first - there.pad)
         length, least = max(missing, room, first), max(first, min(missing, _FAIR)) + OWN_BYTES
     elif 2 * room > ahead:
         length, least = room, min(ahead // 2, _GOOD)
@@ -100,11 +99,12 @@ def ask_for(there: Granted, needed: Needed, pad_mean: float, ahead: int) -> Ask 
 def slots_of(length: int, suite: Suite, there: Granted, needed: Needed, pad_mean: float) -> int:
     """Return how many slots a block has, so that with what is ``there`` slots and pad end together.
 
-    And so that the message that is next finds its pad, if the block is long enough for that.
+    And so that the message that is next finds its pad, if the block is long enough for that. Where messages are longer
+    than blocks most have none: what is never used would be kept at the other end until its time is over.
     """
     room = length - OWN_BYTES
     if suite != "otp":
         return room // SLOT_BYTES
     slots = round((room + there.pad - there.slots * pad_mean) / (SLOT_BYTES + pad_mean))
     most = (room - max(0, needed.first - there.pad)) // SLOT_BYTES
-    return max(1, min(most, slots))
+    return max(0 if there.slots else 1, min(most, slots))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from kme.blocks.ahead import Granted, Needed, PadMean, ahead_bytes, ask_for, slots_of
+from kme.blocks.ahead import OWN_BYTES, Granted, Needed, PadMean, ahead_bytes, ask_for, slots_of
 from kme.blocks.ration import Ration
 from kme.blocks.source import KeySource
 from kme.blocks.timer import Timer
@@ -190,7 +190,11 @@ class Announcing:
         if raw is None or raw.length < BLOCK_BYTES_MIN:
             return
         slots = slots_of(raw.length, self._suite, self.granted(), needed, self._mean.value)
-        self._sender = self._sender.with_block(raw.of, raw.key_ids, slots, now, self._random, turn=self._turns.turn)
+        # What would be pad is cut off where none is taken: a block that has some left is never used up.
+        length = raw.length if self._suite == "otp" else OWN_BYTES + SLOT_BYTES * slots
+        self._sender = self._sender.with_block(
+            lambda block: raw.of(block)[:length], raw.key_ids, slots, now, self._random, turn=self._turns.turn
+        )
         self._timer, self._times_announced = Timer(), 0
         self._announced_at = now
 

@@ -120,7 +120,7 @@ class DeviceSource:
                 case Fetched(key_ids=key_ids, keys=keys, why=why):
                     facts, self._fetching = self._fetching, None
                     if facts is not None and facts.key_ids == key_ids:
-                        key = None if why else b"".join(key.key for key in keys)
+                        key = None if why else b"".join(key.key for key in keys)[: facts.length]
                         self._fetched = FetchedKey(facts, key, why)
 
     def _pack(self) -> None:

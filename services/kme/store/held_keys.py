@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
+from qkdrelay.link.blocks import receiver
 from qkdrelay.link.blocks.content import KeyBlock
-from qkdrelay.link.blocks.receiver import ENDED_S, HeldKey
+from qkdrelay.link.blocks.receiver import BLOCKS_MAX, ENDED_S, HeldKey
 from qkdrelay.link.blocks.spans import Span
 from qkdrelay.messages import codec
 from qkdrelay.messages.blocks import BLOCK_ID_BYTES, HELD_MAX, BlockId, Facts, SlotName
@@ -130,9 +131,14 @@ class HeldKeys(Table):
         return [blocks[name] for name in sorted(blocks)[-HELD_MAX:]]
 
     def hold(self, peer: str, held: HeldKey, now: float) -> None:
-        """Hold a block, and those below its floor for `ENDED_S` more: nothing is sealed under them any more."""
+        """Hold a block, and those below its floor for `ENDED_S` more: nothing is sealed under them any more.
+
+        Or shorter, where `BLOCKS_MAX` are kept.
+        """
         name, floor = held.facts.block, held.facts.floor
         self._put(peer, held)
+        if len(self._blocks[peer]) > BLOCKS_MAX and (ended := receiver.ended(self._blocks[peer], floor)) is not None:
+            self._delete(peer, ended)
         self._newest[peer] = max(self.newest(peer), name)
         self.run("INSERT OR REPLACE INTO held_newest VALUES (?, ?)", peer, self._newest[peer])
         until = "UPDATE held_keys SET until = ? WHERE peer = ? AND block < ? AND until IS NULL"
@@ -157,13 +163,15 @@ class HeldKeys(Table):
 
     def _put(self, peer: str, held: HeldKey) -> None:
         self.of(peer)
-        name, blocks = held.facts.block, self._blocks[peer]
+        name = held.facts.block
         if held.is_used_up:
-            blocks.pop(name, None)
-            self._changed[peer, name] = None
+            self._delete(peer, name)
         else:
-            blocks[name] = held
-            self._changed[peer, name] = held
+            self._blocks[peer][name] = self._changed[peer, name] = held
+
+    def _delete(self, peer: str, name: BlockId) -> None:
+        self._blocks[peer].pop(name, None)
+        self._changed[peer, name] = None
 
 
 def _row(peer: str, held: HeldKey) -> tuple[object, ...]:

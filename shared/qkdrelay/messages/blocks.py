@@ -38,8 +38,9 @@ class Facts(Message, frozen=True):
     floor: BlockId
     """Of the oldest block that the sender may still seal under."""
     length: Annotated[int, Meta(ge=BLOCK_BYTES_MIN, le=BLOCK_BYTES_MAX)]
-    """Bytes of key."""
-    slots: Annotated[int, Meta(ge=1, le=SLOTS_MAX)]
+    """Bytes of key; of a device's keys what is left over behind them is for nothing."""
+    slots: Annotated[int, Meta(ge=0, le=SLOTS_MAX)]
+    """None where messages are longer than blocks, and others have enough."""
     key_ids: Annotated[tuple[KeyId, ...], Meta(max_length=KEY_IDS_MAX)]
     """Of the device's keys, in their order; none for a link that is computed."""
 

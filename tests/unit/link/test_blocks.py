@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from qkdrelay.errors import ForgedMessageError, MalformedMessageError, NumberReusedError
 from qkdrelay.link.blocks import receiver
 from qkdrelay.link.blocks.content import pad_bytes
-from qkdrelay.link.blocks.sender import ANNOUNCED_S, Sender
+from qkdrelay.link.blocks.sender import ANNOUNCED_S, SURPLUS_MAX, Sender
 from qkdrelay.link.blocks.spans import overlaps, with_span
 from qkdrelay.messages import codec
 from qkdrelay.messages.blocks import PIECES_MAX, Announce, BlocksHeld, Facts, HeldBlock, Piece, RefusedBlock, SlotName
@@ -205,16 +205,36 @@ def test_a_message_s_pad_is_of_so_many_pieces_and_no_more():
     assert sender.draw(PIECES_MAX + 1) is None
 
 
-def test_slots_that_no_pad_is_left_for_do_not_hold_up_the_floor():
-    sender = granted(slots=5, pad=10)
+def test_slots_that_no_pad_is_left_for_are_taken_with_the_pad_of_blocks_without_slots():
+    sender = granted(slots=3, pad=10)
     first = sender.blocks[0].block.facts.block
-    sender, _ = sender.draw(10)
-    assert [each.block.facts.block for each in sender.blocks] == [first]
-    sender = announced(sender, seed=2)
-    sender = sender.heard(says(*held_by(sender).values()), NOW)
-    sender, drawn = sender.draw(1)
-    assert drawn.slot_name.block == first
-    assert first not in [each.block.facts.block for each in sender.blocks]
+    blocks = held_by(sender)
+    sender, drawn = sender.draw(10)
+    blocks |= receiver.wiped(drawn.slot_name, drawn.pieces, blocks)
+    for seed in (2, 3):
+        sender = announced(sender, slots=0, pad=40, seed=seed)
+        blocks |= {name: held for name, held in held_by(sender).items() if name not in blocks}
+        sender = sender.heard(says(*blocks.values()), NOW)
+        sender, drawn = sender.draw(40)
+        assert drawn.slot_name.block == first
+        blocks |= receiver.wiped(drawn.slot_name, drawn.pieces, blocks)
+    assert sender.blocks == ()
+    assert all(held.is_used_up for held in blocks.values())
+
+
+def test_of_blocks_that_have_slots_alone_so_many_are_kept_and_no_more():
+    sender = Sender(LINK, run=RUN)
+    for number in range(SURPLUS_MAX + 2):
+        sender = announced(sender, slots=2, pad=1, seed=number)
+        sender = sender.heard(says(*held_by(sender).values()), NOW)
+    names = [each.block.facts.block for each in sender.blocks]
+    # The pad of all of them but one, with a slot of the first two and a half.
+    sender, _ = sender.draw(SURPLUS_MAX)
+    assert [each.block.facts.block for each in sender.blocks] == names
+    sender, _ = sender.draw(1)
+    assert [each.block.facts.block for each in sender.blocks] == names[1:]
+    sender, _ = sender.draw(1)
+    assert [each.block.facts.block for each in sender.blocks] == names[2:]
 
 
 # --- the receiver ------------------------------------------------------------------------------------
@@ -231,6 +251,10 @@ def test_what_is_announced_is_fetched_once_and_what_is_held_is_told():
     assert receiver.answer_to(other, LINK, name, blocks) == "ignore"
     again = announced(seed=2, key_ids=("b", "c"), now=NOW + 1).announces
     assert receiver.answer_to(again, LINK, name, blocks) == "one of its keys is another block's"
+    full = {number.to_bytes(16): blocks[name] for number in range(1, receiver.BLOCKS_MAX + 1)}
+    assert receiver.answer_to(announced(seed=2).announces, LINK, NONE, full) == "fetch"
+    held_up = replace_facts(announced(seed=2).announces, floor=(1).to_bytes(16))
+    assert receiver.answer_to(held_up, LINK, NONE, full) == "1024 blocks are kept, and no more can be"
     twice = announced(seed=2, key_ids=("c", "c")).announces
     assert receiver.answer_to(twice, LINK, NONE, {}) == "it names a key twice"
 
@@ -320,6 +344,8 @@ def test_a_block_is_used_up_when_slots_and_pad_are(key_ids):
     assert slots_gone.without_pad(Piece(name, 2, 2)).without_pad(Piece(name, 0, 2)).is_used_up
     (no_pad,) = held_by(granted(slots=1, pad=0, key_ids=key_ids)).values()
     assert no_pad.without_slot(0).is_used_up
+    (no_slots,) = held_by(granted(slots=0, pad=32, key_ids=key_ids)).values()
+    assert no_slots.without_pad(Piece(no_slots.facts.block, 0, 32)).is_used_up
 
 
 @given(st.lists(st.tuples(st.integers(1, 6), st.booleans()), max_size=15), st.randoms(), st.integers(0, 60))

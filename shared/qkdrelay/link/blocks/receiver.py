@@ -52,8 +52,7 @@ class HeldKey:
     @property
     def is_used_up(self) -> bool:
         """Whether it can open nothing more: slots and pad both, since its pad may go with another block's slots."""
-        pad = pad_bytes(self.facts)
-        return self.used_slots == ((0, self.facts.slots),) and (not pad or self.used_pad == ((0, pad),))
+        return _is_all(self.used_slots, self.facts.slots) and _is_all(self.used_pad, pad_bytes(self.facts))
 
     def without_slot(self, index: int) -> HeldKey:
         """Return it after a slot has opened a message."""
@@ -93,9 +92,15 @@ def answer_to(
         return "it names a key twice"
     if any(not named.isdisjoint(each.facts.key_ids) for each in blocks.values()):
         return "one of its keys is another block's"
-    if len(blocks) >= BLOCKS_MAX:
+    if len(blocks) >= BLOCKS_MAX and ended(blocks, facts.floor) is None:
         return f"{BLOCKS_MAX} blocks are kept, and no more can be"
     return "fetch"
+
+
+def ended(blocks: Mapping[BlockId, HeldKey], floor: BlockId) -> BlockId | None:
+    """Return the oldest block if it is below this floor: where there are too many it makes room for a newer one."""
+    oldest = min(blocks, default=floor)
+    return oldest if oldest < floor else None
 
 
 def held(announce: Announce, key: bytes) -> HeldKey | None:
@@ -161,6 +166,10 @@ def wiped(name: SlotName, pieces: Sequence[Piece], blocks: Mapping[BlockId, Held
     for piece in pieces:
         after[piece.block] = after.get(piece.block, blocks[piece.block]).without_pad(piece)
     return after
+
+
+def _is_all(used: Sequence[Span], length: int) -> bool:
+    return not length or tuple(used) == ((0, length),)
 
 
 def _is_used(held: HeldKey, name: SlotName) -> bool:

@@ -19,6 +19,8 @@ from qkdrelay.randomness import epoch_after
 
 ANNOUNCED_S: Final = 60.0
 """Seconds after which a block that nobody holds is dropped."""
+SURPLUS_MAX: Final = 64
+"""Blocks without pad that are kept for their slots: messages came to be longer since."""
 AHEAD_MAX_S: Final = 10 * 365 * 86_400.0
 """How far ahead of its clock a sender believes that its receiver has held one of its blocks: ten years."""
 
@@ -53,16 +55,6 @@ class SenderBlock:
     def pad_left(self) -> int:
         """Bytes of pad that were not taken."""
         return pad_bytes(self.block.facts) - self.next_pad
-
-    @property
-    def is_spent(self) -> bool:
-        """Whether nothing is left of it."""
-        return not self.slots_left and not self.pad_left
-
-    @property
-    def has_surplus(self) -> bool:
-        """Whether slots are left over of it, and no pad for them."""
-        return pad_bytes(self.block.facts) > 0 and not self.pad_left and self.slots_left > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,13 +179,12 @@ class Sender:
 
 
 def _worth_keeping(blocks: Sequence[SenderBlock]) -> tuple[SenderBlock, ...]:
-    """Leave out what is spent, and what has slots only while a newer one has some: it would hold up the floor."""
-    slots_later, kept = False, list[SenderBlock]()
-    for each in reversed(blocks):
-        if not each.is_spent and not (each.has_surplus and slots_later):
-            kept.append(each)
-        slots_later = slots_later or (each.is_granted and each.slots_left > 0)
-    return tuple(reversed(kept))
+    """Leave out what is spent; and of those that have slots only, once there are too many to look through, the oldest."""
+    kept = [each for each in blocks if each.slots_left or each.pad_left]
+    surplus = [each for each in kept if pad_bytes(each.block.facts) and not each.pad_left]
+    for each in surplus[:-SURPLUS_MAX]:
+        kept.remove(each)
+    return tuple(kept)
 
 
 _Random = Callable[[int], bytes]
