@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from bench import against_broker, applications, chains, growth, page, profiles, supply, supply_stack
+from bench import against_broker, applications, chains, devices, growth, page, profiles, supply, supply_stack
 
 FOLDER = Path(__file__).parents[1] / "docs" / "performance"
 RESULTS = FOLDER / "results.json"
@@ -23,6 +23,7 @@ PARTS = (
     "page",
     "supply",
     "supply_stack",
+    "devices",
     "sharing",
     "link_key",
     "growth",
@@ -81,6 +82,8 @@ def _run(part: str, arguments: argparse.Namespace, results: dict[str, Any]) -> N
             results["supply"] = supply.measure(arguments.hours)
         case "supply_stack":
             results["supply_stack"] = supply_stack.measure()
+        case "devices":
+            results["devices"] = devices.measure(arguments.rounds)
         case "sharing":
             from bench import sharing  # noqa: PLC0415 - needs libraries that the other parts do not
 
