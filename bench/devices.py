@@ -69,8 +69,8 @@ def _share(server: Any, *, rate_bps: int, keeps: bool = False, size_bits: int = 
 
 def _links(double: Double, files: Any, me: str, rate_bps: int, *, keeps: bool) -> str:
     peer = ENDS[me == ENDS[0]]
-    device = {"source": "etsi014", "url": f"https://127.0.0.1:{double.port}", "peer_sae": peer, "tls": str(files.of(me))}
-    return json.dumps({peer: {**device, "rate_bps": rate_bps, "keeps_uncollected": keeps}})
+    where = {"url": f"https://127.0.0.1:{double.port}", "peer_sae": peer, "tls": str(files.of(me))}
+    return json.dumps({peer: {"source": "etsi014", **where, "rate_bps": rate_bps, "keeps_uncollected": keeps}})
 
 
 def _drawn_bps(running: stack.Stack, double: Double) -> float:

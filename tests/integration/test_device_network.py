@@ -165,7 +165,7 @@ def of_size(bits):
         (answer({}, 307, Location="https://qkd/x/"), "enc_keys: it answers 307 and sends us to https://qkd/x/"),
         (answer(b"<html>oops</html>", 500), "enc_keys: it answers 500"),
         (answer(b"<html>oops</html>", 200), "enc_keys: the answer is no JSON"),
-        (answer({"keys": []}, 200), "enc_keys: the answer has 0 keys"),
+        (answer({"keys": []}, 200), "enc_keys: the answer is no key container: Expected `array` of length >= 1"),
         (only("enc_keys", of_size(4096)), "has 4096 bits; 64 to 1024 can be used"),
         (only("enc_keys", hangs), "enc_keys: no whole answer within"),
         (only("enc_keys", half), "enc_keys: the answer broke off"),

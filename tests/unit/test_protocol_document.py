@@ -93,7 +93,7 @@ def test_the_limits_are_those_of_the_code(what):
 _AGAIN = ", ".join(f"{pause:.0f}" for pause in announcing.ANNOUNCE_AGAIN_S)
 STATED = [
     f"bytes of the block, {blocks.BLOCK_BYTES_MIN} to {blocks.BLOCK_BYTES_MAX:,}, and slots, 0 to {blocks.SLOTS_MAX:,}",
-    f"in this order, at most {blocks.KEY_IDS_MAX}; none if it is computed",
+    f"in this order, at most {blocks.KEY_IDS_MAX:,}; none if it is computed",
     f"that are held, at most {blocks.HELD_MAX}, each with the proof",
     f"pieces, at most {blocks.PIECES_MAX}, in order",
     f"Of one link {link_keys._ABOUT_BLOCKS_PER_S:.0f} a second are looked at",

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+import msgspec
 
 from qkdrelay.errors import UnreachableError
 from qkdrelay.escaping import escaped
@@ -39,13 +39,23 @@ class DeviceStatus:
     keys_per_request: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceKey:
+class DeviceKey(msgspec.Struct, frozen=True, rename={"key_id": "key_ID"}):
     """A key as a device gave it."""
 
-    key_id: str
+    key_id: Annotated[str, msgspec.Meta(min_length=1, max_length=_KEY_ID_MAX)]
     """As the device wrote it: upper case stays."""
-    key: bytes = field(repr=False)
+    key: Annotated[bytes, msgspec.Meta(min_length=KEY_BITS_MIN // 8, max_length=KEY_BITS_MAX // 8)]
+
+    def __repr__(self) -> str:
+        """Return it without the key."""
+        return f"DeviceKey({self.key_id!r})"
+
+
+class _KeyContainer(msgspec.Struct):
+    keys: Annotated[list[DeviceKey], msgspec.Meta(min_length=1, max_length=KEYS_MAX)]
+
+
+_KEY_CONTAINER: Final = msgspec.json.Decoder(_KeyContainer)
 
 
 def status_of(body: bytes) -> DeviceStatus:
@@ -60,12 +70,14 @@ def status_of(body: bytes) -> DeviceStatus:
 
 def keys_of(body: bytes) -> list[DeviceKey]:
     """Read a key container: 1 to 128 keys, each under an id of its own. Raises DeviceError."""
-    listed = _object(body).get("keys")
-    if not isinstance(listed, list) or not all(isinstance(entry, dict) for entry in listed):
-        raise DeviceError("the answer has no list of keys")
-    if not 1 <= len(listed) <= KEYS_MAX:
-        raise DeviceError(f"the answer has {len(listed)} keys; 1 to {KEYS_MAX} can be in one")
-    keys = [_key(number, entry) for number, entry in enumerate(listed, 1)]
+    try:
+        keys = _KEY_CONTAINER.decode(body).keys
+    except msgspec.DecodeError as error:  # it says where in the answer something is wrong, and nothing of a key
+        raise DeviceError(f"the answer is no key container: {error}") from None
+    except (ValueError, RecursionError):
+        raise DeviceError("the answer is no key container: it is no JSON") from None
+    if not all(key.key_id.isprintable() for key in keys):
+        raise DeviceError("the answer has a key_ID that cannot be printed")
     if len({key.key_id.lower() for key in keys}) < len(keys):
         raise DeviceError("the answer has two keys with one key_ID")
     if len({key.key for key in keys}) < len(keys):
@@ -108,21 +120,3 @@ def _figure(found: dict[str, Any], name: str) -> int | None:
     value = found.get(name)
     is_figure = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _FIGURE_MAX
     return value if is_figure else None
-
-
-def _key(number: int, entry: dict[str, Any]) -> DeviceKey:
-    """Read one entry; whatever is wrong with it, nothing of the key is said."""
-    key_id, text = entry.get("key_ID"), entry.get("key")
-    if not isinstance(key_id, str) or not 1 <= len(key_id) <= _KEY_ID_MAX or not key_id.isprintable():
-        raise DeviceError(f"key {number} of the answer has no key_ID")
-    if not isinstance(text, str):
-        raise DeviceError(f"key {number} of the answer has no bytes")
-    try:
-        key = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise DeviceError(f"key {number} of the answer is not base64") from None
-    if not KEY_BITS_MIN <= 8 * len(key) <= KEY_BITS_MAX:
-        raise DeviceError(
-            f"key {number} of the answer has {8 * len(key)} bits; {KEY_BITS_MIN} to {KEY_BITS_MAX} can be used"
-        )
-    return DeviceKey(key_id, key)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from kme.blocks.source import FetchedKey, RawKey
 from kme.devices.answers import KEYS_MAX, DeviceKey
 from kme.devices.line import DeviceLine, Drawn, Fetched
@@ -14,6 +16,8 @@ KEY_BYTES_LEAST = 8
 _PILE_BYTES, _PILE_BYTES_LEAST = 512, 160
 """From how many bytes on the answers of a device that gives few keys at once are a block; then of one that may drop
 what was not fetched, and so all but the last answer."""
+_PARTS: Final = 24
+"""Of what a message lacks, each at least one block: of more than `PIECES_MAX` blocks no message can be made."""
 
 
 class DeviceSource:
@@ -42,7 +46,8 @@ class DeviceSource:
         """As of `KeySource`: as many keys as make so many bytes, if a block can have so many."""
         if self._drawn is not None or self._line.is_drawing():
             return False
-        self._least = max(BLOCK_BYTES_MIN, min(least, self._pile_bytes, self._ahead_bytes))
+        pile_bytes = max(self._pile_bytes, least // _PARTS)
+        self._least = max(BLOCK_BYTES_MIN, min(least, pile_bytes, self._ahead_bytes))
         self._pack()
         if self._drawn is not None:
             return True

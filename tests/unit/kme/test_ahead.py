@@ -107,7 +107,7 @@ def test_whatever_comes_of_what_was_asked_for_the_message_that_is_next_finds_its
 
 @given(st.integers(1, 100_000), st.integers(BLOCK_BYTES_MIN, 2_000), means)
 def test_however_little_comes_at_once_what_waits_finds_its_key_in_the_end(first, at_once, mean):
-    """The first block has a slot: were it asked for without, a source that gives little would give nothing but slots."""
+    """The first block has a slot: were it asked for without, who gives little would give nothing but slots."""
     there, needed, blocks = Granted(0, 0), Needed(1, first, first), 0
     while there.pad < first:
         ask = ask_for(there, needed, mean, AHEAD_MIN)

@@ -54,7 +54,8 @@ class Line:
         keys = []
         for _ in range(min(number, self.devices.at_once)):
             self.devices.drawn += 1
-            key = DeviceKey(f"key {self.devices.drawn}", random.Random(self.devices.drawn).randbytes(self.devices.key_bytes))
+            key = random.Random(self.devices.drawn).randbytes(self.devices.key_bytes)
+            key = DeviceKey(f"key {self.devices.drawn}", key)
             self.devices.uncollected[key.key_id] = key
             keys.append(key)
         self.outcomes.append(Drawn(tuple(keys)))
@@ -186,7 +187,7 @@ class Pair:
 
     def source(self, me, peer):
         if self.devices is not None:
-            return DeviceSource(Line(self.devices))
+            return DeviceSource(Line(self.devices), ahead_bytes=self.buffer_bytes)
         options = {"rate_bps": self.rate_bps, "buffer_bytes": self.buffer_bytes, "clock": self.monotonic}
         return ComputedSource(self.secret, me, peer, **options)
 
@@ -436,6 +437,17 @@ def test_devices_that_give_little_at_once_are_asked_until_it_is_enough(source, k
     assert target.open(sealed) == sealed.key.pad
 
 
+@pytest.mark.parametrize("source", ["devices", "devices that keep"])
+def test_a_message_that_takes_many_answers_of_devices_is_made_of_few_pieces(source):
+    pair = Pair(source, at_once=4, buffer_bytes=4 << 20)
+    sender, target = pair.ends
+    while (sealed := pair.seal(sender, 1_000_000)) is None:
+        pair.settle(Needed(1, 1_000_000, 1_000_000))
+    assert len(sealed.key.pieces) <= PIECES_MAX * 2 / 3
+    assert sender.given_up == []
+    assert target.open(sealed) == sealed.key.pad
+
+
 @pytest.mark.parametrize("suite", ["otp", "aes-256-gcm"])
 @pytest.mark.parametrize(("source", "key_bytes"), [("computed", 1), ("devices", 32), ("devices that keep", 29)])
 @pytest.mark.parametrize("lengths", [(19_000,), (40,), (40, 40, 40, 9_000, 700)], ids=["long", "short", "mixed"])
@@ -468,8 +480,8 @@ def test_key_is_being_drawn_until_somebody_has_it():
 def test_of_devices_that_keep_what_was_not_fetched_the_next_keys_are_drawn_while_the_last_are_announced():
     """But no more than one block of them is announced before it is held."""
     needed = Needed(8, 40_000, 5_000)
-    for source, drawn in (("devices", 128), ("devices that keep", 128 + 512)):
-        pair = Pair(source, at_once=512)
+    for source, drawn in (("devices", 128), ("devices that keep", 128 + 1_024)):
+        pair = Pair(source, at_once=1_024)
         sender, target = pair.ends
         announced = [each for _ in range(4) for each in sender.tick(needed) if isinstance(each, Announce)]
         assert len(announced) == 1
@@ -479,7 +491,7 @@ def test_of_devices_that_keep_what_was_not_fetched_the_next_keys_are_drawn_while
         sender.take(codec.encode(held))
         (second,) = (each for each in sender.tick(needed) if isinstance(each, Announce))
         assert set(second.facts.key_ids).isdisjoint(announced[0].facts.key_ids)
-        assert len(second.facts.key_ids) == (512 if "keep" in source else 128)
+        assert len(second.facts.key_ids) == (1_024 if "keep" in source else 128)
 
 
 @pytest.mark.parametrize("what", ["silent", "refuses"])

@@ -179,7 +179,7 @@ class Sender:
 
 
 def _worth_keeping(blocks: Sequence[SenderBlock]) -> tuple[SenderBlock, ...]:
-    """Leave out what is spent; and of those that have slots only, once there are too many to look through, the oldest."""
+    """Leave out what is spent; and of too many that have slots only the oldest."""
     kept = [each for each in blocks if each.slots_left or each.pad_left]
     surplus = [each for each in kept if pad_bytes(each.block.facts) and not each.pad_left]
     for each in surplus[:-SURPLUS_MAX]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-TURN_S: Final = 16.0
+TURN_S: Final = 15.0
 """Seconds for which the giver draws nothing after it gave a turn, or was started: it may have given one before."""
-USE_S: Final = 5.0
-"""Seconds after a question in which its answer is used; with the device's 10 for a draw it ends within the turn."""
-ASK_S: Final = 4.0
+USE_S: Final = 4.0
+"""Seconds after a question in which its answer is used: with the device's 10 for a draw less than a turn."""
+ASK_S: Final = 3.0
 """Seconds after which somebody who waits asks anew."""
 
 NONCE_BYTES: Final = 8
