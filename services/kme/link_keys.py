@@ -93,7 +93,7 @@ class LinkKeys:
         if exchange is None:
             raise ForgedMessageError("the message is of another link")
         if is_announce:
-            handle = partial(exchange.on_announce, codec.decode(body, Announce))
+            handle = partial(exchange.on_announce, codec.decode(body, Announce), now)
         else:
             handle = partial(exchange.on_held, codec.decode(body, BlocksHeld), now)
         if self._allowed[sender].take(now):

@@ -22,7 +22,6 @@ def carry(path, first, messages, batch=100):
                 assert journal.seen.check("link kme-2", EPOCH, number, tag) == "new"
                 journal.seen.finish("link kme-2", EPOCH, number, tag)
                 journal.numbers.next("link kme-3")
-                journal.numbers.next("pad kme-3", 128)
                 journal.outbox.put("kme.kme-1", "link.kme-1.kme-3", bytes(300))
         sent = journal.outbox.drain_committed()
         with journal.transaction():

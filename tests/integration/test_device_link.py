@@ -74,7 +74,7 @@ class Link:
     def _hear(self, here):
         message = self.wires[1 - here].popleft()
         if isinstance(message, Announce):
-            self.exchanges[here].on_announce(message)
+            self.exchanges[here].on_announce(message, time.time())
         else:
             self.exchanges[here].on_held(message, time.time())
 

@@ -300,7 +300,7 @@ class Search:
         if state.fetching is not None:
             return state
         newest = bytes(16) if "held again" in self.faults else state.store.newest
-        answer = receiver.answer_to(announce, LINK, newest, state.store.by_name)
+        answer = receiver.answer_to(announce, LINK, newest, b"\xff" * 16, state.store.by_name)
         return replace(state, fetching=announce) if answer == "fetch" else state
 
     def helds(self, state) -> Iterator[BlocksHeld]:

@@ -237,7 +237,7 @@ def test_what_fails_leaves_nothing_behind(journal):
         journal.seen.finish("s", EPOCH, 1, TAG)
 
     def act():
-        journal.numbers.next("s", 10)
+        journal.numbers.next("s")
         journal.seen.finish("s", EPOCH, 2, TAG)
         journal.outbox.put("x", "k", b"body")
         journal.outbox.publish_once("x", "k", b"body")
@@ -323,11 +323,9 @@ def test_a_number_is_given_once_also_after_reopening(journal, path):
     assert given == list(range(11))
 
 
-def test_a_step_reserves_a_range_and_streams_are_apart(journal):
+def test_streams_of_numbers_are_apart(journal):
     with journal.transaction():
-        assert [journal.numbers.next("pad kme-2", step) for step in (100, 1, 50, 7)] == [0, 100, 101, 151]
-        assert journal.numbers.next("pad kme-3", 10) == 0
-        assert journal.numbers.next("pad kme-2") == 158
+        assert [journal.numbers.next(stream) for stream in ("a", "b", "a", "b", "b")] == [0, 0, 1, 1, 2]
 
 
 def test_a_number_that_was_finished_is_a_redelivery_and_with_another_tag_a_forgery(journal):

@@ -52,9 +52,9 @@ class BlockExchange:
         self.sending = Announcing(link, suite, source, self._turns, ration=ration, random=random, tell=tell)
         self.receiving = Holding((peer, me), source, held, self._turns, batch=journal.batch, run=run)
 
-    def on_announce(self, announce: Announce) -> None:
+    def on_announce(self, announce: Announce, now: float) -> None:
         """Take an announcement. Raises MalformedMessageError."""
-        self.receiving.announced(announce)
+        self.receiving.announced(announce, now)
 
     def on_held(self, held: BlocksHeld, now: float) -> None:
         """Take what the peer says that it holds. Raises MalformedMessageError."""

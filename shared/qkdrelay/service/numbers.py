@@ -74,13 +74,13 @@ class OwnNumbers(Table):
             self._db.executemany(insert, given)
             self._given.clear()
 
-    def next(self, stream: str, step: int = 1) -> int:
-        """Return the next number of ``stream`` and move on by ``step``."""
+    def next(self, stream: str) -> int:
+        """Return the next number of ``stream`` and move on by one."""
         number = self._next.get(stream)
         if number is None:
             row = self.one("SELECT next FROM given WHERE stream = ?", stream)
             number = row[0] if row else 0
-        self._next[stream] = number + step
+        self._next[stream] = number + 1
         self._given.add(stream)
         return number
 

@@ -137,7 +137,7 @@ class End:
         """Take an announcement or what the peer holds."""
         if codec.is_of(body, Announce):
             announce = codec.decode(body, Announce)
-            self.do(lambda: self.exchange.on_announce(announce), **options)
+            self.do(lambda: self.exchange.on_announce(announce, self.pair.now), **options)
         else:
             held = codec.decode(body, BlocksHeld)
             self.do(lambda: self.exchange.on_held(held, self.pair.now), **options)

@@ -71,11 +71,12 @@ class HeldKey:
 
 
 def answer_to(
-    announce: Announce, link: Link, newest: BlockId, blocks: Mapping[BlockId, HeldKey]
+    announce: Announce, link: Link, newest: BlockId, latest: BlockId, blocks: Mapping[BlockId, HeldKey]
 ) -> Literal["tell", "ignore", "fetch"] | str:
     """Return what to do about an announcement: tell the sender what is held, or nothing, or fetch the block's key.
 
-    Or why it cannot be had. ``newest`` is the newest block that was ever held. Raises MalformedMessageError.
+    Or why it cannot be had. ``newest`` is the newest block that was ever held, ``latest`` the last that may be by the
+    clock. Raises MalformedMessageError.
     """
     facts = announce.facts
     if facts.link != link:
@@ -87,6 +88,9 @@ def answer_to(
     if facts.block <= newest:
         # Held before, and gone; or the sender's clock went back: it is told what is newest.
         return "tell"
+    if facts.block > latest:
+        # Whoever knew the link's secret for a while would keep its sender out for ever.
+        return "by its name it is of a time to come: are the clocks right?"
     named = set(facts.key_ids)
     if len(named) < len(facts.key_ids):
         return "it names a key twice"
