@@ -128,7 +128,8 @@ class LinkKeys:
             for message in exchange.tick(needed(peer), now):
                 body = codec.encode(message)
                 self._journal.outbox.publish_once(kme_exchange(self._me), link_queue(self._me, peer), body)
-            self._note_if_dry(peer)
+            if peer in self._dry or not exchange.sending.is_settled:
+                self._note_if_dry(peer)
 
     def _note_if_dry(self, peer: str) -> None:
         """Say when there is no key to be had any more, raise the alarm if that lasts, and say when there is again."""

@@ -51,6 +51,9 @@ class Needed:
     """Bytes, of the one that is next."""
 
 
+NOTHING: Final = Needed()
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
     """What to ask a source for, in bytes."""
@@ -81,10 +84,15 @@ class PadMean:
         self.value += (length - self.value) / _REMEMBERED
 
 
+def found_by_messages(there: Granted, pad_mean: float) -> float:
+    """Return the bytes of key that messages of this mean length find, slot and pad."""
+    messages = there.slots if pad_mean < 1 else min(there.slots, there.pad / pad_mean)
+    return messages * (SLOT_BYTES + pad_mean)
+
+
 def ask_for(there: Granted, needed: Needed, pad_mean: float, ahead: int) -> Ask | None:
     """Return what to ask for beside what is ``there``, if anything."""
-    messages = there.slots if pad_mean < 1 else min(there.slots, there.pad / pad_mean)
-    room = ahead - round(messages * (SLOT_BYTES + pad_mean))
+    room = ahead - round(found_by_messages(there, pad_mean))
     missing = SLOT_BYTES * max(0, needed.messages - there.slots) + max(0, needed.pad - there.pad)
     if missing:
         first = SLOT_BYTES * (not there.slots) + max(0, needed.first - there.pad)

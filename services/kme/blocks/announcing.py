@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from kme.blocks.ahead import OWN_BYTES, Granted, Needed, PadMean, ahead_bytes, ask_for, slots_of
+from kme.blocks.ahead import OWN_BYTES, Granted, Needed, PadMean, ahead_bytes, ask_for, found_by_messages, slots_of
 from kme.blocks.ration import Ration
 from kme.blocks.source import KeySource
 from kme.blocks.timer import Timer
@@ -30,6 +30,8 @@ _AGREE_S: Final = 2.0
 """Seconds that drawing a block may take, and agreeing on it, before anybody need know."""
 _LOOK_AGAIN_S: Final = 1.0
 """How often a source is looked at that has too little for a block."""
+_UNLOOKED: Final = 8
+"""One part in so many of what is granted may be taken before it is looked at whether there is enough: it takes time."""
 Tell = Callable[[str], None]
 """Takes why key was given up."""
 
@@ -66,11 +68,18 @@ class Announcing:
         self._announced_at = self._asked_at = 0.0
         self._mean = PadMean(suite)
         self._used, self._drawn = STILL, 0
-        """Bytes of key that messages take a second, and that they took since the last tick."""
+        """Bytes of key that messages take a second, and that they took since that was reckoned."""
+        self._slack = -1
+        """Bytes that messages may take before there can be anything to do; none, or less, if there is something."""
         self._peer_is_silent = False
         self.counts = Counts()
         self._has_begun = self._is_short = self._is_dry = False
         """Of these, the last two: whether there was too little key at the last tick, and the source gave none."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether there is nothing to do or to say, as far as no message waits for key."""
+        return self._drawn <= self._slack
 
     @property
     def is_announcing(self) -> bool:
@@ -118,7 +127,7 @@ class Announcing:
 
     def heard(self, held: BlocksHeld, now: float) -> None:
         """Take what the peer says that it holds."""
-        self._peer_is_silent = False
+        self._peer_is_silent, self._slack = False, -1
         before = self._sender
         after = before.heard(held, now)
         granted_before = {each.block.facts.block for each in before.blocks if each.is_granted}
@@ -140,6 +149,8 @@ class Announcing:
 
     def tick(self, needed: Needed, now: float) -> list[Announce]:
         """Return the announcement that is due, of a new block if there is less key than there should be."""
+        if self.is_settled and not needed.messages:
+            return []
         if self._drawn:
             self._used, self._drawn = self._used.plus(self._drawn, now), 0
         if not self._has_begun:
@@ -155,12 +166,18 @@ class Announcing:
             self._begin(needed, now)
         if self._source.draws_ahead and not self._sender.may_announce:
             self._ask(needed, now)
+        self._slack = self._slack_now()
         announce, timer = self._sender.announces, self._timer
         if announce is None or not timer.is_due(now):
             return []
         timer.begin(now, ANNOUNCE_AGAIN_S[min(self._times_announced, len(ANNOUNCE_AGAIN_S) - 1)])
         self._times_announced += 1
         return [announce]
+
+    def _slack_now(self) -> int:
+        if self.is_announcing or self._is_short or self._source.is_drawing():
+            return -1
+        return round(found_by_messages(self.granted(), self._mean.value) / _UNLOOKED)
 
     def _ask(self, needed: Needed, now: float) -> None:
         """Have key drawn, if there is too little, and it is this end's turn."""
@@ -227,7 +244,7 @@ class Announcing:
         return _LOOK_AGAIN_S if self._is_short and not self._peer_is_silent else math.inf
 
     def _give_up(self, after: Sender, why: str) -> None:
-        self._sender = after
+        self._sender, self._slack = after, -1
         self.counts.given_up += 1
         self.counts.why = why
         self._tell(why)
