@@ -7,6 +7,7 @@ have key for.
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 import statistics
 import subprocess
@@ -37,6 +38,7 @@ CASES = {
     "10 Mbit/s": {"rate_bps": 10**7},
     "10 Mbit/s, keeps_uncollected": {"rate_bps": 10**7, "keeps": True},
     "10 Mbit/s, keys of 1,024 bits": {"rate_bps": 10**7, "size_bits": 1_024},
+    "10 Mbit/s, both": {"rate_bps": 10**7, "size_bits": 1_024, "keeps": True},
 }
 
 
@@ -60,11 +62,12 @@ def _share(server: Any, *, rate_bps: int, keeps: bool = False, size_bits: int = 
         network = load_topology(file)
         files = DeviceFiles(folder / "tls", ENDS)
         settings = {"rate_bps": rate_bps, "store_bits": STORE_S * rate_bps, "size_bits": size_bits}
-        double = cleanup.enter_context(_double(files.folder, settings))
+        settings["secret"] = secrets.token_hex(16)
+        doubles = {me: cleanup.enter_context(_double(files.folder, settings)) for me in ENDS}
         host = cleanup.enter_context(server.vhost(network.kmes, network.links))
-        more = {me: {"QKDRELAY_LINKS": _links(double, files, me, rate_bps, keeps=keeps)} for me in ENDS}
+        more = {me: {"QKDRELAY_LINKS": _links(doubles[me], files, me, rate_bps, keeps=keeps)} for me in ENDS}
         running = cleanup.enter_context(stack.running(host, network, file, folder, more=more))
-        return _drawn_bps(running, double) / rate_bps
+        return _drawn_bps(running, doubles[ENDS[0]]) / rate_bps
 
 
 def _links(double: Double, files: Any, me: str, rate_bps: int, *, keeps: bool) -> str:
@@ -99,18 +102,18 @@ def _drawn_bps(running: stack.Stack, double: Double) -> float:
 
 
 class Double:
-    """The process of a pair of devices."""
+    """The process of one of a pair of devices."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
         self.port = int(self._line())
 
     def given_bits(self) -> int:
-        """Return the bits of key that were drawn by the source of the relays."""
+        """Return the bits of key that were drawn of it."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        return int(json.loads(self._line()).get(ENDS[1], 0))
+        return int(self._line())
 
     def _line(self) -> str:
         assert self._process.stdout is not None

@@ -14,7 +14,7 @@ from qkdrelay.network.key_cost import SLOT_BYTES, Suite
 
 AHEAD_S: Final = 10.0
 """Seconds of a link's rate that are granted ahead."""
-AHEAD_MIN, AHEAD_IDLE_MAX, AHEAD_MAX = 4 << 10, 256 << 10, 4 << 20
+AHEAD_MIN, AHEAD_IDLE_MAX, AHEAD_MAX = 4 << 10, 256 << 10, 16 << 20
 """Bytes of that, where the rate is low or not known; where it is high; and where so much is used."""
 OWN_BYTES: Final = 2 * SLOT_BYTES
 """Of each block, for announcing and holding it."""

@@ -14,7 +14,7 @@ from qkdrelay.link.blocks.receiver import BLOCKS_MAX, ENDED_S, HeldKey
 from qkdrelay.link.blocks.spans import Span
 from qkdrelay.messages import codec
 from qkdrelay.messages.blocks import BLOCK_ID_BYTES, HELD_MAX, BlockId, Facts, SlotName
-from qkdrelay.service.batch import BatchDict
+from qkdrelay.service.batch import BatchDict, Cell
 from qkdrelay.service.journal import Journal
 from qkdrelay.service.tables import Table
 
@@ -65,6 +65,7 @@ class HeldKeys(Table):
         """What is to be written; None where a block is used up."""
         self._opened: dict[tuple[str, BlockId, int], bytes] = store.batch.scratch({})
         self._computed: dict[str, Computed] = {}
+        self._has_wiped = Cell(store.batch, value=False)
         self._remembered: dict[str, int] = BatchDict(store.batch)
         """Messages of each peer since some were forgotten; at a start it is not known how many there are."""
 
@@ -137,7 +138,8 @@ class HeldKeys(Table):
         """
         name, floor = held.facts.block, held.facts.floor
         self._put(peer, held)
-        if len(self._blocks[peer]) > BLOCKS_MAX and (ended := receiver.ended(self._blocks[peer], floor)) is not None:
+        blocks = self._blocks[peer]
+        if len(blocks) > BLOCKS_MAX and (ended := receiver.oldest_ended(blocks, floor)) is not None:
             self._delete(peer, ended)
         self._newest[peer] = max(self.newest(peer), name)
         self.run("INSERT OR REPLACE INTO held_newest VALUES (?, ?)", peer, self._newest[peer])
@@ -149,9 +151,13 @@ class HeldKeys(Table):
         self._opened[peer, name.block, name.index] = tag
         for held in after.values():
             self._put(peer, held)
+            self._has_wiped.value = self._has_wiped.value or not held.is_computed
 
     def purge(self, now: float) -> bool:
-        """Delete blocks whose time is over; return whether there were any. Forget the oldest messages, too."""
+        """Delete blocks whose time is over, and forget the oldest messages.
+
+        Return whether key was deleted, or wiped since this was asked last: the write-ahead log may still hold it.
+        """
         for peer in [peer for peer, count in self._remembered.items() if count >= _FORGET_EVERY]:
             self._remembered[peer] = 0
             self.run(_FORGET, peer, OPENED_MAX)
@@ -159,6 +165,7 @@ class HeldKeys(Table):
         gone = self.run("DELETE FROM held_keys WHERE until < ? OR until > ?", now, now + 2 * ENDED_S).rowcount > 0
         if gone:
             self._blocks.clear()
+        gone, self._has_wiped.value = gone or self._has_wiped.value, False
         return gone
 
     def _put(self, peer: str, held: HeldKey) -> None:

@@ -13,8 +13,8 @@ BLOCK_ID_BYTES: Final = 16
 BLOCK_BYTES_MIN, BLOCK_BYTES_MAX = 96, 2 << 20
 """Of one block: three keys of 256 bits at least."""
 SLOTS_MAX: Final = BLOCK_BYTES_MAX // 32
-KEY_IDS_MAX: Final = 1_024
-"""Keys of a device in one block: one request, or eight where the device keeps what was not fetched."""
+KEY_IDS_MAX: Final = 2_048
+"""Keys of a device in one block: one request, or sixteen where the device keeps what was not fetched."""
 HELD_MAX: Final = 64
 """Blocks of one direction that a receiver lists."""
 PIECES_MAX: Final = 256

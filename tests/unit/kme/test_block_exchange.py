@@ -479,9 +479,9 @@ def test_key_is_being_drawn_until_somebody_has_it():
 
 def test_of_devices_that_keep_what_was_not_fetched_the_next_keys_are_drawn_while_the_last_are_announced():
     """But no more than one block of them is announced before it is held."""
-    needed = Needed(8, 40_000, 5_000)
-    for source, drawn in (("devices", 128), ("devices that keep", 128 + 1_024)):
-        pair = Pair(source, at_once=1_024)
+    needed = Needed(20, 100_000, 5_000)
+    for source, drawn in (("devices", 128), ("devices that keep", 128 + 2_048)):
+        pair = Pair(source, at_once=2_048)
         sender, target = pair.ends
         announced = [each for _ in range(4) for each in sender.tick(needed) if isinstance(each, Announce)]
         assert len(announced) == 1
@@ -491,7 +491,7 @@ def test_of_devices_that_keep_what_was_not_fetched_the_next_keys_are_drawn_while
         sender.take(codec.encode(held))
         (second,) = (each for each in sender.tick(needed) if isinstance(each, Announce))
         assert set(second.facts.key_ids).isdisjoint(announced[0].facts.key_ids)
-        assert len(second.facts.key_ids) == (1_024 if "keep" in source else 128)
+        assert len(second.facts.key_ids) == (2_048 if "keep" in source else 128)
 
 
 @pytest.mark.parametrize("what", ["silent", "refuses"])
@@ -573,6 +573,8 @@ def test_of_a_device_s_key_what_has_opened_a_message_is_wiped_in_the_store():
     target.open(sealed)
     assert any(bytes(20) in pad and bytes(32) in slots for slots, pad in target.rows())
     assert not any(sealed.key.slot in slots or sealed.key.pad in pad for slots, pad in target.rows())
+    # It is said, once, so that the log is wiped, too.
+    assert [target.do(lambda: target.held.purge(pair.now)) for _ in range(2)] == [True, False]
 
 
 def test_what_can_be_computed_is_not_stored():

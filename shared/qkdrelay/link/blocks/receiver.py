@@ -96,12 +96,12 @@ def answer_to(
         return "it names a key twice"
     if any(not named.isdisjoint(each.facts.key_ids) for each in blocks.values()):
         return "one of its keys is another block's"
-    if len(blocks) >= BLOCKS_MAX and ended(blocks, facts.floor) is None:
+    if len(blocks) >= BLOCKS_MAX and oldest_ended(blocks, facts.floor) is None:
         return f"{BLOCKS_MAX} blocks are kept, and no more can be"
     return "fetch"
 
 
-def ended(blocks: Mapping[BlockId, HeldKey], floor: BlockId) -> BlockId | None:
+def oldest_ended(blocks: Mapping[BlockId, HeldKey], floor: BlockId) -> BlockId | None:
     """Return the oldest block if it is below this floor: where there are too many it makes room for a newer one."""
     oldest = min(blocks, default=floor)
     return oldest if oldest < floor else None
