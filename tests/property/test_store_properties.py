@@ -110,6 +110,7 @@ def do_something(random, store, model):
             held = model.held_of(peer)
             assert store.held_keys.of(peer) == held
             assert store.held_keys.latest(peer) == [held[block] for block in sorted(held)]
+            assert store.held_keys.key_ids(peer) == {key_id for each in held.values() for key_id in each.facts.key_ids}
             assert store.held_keys.newest(peer) == model.newest.get(peer, bytes(16))
             for (of, block, index), tag in model.opened.items():
                 assert store.held_keys.opened(of, SlotName(block, index)) == tag

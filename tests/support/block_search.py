@@ -300,7 +300,8 @@ class Search:
         if state.fetching is not None:
             return state
         newest = bytes(16) if "held again" in self.faults else state.store.newest
-        answer = receiver.answer_to(announce, LINK, newest, b"\xff" * 16, state.store.by_name)
+        key_ids = {key_id for each in state.store.blocks for key_id in each.facts.key_ids}
+        answer = receiver.answer_to(announce, LINK, newest, b"\xff" * 16, state.store.by_name, key_ids=key_ids)
         return replace(state, fetching=announce) if answer == "fetch" else state
 
     def helds(self, state) -> Iterator[BlocksHeld]:

@@ -50,8 +50,9 @@ class Holding:
 
     def announced(self, announce: Announce, now: float) -> None:
         """Take an announcement. Raises MalformedMessageError."""
-        blocks, latest = self._held.of(self._peer), epoch_after(b"", now + _AHEAD_MAX_S, bytes)
-        answer = receiver.answer_to(announce, self._link, self._held.newest(self._peer), latest, blocks)
+        held, peer, latest = self._held, self._peer, epoch_after(b"", now + _AHEAD_MAX_S, bytes)
+        key_ids = held.key_ids(peer)
+        answer = receiver.answer_to(announce, self._link, held.newest(peer), latest, held.of(peer), key_ids=key_ids)
         if answer == "fetch":
             is_free = self._fetching is None and self._wrong.is_due(now)
             if is_free and self._source.fetch(announce.facts):

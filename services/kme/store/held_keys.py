@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import replace
 from typing import Final
 
@@ -60,6 +60,8 @@ class HeldKeys(Table):
         """``store`` has the tables of `SCHEMA`."""
         super().__init__(store)
         self._blocks: dict[str, dict[BlockId, HeldKey]] = store.batch.cache({})
+        self._key_ids: dict[str, set[str]] = store.batch.cache({})
+        """Of the keys of those blocks: whoever has the broker may ask often whether one is among them."""
         self._newest: dict[str, BlockId] = store.batch.cache({})
         self._changed: dict[tuple[str, BlockId], HeldKey | None] = store.batch.scratch({})
         """What is to be written; None where a block is used up."""
@@ -97,7 +99,13 @@ class HeldKeys(Table):
             stored = (self._store.parsed(_parsed, row) for row in rows)
             held = (self._whole(peer, each) for each in stored)
             blocks = self._blocks[peer] = {each.facts.block: each for each in held if each is not None}
+            self._key_ids[peer] = {key_id for each in blocks.values() for key_id in each.facts.key_ids}
         return blocks
+
+    def key_ids(self, peer: str) -> Set[str]:
+        """Return the ids of the keys of all blocks of a peer that are held."""
+        self.of(peer)
+        return self._key_ids[peer]
 
     def _whole(self, peer: str, held: HeldKey) -> HeldKey | None:
         """Return a block with its key; None if it was computed, and cannot be any more."""
@@ -138,6 +146,7 @@ class HeldKeys(Table):
         """
         name, floor = held.facts.block, held.facts.floor
         self._put(peer, held)
+        self._key_ids[peer].update(held.facts.key_ids)
         blocks = self._blocks[peer]
         if len(blocks) > BLOCKS_MAX and (ended := receiver.oldest_ended(blocks, floor)) is not None:
             self._delete(peer, ended)
@@ -177,7 +186,8 @@ class HeldKeys(Table):
             self._blocks[peer][name] = self._changed[peer, name] = held
 
     def _delete(self, peer: str, name: BlockId) -> None:
-        self._blocks[peer].pop(name, None)
+        if (held := self._blocks[peer].pop(name, None)) is not None:
+            self._key_ids[peer].difference_update(held.facts.key_ids)
         self._changed[peer, name] = None
 
 

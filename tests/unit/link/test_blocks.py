@@ -43,6 +43,12 @@ def held_by(sender):
     return {each.block.facts.block: receiver.HeldKey.of(each.block) for each in sender.blocks}
 
 
+def answer_to(announce, link, newest, latest, blocks):
+    """As of the receiver, which knows the ids of all its keys."""
+    key_ids = {key_id for each in blocks.values() for key_id in each.facts.key_ids}
+    return receiver.answer_to(announce, link, newest, latest, blocks, key_ids=key_ids)
+
+
 def free(held):
     """The slots that have opened nothing."""
     return [slot for slot in range(held.facts.slots) if not overlaps(held.used_slots, slot, slot + 1)]
@@ -245,29 +251,29 @@ def test_what_is_announced_is_fetched_once_and_what_is_held_is_told():
     sender = announced(key_ids=("a", "b"))
     true = sender.announces
     name, blocks = true.facts.block, held_by(sender)
-    assert receiver.answer_to(true, LINK, NONE, LATEST, {}) == "fetch"
-    assert receiver.answer_to(true, LINK, name, LATEST, blocks) == "tell"
-    assert receiver.answer_to(true, LINK, name, LATEST, {}) == "tell"  # held before, and gone
+    assert answer_to(true, LINK, NONE, LATEST, {}) == "fetch"
+    assert answer_to(true, LINK, name, LATEST, blocks) == "tell"
+    assert answer_to(true, LINK, name, LATEST, {}) == "tell"  # held before, and gone
     other = replace_facts(true, slots=1)
-    assert receiver.answer_to(other, LINK, name, LATEST, blocks) == "ignore"
+    assert answer_to(other, LINK, name, LATEST, blocks) == "ignore"
     again = announced(seed=2, key_ids=("b", "c"), now=NOW + 1).announces
-    assert receiver.answer_to(again, LINK, name, LATEST, blocks) == "one of its keys is another block's"
+    assert answer_to(again, LINK, name, LATEST, blocks) == "one of its keys is another block's"
     full = {number.to_bytes(16): blocks[name] for number in range(1, receiver.BLOCKS_MAX + 1)}
-    assert receiver.answer_to(announced(seed=2).announces, LINK, NONE, LATEST, full) == "fetch"
+    assert answer_to(announced(seed=2).announces, LINK, NONE, LATEST, full) == "fetch"
     held_up = replace_facts(announced(seed=2).announces, floor=(1).to_bytes(16))
-    assert receiver.answer_to(held_up, LINK, NONE, LATEST, full) == "1024 blocks are kept, and no more can be"
+    assert answer_to(held_up, LINK, NONE, LATEST, full) == "1024 blocks are kept, and no more can be"
     earlier = (int.from_bytes(announced(seed=2).announces.facts.block) - 1).to_bytes(16)
-    assert "of a time to come" in receiver.answer_to(announced(seed=2).announces, LINK, NONE, earlier, {})
+    assert "of a time to come" in answer_to(announced(seed=2).announces, LINK, NONE, earlier, {})
     twice = announced(seed=2, key_ids=("c", "c")).announces
-    assert receiver.answer_to(twice, LINK, NONE, LATEST, {}) == "it names a key twice"
+    assert answer_to(twice, LINK, NONE, LATEST, {}) == "it names a key twice"
 
 
 def test_an_announcement_for_another_link_or_of_no_possible_block_is_malformed():
     true = announced().announces
     with pytest.raises(MalformedMessageError, match="another link"):
-        receiver.answer_to(true, ("kme-2", "kme-1"), NONE, LATEST, {})
+        answer_to(true, ("kme-2", "kme-1"), NONE, LATEST, {})
     with pytest.raises(MalformedMessageError, match="no room for 512 slots"):
-        receiver.answer_to(replace_facts(true, slots=512), LINK, NONE, LATEST, {})
+        answer_to(replace_facts(true, slots=512), LINK, NONE, LATEST, {})
 
 
 @pytest.mark.parametrize("key_ids", [(), ("a",)], ids=["computed", "of a device"])

@@ -7,7 +7,7 @@ cache of it still gives: so what has opened a message is gone for good.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -71,12 +71,18 @@ class HeldKey:
 
 
 def answer_to(
-    announce: Announce, link: Link, newest: BlockId, latest: BlockId, blocks: Mapping[BlockId, HeldKey]
+    announce: Announce,
+    link: Link,
+    newest: BlockId,
+    latest: BlockId,
+    blocks: Mapping[BlockId, HeldKey],
+    *,
+    key_ids: Set[str],
 ) -> Literal["tell", "ignore", "fetch"] | str:
     """Return what to do about an announcement: tell the sender what is held, or nothing, or fetch the block's key.
 
     Or why it cannot be had. ``newest`` is the newest block that was ever held, ``latest`` the last that may be by the
-    clock. Raises MalformedMessageError.
+    clock; ``key_ids`` are of all ``blocks``. Raises MalformedMessageError.
     """
     facts = announce.facts
     if facts.link != link:
@@ -94,7 +100,7 @@ def answer_to(
     named = set(facts.key_ids)
     if len(named) < len(facts.key_ids):
         return "it names a key twice"
-    if any(not named.isdisjoint(each.facts.key_ids) for each in blocks.values()):
+    if not named.isdisjoint(key_ids):
         return "one of its keys is another block's"
     if len(blocks) >= BLOCKS_MAX and oldest_ended(blocks, facts.floor) is None:
         return f"{BLOCKS_MAX} blocks are kept, and no more can be"
