@@ -191,16 +191,19 @@ class Network(EmbeddedNetwork):
         source, sending = self.source(sender, receiver), self.sending(sender, receiver)
         source._rate, source._buffer, source._clock = rate_bps / 8, buffer_bytes, clock
         source._level, source._at = float(buffer_bytes), clock()
-        sending._sender = sending._sender.reconnected()
+        self._drop_granted(sending)
         self.settle()
 
     def drain(self, sender, receiver, part=1.0):
         """Take key away from one direction of a link: so much of what is left, and of what is granted all."""
         source, sending = self.source(sender, receiver), self.sending(sender, receiver)
         source._level = (1.0 - part) * source.available()
-        sending._sender = sending._sender.reconnected()
+        self._drop_granted(sending)
         self.service(sender)._hello.expire()
         self.settle()
+
+    def _drop_granted(self, sending):
+        sending._sender, sending._slack = sending._sender.reconnected(), -1
 
     def refill(self, sender, receiver):
         """Let one direction of a link have all the key that it can keep."""
