@@ -1,7 +1,7 @@
 """Part "devices": how much of the rate of a link's devices messages get, over a double that gives it at that rate.
 
-Two neighbours, as processes, with RabbitMQ in a container, ask for relays of 256 keys both ways, more than the devices
-have key for.
+Relays of 256 keys from one neighbour to the other, as processes, with RabbitMQ in a container, ask for more than the
+devices have key for.
 """
 
 from __future__ import annotations

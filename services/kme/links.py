@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-from kme.blocks.ahead import NOTHING, OWN_BYTES, Needed
+from kme.blocks.ahead import NOTHING_WAITS, OWN_BYTES, Needed
 from kme.effects import Effect, LogEvent, SayHello, SendReport, SendShare
 from kme.fairness import FairQueue, WaitingQuota, origin_of
 from kme.hello_timer import HelloTimer
@@ -204,7 +204,7 @@ class Links:
 
     def _needed(self, peer: str) -> Needed:
         if not self._any_waits.value:
-            return NOTHING
+            return NOTHING_WAITS
         messages, size = self._read_quota().of(peer)
         pad = pad_needed(self._links[peer].suite, size)
         return Needed(messages, pad, min(pad, self._first.get(peer, pad)))

@@ -31,7 +31,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Limits and pauses a tenth to a fiftieth as long."""
+    """Limits and pauses a fifth to a fiftieth as long."""
     monkeypatch.setattr(client, "WITHIN_S", 2.0)
     monkeypatch.setattr(line, "PAUSE_S", 0.02)
     monkeypatch.setattr(line, "PAUSE_MAX_S", 0.1)

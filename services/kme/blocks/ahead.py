@@ -51,7 +51,7 @@ class Needed:
     """Bytes, of the one that is next."""
 
 
-NOTHING: Final = Needed()
+NOTHING_WAITS: Final = Needed()
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,12 @@ _KEY_CONTAINER: Final = msgspec.json.Decoder(_KeyContainer)
 
 def status_of(body: bytes) -> DeviceStatus:
     """Read the answer to a question for the status. Raises DeviceError."""
-    found = _object(body)
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        raise DeviceError("the answer is no JSON") from None
+    if not isinstance(found, dict):
+        raise DeviceError("the answer is no JSON object")
     return DeviceStatus(
         stored_keys=_figure(found, "stored_key_count"),
         key_bits=_figure(found, "key_size"),
@@ -104,16 +109,6 @@ def words_of(body: bytes) -> str:
         return "" if text.startswith("<") else escaped(text[:_WORDS_MAX])
     message = found.get("message") if isinstance(found, dict) else found
     return escaped(message[:_WORDS_MAX]) if isinstance(message, str) else ""
-
-
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
-        raise DeviceError("the answer is no JSON") from None
-    if not isinstance(found, dict):
-        raise DeviceError("the answer is no JSON object")
-    return found
 
 
 def _figure(found: dict[str, Any], name: str) -> int | None:

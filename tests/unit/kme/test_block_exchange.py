@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kme.blocks.ahead import AHEAD_MIN, AHEAD_S, Granted, Needed
+from kme.blocks.ahead import AHEAD_MIN, AHEAD_S, NOTHING_WAITS, Granted, Needed
 from kme.blocks.announcing import ANNOUNCE_AGAIN_S
 from kme.blocks.computed import ComputedSource
 from kme.blocks.exchange import BlockExchange
@@ -32,7 +32,6 @@ from qkdrelay.service.journal import Journal
 
 NOW = 1_790_000_000.0
 SECRET = bytes(range(32))
-NOTHING_WAITS = Needed()
 
 
 class Devices:

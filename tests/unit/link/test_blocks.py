@@ -235,7 +235,7 @@ def test_of_blocks_that_have_slots_alone_so_many_are_kept_and_no_more():
         sender = announced(sender, slots=2, pad=1, seed=number)
         sender = sender.heard(says(*held_by(sender).values()), NOW)
     names = [each.block.facts.block for each in sender.blocks]
-    # The pad of all of them but one, with a slot of the first two and a half.
+    # The pad of all of them but two, and one slot.
     sender, _ = sender.draw(SURPLUS_MAX)
     assert [each.block.facts.block for each in sender.blocks] == names
     sender, _ = sender.draw(1)
