@@ -6,11 +6,12 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from typing import Any
 
 from attack.coalition import Coalition
-from attack.sealed import Compromised, send_late
+from attack.sealed import Compromised, readable, send_late
 from kme.blocks.computed import ComputedSource
 from kme.bootstrap import assemble
 from kme.link_keys import Link
@@ -28,14 +29,16 @@ def in_the_place_of(stack: Any, kme: str, coalition: Coalition) -> Iterator[None
     container.stop(timeout=15)
     settings = dict(entry.split("=", 1) for entry in container.attrs["Config"]["Env"])
     stop = threading.Event()
-    worker = threading.Thread(target=_work, args=(stack, kme, settings, coalition, stop))
-    worker.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        worker.join(30)
-        container.start()
+    with ThreadPoolExecutor(1) as pool:
+        work = pool.submit(_work, stack, kme, settings, coalition, stop)
+        try:
+            yield
+        finally:
+            stop.set()
+            try:
+                work.result(30)
+            finally:
+                container.start()
 
 
 def _work(stack: Any, kme: str, settings: dict[str, str], coalition: Coalition, stop: threading.Event) -> None:
@@ -47,13 +50,14 @@ def _work(stack: Any, kme: str, settings: dict[str, str], coalition: Coalition, 
     queues = kme_queues(kme, stack.topology.links)
     password, addresses = stack.passwords[kme], stack.server.addresses
     way = RabbitMqSettings(addresses=addresses, user=kme, password=password, vhost=stack.vhost, queues=queues)
+    store.waiting.add = readable(store.waiting.add)
     loop = assemble(NodeSettings(kme, frozenset(links)), store, links, control_key, RabbitMqBroker(way))
     loop.service.forwarding = Compromised(coalition, kme)
-    while not stop.is_set():
-        if not loop.step(0.2):
-            for _, shares in coalition.later():
-                send_late(loop, kme, coalition, shares)
-    loop.close()
+    with closing(loop):
+        while not stop.is_set():
+            if not loop.step(0.2):
+                for _, shares in coalition.later():
+                    send_late(loop, kme, coalition, shares)
 
 
 def _source(secret: str, kme: str, peer: str) -> ComputedSource:

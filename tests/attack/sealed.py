@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from random import Random
@@ -45,6 +45,17 @@ def sendable(coalition: Coalition, member: str, shares: list[SendShare]) -> list
     return [share for share in shares if share.route and share.route[-1] in coalition.neighbours[member]]
 
 
+def readable(add: Callable[[SendShare, str], None]) -> Callable[[SendShare, str], None]:
+    """A member keeps nothing waiting that its own store would take for damage: a plan that is none."""
+
+    def added(share: SendShare, origin: str) -> None:
+        with suppress(InvalidPlanError):
+            decode_plan(encode_plan(share.plan))
+            add(share, origin)
+
+    return added
+
+
 def send_late(loop: Loop, member: str, coalition: Coalition, shares: list[SendShare]) -> None:
     """Have a member send what it kept back."""
     service: KmeService = loop.service
@@ -73,22 +84,12 @@ class Sealed:
                 service.carry_out = self.noting(name, service.carry_out)
             else:
                 waiting = self.network.stores[name].waiting
-                waiting.add = self.readable(waiting.add)
+                waiting.add = readable(waiting.add)
         for a, b in map(sorted, case.cut):
             self.network.cut(a, b)
 
     def services(self) -> Iterator[tuple[str, object]]:
         return ((kme, self.network.service(kme)) for kme in self.case.kmes)
-
-    def readable(self, add):
-        """A member keeps nothing waiting that its own store would take for damage: a plan that is none."""
-
-        def added(share: SendShare, origin: str) -> None:
-            with suppress(InvalidPlanError):
-                decode_plan(encode_plan(share.plan))
-                add(share, origin)
-
-        return added
 
     def noting(self, kme, carry_out):
         """Supply is in no relay any more once it is released: its bytes are seen as they are handed on."""
