@@ -9,7 +9,7 @@ from qkdrelay.broker.port import Delivery
 
 
 class Intake:
-    """Deliveries not taken yet, by queue; within a queue in its order. Not for several threads."""
+    """Deliveries not taken yet, by their queue's place; within a queue in its order. Not for several threads."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, deque[Delivery]] = {}
@@ -18,7 +18,7 @@ class Intake:
     def add(self, deliveries: Iterable[Delivery]) -> None:
         """Put deliveries behind those of their queues."""
         for delivery in deliveries:
-            self._waiting.setdefault(delivery.queue, deque()).append(delivery)
+            self._waiting.setdefault(delivery.place, deque()).append(delivery)
 
     def has_any(self, resting: Collection[str]) -> bool:
         """Whether a queue that is not ``resting`` has something to take."""
@@ -35,9 +35,9 @@ class Intake:
                     self._waiting[queue] = deliveries
         return taken
 
-    def drop(self, queue: str) -> None:
+    def drop(self, place: str) -> None:
         """Drop what has come of one queue."""
-        self._waiting.pop(queue, None)
+        self._waiting.pop(place, None)
 
     def clear(self) -> None:
         """Drop all."""

@@ -30,6 +30,18 @@ class Delivery:
     redelivered: bool
     token: tuple[int, int]
     """The adapter's own: (generation, number within queue and generation). Stale ones are ignored by `acknowledge`."""
+    site: str = ""
+    """The site whose broker it was read at; empty for the service's own. Of its KMEs alone that broker may speak."""
+
+    @property
+    def place(self) -> str:
+        """Name the queue so that no other is meant: queues of several brokers may have one name."""
+        return place(self.queue, self.site)
+
+
+def place(queue: str, site: str) -> str:
+    """Name a queue at the broker of a site; of one at the service's own site (empty) it is the queue's name."""
+    return f"{queue} at {site}" if site else queue
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +68,13 @@ class Received:
     confirmed: list[int]
     """Ids of publications the broker has taken over and routed to at least one queue."""
     connected: bool
-    """Whether both directions work at this moment, for one queue at least."""
+    """Whether both directions work at this moment with the service's own broker, for one queue at least."""
     generation: int
     """Grows by one with each new connection to consume from, and each queue that can be consumed again; 0 before."""
     publishing: int
     """Grows by one with each new connection to publish on."""
     refused: Mapping[str, str] = field(default_factory=dict)
-    """By name, the queues and exchanges that cannot be used at this moment, and why."""
+    """By name, the queues and exchanges of the service's own broker that cannot be used at this moment, and why."""
     unrouted: Mapping[str, str] = field(default_factory=dict)
     """Routing keys to which nothing is bound, with their exchanges, as the last attempt to publish showed."""
     blocked: str = ""
@@ -71,6 +83,8 @@ class Received:
     """The broker's, as it says itself."""
     nodes: int = 1
     """Addresses of the broker this user was given: of a cluster, the nodes that each queue should be on."""
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
+    """What cannot be read at other sites at this moment, and why: queues by their place, or ``site`` and its name."""
 
     @property
     def hindrance(self) -> str:
@@ -84,7 +98,8 @@ class Received:
     @property
     def remark(self) -> str:
         """A line on what does not get where it is to go while all else works; empty for nothing."""
-        return _listed([f"nothing is bound to {key} at exchange {where}" for key, where in self.unrouted.items()])
+        unrouted = [f"nothing is bound to {key} at exchange {where}" for key, where in self.unrouted.items()]
+        return _listed(unrouted + [f"{what} cannot be read: {why}" for what, why in self.elsewhere.items()])
 
 
 _LISTED_MAX = 5
@@ -96,11 +111,12 @@ def _listed(texts: Sequence[str]) -> str:
 
 
 class Broker(Protocol):
-    """A connection to a broker that keeps itself alive.
+    """A connection to a broker that keeps itself alive; a service may read at the brokers of other sites, too.
 
-    It reconnects for ever, with jittered and capped back-off, and logs why. A queue or an exchange that is missing or
-    refused is named (`Received.refused`) and asked for again; the others go on. All methods but `wake` are
-    called from one thread (the service's); network input and output happen elsewhere.
+    It publishes at its own site's only. It reconnects for ever, to each by itself, with jittered and capped back-off,
+    and logs why. A queue or an exchange that is missing or refused is named (`Received.refused`) and asked for again;
+    the others go on. All methods but `wake` are called from one thread (the service's); network input and output
+    happen elsewhere.
     """
 
     def start(self) -> None:
@@ -114,7 +130,8 @@ class Broker(Protocol):
     def receive(self, limit: int, timeout_s: float, resting: Collection[str] = ()) -> Received:
         """Return up to ``limit`` deliveries and all new confirms; wait up to ``timeout_s`` for the first.
 
-        The queues take turns, those that are ``resting`` left out: what they have brought stays where it is.
+        The queues take turns, those that are ``resting`` (by their place) left out: what they have brought stays
+        where it is.
         ``limit=0`` waits for confirms only. Raises `BrokerUnreachableError` only if the adapter itself has
         failed for good, which is a defect; a broker that is away is waited for.
         """

@@ -182,7 +182,7 @@ class Loop:
             log.exception("service.message_failed", queue=delivery.queue)
             with self.journal.transaction():
                 self.service.give_up(delivery, error, now)
-            self._resting.note(delivery.queue, accepted=False)
+            self._resting.note(delivery.place, accepted=False)
             self._publish()
 
     def _transact(
@@ -208,7 +208,7 @@ class Loop:
             self._more = self.service.tick(now, connected=self._connected, reconnected=reconnected)
         self._store_failed = False
         for delivery, accepted in zip(deliveries, vouched_for, strict=False):
-            self._resting.note(delivery.queue, accepted=accepted)
+            self._resting.note(delivery.place, accepted=accepted)
         self._publish()
         while posts:
             posts.pop(0).tell()

@@ -21,8 +21,9 @@ class MemoryHub:
     definitions hold; the methods after those are for the connections, which hold ``lock`` when they call them.
     """
 
-    def __init__(self, definitions: Mapping[str, Any]) -> None:
-        self.lock = threading.RLock()
+    def __init__(self, definitions: Mapping[str, Any], lock: threading.RLock | None = None) -> None:
+        """``lock`` is that of the hubs of other sites, at which the same services read."""
+        self.lock = lock or threading.RLock()
         self._numbers = count()
         self._kinds = {exchange["name"]: exchange["type"] for exchange in definitions["exchanges"]}
         self._bindings: dict[str, list[tuple[str, str, str]]] = {name: [] for name in self._kinds}

@@ -100,8 +100,8 @@ class Apart:
             self._asking = False
             guilty = self._doubtful[0]
             self._doubtful.rotate(-1)
-            self._inbox.refuse(guilty.queue, describe(reason))
-            _log.warning("broker.refused", user=self._settings.user, name=guilty.queue, reason=describe(reason))
+            self._inbox.refuse(guilty.queue, describe(reason), site=self._settings.site)
+            _log.warning("broker.refused", **self._settings.named, name=guilty.queue, reason=describe(reason))
         answered, self._answered = self._answered, []
         if not self._doubtful and self._live is not None:
             self._live.stop()

@@ -1,4 +1,4 @@
-"""The broker port on RabbitMQ: one I/O thread, one connection to consume and one to publish."""
+"""The broker port on RabbitMQ: one I/O thread, one connection to publish, and one to consume at each broker."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 from pika.adapters.select_connection import IOLoop
 
@@ -23,17 +24,21 @@ _FORCED_CLOSE_S = 1.0
 class RabbitMqBroker:
     """Implements `qkdrelay.broker.port.Broker`.
 
-    Two connections, because a broker short of memory stops reading from one that publishes, acknowledgements
-    included; a third one when a queue costs the first (`Apart`). The service's thread and the I/O thread meet in the
-    inbox, and in callbacks put on the I/O loop.
+    Two connections to the service's own broker, because one short of memory stops reading from what publishes,
+    acknowledgements included; one more when a queue costs the first (`Apart`); one to each other site's. The
+    service's thread and the I/O thread meet in the inbox, and in callbacks put on the I/O loop.
     """
 
-    def __init__(self, settings: RabbitMqSettings) -> None:
+    def __init__(self, settings: RabbitMqSettings, others: Sequence[RabbitMqSettings] = ()) -> None:
+        """``others`` are the ways to the brokers of other sites, to consume there."""
         self._loop = IOLoop()
         self._inbox = Inbox(len(settings.hosts))
-        self._consumer_stopped = threading.Event()
+        self._consumers_stopped = threading.Event()
         self._publisher_stopped = threading.Event()
-        self._consumer = Consumer(settings, self._loop, self._inbox, self._consumer_stopped.set)
+        self._consumers = {
+            way.site: Consumer(way, self._loop, self._inbox, self._consumer_stopped) for way in (settings, *others)
+        }
+        self._consuming = len(self._consumers)
         self._publisher = Publisher(settings, self._loop, self._inbox, self._publisher_stopped.set)
         self._started = self._closed = False
         name = f"broker {settings.user}"
@@ -43,7 +48,8 @@ class RabbitMqBroker:
         """See `Broker.start`."""
         if not self._started:
             self._started = True
-            self._call(self._consumer.start)
+            for consumer in self._consumers.values():
+                self._call(consumer.start)
             self._call(self._publisher.start)
             self._thread.start()
 
@@ -57,12 +63,12 @@ class RabbitMqBroker:
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:
         """See `Broker.acknowledge`."""
-        parts: dict[tuple[str, int], set[int]] = defaultdict(set)
+        sites: dict[str, dict[tuple[str, int], set[int]]] = defaultdict(lambda: defaultdict(set))
         for delivery in deliveries:
             generation, part = delivery.token
-            parts[delivery.queue, generation].add(part)
-        if parts:
-            self._call(lambda: self._consumer.acknowledge(parts))
+            sites[delivery.site][delivery.queue, generation].add(part)
+        for site, parts in sites.items():
+            self._call(partial(self._consumers[site].acknowledge, parts))
 
     def publish(self, publications: Sequence[Publication]) -> None:
         """See `Broker.publish`."""
@@ -81,9 +87,10 @@ class RabbitMqBroker:
         deadline = time.monotonic() + timeout_s
         # Acknowledgements were put on the loop before this, and the channel's close-ok comes after them:
         # who only schedules them and leaves loses them.
-        self._call(self._consumer.stop)
+        for consumer in self._consumers.values():
+            self._call(consumer.stop)
         self._call(self._publisher.finish)
-        self._consumer_stopped.wait(max(0.0, deadline - time.monotonic()))
+        self._consumers_stopped.wait(max(0.0, deadline - time.monotonic()))
         if not self._publisher_stopped.wait(max(0.0, deadline - time.monotonic())):
             self._call(self._publisher.stop)
             self._publisher_stopped.wait(_FORCED_CLOSE_S)
@@ -92,6 +99,11 @@ class RabbitMqBroker:
         if not self._thread.is_alive():
             self._loop.close()
         self._inbox.forget_deliveries()
+
+    def _consumer_stopped(self) -> None:
+        self._consuming -= 1
+        if not self._consuming:
+            self._consumers_stopped.set()
 
     def _call(self, callback: Callable[[], None]) -> None:
         """Run ``callback`` on the I/O thread: pika has no other way in from outside."""
@@ -102,5 +114,5 @@ class RabbitMqBroker:
             self._loop.start()
         except BaseException as error:  # whatever it is, the service has to hear of it
             self._inbox.fail(error)
-            self._consumer_stopped.set()
+            self._consumers_stopped.set()
             self._publisher_stopped.set()

@@ -61,8 +61,8 @@ class LiveChannel:
         """Note that the broker lets it be used."""
         self._drop_timer()
         self.failures = 0
-        if self._inbox.refuse(self._name, None):
-            _log.info("broker.restored", user=self._settings.user, name=self._name)
+        if self._inbox.refuse(self._name, None, site=self._settings.site):
+            _log.info("broker.restored", **self._settings.named, name=self._name)
 
     def drop(self, channel: Channel, reason: str) -> None:
         """Close ``channel`` because of ``reason``, and open another after a while."""
@@ -100,8 +100,8 @@ class LiveChannel:
         self._timer = self._loop.call_later(wait_s, self._open)
 
     def _refused(self, why: str, **details: object) -> None:
-        self._inbox.refuse(self._name, why)
-        _log.warning("broker.refused", user=self._settings.user, name=self._name, reason=why, **details)
+        self._inbox.refuse(self._name, why, site=self._settings.site)
+        _log.warning("broker.refused", **self._settings.named, name=self._name, reason=why, **details)
 
     def _drop_timer(self) -> None:
         if self._timer is not None:

@@ -11,6 +11,7 @@ import structlog
 from pika.adapters.select_connection import IOLoop, SelectConnection
 
 from qkdrelay.broker.rabbitmq.backoff import backoff_s
+from qkdrelay.broker.rabbitmq.bounded import BoundedConnection
 from qkdrelay.broker.rabbitmq.connection_errors import describe, explain
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
 from qkdrelay.broker.rabbitmq.sockets import Sockets
@@ -23,7 +24,8 @@ class LiveConnection:
     """Keeps one connection open; everything happens on the I/O loop's thread.
 
     ``on_open`` gets each new connection, and returns what else to log of it; ``on_lost`` is told why one it was given
-    is gone, after that connection's channels were; ``on_stopped`` when the connection has closed after `stop`.
+    is gone, after that connection's channels were; ``on_failed``, in words, why there is none now; ``on_stopped`` when
+    the connection has closed after `stop`.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class LiveConnection:
         on_open: Callable[[SelectConnection], dict[str, object]],
         on_lost: Callable[[object], None],
         on_stopped: Callable[[], None],
+        on_failed: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._role = role
         self._settings = settings
@@ -42,6 +45,7 @@ class LiveConnection:
         self._on_open = on_open
         self._on_lost = on_lost
         self._on_stopped = on_stopped
+        self._on_failed = on_failed
         self._connection: SelectConnection | None = None
         self._address = settings.hosts[0]
         self._timer: Any = None
@@ -63,7 +67,7 @@ class LiveConnection:
         except SettingsError as error:  # the certificates are read anew each time: they may have been renewed
             self._ended(None, error)
             return
-        self._connection = SelectConnection(
+        self._connection = BoundedConnection(
             parameters,
             on_open_callback=self._opened,
             on_open_error_callback=self._ended,
@@ -107,7 +111,7 @@ class LiveConnection:
             return
         self._open_since = time.monotonic()
         details = self._on_open(connection)
-        _log.info("broker.connected", role=self._role, user=self._settings.user, address=self._where, **details)
+        _log.info("broker.connected", role=self._role, **self._settings.named, address=self._where, **details)
 
     def _ended(self, _connection: SelectConnection | None, error: BaseException) -> None:
         """Plan the next attempt after a connection was lost or could not be made."""
@@ -129,6 +133,7 @@ class LiveConnection:
             event, why = "broker.unreachable", {"reason": str(failure), "hint": failure.hint}
         else:
             event, why = "broker.lost", {"reason": describe(reason)}
-        names = {"role": self._role, "user": self._settings.user, "address": self._where}
+        names = {"role": self._role, **self._settings.named, "address": self._where}
+        self._on_failed(why["reason"] or "")
         _log.warning(event, **names, **why, retry_in_s=round(wait_s, 2))
         self._timer = self._loop.call_later(wait_s, self.start)

@@ -35,8 +35,7 @@ def explain(error: BaseException, settings: RabbitMqSettings, address: tuple[str
         case SettingsError():
             message, hint = f"cannot connect to the broker at {where}: {cause}", cause.hint
         case AuthenticationError() | ProbableAuthenticationError():
-            message = f"the broker at {where} does not accept user {settings.user!r} with this password"
-            hint = "check the user and the password"
+            message, hint = _not_let_in(settings, where)
         case (ProbableAccessDeniedError() | ConnectionClosedByBroker()) as refusal if "not found" in str(refusal):
             message, hint = f"the broker at {where} has no virtual host {settings.vhost!r}", HINT_PROVISION
         case ProbableAccessDeniedError():
@@ -64,6 +63,18 @@ def explain(error: BaseException, settings: RabbitMqSettings, address: tuple[str
         case other:
             message, hint = f"cannot connect to the broker at {where}: {describe(other)}", None
     return BrokerUnreachableError(message, hint=hint)
+
+
+def _not_let_in(settings: RabbitMqSettings, where: str) -> tuple[str, str]:
+    if settings.password is None:
+        return (
+            f"the broker at {where} does not let {settings.user!r} in by its certificate",
+            "that site must know of this one: provision both of the same topology",
+        )
+    return (
+        f"the broker at {where} does not accept user {settings.user!r} with this password",
+        "check the user and the password",
+    )
 
 
 def blocked(reason: str) -> BrokerUnreachableError:

@@ -31,12 +31,20 @@ class Consumer:
     """
 
     def __init__(self, settings: RabbitMqSettings, loop: IOLoop, inbox: Inbox, on_stopped: Callable[[], None]) -> None:
+        self._site = settings.site
+        self._named = settings.named
         self._inbox = inbox
         self._on_stopped = on_stopped
         self._readers = {queue: Reader(queue, settings, loop, inbox, self._changed) for queue in settings.queues}
         self._open: SelectConnection | None = None
         self._main = LiveConnection(
-            ROLE, settings, loop, on_open=self._opened, on_lost=self._lost, on_stopped=self._main_stopped
+            ROLE,
+            settings,
+            loop,
+            on_open=self._opened,
+            on_lost=self._lost,
+            on_failed=self._failed,
+            on_stopped=self._main_stopped,
         )
         self._apart = Apart(settings, loop, inbox, go_home=self._welcome, on_stopped=self._check_stopped)
         self._main_has_stopped = False
@@ -58,6 +66,8 @@ class Consumer:
     def _opened(self, connection: SelectConnection) -> dict[str, object]:
         self._open = connection
         version = self._note_version(connection)
+        if self._site:
+            self._inbox.refuse("", None, site=self._site)
         generation = self._inbox.new_generation()
         for reader in self._readers.values():
             if reader not in self._apart:
@@ -67,8 +77,8 @@ class Consumer:
 
     def _note_version(self, connection: SelectConnection) -> str:
         version = version_of(connection.server_properties)
-        if self._inbox.be_of(version) and (why := doubt(version)):
-            _log.warning("broker.version_unsupported", version=version, reason=why)
+        if self._inbox.be_of(version, site=self._site) and (why := doubt(version)):
+            _log.warning("broker.version_unsupported", **self._named, version=version, reason=why)
         return version
 
     def _welcome(self, reader: Reader) -> None:
@@ -77,8 +87,9 @@ class Consumer:
 
     def _changed(self) -> None:
         readers = self._readers.values()
-        works = any(reader.consumes for reader in readers) if readers else self._open is not None
-        self._inbox.working(ROLE, works=works)
+        if not self._site:
+            works = any(reader.consumes for reader in readers) if readers else self._open is not None
+            self._inbox.working(ROLE, works=works)
         self._apart.go_on()
 
     def _lost(self, reason: object) -> None:
@@ -89,6 +100,10 @@ class Consumer:
             self._apart.take(
                 [reader for reader in self._readers.values() if reader.asked and reader not in self._apart]
             )
+
+    def _failed(self, reason: str) -> None:
+        if self._site:
+            self._inbox.refuse("", reason, site=self._site)
 
     def _main_stopped(self) -> None:
         self._main_has_stopped = True

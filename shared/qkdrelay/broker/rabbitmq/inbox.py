@@ -6,7 +6,7 @@ import threading
 from collections.abc import Collection, Sequence
 
 from qkdrelay.broker.intake import Intake
-from qkdrelay.broker.port import Delivery, Received
+from qkdrelay.broker.port import Delivery, Received, place
 from qkdrelay.errors import BrokerUnreachableError
 
 _UNROUTED_MAX, _REASON_MAX = 1000, 300
@@ -26,9 +26,10 @@ class Inbox:
         self._confirmed: list[int] = []
         self._working: set[str] = set()
         self._refused: dict[str, str] = {}
+        self._elsewhere: dict[str, str] = {}
         self._unrouted: dict[str, str] = {}
         self._blocked = ""
-        self._version = ""
+        self._versions: dict[str, str] = {}
         self._generation = self._publishing = 0
         self._failure: BaseException | None = None
         self._woken = False
@@ -47,20 +48,22 @@ class Inbox:
                 self._changed.notify()
 
     def working(self, role: str, *, works: bool) -> None:
-        """Note whether the connection of that role works."""
+        """Note whether the connection of that role to the service's own broker works."""
         with self._changed:
             (self._working.add if works else self._working.discard)(role)
             self.wake()
 
-    def refuse(self, name: str, reason: str | None) -> bool:
+    def refuse(self, name: str, reason: str | None, *, site: str = "") -> bool:
         """Note why a queue or an exchange cannot be used, or with None that it can.
 
-        Return whether that is new.
+        ``site`` is where, if at another site's broker; without a name it is all that is there. Return whether that
+        is new.
         """
         with self._changed:
-            before = self._refused.pop(name, None)
+            noted, what = (self._elsewhere, _elsewhere(name, site)) if site else (self._refused, name)
+            before = noted.pop(what, None)
             if reason is not None:
-                self._refused[name] = reason[:_REASON_MAX]
+                noted[what] = reason[:_REASON_MAX]
             is_new = (before is None) != (reason is None)
             if is_new:
                 self.wake()
@@ -81,10 +84,10 @@ class Inbox:
             self._blocked = reason[:_REASON_MAX]
             self.wake()
 
-    def be_of(self, version: str) -> bool:
-        """Note of which version the broker says it is; return whether that is new."""
+    def be_of(self, version: str, *, site: str = "") -> bool:
+        """Note of which version the broker (of a site) says it is; return whether that is new."""
         with self._changed:
-            before, self._version = self._version, version
+            before, self._versions[site] = self._versions.get(site, ""), version
             return before != version or not version
 
     def new_generation(self) -> int:
@@ -100,13 +103,13 @@ class Inbox:
             self._publishing += 1
             self.wake()
 
-    def forget_deliveries(self, queue: str | None = None) -> None:
+    def forget_deliveries(self, place: str | None = None) -> None:
         """Drop what has not been taken, of one queue or of all: it goes back there with the channel it came by."""
         with self._changed:
-            if queue is None:
+            if place is None:
                 self._deliveries.clear()
             else:
-                self._deliveries.drop(queue)
+                self._deliveries.drop(place)
 
     def fail(self, error: BaseException) -> None:
         """Have the service's next `take` raise: a service that silently gets nothing is worse than none."""
@@ -143,6 +146,11 @@ class Inbox:
                 refused=dict(self._refused),
                 unrouted=dict(self._unrouted),
                 blocked=self._blocked,
-                version=self._version,
+                version=self._versions.get("", ""),
                 nodes=self._nodes,
+                elsewhere=dict(self._elsewhere),
             )
+
+
+def _elsewhere(name: str, site: str) -> str:
+    return place(name, site) if name else f"site {site}"

@@ -8,7 +8,7 @@ from pika.adapters.select_connection import IOLoop, SelectConnection
 from pika.channel import Channel
 from pika.spec import Basic, BasicProperties
 
-from qkdrelay.broker.port import Delivery
+from qkdrelay.broker.port import Delivery, place
 from qkdrelay.broker.rabbitmq.bundle import unpacked
 from qkdrelay.broker.rabbitmq.channel import LiveChannel
 from qkdrelay.broker.rabbitmq.inbox import Inbox
@@ -23,7 +23,7 @@ class Reader:
         self, queue: str, settings: RabbitMqSettings, loop: IOLoop, inbox: Inbox, on_change: Callable[[], None]
     ) -> None:
         """``on_change`` is told when the queue begins, or ceases, to be consumed."""
-        self.queue = queue
+        self.queue, self._site, self._place = queue, settings.site, place(queue, settings.site)
         self._prefetch = settings.prefetch
         self._inbox = inbox
         self._on_change = on_change
@@ -53,9 +53,9 @@ class Reader:
         if channel is None or not channel.is_open or generation != self._generation:
             return
         for part in parts:
-            tag, place = divmod(part, BUNDLE_MAX)
+            tag, number = divmod(part, BUNDLE_MAX)
             if tag in self._outstanding:
-                self._outstanding[tag] &= ~(1 << place)
+                self._outstanding[tag] &= ~(1 << number)
         first = []  # every outstanding tag up to the last of these is to be acknowledged
         for tag, missing in self._outstanding.items():
             if missing:
@@ -89,7 +89,11 @@ class Reader:
         self._live.works()
         self._on_change()
 
-    def _deliver(self, _channel: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
+    def _deliver(self, channel: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
+        if len(self._outstanding) >= self._prefetch:
+            # No broker that keeps to the protocol does; what is not acknowledged is kept here, and is bounded by that.
+            self._live.drop(channel, f"more than {self._prefetch} messages at a time, which nobody asked for")
+            return
         bodies = unpacked(body, properties.content_type)
         self._outstanding[method.delivery_tag] = (1 << len(bodies)) - 1
         self._inbox.deliver(
@@ -100,16 +104,17 @@ class Reader:
                     routing_key=method.routing_key,
                     body=part,
                     redelivered=method.redelivered,
-                    token=(self._generation, method.delivery_tag * BUNDLE_MAX + place),
+                    token=(self._generation, method.delivery_tag * BUNDLE_MAX + number),
+                    site=self._site,
                 )
-                for place, part in enumerate(bodies)
+                for number, part in enumerate(bodies)
             ]
         )
 
     def _lost(self, alone: bool) -> None:
         self._channel = self._first_generation = None
         self._outstanding.clear()
-        self._inbox.forget_deliveries(self.queue)
+        self._inbox.forget_deliveries(self._place)
         self.consumes = False
         self.asked = self.asked and not alone
         self._on_change()

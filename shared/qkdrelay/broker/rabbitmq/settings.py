@@ -25,12 +25,17 @@ class RabbitMqSettings:
     addresses: str
     """``host:port`` of one broker or, comma-separated, of several nodes of a cluster, tried in turn."""
     user: str
-    password: str = field(repr=False)
+    password: str | None = field(repr=False)
+    """Without one the broker knows the user by the certificate in ``tls`` (SASL EXTERNAL)."""
     tls: Path | None = None
     """The directory with the certificates (see `client_context`); without one, there is no TLS."""
     vhost: str = VHOST
     queues: tuple[str, ...] = ()
     """The queues to consume."""
+    site: str = ""
+    """The site whose broker it is, if it is another one than that of who connects."""
+    service: str = ""
+    """Who connects, if that is not what the user is called."""
     prefetch: int = 64
     """Messages unacknowledged at a time, for each queue."""
     bundle_max: int = 1
@@ -60,7 +65,14 @@ class RabbitMqSettings:
             raise SettingsError("at least one publication must be allowed in flight")
         if self.tls is not None:
             client_context(self.tls)
+        elif self.password is None:
+            raise SettingsError("without a password there must be certificates")
         _ = self.hosts
+
+    @property
+    def named(self) -> dict[str, str]:
+        """What log lines name this connection by."""
+        return {"user": self.user, "site": self.site} if self.site else {"user": self.user}
 
     @cached_property
     def hosts(self) -> tuple[tuple[str, int], ...]:
@@ -80,7 +92,7 @@ class RabbitMqSettings:
             host=host,
             port=port,
             virtual_host=self.vhost,
-            credentials=pika.PlainCredentials(self.user, self.password, erase_on_connect=True),
+            credentials=self._credentials(),
             ssl_options=None if self.tls is None else pika.SSLOptions(client_context(self.tls), host),
             heartbeat=self.heartbeat_s,
             blocked_connection_timeout=self.blocked_timeout_s,
@@ -88,8 +100,13 @@ class RabbitMqSettings:
             stack_timeout=self.connect_timeout_s,
             connection_attempts=1,
             retry_delay=0,
-            client_properties={"connection_name": f"{self.user} {role}"},
+            client_properties={"connection_name": f"{self.service or self.user} {role}"},
         )
+
+    def _credentials(self) -> pika.PlainCredentials | pika.credentials.ExternalCredentials:
+        if self.password is None:
+            return pika.credentials.ExternalCredentials()
+        return pika.PlainCredentials(self.user, self.password, erase_on_connect=True)
 
 
 def _parse(address: str, default_port: int, number: int) -> tuple[str, int]:
