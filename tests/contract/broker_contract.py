@@ -19,7 +19,7 @@ from qkdrelay.broker.names import (
     requests_queue,
     results_queue,
 )
-from qkdrelay.broker.port import Broker, Client, Delivery, MessageTooLargeError, Publication, Received
+from qkdrelay.broker.port import Broker, Client, Delivery, MessageTooLargeError, Publication, Received, place
 from qkdrelay.messages.codec import MESSAGE_BYTES_MAX
 from qkdrelay.network.names import CLI, COORDINATOR
 from support.waiting import eventually
@@ -35,6 +35,9 @@ QUIET_S = 0.3
 
 class Network(Protocol):
     """A broker with the definitions of `KMES` and `LINKS`, and the hands to disturb it."""
+
+    elsewhere: str
+    """The site that services read at it as, while they publish at it as their own; empty if it is simply theirs."""
 
     def connect(self, user: str, queues: Sequence[str] = (), prefetch: int = 100) -> Broker: ...
     def made(self, user: str, queues: Sequence[str] = (), prefetch: int = 100) -> Broker: ...
@@ -61,6 +64,11 @@ class Service:
         self.deliveries: list[Delivery] = []
         self.confirmed: list[int] = []
         self.last: Received = Received(deliveries=[], confirmed=[], connected=False, generation=0, publishing=0)
+
+    @property
+    def unusable(self) -> dict[str, str]:
+        """What cannot be used, and why, at the own broker or at another site's."""
+        return {**self.last.refused, **{name.partition(" at ")[0]: why for name, why in self.last.elsewhere.items()}}
 
     @property
     def bodies(self) -> list[bytes]:
@@ -308,14 +316,17 @@ class BrokerContract:
         receiver = Service(network.connect("kme-2", [LINK, OTHER_LINK]))
         sender.publish(numbered(3))
         Service(network.connect("kme-10")).publish([b"other"], OTHER_LINK, kme_exchange("kme-10"))
-        receiver.until_taken(1, resting=[LINK])
-        receiver.step(QUIET_S, resting=[LINK])
+        resting = [place(LINK, network.elsewhere)]
+        receiver.until_taken(1, resting=resting)
+        receiver.step(QUIET_S, resting=resting)
         assert receiver.bodies == [b"other"]
         assert [delivery.body for delivery in receiver.receive(3)] == numbered(3)
 
-    def test_who_waits_for_queues_that_all_rest_waits(self, sender: Service, receiver: Service) -> None:
+    def test_who_waits_for_queues_that_all_rest_waits(
+        self, network: Network, sender: Service, receiver: Service
+    ) -> None:
         sender.publish([b"rests"])
-        receiver.step(QUIET_S, resting=[LINK])
+        receiver.step(QUIET_S, resting=[place(LINK, network.elsewhere)])
         assert receiver.deliveries == []
         receiver.receive(1)
 
@@ -392,7 +403,7 @@ class BrokerContract:
         thief.step(QUIET_S)
         sender.publish([b"for kme-2"])
         thief.gets_nothing()
-        assert not thief.last.connected
+        assert (set(thief.unusable), thief.last.connected) == ({LINK}, bool(network.elsewhere))
         assert receiver.receive(1)[0].body == b"for kme-2"
 
     def test_a_queue_deleted_while_it_is_read_is_named_and_the_others_go_on(
@@ -403,7 +414,7 @@ class BrokerContract:
         sender.publish([b"read"])
         (held,) = receiver.receive(1)
         network.delete_queue(LINK)
-        receiver.until(lambda: LINK in receiver.last.refused, "the loss of the queue")
+        receiver.until(lambda: LINK in receiver.unusable, "the loss of the queue")
         other.publish([b"meanwhile"], OTHER_LINK, "kme.kme-10")
         (meanwhile,) = receiver.receive(1)
         assert (meanwhile.body, receiver.last.connected) == (b"meanwhile", True)
@@ -415,7 +426,7 @@ class BrokerContract:
         network.bind("kme.kme-1", LINK, LINK)
         sender.until(lambda: 1 in sender.confirmed and not sender.last.unrouted, "the confirm")
         assert receiver.receive(1)[0].body == b"waits"
-        receiver.until(lambda: not receiver.last.refused)
+        receiver.until(lambda: not receiver.unusable)
         assert receiver.last.generation > before, "who reads a queue anew may have missed something"
         receiver.broker.acknowledge([held])  # of the queue that was
         receiver.broker.acknowledge([meanwhile])
@@ -431,8 +442,8 @@ class BrokerContract:
         receiver = Service(network.connect("kme-2", [control_queue("kme-2"), LINK, OTHER_LINK]), acknowledges=True)
         Service(network.connect("kme-10")).publish([b"others go on"], OTHER_LINK, "kme.kme-10")
         assert receiver.receive(1)[0].body == b"others go on"
-        receiver.until(lambda: set(receiver.last.refused) == {LINK}, "the name of the queue")
-        assert "no queue" in receiver.last.refused[LINK]
+        receiver.until(lambda: set(receiver.unusable) == {LINK}, "the name of the queue")
+        assert "no queue" in receiver.unusable[LINK]
         assert receiver.last.connected
         network.make_queue(LINK)
         network.bind("kme.kme-1", LINK, LINK)
@@ -446,8 +457,8 @@ class BrokerContract:
         receiver = Service(network.connect("kme-2", [foreign, LINK]))
         sender.publish([b"for kme-2"])
         assert receiver.receive(1)[0].body == b"for kme-2"
-        receiver.until(lambda: foreign in receiver.last.refused)
-        assert set(receiver.last.refused) == {foreign}
+        receiver.until(lambda: foreign in receiver.unusable)
+        assert set(receiver.unusable) == {foreign}
 
     def test_what_is_for_a_missing_exchange_waits_alone(self, network: Network, sender: Service) -> None:
         coordinator = Service(network.connect(COORDINATOR))

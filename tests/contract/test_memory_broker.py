@@ -9,13 +9,13 @@ import pytest
 
 from contract.broker_contract import KMES, LINKS, Adjust, BrokerContract, Network, NetworkFactory
 from qkdrelay.broker.definitions import definitions
-from qkdrelay.broker.memory import MemoryBroker, MemoryClient, MemoryHub
+from qkdrelay.broker.memory import Elsewhere, MemoryBroker, MemoryClient, MemoryHub
 from qkdrelay.network.names import SERVICE_USERS
 
 
 class MemoryNetwork:
-    def __init__(self, hub: MemoryHub) -> None:
-        self._hub = hub
+    def __init__(self, hub: MemoryHub, elsewhere: str) -> None:
+        self._hub, self.elsewhere = hub, elsewhere
         self.drop = hub.drop
         self.bind = hub.bind
         self.unbind = hub.unbind
@@ -28,19 +28,28 @@ class MemoryNetwork:
         return broker
 
     def made(self, user: str, queues: Sequence[str] = (), prefetch: int = 100) -> MemoryBroker:
-        return MemoryBroker(self._hub, user, queues, prefetch)
+        if not self.elsewhere:
+            return MemoryBroker(self._hub, user, queues, prefetch)
+        far = Elsewhere(self.elsewhere, self._hub, user, queues)
+        return MemoryBroker(self._hub, user, (), prefetch, others=[far])
 
     def client(self, watch: Sequence[str] = ()) -> MemoryClient:
         return MemoryClient(self._hub, watch=watch)
 
 
 class TestMemoryBroker(BrokerContract):
+    elsewhere = ""
+
     @pytest.fixture
     def make_network(self) -> NetworkFactory:
         @contextmanager
         def make(adjust: Adjust) -> Iterator[Network]:
             document = definitions(KMES, LINKS, dict.fromkeys((*KMES, *SERVICE_USERS), "secret"))
             adjust(document)
-            yield MemoryNetwork(MemoryHub(document))
+            yield MemoryNetwork(MemoryHub(document), self.elsewhere)
 
         return make
+
+
+class TestMemoryBrokerOfAnotherSite(TestMemoryBroker):
+    elsewhere = "far"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pika.adapters.select_connection import IOLoop
 from pika.exceptions import InvalidFrameError
 
-from qkdrelay.broker.rabbitmq.sockets import SocketTransport
+from qkdrelay.broker.rabbitmq.sockets import RESET_ON_CONNECTING, Sockets, SocketTransport
 
 
 class Turns:
@@ -316,3 +318,24 @@ def test_a_protocol_that_fails_at_once_is_told_to_who_connects(when: str) -> Non
         turns.turn()
         turns.turn()
         assert (done, ours.fileno(), turns.reader, turns.writer) == ([error], -1, None, None)
+
+
+def test_a_connection_with_tls_that_is_gone_the_moment_it_is_made_is_a_failure_like_others():
+    """As if reset before pika looks whether it is there, which raises what would end the I/O loop."""
+    loop, ended = IOLoop(), []
+
+    def on_done(outcome: object) -> None:
+        ended.append(outcome)
+        loop.stop()
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    with socket.socket() as never_connected:
+        never_connected.setblocking(False)
+        Sockets(loop).create_streaming_connection(
+            lambda: None, never_connected, on_done, ssl_context=context, server_hostname="broker.example"
+        )
+        loop.start()
+    loop.close()
+    (error,) = ended
+    assert isinstance(error, ConnectionResetError)
+    assert str(error) == RESET_ON_CONNECTING

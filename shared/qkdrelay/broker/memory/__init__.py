@@ -5,8 +5,8 @@ dead-letters as that does. It works with one thread that steps every service in 
 and with a thread for each service.
 """
 
-from qkdrelay.broker.memory.broker import MemoryBroker
+from qkdrelay.broker.memory.broker import Elsewhere, MemoryBroker
 from qkdrelay.broker.memory.client import MemoryClient
 from qkdrelay.broker.memory.hub import MemoryHub
 
-__all__ = ["MemoryBroker", "MemoryClient", "MemoryHub"]
+__all__ = ["Elsewhere", "MemoryBroker", "MemoryClient", "MemoryHub"]
