@@ -29,18 +29,19 @@ def assemble(
     clock: Callable[[], float] = time.time,
     batch_s: float = math.inf,
     directory: Callable[[], Directory] | None = None,
+    elsewhere: Mapping[str, str] | None = None,
 ) -> Loop:
     """Return the loop of the coordinator; nothing moves before its first step.
 
     ``control_keys`` has the key shared with each KME of ``topology``; ``cli_key`` is the command line's, ``page_key``
-    the page's if there is one; ``directory`` returns the directory of SAEs as it is now, if there is one; the rest is
-    as of `Loop`.
+    the page's if there is one; ``directory`` returns the directory of SAEs as it is now, if there is one; ``elsewhere``
+    has the sites of KMEs that are not at the coordinator's own; the rest is as of `Loop`.
     """
     from coordinator.service import CoordinatorService
     from qkdrelay.service.loop import Loop
 
     service = CoordinatorService(
-        topology, store, control_keys, cli_key, page_key=page_key, lab=lab, directory=directory
+        topology, store, control_keys, cli_key, page_key=page_key, lab=lab, directory=directory, elsewhere=elsewhere
     )
     return Loop(service, broker, clock=clock, batch_s=batch_s)
 

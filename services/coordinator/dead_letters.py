@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from coordinator.metrics import BROKER
+from coordinator.senders import Senders
 from coordinator.store import CoordinatorStore
 from coordinator.store.dead_letters import StoredDeadLetter
 from qkdrelay.broker.names import (
@@ -12,7 +13,6 @@ from qkdrelay.broker.names import (
     LEAKS_QUEUE,
     control_queue,
     kme_queues,
-    parse_kme_exchange,
     parse_link_queue,
     requests_queue,
     results_queue,
@@ -31,8 +31,9 @@ from qkdrelay.service.batch_events import BatchEvents
 class DeadLetters:
     """Dead letters kept, listed, requeued and deleted, inside the batch's transaction."""
 
-    def __init__(self, topology: Topology, store: CoordinatorStore, events: BatchEvents) -> None:
+    def __init__(self, topology: Topology, store: CoordinatorStore, senders: Senders, events: BatchEvents) -> None:
         self._kept, self._outbox, self._events = store.dead_letters, store.journal.outbox, events
+        self._from = senders
         self._readers = {queue: kme for kme in topology.kmes for queue in kme_queues(kme, topology.links)}
         self._senders = {requests_queue(CLI): "the command line", requests_queue(PAGE): "the page"}
         self._senders |= {control_queue(kme): COORDINATOR for kme in topology.kmes}
@@ -41,10 +42,10 @@ class DeadLetters:
     def take(self, delivery: Delivery, now: float) -> None:
         """Keep what a KME, or the broker, has given up."""
         kme, queue, body = "", delivery.routing_key, delivery.body
-        reason = "the broker gave up delivering it"
+        reason = f"the broker{f' of site {delivery.site}' if delivery.site else ''} gave up delivering it"
         # The broker's own come as they were, through an exchange that no KME may write.
         with suppress(TopologyError):
-            kme = parse_kme_exchange(delivery.exchange)
+            kme = self._from.of(delivery)
             try:
                 letter = codec.decode(delivery.body, DeadLetter)
                 queue, reason, body = letter.queue, letter.reason, letter.body
@@ -115,11 +116,22 @@ class DeadLetters:
                 f"{cannot}: {letter.kme} gave it up, and does not read {letter.queue}",
                 hint=f"look at {letter.kme}: it says what cannot be",
             )
+        if site := self._site_of(letter.queue):
+            raise RequestRefusedError(
+                f"{cannot}: {letter.queue} is at the broker of site {site}, and the coordinator writes at its own only",
+                hint="relay again",
+            )
         if not letter.whole:
             raise RequestRefusedError(
                 f"{cannot}: it was longer than {len(letter.body)} bytes, and was cut",
                 hint="relay again, fewer keys at once",
             )
+
+    def _site_of(self, queue: str) -> str:
+        """Return the site at whose broker a queue is that a KME reads; empty for the coordinator's own."""
+        with suppress(TopologyError):
+            return self._from.site_of(parse_link_queue(queue)[0])
+        return ""
 
     def _drop(self, numbers: tuple[int, ...] | None) -> Acknowledged:
         count = self._kept.count() if numbers is None else len({self._find(n).id for n in numbers})

@@ -15,12 +15,19 @@ from coordinator.metrics import CoordinatorMetrics
 from coordinator.relay_actions import RelayActions
 from coordinator.reports import ReportHandler
 from coordinator.requests import RequestHandler
+from coordinator.senders import Senders
 from coordinator.store import CoordinatorStore
 from coordinator.subscriptions import Subscriptions
 from coordinator.supply.room import SupplyRoom
-from qkdrelay.broker.names import DEAD_LETTERS_QUEUE, LEAKS_QUEUE, parse_kme_exchange, requests_queue
+from qkdrelay.broker.names import (
+    DEAD_LETTERS_QUEUE,
+    EVENTS_EXCHANGE,
+    LEAKS_QUEUE,
+    requests_queue,
+    results_queue,
+)
 from qkdrelay.broker.port import Delivery
-from qkdrelay.errors import ForgedMessageError, QkdRelayError
+from qkdrelay.errors import QkdRelayError
 from qkdrelay.messages.leaks import open_leak
 from qkdrelay.network.directory import NO_SAES, Directory
 from qkdrelay.network.names import CLI, CLIENTS, COORDINATOR, PAGE
@@ -65,11 +72,13 @@ class CoordinatorService:
         page_key: bytes | None = None,
         lab: bool = False,
         directory: Callable[[], Directory] | None = None,
+        elsewhere: Mapping[str, str] | None = None,
     ) -> None:
         """``control_keys`` has the key shared with each KME of ``topology``; ``cli_key`` is the command line's.
 
         ``page_key`` is the page's, if there is one. ``directory`` returns the directory of SAEs as it is now; the same
-        one as long as it has not changed. Without it all pairs have the same weight.
+        one as long as it has not changed. Without it all pairs have the same weight. ``elsewhere`` has the sites of
+        KMEs that are not at the coordinator's own.
         """
         self.journal, batch = store.journal, store.journal.batch
         self._store, self._keys = store, control_keys
@@ -89,7 +98,8 @@ class CoordinatorService:
         self._commands = CommandQueue(store.journal, self._channels, events)
         self.relays = RelayActions(store, self._commands, self.subscriptions, events)
         self.liveness = Liveness(topology, store, self.relays, self._commands, events)
-        self._dead_letters = DeadLetters(topology, store, events)
+        self._senders = Senders(control_keys.keys(), elsewhere or {})
+        self._dead_letters = DeadLetters(topology, store, self._senders, events)
         self._attention = Attention(store, self._dead_letters)
         self._adversary = Adversary() if lab else None
         admission = Admission(topology, store.relays, self.liveness.last_hellos)
@@ -148,20 +158,20 @@ class CoordinatorService:
             elif delivery.queue == DEAD_LETTERS_QUEUE:
                 self._dead_letters.take(delivery, now)
             elif delivery.queue == LEAKS_QUEUE and self._adversary is not None:
-                sender = self._sender(delivery)
+                sender = self._senders.of(delivery)
                 self._adversary.see(open_leak(self._keys[sender], sender, delivery.body))
             else:
-                self._reports.handle(self._sender(delivery), delivery.body, now)
+                self._take_report(self._senders.of(delivery), delivery, now)
         except QkdRelayError as error:
             self.give_up(delivery, error, now)
             return False
         return True
 
-    def _sender(self, delivery: Delivery) -> str:
-        sender = parse_kme_exchange(delivery.exchange)
-        if sender not in self._keys:
-            raise ForgedMessageError(f"{sender} is not a KME of this network")
-        return sender
+    def _take_report(self, sender: str, delivery: Delivery, now: float) -> None:
+        self._reports.handle(sender, delivery.body, now)
+        if delivery.site:
+            # Whoever watches is here; at its own site the KME's exchange is bound to this one.
+            self.journal.outbox.publish_once(EVENTS_EXCHANGE, results_queue(sender), delivery.body)
 
     def give_up(self, delivery: Delivery, error: Exception, now: float) -> None:
         """Dead-letter a message that is not accepted, or that this program failed on."""

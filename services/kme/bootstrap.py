@@ -29,7 +29,6 @@ from kme.supply.model import SupplyLimits
 from kme.supply.room import Room
 from kme.supply.slave_keys import SlaveLimits
 from kme.supply.target import TargetSide
-from qkdrelay.broker.names import kme_queues
 from qkdrelay.broker.port import Broker
 from qkdrelay.broker.rabbitmq import RabbitMqBroker
 from qkdrelay.network.directory import Directory
@@ -141,7 +140,7 @@ def run() -> None:
     """Run the KME that the environment describes until SIGTERM."""
     stop = prepare_process()
     settings = load(KmeSettings)
-    set_up_logging(settings.log_format, settings.log_level)
+    set_up_logging(settings.log_format, settings.log_level, site=settings.site)
     name = settings.kme
     lines: list[DeviceLine] = []
     links = {
@@ -153,7 +152,9 @@ def run() -> None:
     store = open_kme_store(settings.store, name)
     has_applications = settings.saes is not None
     me = NodeSettings(name, frozenset(links), settings.withstand_compromised, settings.lab, has_applications)
-    broker = RabbitMqBroker(settings.rabbitmq(name, kme_queues(name, [(name, peer) for peer in links])))
+    reads = settings.reads()
+    others = [settings.elsewhere(name, site, each.broker, reads[site]) for site, each in settings.sites.items()]
+    broker = RabbitMqBroker(settings.rabbitmq(name, reads[""]), others)
     metrics, room = KmeMetrics(name, links), None
     if settings.saes is not None:
         # numpy takes a fifth of a second to load; the first who waits for supply, which is long, would wait for that.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -9,8 +11,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from kme.etsi014.identity import IdFrom
+from qkdrelay.broker.names import by_site
 from qkdrelay.network.devices import AHEAD_BYTES_DEFAULT, AHEAD_BYTES_MAX, AHEAD_BYTES_MIN, DEVICE_RULES
 from qkdrelay.network.key_cost import DEFAULT_SUITE, Suite
+from qkdrelay.network.names import COORDINATOR
 from qkdrelay.network.topology import (
     BUFFER_BYTES_MAX,
     BUFFER_BYTES_MIN,
@@ -27,6 +31,7 @@ from qkdrelay.service.settings import (
     KmeName,
     OrNothing,
     ServiceSettings,
+    SiteSettings,
     kind_tag,
 )
 
@@ -120,12 +125,19 @@ class StoreSettings(BaseSettings):
     store: Path
 
 
+def _who(site: SiteSettings) -> Sequence[str]:
+    """Return who is at a site, as far as a KME has to do with it."""
+    return (*site.kmes, COORDINATOR) if site.coordinator else site.kmes
+
+
 class KmeSettings(ServiceSettings):
     """The settings of a KME: its own secrets and nobody else's."""
 
     kme: KmeName
     links: AllLinks
     control_key: HexKey
+    sites: Annotated[dict[KmeName, SiteSettings], *JsonObject] = Field(default_factory=dict)
+    """The other sites that its neighbours and the coordinator are at; who is in none of them is at its own."""
     withstand_compromised: Annotated[int, Field(ge=0, le=3)] = 1
     """As source or target, refuse plans from which this many compromised KMEs could learn a secret."""
 
@@ -151,6 +163,24 @@ class KmeSettings(ServiceSettings):
         if self.etsi014 is not None and (self.saes is None or self.etsi014_tls is None):
             raise ValueError("QKDRELAY_ETSI014 needs QKDRELAY_SAES and QKDRELAY_ETSI014_TLS")
         return self
+
+    @model_validator(mode="after")
+    def _sites_are_others(self) -> KmeSettings:
+        if self.sites and (not self.site or self.site_tls is None):
+            raise ValueError("QKDRELAY_SITES needs QKDRELAY_SITE and QKDRELAY_SITE_TLS")
+        if self.site in self.sites:
+            raise ValueError(f"QKDRELAY_SITES has {self.site}, the site this is at; it must have the others")
+        there = Counter(who for site in self.sites.values() for who in _who(site))
+        for who, times in there.items():
+            if times > 1:
+                raise ValueError(f"QKDRELAY_SITES has {who} at {times} sites")
+            if who != COORDINATOR and who not in self.links:
+                raise ValueError(f"QKDRELAY_SITES has {who}, and QKDRELAY_LINKS has no link with it")
+        return self
+
+    def reads(self) -> dict[str, tuple[str, ...]]:
+        """Return the queues to read, by the site they are at; ``""`` is its own."""
+        return by_site(self.kme, self.links, {who: name for name, site in self.sites.items() for who in _who(site)})
 
     @model_validator(mode="after")
     def _no_link_to_itself(self) -> KmeSettings:

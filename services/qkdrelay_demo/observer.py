@@ -32,11 +32,11 @@ class Observer:
     def look(self) -> None:
         """Take in everything that has passed since the last look."""
         while (message := self._client.receive(0.0)) is not None:
-            exchange, routing_key, body = message
+            _, routing_key, body = message
             if routing_key.startswith("link."):
                 self._see_share(body)
             else:
-                self._hear(*reported(exchange, body))
+                self._hear(*reported(routing_key, body))
 
     def _see_share(self, body: bytes) -> None:
         # Published twice, the same bytes are one message.

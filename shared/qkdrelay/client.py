@@ -7,7 +7,7 @@
 
     with RabbitMqClient(settings, watch=REPORTS) as connection:
         while (message := connection.receive(60.0)) is not None:
-            kme, reports = reported(message[0], message[2])
+            kme, reports = reported(message[1], message[2])
 
 The methods of both classes raise BrokerUnreachableError if the broker, the coordinator or a KME that the answer depends
 on cannot be reached, and RequestRefusedError with the coordinator's reason for what it refuses.
@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 from uuid import UUID
 
-from qkdrelay.broker.names import parse_kme_exchange
+from qkdrelay.broker.names import parse_results_queue
 from qkdrelay.broker.port import Client
 from qkdrelay.errors import BrokerUnreachableError, ForgedMessageError, MalformedMessageError, RequestRefusedError
 from qkdrelay.messages import codec
@@ -242,13 +242,13 @@ def relay_request(
     )
 
 
-def reported(exchange: str, body: bytes) -> tuple[str, tuple[Report, ...]]:
-    """Return (KME, its reports) from a message of the broker's; QkdRelayError if it is none.
+def reported(routing_key: str, body: bytes) -> tuple[str, tuple[Report, ...]]:
+    """Return (KME, its reports) from an event of the broker's; QkdRelayError if it is none.
 
     The signature is not verified: only the coordinator has the keys to do it, and it decides on no report that it has
-    not verified. That each KME writes its own exchange only is the broker's word here.
+    not verified. That each KME writes by its own routing key only is the broker's word here.
     """
-    kme = parse_kme_exchange(exchange)
+    kme = parse_results_queue(routing_key)
     return kme, codec.decode(codec.decode(body, SignedMessage).body, Reports).items
 
 

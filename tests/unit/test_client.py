@@ -133,15 +133,15 @@ def test_what_kmes_report_is_read_as_it_comes(network):
     network.later(10.0)
     heard = {}
     while (message := watching.receive(0.0)) is not None:
-        kme, reports = reported(message[0], message[2])
+        kme, reports = reported(message[1], message[2])
         heard.setdefault(kme, []).extend(reports)
     assert set(heard) == set(DIAMOND.kmes)
     assert all(isinstance(reports[-1], Hello) for reports in heard.values())
 
 
 @pytest.mark.parametrize(
-    ("exchange", "error"), [("kme.kme-1", MalformedMessageError), ("coord", TopologyError), ("kme.", TopologyError)]
+    ("key", "error"), [("results.kme-1", MalformedMessageError), ("coord", TopologyError), ("results.", TopologyError)]
 )
-def test_what_is_no_report_is_refused(exchange, error):
+def test_what_is_no_report_is_refused(key, error):
     with pytest.raises(error):
-        reported(exchange, b"noise")
+        reported(key, b"noise")

@@ -47,7 +47,7 @@ def watch(*, as_json: JsonOption = False) -> None:
                 message = connection.receive(ordered.wait_s(monotonic(), _LOOK_AGAIN_S))
                 if message is not None:
                     try:
-                        kme, reports = reported(message[0], message[2])
+                        kme, reports = reported(message[1], message[2])
                         for report in reports:
                             if not isinstance(report, Hello | Supplies):
                                 show(ordered.add(kme, report, time(), monotonic()))

@@ -6,11 +6,11 @@ Who writes is told by the exchange, who reads by the queue: each KME ``u`` may w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from qkdrelay.errors import TopologyError
-from qkdrelay.network.names import CLI, CLIENTS, KME_NAME
+from qkdrelay.network.names import CLI, CLIENTS, COORDINATOR, KME_NAME
 
 VHOST: Final = "qkdrelay"
 COORD_EXCHANGE: Final = "coord"
@@ -74,6 +74,14 @@ def results_queue(kme: str) -> str:
     return f"results.{kme}"
 
 
+def parse_results_queue(queue: str) -> str:
+    """Name the KME whose reports a queue, or a routing key, is for; `TopologyError` if it is for none."""
+    prefix, _, kme = queue.partition(".")
+    if prefix != "results" or not KME_NAME.fullmatch(kme):
+        raise TopologyError(f"{queue!r} is not the queue of a KME's reports")
+    return kme
+
+
 def dead_key(kme: str) -> str:
     """Name the routing key under which ``kme`` publishes what it rejects, with the reason."""
     return f"dead.{kme}"
@@ -86,9 +94,26 @@ def kme_queues(kme: str, links: Iterable[tuple[str, str]]) -> tuple[str, ...]:
 
 
 def coordinator_queues(kmes: Iterable[str], *, lab: bool = False) -> tuple[str, ...]:
-    """List the queues the coordinator reads."""
+    """List the queues the coordinator reads; of several sites' KMEs, those at its own site's broker."""
+    return (*map(requests_queue, CLIENTS), *site_queues(kmes, lab=lab))
+
+
+def site_queues(kmes: Iterable[str], *, lab: bool = False) -> tuple[str, ...]:
+    """List the queues at the broker of these KMEs that the coordinator reads."""
     leaks = (LEAKS_QUEUE,) if lab else ()
-    return (*map(requests_queue, CLIENTS), DEAD_LETTERS_QUEUE, *leaks, *(results_queue(kme) for kme in kmes))
+    return (DEAD_LETTERS_QUEUE, *leaks, *(results_queue(kme) for kme in kmes))
+
+
+def by_site(kme: str, peers: Iterable[str], site_of: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Return the queues that ``kme`` reads, by the site of whoever writes them: that is where a queue is.
+
+    ``site_of`` has the sites of those of its ``peers``, and of the coordinator, that are elsewhere; ``""`` is its own.
+    """
+    places: dict[str, list[str]] = {"": []}
+    writers = {control_queue(kme): COORDINATOR} | {link_queue(peer, kme): peer for peer in sorted(peers)}
+    for queue, writer in writers.items():
+        places.setdefault(site_of.get(writer, ""), []).append(queue)
+    return {site: tuple(queues) for site, queues in places.items()}
 
 
 def directions(links: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

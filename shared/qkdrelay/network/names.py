@@ -30,6 +30,11 @@ CLIENT_QUEUE: Final = re.compile(rf"({'|'.join(CLIENTS)})\.q\.[0-9a-f-]{{1,64}}"
 _STEP: Final = ">"
 
 
+def site_user(site: str) -> str:
+    """Name the user that a site is at the brokers of others; no KME can have such a name."""
+    return f"site.{site}"
+
+
 def client_queue_prefix(client: str) -> str:
     """Return the beginning of the names of the queues that a client (one of `CLIENTS`) has answers sent to."""
     return f"{client}.q."

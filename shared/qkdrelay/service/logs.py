@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from io import StringIO
@@ -30,8 +30,11 @@ _TRACEBACK_LINES_MAX = 100
 _writer: LogWriter | None = None
 
 
-def set_up_logging(form: LogFormat, level: LogLevel, stream: TextIO | None = None) -> None:
-    """Log to ``stream`` (stdout): JSON lines, or colours on a terminal; what libraries log, too."""
+def set_up_logging(form: LogFormat, level: LogLevel, stream: TextIO | None = None, *, site: str = "") -> None:
+    """Log to ``stream`` (stdout): JSON lines, or colours on a terminal; what libraries log, too.
+
+    Each line has the ``site`` it is from, if there are several.
+    """
     global _writer  # noqa: PLW0603 - a process has one log
     out = stream or sys.stdout
     least = logging.getLevelNamesMapping()[level.upper()]
@@ -45,12 +48,23 @@ def set_up_logging(form: LogFormat, level: LogLevel, stream: TextIO | None = Non
     writer = _writer = LogWriter(out, lost)
     render: _ConsoleLines | _JsonLines = _ConsoleLines() if readable else _JsonLines(writer, least)
     structlog.configure(
-        processors=[render],
+        processors=[_Sited(site), render] if site else [render],
         wrapper_class=structlog.make_filtering_bound_logger(least),
         logger_factory=lambda *_: _Lines(writer),
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(level=logging.WARNING, handlers=[_OfLibraries()])
+
+
+class _Sited:
+    """Adds the site."""
+
+    def __init__(self, site: str) -> None:
+        self._site = site
+
+    def __call__(self, _logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        event["site"] = self._site
+        return event
 
 
 def log_what_python_says() -> None:

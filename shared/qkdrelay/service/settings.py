@@ -9,14 +9,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from qkdrelay.broker.names import VHOST
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
 from qkdrelay.errors import SettingsError
 from qkdrelay.messages.link import BUNDLE_MAX
-from qkdrelay.network.names import KME_NAME, KME_NAME_RULE
+from qkdrelay.network.names import KME_NAME, KME_NAME_RULE, site_user
 from qkdrelay.service.logs import LogFormat, LogLevel
 
 PREFIX = "QKDRELAY_"
@@ -123,6 +123,19 @@ class BrokerSettings(BaseSettings):
     """With this directory of certificates, by TLS (`qkdrelay.broker.rabbitmq.tls`)."""
 
 
+class SiteSettings(BaseModel):
+    """Another site, at whose broker a service reads."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    broker: Addresses
+    """Where it takes AMQPS."""
+    kmes: tuple[KmeName, ...] = ()
+    """Those there that write what is read."""
+    coordinator: bool = False
+    """Whether the coordinator is there."""
+
+
 class ServiceSettings(BrokerSettings):
     """Settings of every service."""
 
@@ -136,6 +149,10 @@ class ServiceSettings(BrokerSettings):
     http: HttpAddress | None = None
     """Address of health and metrics; not served unless set."""
     prefetch: Annotated[int, Field(ge=1, le=2_000)] = 64
+    site: Annotated[str, Field(pattern=rf"^({KME_NAME.pattern})?$")] = ""
+    """The site it is at; empty where there is one for all."""
+    site_tls: Annotated[Path | None, *OrNothing] = None
+    """Directory of the certificate by which the brokers of other sites know this one."""
 
     def rabbitmq(self, name: str, queues: tuple[str, ...]) -> RabbitMqSettings:
         """Return the way to the broker of the service called ``name``, consuming ``queues``."""
@@ -148,6 +165,20 @@ class ServiceSettings(BrokerSettings):
             queues=queues,
             prefetch=self.prefetch,
             bundle_max=BUNDLE_MAX,
+        )
+
+    def elsewhere(self, name: str, site: str, broker: str, queues: tuple[str, ...]) -> RabbitMqSettings:
+        """Return the way of the service called ``name`` to the ``broker`` of another ``site``, to read ``queues``."""
+        return RabbitMqSettings(
+            addresses=broker,
+            user=site_user(self.site),
+            password=None,
+            tls=self.site_tls,
+            vhost=self.broker_vhost,
+            queues=queues,
+            site=site,
+            service=name,
+            prefetch=self.prefetch,
         )
 
 

@@ -48,7 +48,7 @@ def happened(request):
     network.later(5)
     by_kme = defaultdict(list)
     while (message := client.receive(0.0)) is not None:
-        kme, reports = reported(message[0], message[2])
+        kme, reports = reported(message[1], message[2])
         by_kme[kme] += [report for report in reports if not isinstance(report, Done | Hello)]
     assert {type(report) for reports in by_kme.values() for report in reports} >= {Split, Collected, Rebuilt, Confirmed}
     return by_kme

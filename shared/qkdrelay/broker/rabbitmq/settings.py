@@ -72,7 +72,7 @@ class RabbitMqSettings:
     @property
     def named(self) -> dict[str, str]:
         """What log lines name this connection by."""
-        return {"user": self.user, "site": self.site} if self.site else {"user": self.user}
+        return {"user": self.user, "at_site": self.site} if self.site else {"user": self.user}
 
     @cached_property
     def hosts(self) -> tuple[tuple[str, int], ...]:
