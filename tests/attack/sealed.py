@@ -41,8 +41,8 @@ class Compromised:
 
 
 def sendable(coalition: Coalition, member: str, shares: list[SendShare]) -> list[Effect]:
-    """Those for a KME it has a link with."""
-    return [share for share in shares if share.route and share.route[-1] in coalition.neighbours[member]]
+    """Those for a KME it has a link with; a member's own program sends none without two KMEs on its route."""
+    return [share for share in shares if len(share.route) > 1 and share.route[-1] in coalition.neighbours[member]]
 
 
 def readable(add: Callable[[SendShare, str], None]) -> Callable[[SendShare, str], None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from itertools import permutations
 from random import Random
 
@@ -125,18 +126,29 @@ def test_whatever_a_compromised_kme_does_relays_confirm_and_no_route_without_it_
     seed = campaign.seed()
     rng = Random(seed)
     coalition = Coalition(rng, frozenset({"kme-7"}), plan, network.topology.neighbours, ("honest",))
+    to_kme_7 = {route[: route.index("kme-7") + 1] for route in plan.routes() if "kme-7" in route}
     views = {}
     with in_the_place_of(network, "kme-7", coalition), network.talk() as ask:
-        for trick in TRICKS:
+
+        def relayed(trick: str) -> RelayView:
             coalition.tricks, coalition.left = (trick,), SENDS_MAX
             relay_id = new_relay_id()
             ask(stack.asked(relay_id, "kme-1", "kme-8", "recursive", 20.0))
 
-            def over(relay_id: uuid.UUID = relay_id) -> RelayView | None:
+            def over() -> RelayView | None:
                 view = ask(ShowRequest(relay=str(relay_id), follow=False))
                 return view if isinstance(view, RelayView) and view.state in TERMINAL else None
 
-            views[trick] = eventually(over, what=f"the relay under attack by {trick} to end (seed {seed})")
+            return eventually(over, what=f"the relay under attack by {trick} to end (seed {seed})")
+
+        def came(view: RelayView) -> bool:
+            return {route for relay, route in coalition.pool if relay == view.relay_id} == to_kme_7
+
+        # Its links have to agree on key anew; relays do without it meanwhile.
+        eventually(lambda: came(relayed("honest")), what="kme-7 to be reached by all shares that go through it")
+        for trick in TRICKS:
+            views[trick] = relayed(trick)
+            eventually(partial(came, views[trick]), what=f"what goes through kme-7 under {trick} (seed {seed})")
         assert {trick: view.state for trick, view in views.items()} == dict.fromkeys(TRICKS, "confirmed"), seed
 
         def named(trick: str) -> list[tuple[str, ...]]:
