@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -25,9 +26,9 @@ from kme.model import NodeSettings
 from kme.store import KmeStore, open_kme_store
 from kme.supply.front import Front, Throttle
 from kme.supply.model import SupplyLimits
-from qkdrelay.broker.definitions import definitions
-from qkdrelay.broker.memory import MemoryBroker, MemoryClient, MemoryHub
-from qkdrelay.broker.names import coordinator_queues, kme_queues
+from qkdrelay.broker.definitions import definitions, site_contents, site_definitions
+from qkdrelay.broker.memory import Elsewhere, MemoryBroker, MemoryClient, MemoryHub
+from qkdrelay.broker.names import by_site, coordinator_queues, site_queues
 from qkdrelay.broker.port import Client
 from qkdrelay.client import CoordinatorClient, relay_request
 from qkdrelay.messages.answers import RelayView
@@ -35,7 +36,7 @@ from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.requests import ShowRequest
 from qkdrelay.network.directory import NO_SAES, Directory
 from qkdrelay.network.key_cost import Suite
-from qkdrelay.network.names import CLI, COORDINATOR, SERVICE_USERS
+from qkdrelay.network.names import CLI, COORDINATOR, SERVICE_USERS, site_user
 from qkdrelay.network.topology import Topology
 from qkdrelay.randomness import random_bytes
 from qkdrelay.service.loop import Loop
@@ -76,10 +77,10 @@ class EmbeddedNetwork:
         """What logs and counts their requests where they serve the interface for applications."""
         self._limits = limits or SupplyLimits()
         self.topology, self.clock = topology, clock
-        users = (*topology.kmes, *SERVICE_USERS)
-        self.hub = MemoryHub(
-            definitions(topology.kmes, topology.links, {user: secrets.token_hex(8) for user in users}, lab=lab)
-        )
+        self.hubs = _hubs(topology, lab)
+        """By site; where there is one for all, of no name."""
+        self.hub = self.hubs[topology.coordinator]
+        """Where the coordinator is, and whoever asks it."""
         self.control_keys = {kme: secrets.token_bytes(32) for kme in topology.kmes}
         self.cli_key, self.page_key = secrets.token_bytes(32), secrets.token_bytes(32)
         self.lab, self._folder, self._random = lab, folder, random
@@ -108,7 +109,10 @@ class EmbeddedNetwork:
         if name == COORDINATOR:
             path = self._folder / COORDINATOR / "coordinator.sqlite" if self._folder else None
             self.coordinator_store = open_coordinator_store(path)
-            broker = MemoryBroker(self.hub, COORDINATOR, coordinator_queues(self.topology.kmes, lab=self.lab))
+            home, others = self.topology.coordinator, dict(self.topology.sites)
+            kmes_here = others.pop(home).kmes if home else self.topology.kmes
+            reads = {site: site_queues(there.kmes, lab=self.lab) for site, there in others.items()}
+            broker = self._broker(COORDINATOR, home, {"": coordinator_queues(kmes_here, lab=self.lab), **reads})
             keys = self.control_keys, self.cli_key
             self.loops[name] = coordinator.assemble(
                 self.topology,
@@ -119,10 +123,12 @@ class EmbeddedNetwork:
                 lab=self.lab,
                 clock=self.clock,
                 directory=lambda: self.directories.get(COORDINATOR, NO_SAES),
+                elsewhere=self.topology.elsewhere(home),
             )
             return
         store = self.stores[name] = open_kme_store(self._folder / name / "kme.sqlite" if self._folder else None, name)
-        broker = MemoryBroker(self.hub, name, kme_queues(name, self.topology.links))
+        site = self.topology.site_of.get(name, "")
+        broker = self._broker(name, site, by_site(name, self.links[name], self.topology.elsewhere(site)))
         metrics, room = KmeMetrics(name, self.links[name]), None
         if name in self.directories:
             read = partial(self.directories.__getitem__, name)
@@ -133,6 +139,17 @@ class EmbeddedNetwork:
         if room is not None:
             self.keys_of[name] = Front(room, self.loops[name].mailbox, Throttle(REQUESTS_PER_S))
             self.audit_of[name] = Audit(name, metrics)
+
+    def hub_of(self, name: str) -> MemoryHub:
+        """Return the hub that a service publishes at."""
+        return self.hubs[self.topology.site_of.get(name, self.topology.coordinator)]
+
+    def _broker(self, name: str, site: str, reads: Mapping[str, Sequence[str]]) -> MemoryBroker:
+        """Return the connections of a service at ``site``, which ``reads`` these queues, by their sites."""
+        others = [
+            Elsewhere(where, self.hubs[where], site_user(site), queues) for where, queues in reads.items() if where
+        ]
+        return MemoryBroker(self.hubs[site], name, reads[""], others=others)
 
     def settle(self) -> None:
         """Let every service that runs work until none has anything to do."""
@@ -211,6 +228,25 @@ class SettlingConnection(Client):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _hubs(topology: Topology, lab: bool) -> dict[str, MemoryHub]:
+    if not topology.sites:
+        users = dict.fromkeys((*topology.kmes, *SERVICE_USERS), secrets.token_hex(8))
+        return {"": MemoryHub(definitions(topology.kmes, topology.links, users, lab=lab))}
+    lock = threading.RLock()
+    return {
+        site: MemoryHub(
+            site_definitions(
+                topology,
+                site,
+                dict.fromkeys(site_contents(topology, site).users, secrets.token_hex(8)),
+                lab=lab,
+            ),
+            lock,
+        )
+        for site in topology.sites
+    }
 
 
 def _source(secret: bytes, kme: str, peer: str) -> ComputedSource:

@@ -58,14 +58,16 @@ class Network(EmbeddedNetwork):
         self.time = Clock()
         self.sealed, self.about_blocks = [], []
         super().__init__(topology, **{"clock": self.time, **options})
-        publish = self.hub.publish
+        for hub in self.hubs.values():
+            hub.publish = self._recorded(hub.publish)
 
+    def _recorded(self, publish):
         def recorded(user, publication):
             if publication.routing_key.startswith("link."):
                 (self.about_blocks if is_about_blocks(publication.body) else self.sealed).append(publication)
             return publish(user, publication)
 
-        self.hub.publish = recorded
+        return recorded
 
     def relay(self, source, target, policy="recursive", **wishes):
         """As the embedded network's, but by the reference rule unless told otherwise."""
@@ -214,8 +216,9 @@ class Network(EmbeddedNetwork):
 
     def inject(self, user, exchange, routing_key, body):
         """Write a message as ``user``, as whoever has the broker in hand can."""
-        with self.hub.lock:
-            assert self.hub.publish(user, Publication(None, exchange, routing_key, body)) is None
+        hub = self.hub_of(user)
+        with hub.lock:
+            assert hub.publish(user, Publication(None, exchange, routing_key, body)) is None
 
     def on_link(self, sender, receiver, body):
         self.inject(sender, kme_exchange(sender), link_queue(sender, receiver), body)

@@ -1,58 +1,20 @@
-"""RabbitMQ's definitions document for a network: users, permissions, exchanges, queues, bindings, policies."""
+"""RabbitMQ's definitions document for a broker: its users, and what is at it."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
-from qkdrelay.broker.names import (
-    COORD_EXCHANGE,
-    DEAD_LETTER_EXCHANGE,
-    DEAD_LETTERS_QUEUE,
-    EVENTS_EXCHANGE,
-    LEAKS_AGE_MS_MAX,
-    LEAKS_KEY,
-    LEAKS_QUEUE,
-    REPLIES_EXCHANGE,
-    REQUESTS_AGE_MS_MAX,
-    REQUESTS_KEY,
-    VHOST,
-    client_exchange,
-    control_queue,
-    coordinator_queues,
-    dead_key,
-    directions,
-    kme_exchange,
-    link_queue,
-    requests_queue,
-    results_queue,
-)
+from qkdrelay.broker import contents
+from qkdrelay.broker.contents import BrokerContents
+from qkdrelay.broker.names import VHOST, control_queue, directions, link_queue, site_queues
 from qkdrelay.errors import SettingsError, TopologyError
-from qkdrelay.network.names import (
-    CLI,
-    CLIENTS,
-    COORDINATOR,
-    KME_NAME,
-    KME_NAME_RULE,
-    OPERATOR,
-    SERVICE_USERS,
-    client_queue_prefix,
-)
+from qkdrelay.network.names import KME_NAME, KME_NAME_RULE, OPERATOR, SERVICE_USERS, site_user
+from qkdrelay.network.topology import Topology
 
-DELIVERY_LIMIT: Final = 1000
-"""Every crash counts against all that was prefetched, so a small limit would throw honest messages away."""
-_MIB: Final = 1024 * 1024
-LINK_BYTES_MAX: Final = 64 * _MIB
-CONTROL_BYTES_MAX: Final = 16 * _MIB
-RESULTS_BYTES_MAX: Final = 16 * _MIB
-REQUESTS_BYTES_MAX: Final = 16 * _MIB
-DEAD_LETTERS_BYTES_MAX: Final = 64 * _MIB
-LEAKS_BYTES_MAX: Final = 64 * _MIB
-CLIENT_BYTES_MAX: Final = 16 * _MIB
-_NOTHING = "^$"
 _SALT_BYTES = 4
 
 
@@ -64,7 +26,7 @@ def definitions(
     vhost: str = VHOST,
     lab: bool = False,
 ) -> dict[str, Any]:
-    """Return RabbitMQ's definitions document for a network, ready for ``json.dumps``.
+    """Return RabbitMQ's definitions document for a network on one broker, ready for ``json.dumps``.
 
     ``links`` are unordered pairs of KMEs; both directions get a queue. ``passwords`` has one entry for each
     KME and each of `SERVICE_USERS`; only salted SHA-256 hashes of them are in the document. ``lab`` adds the
@@ -73,11 +35,47 @@ def definitions(
     Raises `TopologyError` for a bad KME name or link, `SettingsError` for a missing or surplus password.
     """
     _check_network(kmes, links)
-    _check_passwords(kmes, passwords)
+    return _document(BrokerContents(kmes, links, kmes, lab=lab), passwords, vhost)
+
+
+def site_definitions(
+    topology: Topology, site: str, passwords: Mapping[str, str], *, vhost: str = VHOST, lab: bool = False
+) -> dict[str, Any]:
+    """Return the same for the broker of one site of a network.
+
+    ``passwords`` has one entry for each of the `site_contents`' users; other sites' get in by certificate alone.
+    """
+    _check_network(topology.kmes, topology.links)
+    return _document(site_contents(topology, site, lab=lab), passwords, vhost)
+
+
+def site_contents(topology: Topology, site: str, *, lab: bool = False) -> BrokerContents:
+    """Return what is at the broker of one site: what those who are there write, and what is read of it by whom."""
+    here = topology.sites[site].kmes
+    leads = site == topology.coordinator
+    readers: dict[str, list[str]] = {name: [] for name in topology.sites if name != site}
+    for u, v in directions(topology.links):
+        if u in here and v not in here:
+            readers[topology.site_of[v]].append(link_queue(u, v))
+    if leads:
+        for kme in topology.kmes:
+            if kme not in here:
+                readers[topology.site_of[kme]].append(control_queue(kme))
+    else:
+        readers[topology.coordinator] += site_queues(here, lab=lab)
+    reads = {name: queues for name, queues in readers.items() if queues}
+    return BrokerContents(here, topology.links, topology.kmes if leads else (), reads, lab)
+
+
+def _document(broker: BrokerContents, passwords: Mapping[str, str], vhost: str) -> dict[str, Any]:
+    _check_passwords(broker.users, passwords)
     return {
         "vhosts": [{"name": vhost}],
-        "users": [_user(name, passwords[name]) for name in (*kmes, *SERVICE_USERS)],
-        "permissions": [{"user": user, "vhost": vhost, **granted} for user, granted in _permissions(kmes, lab)],
+        "users": [
+            *(_user(name, passwords[name]) for name in broker.users),
+            *(_user_without_password(site_user(site)) for site in broker.sites),
+        ],
+        "permissions": [{"user": user, "vhost": vhost, **granted} for user, granted in contents.permissions(broker)],
         "exchanges": [
             {
                 "name": name,
@@ -88,7 +86,7 @@ def definitions(
                 "internal": False,
                 "arguments": {},
             }
-            for name, kind in _exchanges(kmes)
+            for name, kind in contents.exchanges(broker)
         ],
         "queues": [
             {
@@ -99,7 +97,7 @@ def definitions(
                 # Arguments of an existing queue cannot change, so all that might is a policy.
                 "arguments": {"x-queue-type": "quorum", "x-single-active-consumer": True},
             }
-            for name in _queues(kmes, links, lab)
+            for name in contents.queues(broker)
         ],
         "bindings": [
             {
@@ -110,7 +108,7 @@ def definitions(
                 "routing_key": key,
                 "arguments": {},
             }
-            for source, key, kind, destination in _bindings(kmes, links, lab)
+            for source, key, kind, destination in contents.bindings(broker)
         ],
         "policies": [
             {
@@ -121,7 +119,7 @@ def definitions(
                 "priority": 0,
                 "definition": definition,
             }
-            for name, pattern, definition in _policies(lab)
+            for name, pattern, definition in contents.policies(broker.lab)
         ],
     }
 
@@ -140,8 +138,8 @@ def _check_network(kmes: Sequence[str], links: Iterable[tuple[str, str]]) -> Non
             raise TopologyError(f"{u!r} - {v!r} is not a link between two of the network's KMEs")
 
 
-def _check_passwords(kmes: Sequence[str], passwords: Mapping[str, str]) -> None:
-    users = {*kmes, *SERVICE_USERS}
+def _check_passwords(names: Iterable[str], passwords: Mapping[str, str]) -> None:
+    users = set(names)
     if missing := sorted(user for user in users if not passwords.get(user)):
         raise SettingsError(f"no password for the broker's users {', '.join(missing)}")
     if surplus := sorted(passwords.keys() - users):
@@ -159,112 +157,6 @@ def _user(name: str, password: str) -> dict[str, Any]:
     }
 
 
-def _permissions(kmes: Iterable[str], lab: bool) -> Iterator[tuple[str, dict[str, str]]]:
-    for kme in kmes:
-        yield (
-            kme,
-            {
-                "configure": _NOTHING,
-                "write": _any_of(_literal(kme_exchange(kme))),
-                "read": _any_of(rf"link\.[^.]+\.{kme}", _literal(control_queue(kme))),
-            },
-        )
-    leaks = (_literal(LEAKS_QUEUE),) if lab else ()
-    yield (
-        COORDINATOR,
-        {
-            "configure": _NOTHING,
-            "write": _any_of(COORD_EXCHANGE, REPLIES_EXCHANGE),
-            "read": _any_of(r"results\.[^.]+", *_requests(), DEAD_LETTERS_QUEUE, *leaks),
-        },
-    )
-    for client in CLIENTS:
-        own_queue = _literal(client_queue_prefix(client)) + ".*"
-        # What KMEs say is for the command line to see as it comes; the page shows what the coordinator has verified.
-        events = (EVENTS_EXCHANGE,) if client == CLI else ()
-        yield (
-            client,
-            {
-                "configure": _any_of(own_queue),
-                "write": _any_of(_literal(client_exchange(client)), own_queue),
-                "read": _any_of(own_queue, REPLIES_EXCHANGE, *events),
-            },
-        )
-    # An operator sees the management pages; messages are read by those they are meant for.
-    yield OPERATOR, {"configure": _NOTHING, "write": _NOTHING, "read": _NOTHING}
-
-
-def _requests() -> list[str]:
-    return [_literal(requests_queue(client)) for client in CLIENTS]
-
-
-def _any_of(*patterns: str) -> str:
-    """Anchor: RabbitMQ searches, and an open ``kme.kme-1`` would let its user write ``kme.kme-10``."""
-    return f"^{patterns[0]}$" if len(patterns) == 1 else f"^({'|'.join(patterns)})$"
-
-
-def _literal(name: str) -> str:
-    """Escape a name. Checked names hold nothing special but dots."""
-    return name.replace(".", r"\.")
-
-
-def _exchanges(kmes: Iterable[str]) -> Iterator[tuple[str, str]]:
-    # Direct, since all their keys are spelt out: a short message costs the broker a third less than by topics.
-    yield from ((kme_exchange(kme), "direct") for kme in kmes)
-    yield COORD_EXCHANGE, "direct"
-    yield from ((client_exchange(client), "direct") for client in CLIENTS)
-    yield REPLIES_EXCHANGE, "direct"
-    yield EVENTS_EXCHANGE, "topic"
-    yield DEAD_LETTER_EXCHANGE, "fanout"
-
-
-def _queues(kmes: Sequence[str], links: Iterable[tuple[str, str]], lab: bool) -> Iterator[str]:
-    yield from (link_queue(u, v) for u, v in directions(links))
-    yield from map(control_queue, kmes)
-    yield from coordinator_queues(kmes, lab=lab)
-
-
-def _bindings(kmes: Sequence[str], links: Iterable[tuple[str, str]], lab: bool) -> Iterator[tuple[str, str, str, str]]:
-    """Yield (source exchange, key, kind of the destination, destination)."""
-    for u, v in directions(links):
-        yield kme_exchange(u), link_queue(u, v), "queue", link_queue(u, v)
-        # The coordinator puts dead letters back. What it could write besides does not pass the seal.
-        yield COORD_EXCHANGE, link_queue(u, v), "queue", link_queue(u, v)
-    for kme in kmes:
-        own = kme_exchange(kme)
-        yield COORD_EXCHANGE, control_queue(kme), "queue", control_queue(kme)
-        yield own, results_queue(kme), "queue", results_queue(kme)
-        # One report serves the coordinator and those who watch: two messages would cost more.
-        yield own, results_queue(kme), "exchange", EVENTS_EXCHANGE
-        yield own, dead_key(kme), "queue", DEAD_LETTERS_QUEUE
-        if lab:
-            yield own, LEAKS_KEY, "queue", LEAKS_QUEUE
-    for client in CLIENTS:
-        yield client_exchange(client), REQUESTS_KEY, "queue", requests_queue(client)
-    yield DEAD_LETTER_EXCHANGE, "", "queue", DEAD_LETTERS_QUEUE
-
-
-def _policies(lab: bool) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yield (name, anchored pattern of queues, definition); no queue matches two."""
-    kept = {
-        "delivery-limit": DELIVERY_LIMIT,
-        "dead-letter-exchange": DEAD_LETTER_EXCHANGE,
-        "overflow": "reject-publish",
-    }
-    shed = {"delivery-limit": DELIVERY_LIMIT, "overflow": "drop-head"}
-    yield "links", r"^link\.[^.]+\.[^.]+$", {**kept, "max-length-bytes": LINK_BYTES_MAX}
-    yield "control", r"^kme\.[^.]+\.control$", {**kept, "max-length-bytes": CONTROL_BYTES_MAX}
-    yield "results", r"^results\.[^.]+$", {**kept, "max-length-bytes": RESULTS_BYTES_MAX}
-    # Whoever asked has given up by then; a coordinator that was away must not act on it.
-    requests = {**kept, "max-length-bytes": REQUESTS_BYTES_MAX, "message-ttl": REQUESTS_AGE_MS_MAX}
-    yield "requests", _any_of(*_requests()), requests
-    yield "dead-letters", _any_of(DEAD_LETTERS_QUEUE), {**shed, "max-length-bytes": DEAD_LETTERS_BYTES_MAX}
-    if lab:
-        leaks = {**shed, "max-length-bytes": LEAKS_BYTES_MAX, "message-ttl": LEAKS_AGE_MS_MAX}
-        yield "leaks", _any_of(_literal(LEAKS_QUEUE)), leaks
-    # Classic queues: no delivery limit there.
-    yield (
-        "clients",
-        f"^({'|'.join(_literal(client_queue_prefix(client)) for client in CLIENTS)})",
-        {"overflow": "drop-head", "max-length-bytes": CLIENT_BYTES_MAX},
-    )
+def _user_without_password(name: str) -> dict[str, Any]:
+    """Return a user who gets in by certificate alone: no password has the empty hash."""
+    return {"name": name, "password_hash": "", "hashing_algorithm": "rabbit_password_hashing_sha256", "tags": []}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final, Literal
 
 from qkdrelay.errors import TopologyError
 from qkdrelay.network.key_cost import DEFAULT_SUITE, Suite
-from qkdrelay.network.names import Link
+from qkdrelay.network.names import COORDINATOR, Link
+from qkdrelay.network.sites import Site
 from qkdrelay.network.toml_file import did_you_mean
 
 Trust = Literal["never", "avoid", "trusted"]
@@ -94,6 +95,20 @@ class Topology:
     """For KMEs with a note."""
     saes: Mapping[str, str] = field(default_factory=dict, hash=False)
     """The KME of each SAE."""
+    sites: Mapping[str, Site] = field(default_factory=dict, hash=False)
+    """By name; without any there is one for all."""
+    coordinator: str = ""
+    """The site that the coordinator is at."""
+
+    @cached_property
+    def site_of(self) -> Mapping[str, str]:
+        """For each KME its site, if there are several."""
+        return {kme: name for name, site in self.sites.items() for kme in site.kmes}
+
+    def elsewhere(self, site: str) -> dict[str, str]:
+        """Return the sites of those KMEs, and of the coordinator, that are not at this one."""
+        all_of_them = {**self.site_of, COORDINATOR: self.coordinator}
+        return {who: where for who, where in all_of_them.items() if where != site}
 
     @cached_property
     def neighbours(self) -> Mapping[str, tuple[str, ...]]:
@@ -147,6 +162,12 @@ class Topology:
                     hops[near] = hops[kme] + 1
                     queue.append(near)
         return hops
+
+
+def one_site_each(topology: Topology) -> Topology:
+    """Return the network with a site for each KME, named as that, where its broker is too; the first one's leads."""
+    sites = {kme: Site((kme,), kme) for kme in topology.kmes}
+    return replace(topology, sites=sites, coordinator=topology.kmes[0])
 
 
 def rate_of(topology: Topology, link: Link) -> float:

@@ -10,12 +10,13 @@ from qkdrelay.errors import TopologyError
 from qkdrelay.network.link_notes import note_text, parse_note
 from qkdrelay.network.names import KME_NAME, KME_NAME_RULE, SAE_ID, SAE_ID_RULE, SERVICE_USERS, Link
 from qkdrelay.network.plan import KMES_MAX
+from qkdrelay.network.sites import format_sites, parse_sites
 from qkdrelay.network.toml_file import TomlFile, did_you_mean, parse_toml, read_text, toml_text
 from qkdrelay.network.topology import NOTHING_NOTED, LinkNote, Topology, Trust
 
 TOPOLOGY_BYTES_MAX = 1 << 20
 REFERENCE = "eight-kmes"
-_ENTRIES = ("name", "kmes", "links", "trust", "saes")
+_ENTRIES = ("name", "kmes", "links", "trust", "saes", "sites", "coordinator")
 
 
 def load_topology(which: Path) -> Topology:
@@ -40,7 +41,8 @@ def parse_topology(text: str, where: str) -> Topology:
     ``name``, ``kmes`` and ``links`` must be there. A link is a pair of KMEs; a third entry may say more of it, as in
     ``["kme-1", "kme-2", { rate_bps = 4000, buffer_bytes = 65536, suite = "aes-256-gcm" }]``, or that its key comes from
     devices, as in ``{ source = "etsi014", devices = { kme-1 = { url = "https://a", sae = "x" }, kme-2 = ... } }``. A
-    table ``[trust]`` may note KMEs, as in ``kme-5 = "never"``; a table ``[saes]`` names SAEs and their KMEs.
+    table ``[trust]`` may note KMEs, as in ``kme-5 = "never"``; a table ``[saes]`` names SAEs and their KMEs; a table
+    ``[sites]`` says which KMEs are whose, and ``coordinator`` at which site that is (`parse_sites`).
     """
     data = parse_toml(text, where)
     file = TomlFile(where, text)
@@ -64,7 +66,10 @@ def parse_topology(text: str, where: str) -> Topology:
     names = _names(kmes, file)
     noted = _links(links, names, file)
     said = {link: note for link, note in noted.items() if note != NOTHING_NOTED}
-    return Topology(name, names, tuple(noted), said, _trust(trust, names, file), _saes(saes, names, file))
+    sites, coordinator = parse_sites(data, names, file)
+    return Topology(
+        name, names, tuple(noted), said, _trust(trust, names, file), _saes(saes, names, file), sites, coordinator
+    )
 
 
 _KMES_EXAMPLE, _LINKS_EXAMPLE = 'kmes = ["kme-1", "kme-2"]', 'links = [["kme-1", "kme-2"]]'
@@ -144,7 +149,10 @@ def format_topology(topology: Topology) -> str:
     trust = "".join(f"{toml_text(kme)} = {toml_text(note)}\n" for kme, note in topology.trust.items())
     network = f"name = {toml_text(topology.name)}\nkmes = {toml_text(list(topology.kmes))}\nlinks = [\n{links}]\n"
     saes = "".join(f"{toml_text(sae)} = {toml_text(kme)}\n" for sae, kme in topology.saes.items())
-    return network + (f"\n[trust]\n{trust}" if trust else "") + (f"\n[saes]\n{saes}" if saes else "")
+    if topology.coordinator:
+        network += f"coordinator = {toml_text(topology.coordinator)}\n"
+    tables = {"trust": trust, "saes": saes, "sites": format_sites(topology.sites)}
+    return network + "".join(f"\n[{name}]\n{lines}" for name, lines in tables.items() if lines)
 
 
 def reference_topology() -> Topology:
