@@ -53,7 +53,7 @@ def serve() -> None:
     """
     from coordinator.settings import CoordinatorSettings
     from coordinator.store import open_coordinator_store
-    from qkdrelay.broker.names import coordinator_queues
+    from qkdrelay.broker.names import coordinator_queues, site_queues
     from qkdrelay.broker.rabbitmq import RabbitMqBroker
     from qkdrelay.errors import SettingsError
     from qkdrelay.network.directory_file import DirectoryFile
@@ -68,7 +68,7 @@ def serve() -> None:
 
     stop = prepare_process()
     settings = load(CoordinatorSettings)
-    set_up_logging(settings.log_format, settings.log_level)
+    set_up_logging(settings.log_format, settings.log_level, site=settings.site)
     topology = load_topology(settings.topology)
     if wrong := set(topology.kmes) ^ set(settings.control_keys):
         raise SettingsError(
@@ -77,7 +77,16 @@ def serve() -> None:
         )
     keys = {kme: key_bytes(key) for kme, key in settings.control_keys.items()}
     store, cli_key = open_coordinator_store(settings.store), key_bytes(settings.cli_key)
-    broker = RabbitMqBroker(settings.rabbitmq(COORDINATOR, coordinator_queues(topology.kmes, lab=settings.lab)))
+    sites, here = dict(topology.sites), topology.coordinator
+    if here != settings.site:
+        is_at = settings.site or "not set"
+        raise SettingsError(f"QKDRELAY_SITE is {is_at}, and the topology has the coordinator at {here or 'no site'}")
+    kmes_here = sites.pop(here).kmes if here else topology.kmes
+    others = [
+        settings.elsewhere(COORDINATOR, name, site.broker, site_queues(site.kmes, lab=settings.lab))
+        for name, site in sites.items()
+    ]
+    broker = RabbitMqBroker(settings.rabbitmq(COORDINATOR, coordinator_queues(kmes_here, lab=settings.lab)), others)
     directory = None if settings.saes is None else DirectoryFile(settings.saes)
     loop = assemble(
         topology,
@@ -89,6 +98,7 @@ def serve() -> None:
         lab=settings.lab,
         batch_s=BATCH_S,
         directory=directory,
+        elsewhere=topology.elsewhere(here),
     )
     health = monitoring(loop.service.metrics.registry, loop.health)
     with serving(health, settings.http, setting="QKDRELAY_HTTP"):

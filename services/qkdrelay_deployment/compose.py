@@ -8,14 +8,15 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from qkdrelay.broker.names import VHOST
-from qkdrelay.broker.rabbitmq.settings import DEFAULT_PORT
+from qkdrelay.broker.rabbitmq.settings import DEFAULT_PORT, DEFAULT_TLS_PORT
 from qkdrelay.escaping import NAME_MAX, escaped
 from qkdrelay.network.names import CLI, COORDINATOR, PAGE
 from qkdrelay.network.topology import Topology
 from qkdrelay_deployment import compose_texts as texts
 from qkdrelay_deployment.compose_texts import APPLICATIONS_PORT_INSIDE
-from qkdrelay_deployment.rabbitmq_conf import TLS_DIRECTORY
+from qkdrelay_deployment.rabbitmq_conf import PLUGINS, TLS_DIRECTORY
 from qkdrelay_deployment.variables import (
+    AMQPS_PORT,
     APPLICATIONS_ADDRESS,
     APPLICATIONS_PORT,
     CLI_KEY,
@@ -37,6 +38,10 @@ TLS_OVERLAY: Final = "deploy/tls.yml"
 CLUSTER_OVERLAY: Final = "infra/cluster/docker-compose.yml"
 TLS_FOLDER: Final = "deploy/tls"
 """Has the certificates, beside the compose file."""
+SITE_CERTIFICATE: Final = "site"
+"""In it, of a bundle: what the brokers of other sites know this one by."""
+SITE_TLS_DIRECTORY: Final = "/etc/qkdrelay/site"
+"""That folder, in a container."""
 COORDINATOR_SAES: Final = "deploy/coordinator/saes"
 """Has the coordinator's directory of SAEs, which is this deployment's; KMEs have copies in `kme_saes`."""
 DEVICES_FOLDER: Final = "deploy/devices"
@@ -62,15 +67,54 @@ def device_files(kme: str, peer: str) -> str:
 
 def compose_file(topology: Topology) -> str:
     """Return the compose file of ``topology``: the broker, the coordinator, and a service for each KME."""
-    network = json.dumps(escaped(topology.name, NAME_MAX), ensure_ascii=False)
-    services = [
-        texts.HEAD.format(network=network, vhost=VHOST, port=DEFAULT_PORT, http_port=HTTP_PORT),
-        _coordinator(topology),
-        _page(),
-    ]
-    services += [_kme(topology, kme) for kme in topology.kmes]
-    volumes = "".join(f"  {_plain(name)}:\n" for name in (BROKER_SERVICE, COORDINATOR, *topology.kmes))
+    heading = texts.HEADING.format(network=_shown(topology.name))
+    services = [_head(heading, build=texts.BUILD), _coordinator(topology), _page()]
+    services += [_kme(topology, kme, topology.kmes.index(kme)) for kme in topology.kmes]
+    return _with_volumes(services, (BROKER_SERVICE, COORDINATOR, *topology.kmes))
+
+
+def site_compose_file(topology: Topology, site: str) -> str:
+    """Return the compose file of one site's bundle: its broker, its KMEs, and the coordinator if that is there."""
+    here = topology.sites[site]
+    of_site = texts.SITE_ENVIRONMENT.format(site=_plain(site), tls=SITE_TLS_DIRECTORY)
+    files = {f"{TLS_FOLDER}/{BROKER_SERVICE}": TLS_DIRECTORY, PLUGINS: "/etc/rabbitmq/enabled_plugins"}
+    head = _head(
+        texts.SITE_HEADING.format(site=site, network=_shown(topology.name)),
+        site=of_site,
+        amqps=texts.AMQPS.format(variable=AMQPS_PORT, published=here.port, port=DEFAULT_TLS_PORT),
+        broker_files="".join(_mounted(folder, inside) for folder, inside in files.items()),
+    )
+    services, volumes = [head], [BROKER_SERVICE]
+    own_files = _mounted(f"{TLS_FOLDER}/{SITE_CERTIFICATE}", SITE_TLS_DIRECTORY)
+    if site == topology.coordinator:
+        services += [_coordinator(topology, own_files), _page()]
+        volumes.append(COORDINATOR)
+    for number, kme in enumerate(here.kmes):
+        services.append(_kme(topology, kme, number, own_files))
+        volumes.append(kme)
+    return _with_volumes(services, volumes)
+
+
+def _head(heading: str, *, build: str = "", site: str = "", amqps: str = "", broker_files: str = "") -> str:
+    return texts.HEAD.format(
+        heading=heading,
+        vhost=VHOST,
+        port=DEFAULT_PORT,
+        http_port=HTTP_PORT,
+        build=build,
+        site=site,
+        amqps=amqps,
+        broker_files=broker_files,
+    )
+
+
+def _with_volumes(services: Iterable[str], names: Iterable[str]) -> str:
+    volumes = "".join(f"  {_plain(name)}:\n" for name in names)
     return "\n".join((*services, f"volumes:\n{volumes}"))
+
+
+def _shown(name: str) -> str:
+    return json.dumps(escaped(name, NAME_MAX), ensure_ascii=False)
 
 
 def tls_overlay(topology: Topology, brokers: Iterable[str]) -> str:
@@ -90,7 +134,7 @@ def _mounted_certificates(name: str) -> str:
     return f'"./{TLS_FOLDER}/{name}:{TLS_DIRECTORY}:ro"'
 
 
-def _coordinator(topology: Topology) -> str:
+def _coordinator(topology: Topology, site_files: str = "") -> str:
     keys = {kme: _required(control_key_variable(kme)) for kme in topology.kmes}
     return texts.COORDINATOR.format(
         user=COORDINATOR,
@@ -101,7 +145,7 @@ def _coordinator(topology: Topology) -> str:
         page_key=_required(PAGE_KEY),
         control_keys=_folded(keys),
         directory=texts.DIRECTORY if topology.saes else "",
-        mounted=_mounted(COORDINATOR_SAES, texts.SAES_DIRECTORY) if topology.saes else "",
+        mounted=site_files + (_mounted(COORDINATOR_SAES, texts.SAES_DIRECTORY) if topology.saes else ""),
     )
 
 
@@ -120,9 +164,10 @@ def _mounted(folder: str, inside: str) -> str:
     return f"      - ./{folder}:{inside}:ro\n"
 
 
-def _kme(topology: Topology, kme: str) -> str:
+def _kme(topology: Topology, kme: str, number: int, site_files: str = "") -> str:
+    """Return the service of a KME, the ``number``th at its place, from 0."""
     near = topology.neighbours[kme]
-    mounted = [_mounted(kme_saes(kme), texts.SAES_DIRECTORY)] if topology.saes else []
+    mounted = [site_files, *([_mounted(kme_saes(kme), texts.SAES_DIRECTORY)] if topology.saes else [])]
     mounted += [
         _mounted(device_files(kme, peer), _device_files_inside(peer))
         for peer in near
@@ -137,8 +182,25 @@ def _kme(topology: Topology, kme: str) -> str:
         volume=kme,
         applications=texts.APPLICATIONS if topology.saes else "",
         mounted="".join(mounted),
-        published=_published(topology, kme) if topology.saes else "",
+        published=_published(kme, number) if topology.saes else "",
+        sites=_sites(topology, kme),
     )
+
+
+def _sites(topology: Topology, kme: str) -> str:
+    """Return what ``kme`` is told of the other sites that it reads at; nothing where there is one for all."""
+    if not topology.sites:
+        return ""
+    elsewhere = topology.elsewhere(topology.site_of[kme])
+    near = {peer: elsewhere[peer] for peer in topology.neighbours[kme] if peer in elsewhere}
+    leading = elsewhere.get(COORDINATOR)
+    told: dict[str, object] = {}
+    for site in topology.sites:
+        kmes = [peer for peer, where in near.items() if where == site]
+        if kmes or site == leading:
+            of_coordinator = {"coordinator": True} if site == leading else {}
+            told[site] = {"broker": topology.sites[site].broker, "kmes": kmes, **of_coordinator}
+    return texts.SITES.format(sites=_folded(told))
 
 
 def _link(topology: Topology, kme: str, peer: str) -> dict[str, object]:
@@ -154,8 +216,8 @@ def _device_files_inside(peer: str) -> str:
     return f"{texts.DEVICES_DIRECTORY}/{peer}"
 
 
-def _published(topology: Topology, kme: str) -> str:
-    published = int(REMEMBERED[APPLICATIONS_PORT] or 0) + topology.kmes.index(kme)
+def _published(kme: str, number: int) -> str:
+    published = int(REMEMBERED[APPLICATIONS_PORT] or 0) + number
     variable = applications_port_variable(kme)
     return texts.APPLICATIONS_PORT.format(
         address=APPLICATIONS_ADDRESS,

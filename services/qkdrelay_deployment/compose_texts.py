@@ -11,8 +11,7 @@ APPLICATIONS_PORT_INSIDE: Final = 8443
 # Kept to what `docker compose` v2 and docker-compose 1.29 both take: no `name:`, no inline configs,
 # no `start_interval`, no `depends_on.required`.
 HEAD = """\
-# Written by `coordinator provision` for the network {network}; a test keeps it so. Run it with `make up`,
-# which also makes .env (the secrets named here) and deploy/ (the broker's configuration).
+{heading}
 
 x-hardened: &hardened
   restart: unless-stopped
@@ -28,12 +27,7 @@ x-hardened: &hardened
 x-service: &service
   <<: *hardened
   image: ${{QKDRELAY_IMAGE:-qkdrelay:local}}
-  build:
-    context: .
-    dockerfile: infra/image/Dockerfile
-    args:
-      PYTHON_IMAGE: ${{PYTHON_IMAGE:-python:3.11-slim}}
-  user: "10001:10001"
+{build}  user: "10001:10001"
   tmpfs: ["/tmp:size=16m"]
   # Messages taken in and not handled yet may be 64 of 1 MiB for each link.
   mem_limit: 512m
@@ -62,7 +56,7 @@ x-environment: &environment
   QKDRELAY_LAB: ${{QKDRELAY_LAB:-false}}
   QKDRELAY_LOG_FORMAT: ${{QKDRELAY_LOG_FORMAT:-json}}
   QKDRELAY_LOG_LEVEL: ${{QKDRELAY_LOG_LEVEL:-info}}
-  # Health and metrics, for the other containers only: no port is published.
+{site}  # Health and metrics, for the other containers only: no port is published.
   QKDRELAY_HTTP: 0.0.0.0:{http_port}
 
 services:
@@ -83,13 +77,13 @@ services:
       # Changes with the definitions, so that the broker is started anew to load them.
       QKDRELAY_DEPLOYMENT: ${{QKDRELAY_DEPLOYMENT:?run make up}}
     ports:
-      - "127.0.0.1:${{QKDRELAY_AMQP_PORT:-{port}}}:${{BROKER_PORT:-{port}}}"
+{amqps}      - "127.0.0.1:${{QKDRELAY_AMQP_PORT:-{port}}}:${{BROKER_PORT:-{port}}}"
       - "127.0.0.1:${{QKDRELAY_MANAGEMENT_PORT:-15672}}:15672"
     volumes:
       - rabbitmq:/var/lib/rabbitmq
       - ./deploy/rabbitmq.conf:/etc/rabbitmq/conf.d/90-qkdrelay.conf:ro
       - ./deploy/definitions.json:/etc/qkdrelay/definitions.json:ro
-    tmpfs: ["/tmp:size=16m", "/var/log/rabbitmq:size=16m,mode=1777"]
+{broker_files}    tmpfs: ["/tmp:size=16m", "/var/log/rabbitmq:size=16m,mode=1777"]
     mem_limit: 1g
     pids_limit: 512
     stop_grace_period: 30s
@@ -99,6 +93,35 @@ services:
       timeout: 5s
       retries: 12
       start_period: 60s
+"""
+
+HEADING = """\
+# Written by `coordinator provision` for the network {network}; a test keeps it so. Run it with `make up`,
+# which also makes .env (the secrets named here) and deploy/ (the broker's configuration).\
+"""
+BUILD = """\
+  build:
+    context: .
+    dockerfile: infra/image/Dockerfile
+    args:
+      PYTHON_IMAGE: ${PYTHON_IMAGE:-python:3.11-slim}
+"""
+
+# Of a bundle: one site of several.
+SITE_HEADING = """\
+# Written by `coordinator provision --sites`: site {site} of the network {network}. README.md says how to start it.\
+"""
+SITE_ENVIRONMENT = """\
+  QKDRELAY_SITE: {site}
+  QKDRELAY_SITE_TLS: {tls}
+"""
+SITES = """\
+      QKDRELAY_SITES: >-
+        {sites}
+"""
+AMQPS = """\
+      # For those of other sites alone, with a certificate of the network's authority.
+      - "${{{variable}:-{published}}}:{port}"
 """
 
 COORDINATOR = """\
@@ -169,6 +192,7 @@ KME = """\
       QKDRELAY_CONTROL_KEY: {control_key}
       QKDRELAY_WITHSTAND_COMPROMISED: {withstand}
 {applications}\
+{sites}\
       QKDRELAY_LINKS: >-
         {links}
     volumes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from stat import S_IMODE, S_ISREG
 
@@ -11,12 +12,12 @@ from qkdrelay_deployment.compose import DEVICES_FOLDER, device_files
 from qkdrelay_deployment.files import make_folder
 
 
-def provision_devices(topology: Topology, root: Path) -> list[Path]:
-    """Make a folder for each end of a link with devices, what is there kept; return the files that it lacks. OSError.
+def provision_devices(topology: Topology, root: Path, kmes: Collection[str]) -> list[Path]:
+    """Make a folder for each end, at one of ``kmes``, of a link with devices; return the files that they lack. OSError.
 
-    Folders of links that are no more stay, as their secrets would in ``.env``.
+    What is there is kept. Folders of links that are no more stay, as their secrets would in ``.env``.
     """
-    ends = [end for a, b in topology.links_of("etsi014") for end in ((a, b), (b, a))]
+    ends = [end for a, b in topology.links_of("etsi014") for end in ((a, b), (b, a)) if end[0] in kmes]
     # What a KME's container mounts is for its user to read, behind a folder that is its owner's alone.
     folders = [root / device_files(kme, peer) for kme, peer in ends]
     for folder in folders:

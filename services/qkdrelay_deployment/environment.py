@@ -11,11 +11,11 @@ from typing import Final
 from qkdrelay.broker.rabbitmq.settings import DEFAULT_PORT, DEFAULT_TLS_PORT
 from qkdrelay.errors import SettingsError
 from qkdrelay.network.names import CLI
-from qkdrelay.network.topology import Topology
 from qkdrelay.service.dotenv_file import assignment
 from qkdrelay_deployment.compose import CLUSTER_OVERLAY, COMPOSE_BASE, TLS_FOLDER, TLS_OVERLAY
 from qkdrelay_deployment.variables import (
     AMQP_PORTS,
+    AMQPS_PORT,
     APPLICATIONS_ADDRESS,
     APPLICATIONS_PORT,
     CLI_KEY,
@@ -24,9 +24,10 @@ from qkdrelay_deployment.variables import (
     PAGE_KEY,
     PAGE_PORT,
     REMEMBERED,
+    SITE,
     WITHSTAND_DEFAULT,
+    Place,
     applications_port_variable,
-    broker_users,
     control_key_variable,
     link_secret_variable,
     password_variable,
@@ -47,7 +48,7 @@ DEPLOYMENT: Final = "QKDRELAY_DEPLOYMENT"
 
 
 def environment_values(
-    topology: Topology,
+    place: Place,
     kept: Mapping[str, str],
     environment: Mapping[str, str],
     brokers: Sequence[str],
@@ -71,18 +72,28 @@ def environment_values(
     if not _is_ipv4(values[APPLICATIONS_ADDRESS]):
         hint = "one of this host, such as 192.0.2.7; 0.0.0.0 for all of them"
         raise SettingsError(f"{APPLICATIONS_ADDRESS} is no IPv4 address to publish at", hint=hint)
-    values |= _applications_ports(topology, int(values[APPLICATIONS_PORT]))
-    for name in (COOKIE, *map(password_variable, broker_users(topology))):
+    values |= _applications_ports(place, int(values[APPLICATIONS_PORT]))
+    for name in (COOKIE, *map(password_variable, place.users)):
         values[name] = kept.get(name) or _new_secret()
-    keys = [CLI_KEY, PAGE_KEY, *map(control_key_variable, topology.kmes)]
-    keys += [link_secret_variable(*link) for link in topology.links_of("simulated")]
+    keys = [CLI_KEY, PAGE_KEY] if place.has_coordinator else []
+    keys += shared_variables(place)
     for name in keys:
         values[name] = _key(name, kept.get(name))
-    for name in map(withstand_variable, topology.kmes):
+    for name in map(withstand_variable, place.kmes):
         values[name] = _withstand(name, environment.get(name) or kept.get(name) or WITHSTAND_DEFAULT)
     values[_LAB] = "true" if lab else "false"
     _switch_broker(values, brokers, tls=tls)
     return values
+
+
+def place_variables(place: Place) -> list[str]:
+    """Name all variables of a deployment, those that it has in common with others too."""
+    return [name for _, members in _sections(place) for name in members]
+
+
+def shared_variables(place: Place) -> list[str]:
+    """Name the secrets that others have, too: keys with the coordinator, and what simulated links draw theirs from."""
+    return [*map(control_key_variable, place.controlled), *(link_secret_variable(*link) for link in place.links)]
 
 
 def _is_ipv4(text: str) -> bool:
@@ -92,14 +103,14 @@ def _is_ipv4(text: str) -> bool:
         return False
 
 
-def _applications_ports(topology: Topology, first: int) -> dict[str, str]:
+def _applications_ports(place: Place, first: int) -> dict[str, str]:
     """Return the ports that the KMEs serve applications at, from ``first`` on; none where no SAEs are named."""
-    if not topology.saes:
+    if not place.has_applications:
         return {}
-    if first + len(topology.kmes) > _PORTS_END:
-        hint = f"a number up to {_PORTS_END - len(topology.kmes)}"
-        raise SettingsError(f"{APPLICATIONS_PORT} leaves too few ports for {len(topology.kmes)} KMEs", hint=hint)
-    return {applications_port_variable(kme): str(port) for port, kme in enumerate(topology.kmes, first)}
+    if first + len(place.kmes) > _PORTS_END:
+        hint = f"a number up to {_PORTS_END - len(place.kmes)}"
+        raise SettingsError(f"{APPLICATIONS_PORT} leaves too few ports for {len(place.kmes)} KMEs", hint=hint)
+    return {applications_port_variable(kme): str(port) for port, kme in enumerate(place.kmes, first)}
 
 
 def _switch_broker(values: dict[str, str], brokers: Sequence[str], *, tls: bool) -> None:
@@ -118,13 +129,11 @@ def _switch_broker(values: dict[str, str], brokers: Sequence[str], *, tls: bool)
         values[_COMPOSE] = ":".join([COMPOSE_BASE, *overlays])
 
 
-def check_environment(
-    topology: Topology, values: Mapping[str, str], composed: str, environment: Mapping[str, str]
-) -> None:
+def check_environment(place: Place, values: Mapping[str, str], composed: str, environment: Mapping[str, str]) -> None:
     """Raise SettingsError for a variable that compose would take from the environment, and we from ``.env``."""
     decided = {_COMPOSE: COMPOSE_BASE, **values}
     compose_reads = {_COMPOSE, COOKIE, *_SUBSTITUTED.findall(composed)}
-    for name in (name for _, members in _sections(topology) for name in members):
+    for name in place_variables(place):
         if name in compose_reads and name in decided and environment.get(name, decided[name]) != decided[name]:
             raise SettingsError(f"{name} in the environment is not what .env has", hint=f"unset {name}")
 
@@ -150,13 +159,13 @@ def _new_secret() -> str:
     return secrets.token_hex(SECRET_BYTES)
 
 
-def dotenv_text(topology: Topology, values: Mapping[str, str]) -> str:
+def dotenv_text(place: Place, values: Mapping[str, str]) -> str:
     """Return the text of ``.env``, in sections; SettingsError for a value that no line can hold."""
     rest = dict(values)
     lines = ["# Made by `coordinator provision`: this deployment's secrets and settings. Show it to nobody."]
-    for title, members in _sections(topology):
-        lines += ["", f"# {title}"]
-        lines += [assignment(name, rest.pop(name)) for name in members if name in rest]
+    for title, members in _sections(place):
+        found = [assignment(name, rest.pop(name)) for name in members if name in rest]
+        lines += ["", f"# {title}", *found] if found else []
     if rest:
         lines += [
             "",
@@ -166,35 +175,32 @@ def dotenv_text(topology: Topology, values: Mapping[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _sections(topology: Topology) -> Iterator[tuple[str, list[str]]]:
+def _sections(place: Place) -> Iterator[tuple[str, list[str]]]:
     yield (
         "Settings. Environment variables of the same name go before them",
-        [_LAB, _BROKER, _TLS, DEPLOYMENT, *REMEMBERED, _ADDRESSES, _PORT_INSIDE, _COMPOSE],
+        [SITE, _LAB, _BROKER, _TLS, DEPLOYMENT, *REMEMBERED, AMQPS_PORT, _ADDRESSES, _PORT_INSIDE, _COMPOSE],
     )
-    if topology.saes:
-        ports = [applications_port_variable(kme) for kme in topology.kmes]
+    if place.has_applications:
+        ports = [applications_port_variable(kme) for kme in place.kmes]
         yield f"Ports at which KMEs serve applications, from {APPLICATIONS_PORT} on", ports
     yield "What the broker's nodes have in common, where there are several", [COOKIE]
-    yield "Passwords of the broker's users", [password_variable(user) for user in reversed(broker_users(topology))]
+    yield "Passwords of the broker's users", [password_variable(user) for user in reversed(place.users)]
     yield (
         "How many compromised KMEs a plan must withstand for a KME to be an end of it, 0 to 3. With 0 at both ends\n"
         "# `coordinator relay --allow-unprotected` relays keys that KMEs on the way could learn",
-        [withstand_variable(kme) for kme in topology.kmes],
+        [withstand_variable(kme) for kme in place.kmes],
     )
     yield (
         "Keys between the coordinator and its command line, and the page; the broker must not have them",
-        [
-            CLI_KEY,
-            PAGE_KEY,
-        ],
+        [CLI_KEY, PAGE_KEY],
     )
     yield (
         "Keys between the coordinator and each KME",
-        [control_key_variable(kme) for kme in topology.kmes],
+        [control_key_variable(kme) for kme in place.controlled],
     )
-    if simulated := topology.links_of("simulated"):
+    if place.links:
         yield (
             "What the simulated QKD links draw their keys from: who has one has all of that link's key.\n"
             "# docs/operating.md says how to renew one",
-            [link_secret_variable(*link) for link in simulated],
+            [link_secret_variable(*link) for link in place.links],
         )

@@ -38,7 +38,7 @@ from qkdrelay_deployment.environment import DEPLOYMENT, check_environment, doten
 from qkdrelay_deployment.files import make_folder, write_file, writing
 from qkdrelay_deployment.rabbitmq_conf import rabbitmq_conf
 from qkdrelay_deployment.saes import Written, provision_saes
-from qkdrelay_deployment.variables import broker_users, link_secret_variable, password_variable
+from qkdrelay_deployment.variables import link_secret_variable, password_variable, whole
 
 _BROKER_HOSTS: Final = (*CLUSTER_SERVICES, "localhost", "127.0.0.1", "::1")
 
@@ -61,17 +61,18 @@ def write_deployment(
     authority there that cannot be one.
     """
     brokers = CLUSTER_SERVICES if cluster else (BROKER_SERVICE,)
-    _check_deployable(topology, brokers)
+    check_deployable(topology, brokers)
     dotenv = directory / ".env"
     deploy = directory / "deploy"
     try:
         kept = dotenv_file.read(dotenv)
     except OSError as error:
         raise SettingsError(f"{dotenv}: {error.strerror}") from None
-    values = environment_values(topology, kept, environment, brokers, lab=lab, tls=tls)
+    place = whole(topology)
+    values = environment_values(place, kept, environment, brokers, lab=lab, tls=tls)
     composed = compose_file(topology)
-    check_environment(topology, values, composed, environment)
-    passwords = {user: values[password_variable(user)] for user in broker_users(topology)}
+    check_environment(place, values, composed, environment)
+    passwords = {user: values[password_variable(user)] for user in place.users}
     loaded = definitions(topology.kmes, topology.links, passwords, lab=lab)
     configuration = rabbitmq_conf(tls=tls, nodes=CLUSTER_NODES if cluster else ())
     contents = {
@@ -88,9 +89,9 @@ def write_deployment(
             # The broker reads its certificate when it starts.
             configuration += (directory / TLS_FOLDER / BROKER_SERVICE / CERTIFICATE).read_text(encoding="utf-8")
         saes = provision_saes(topology, directory, values)
-        missing = provision_devices(topology, directory)
-        values[DEPLOYMENT] = _digest(topology, loaded, passwords, configuration)
-        write_file(dotenv, dotenv_text(topology, values), mode=0o600)
+        missing = provision_devices(topology, directory, topology.kmes)
+        values[DEPLOYMENT] = deployment_digest(topology, loaded, passwords, configuration)
+        write_file(dotenv, dotenv_text(place, values), mode=0o600)
         for path, text in contents.items():
             # The services run as users of their own, so what is mounted into them is for all to read.
             write_file(path, text, mode=0o644)
@@ -119,7 +120,8 @@ def _write_certificates(topology: Topology, directory: Path) -> list[Path]:
     return list(files)
 
 
-def _check_deployable(topology: Topology, brokers: Sequence[str]) -> None:
+def check_deployable(topology: Topology, brokers: Sequence[str]) -> None:
+    """Raise TopologyError for a network whose KMEs, or links, cannot have names of their own beside ``brokers``."""
     if taken := sorted(set(brokers) & set(topology.kmes)):
         raise TopologyError(
             f"{taken[0]!r} is the broker's name in a deployment",
@@ -135,16 +137,18 @@ def _check_deployable(topology: Topology, brokers: Sequence[str]) -> None:
             )
 
 
-def _digest(
-    topology: Topology, definitions: Mapping[str, Any], passwords: Mapping[str, str], configuration: str
+def deployment_digest(
+    topology: Topology | None, definitions: Mapping[str, Any], passwords: Mapping[str, str], configuration: str
 ) -> str:
-    """Return the value of `DEPLOYMENT`."""
+    """Return the value of `DEPLOYMENT`, where the coordinator is for the network that it plans for."""
     users = [
         {name: value for name, value in user.items() if name != "password_hash"}  # salted anew each time
         for user in definitions["users"]
     ]
-    # SAEs are read again without a restart; where devices are is their KMEs' alone.
-    notes = {link: replace(note, devices={}) for link, note in topology.link_notes.items()}
-    network = format_topology(replace(topology, saes={}, link_notes=notes))
+    network = ""
+    if topology is not None:
+        # SAEs are read again without a restart; where devices are is their KMEs' alone.
+        notes = {link: replace(note, devices={}) for link, note in topology.link_notes.items()}
+        network = format_topology(replace(topology, saes={}, link_notes=notes))
     meant = [{**definitions, "users": users}, dict(passwords), configuration, network]
     return hashlib.sha256(json.dumps(meant, sort_keys=True).encode()).hexdigest()[:16]

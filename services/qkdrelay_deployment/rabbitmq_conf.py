@@ -48,6 +48,18 @@ ssl_options.versions.1 = tlsv1.3
 ssl_options.versions.2 = tlsv1.2
 """
 
+_SITE = """
+# Those who are here come by the plain port, with passwords. Other sites come by TLS, each by the certificate of its
+# name, and may read what is for them.
+listeners.ssl.default = {port}
+auth_mechanisms.1 = PLAIN
+auth_mechanisms.2 = EXTERNAL
+ssl_cert_login_from = common_name
+"""
+PLUGINS: Final = "deploy/enabled_plugins"
+"""Of a site's broker, beside the compose file."""
+ENABLED_PLUGINS: Final = "[rabbitmq_management,rabbitmq_prometheus,rabbitmq_auth_mechanism_ssl].\n"
+
 _CLUSTER = """
 # A node that cannot see most of the others pauses, and comes back by itself.
 cluster_partition_handling = pause_minority
@@ -67,6 +79,12 @@ def rabbitmq_conf(*, tls: bool, nodes: Sequence[str]) -> str:
         text += _CLUSTER.format(nodes=len(nodes))
         text += "".join(f"cluster_formation.classic_config.nodes.{i} = {node}\n" for i, node in enumerate(nodes, 1))
     return text
+
+
+def site_rabbitmq_conf() -> str:
+    """Return the configuration of the broker of a site."""
+    text = _COMMON.format(message_bytes=MESSAGE_BYTES_MAX) + _SITE.format(port=DEFAULT_TLS_PORT)
+    return text + tls_options(TLS_DIRECTORY)
 
 
 def tls_options(directory: str) -> str:

@@ -23,6 +23,7 @@ from qkdrelay_deployment.saes import (
     Written,
     directory_of,
     has_directory,
+    kmes_here,
     sae_url,
     with_saes,
     write_sae_certificates,
@@ -50,9 +51,11 @@ def saes_of(root: Path) -> tuple[list[SaeShown], bool]:
 
     SettingsError or TopologyError if there is none, or it is damaged.
     """
-    _, ports = _deployment(root)
+    topology, ports = _deployment(root)
     directory = directory_of(root)
-    return [_shown(sae, root, directory, ports) for sae in directory.saes], directory.only_pairs
+    here = kmes_here(topology, ports)
+    shown = [_shown(sae_id, root, directory, ports) for sae_id, sae in directory.saes.items() if sae.kme in here]
+    return shown, directory.only_pairs
 
 
 def add_sae(root: Path, sae_id: str, kme: str, pairs: Sequence[str] = (), **settings: int) -> SaeShown:
@@ -64,6 +67,11 @@ def add_sae(root: Path, sae_id: str, kme: str, pairs: Sequence[str] = (), **sett
         if not SAE_ID.fullmatch(sae_id):
             raise RequestRefusedError(f"{sae_id!r} is no SAE ID", hint=SAE_ID_RULE)
         topology.require(kme)
+        if kme not in kmes_here(topology, ports):
+            site = topology.site_of[kme]
+            raise RequestRefusedError(
+                f"{kme} is at site {site}, and this is the bundle of another", hint="add it there"
+            )
         if (there := directory.kme_of(sae_id)) is not None:
             hint = f"`coordinator saes remove {sae_id}` strikes it off"
             raise RequestRefusedError(f"there is an SAE {sae_id!r} already, at {there}", hint=hint)

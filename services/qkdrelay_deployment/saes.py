@@ -23,7 +23,7 @@ from qkdrelay_deployment.compose import COORDINATOR_SAES, kme_saes
 from qkdrelay_deployment.compose_texts import SAES_FILE
 from qkdrelay_deployment.files import make_folder, write_file
 from qkdrelay_deployment.sae_certificates import SaeCertificates, sae_certificates
-from qkdrelay_deployment.variables import APPLICATIONS_ADDRESS, LOOPBACK, applications_port_variable
+from qkdrelay_deployment.variables import APPLICATIONS_ADDRESS, LOOPBACK, SITE, applications_port_variable
 
 SAES_FOLDER: Final = "deploy/saes"
 """Has a folder with certificate and key for each SAE, for its owner alone."""
@@ -91,13 +91,15 @@ def write_saes(
     certificates = write_sae_certificates(topology, root, directory, ports, renew=renew)
     files = [*certificates.authority, *certificates.kmes, *certificates.saes]
     # The KMEs first: the coordinator plans for nobody whom they do not know.
-    for folder in (*(root / kme_saes(kme) for kme in topology.kmes), root / COORDINATOR_SAES):
+    kmes = kmes_here(topology, ports)
+    for folder in (*(root / kme_saes(kme) for kme in kmes), root / COORDINATOR_SAES):
         make_folder(folder, mode=0o755)
-    for kme in topology.kmes:
+    for kme in kmes:
         files.append(root / kme_saes(kme) / SAES_FILE)
         write_file(files[-1], text, mode=0o644)
     files.append(root / SAES_JSON)
-    write_file(files[-1], _saes_json(directory, ports), mode=0o644)
+    here = with_saes(directory, {sae_id: sae for sae_id, sae in directory.saes.items() if sae.kme in kmes})
+    write_file(files[-1], _saes_json(here, ports), mode=0o644)
     files.append(own := root / _DIRECTORY)
     if directory != before or not own.exists():
         write_file(own, text, mode=0o644)
@@ -110,13 +112,13 @@ def write_sae_certificates(
     topology: Topology, root: Path, directory: Directory, ports: Mapping[str, str], *, renew: Collection[str] = ()
 ) -> SaeCertificates:
     """Write the certificates of the KMEs and of the SAEs of ``directory``, those that last kept; return them."""
-    address = _address(ports)
+    address, kmes = _address(ports), kmes_here(topology, ports)
     authority = root / SAE_AUTHORITY
     found = sae_certificates(
         topology.name,
         authority,
-        {kme: root / kme_saes(kme) for kme in topology.kmes},
-        {sae: root / SAES_FOLDER / sae for sae in directory.saes},
+        {kme: root / kme_saes(kme) for kme in kmes},
+        {sae_id: root / SAES_FOLDER / sae_id for sae_id, sae in directory.saes.items() if sae.kme in kmes},
         renew,
         address=None if address == LOOPBACK else address,
     )
@@ -129,6 +131,12 @@ def write_sae_certificates(
                 make_folder(path.parent, mode=0o755)
             write_file(path, text, mode=keys_mode if path.name in (KEY, AUTHORITY_KEY) else 0o644)
     return found
+
+
+def kmes_here(topology: Topology, ports: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the KMEs of a deployment: those of its site, if it is the bundle of one."""
+    site = topology.sites.get(ports.get(SITE, ""))
+    return topology.kmes if site is None else site.kmes
 
 
 def _address(ports: Mapping[str, str]) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
+from qkdrelay.broker.definitions import site_contents
 from qkdrelay.broker.rabbitmq.settings import DEFAULT_PORT
 from qkdrelay.messages.dialogue import key_setting
-from qkdrelay.network.names import CLI, PAGE, SERVICE_USERS
+from qkdrelay.network.names import CLI, PAGE, SERVICE_USERS, Link
 from qkdrelay.network.topology import Topology
 
 CLI_KEY: Final = key_setting(CLI)
@@ -14,6 +16,10 @@ PAGE_KEY: Final = key_setting(PAGE)
 COOKIE: Final = "CLUSTER_COOKIE"
 AMQP_PORTS: Final = ("QKDRELAY_AMQP_PORT", "QKDRELAY_AMQP_PORT_2", "QKDRELAY_AMQP_PORT_3")
 """Ports of this host that the broker's nodes are published at."""
+SITE: Final = "QKDRELAY_SITE"
+"""Name of the site that a bundle is of."""
+AMQPS_PORT: Final = "QKDRELAY_AMQPS_PORT"
+"""Port of this host at which a site's broker is there for those of other sites."""
 MANAGEMENT_PORT: Final = "QKDRELAY_MANAGEMENT_PORT"
 PAGE_PORT: Final = "QKDRELAY_PAGE_PORT"
 """Port of this host that the page is served at."""
@@ -37,9 +43,35 @@ REMEMBERED: Final = {
 WITHSTAND_DEFAULT: Final = "1"
 
 
-def broker_users(topology: Topology) -> tuple[str, ...]:
-    """Return the users of a deployment's broker."""
-    return (*topology.kmes, *SERVICE_USERS)
+@dataclass(frozen=True)
+class Place:
+    """What a deployment has variables for: a whole network, or one site of it."""
+
+    users: tuple[str, ...]
+    """Those with a password at the broker."""
+    kmes: tuple[str, ...]
+    """Those that are here."""
+    controlled: tuple[str, ...]
+    """KMEs whose key with the coordinator is here."""
+    links: tuple[Link, ...]
+    """Simulated links with a KME here."""
+    has_coordinator: bool
+    has_applications: bool
+    """Whether KMEs serve the interface for applications."""
+
+
+def whole(topology: Topology) -> Place:
+    """Return a network that is deployed as one."""
+    kmes, links = topology.kmes, topology.links_of("simulated")
+    return Place((*kmes, *SERVICE_USERS), kmes, kmes, links, True, bool(topology.saes))
+
+
+def part(topology: Topology, site: str) -> Place:
+    """Return one site of a network."""
+    here, has_coordinator = topology.sites[site].kmes, site == topology.coordinator
+    links = tuple(link for link in topology.links_of("simulated") if not set(link).isdisjoint(here))
+    users = site_contents(topology, site).users
+    return Place(users, here, topology.kmes if has_coordinator else here, links, has_coordinator, bool(topology.saes))
 
 
 def password_variable(user: str) -> str:

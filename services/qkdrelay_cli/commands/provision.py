@@ -6,12 +6,15 @@ from __future__ import annotations
 
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qkdrelay.terminal import note, say
 from qkdrelay_cli import completion
+
+if TYPE_CHECKING:
+    from qkdrelay_deployment.saes import Written
 
 TopologyFile = Annotated[
     Path,
@@ -31,6 +34,7 @@ def provision(
     lab: Annotated[bool, typer.Option("--lab", help="Let KMEs be compromised on purpose.")] = False,
     tls: Annotated[bool, typer.Option("--tls", help="TLS to the broker, with certificates made here.")] = False,
     cluster: Annotated[bool, typer.Option("--cluster", help="Three broker nodes instead of one.")] = False,
+    sites: Annotated[bool, typer.Option("--sites", help="A bundle with its own broker for each site.")] = False,
 ) -> None:
     """Write what a deployment of a network needs.
 
@@ -40,12 +44,32 @@ def provision(
     and what is still to be put there. Secrets that .env already has are kept, SAEs that were
     added, and certificates that last another month, so doing it twice changes nothing.
 
+    With --sites there is a folder for each of the topology's sites, or each KME where it names none: a
+    bundle that starts from there alone, and has nothing of others but what two sites share. The folder
+    `authority` is of none of them: keep it apart.
+
     Example: coordinator provision nsfnet --out .
+
+    Example: coordinator provision mine.toml --sites --out bundles
     """
+    from qkdrelay.errors import SettingsError
     from qkdrelay.network.topology_file import load_topology
     from qkdrelay_deployment import provision as deployment
+    from qkdrelay_deployment.sites import write_sites
 
-    written = deployment.write_deployment(load_topology(topology), to, lab=lab, tls=tls, cluster=cluster)
+    network = load_topology(topology)
+    if not sites:
+        _say_written(deployment.write_deployment(network, to, lab=lab, tls=tls, cluster=cluster))
+        return
+    if tls or cluster:
+        given = "--tls" if tls else "--cluster"
+        hint = "sites meet by TLS in any case" if tls else "each site has a broker of its own"
+        raise SettingsError(f"{given} does not go with --sites", hint=hint)
+    for written in write_sites(network, to, lab=lab).values():
+        _say_written(written)
+
+
+def _say_written(written: Written) -> None:
     for path in written.files:
         say(path)
     if written.struck_off:

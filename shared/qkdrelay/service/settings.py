@@ -169,6 +169,8 @@ class ServiceSettings(BrokerSettings):
 
     def elsewhere(self, name: str, site: str, broker: str, queues: tuple[str, ...]) -> RabbitMqSettings:
         """Return the way of the service called ``name`` to the ``broker`` of another ``site``, to read ``queues``."""
+        if self.site_tls is None:
+            raise SettingsError(f"QKDRELAY_SITE_TLS must be set: site {site} knows this one by its certificate")
         return RabbitMqSettings(
             addresses=broker,
             user=site_user(self.site),

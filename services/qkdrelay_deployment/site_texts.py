@@ -1,0 +1,67 @@
+"""What a bundle has for people to read, and to run."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qkdrelay.network.topology import Topology
+
+_README: Final = """\
+# Site {site} of the network {network}
+
+What is here is this site's alone: {holds}, with their RabbitMQ and their secrets. Show `.env` and `deploy/` to nobody.
+
+1. Copy this folder to the site's machine, which has Docker with compose, and the images (or `docker load` them).
+2. Let others reach TCP port {port} of {host}: AMQP over TLS, for sites with a certificate of the network's authority.
+   From here, allow connections to {others}.
+3. `docker compose up -d` (or `docker-compose up -d`). Sites start in any order; what is awaited is in the logs.
+4. `docker compose ps` shows all as healthy; `docker compose logs -f` what happens, and which sites are away.
+5. After this folder was provisioned again: `docker compose up -d`, then `sh deploy/tidy.sh`.
+{applications}{asking}"""
+_ASKING: Final = """
+The coordinator is here: `docker compose exec coordinator coordinator network` shows the network, `... coordinator relay
+KME KME` relays keys. The page is at http://127.0.0.1:8080/.
+"""
+_APPLICATIONS: Final = """
+Applications find their keys by `deploy/saes.json`.
+"""
+
+_TIDY: Final = """\
+#!/bin/sh
+# Takes from this site's broker the users and queues that the network no longer has: loading definitions never does.
+set -eu
+cd "$(dirname "$0")/.."
+if docker compose version >/dev/null 2>&1; then compose="docker compose"; else compose=docker-compose; fi
+ctl() { $compose exec -T rabbitmq rabbitmqctl --quiet "$@" </dev/null; }
+wanted() { tr -d ' ",' <deploy/definitions.json | sed -n 's/^name://p'; }
+for user in $(ctl list_users --no-table-headers | cut -f 1); do
+  wanted | grep -qxF "$user" || { echo "removing the user $user"; ctl delete_user "$user"; }
+done
+for queue in $(ctl --vhost qkdrelay list_queues --no-table-headers name | grep -vE '^(cli|page)\\.q\\.'); do
+  wanted | grep -qxF "$queue" || { echo "removing the queue $queue"; ctl --vhost qkdrelay delete_queue "$queue"; }
+done
+"""
+
+
+def readme(topology: Topology, site: str) -> str:
+    """Return how a site is started, and what it needs."""
+    here, has_coordinator = topology.sites[site], site == topology.coordinator
+    holds = [*here.kmes, *(("the coordinator", "the page") if has_coordinator else ())]
+    near = {topology.site_of[peer] for kme in here.kmes for peer in topology.neighbours[kme]} | {topology.coordinator}
+    read_at = topology.sites if has_coordinator else [name for name in topology.sites if name in near]
+    others = ", ".join(topology.sites[name].broker for name in read_at if name != site)
+    return _README.format(
+        site=site,
+        network=topology.name,
+        holds=", ".join(holds),
+        port=here.port,
+        host=here.host,
+        others=others or "nobody",
+        applications=_APPLICATIONS if topology.saes else "",
+        asking=_ASKING if has_coordinator else "",
+    )
+
+
+def tidy_script() -> str:
+    """Return the script that takes from a broker what is no longer of its site."""
+    return _TIDY

@@ -1,0 +1,172 @@
+"""Bundles: for each site of a network a folder that starts by itself, with its own secrets and nobody else's.
+
+Of what others have, too, a bundle holds what two share: the secret of a simulated link with a KME there, and the
+control key of each KME, which the coordinator's has as well. The authority that names the sites is in none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from qkdrelay.broker.definitions import site_definitions
+from qkdrelay.errors import SettingsError
+from qkdrelay.network.topology import DeviceNote, Topology, one_site_each
+from qkdrelay.network.topology_file import format_topology
+from qkdrelay.service import dotenv_file
+from qkdrelay_deployment.certificates import AUTHORITY_KEY
+from qkdrelay_deployment.compose import (
+    BROKER_SERVICE,
+    COMPOSE_BASE,
+    DEPLOYED_TOPOLOGY,
+    TLS_FOLDER,
+    site_compose_file,
+)
+from qkdrelay_deployment.devices import provision_devices
+from qkdrelay_deployment.environment import (
+    DEPLOYMENT,
+    dotenv_text,
+    environment_values,
+    place_variables,
+    shared_variables,
+)
+from qkdrelay_deployment.files import make_folder, write_file, writing
+from qkdrelay_deployment.provision import check_deployable, deployment_digest
+from qkdrelay_deployment.rabbitmq_conf import ENABLED_PLUGINS, PLUGINS, site_rabbitmq_conf
+from qkdrelay_deployment.saes import Written, provision_saes
+from qkdrelay_deployment.site_certificates import AUTHORITY_FOLDER, SitesAuthority
+from qkdrelay_deployment.site_texts import readme, tidy_script
+from qkdrelay_deployment.variables import AMQPS_PORT, REMEMBERED, SITE, Place, part, password_variable
+
+README: Final = "README.md"
+TIDY: Final = "deploy/tidy.sh"
+"""Takes from a site's broker what is no longer of it, which loading definitions never does."""
+_OF_SOMEBODY = re.compile(r"PASSWORD_|CONTROL_KEY_|LINK_SECRET_|WITHSTAND_COMPROMISED_|ETSI014_PORT_")
+"""Variables that are taken from a bundle once they are no longer of its site: KMEs may move."""
+_IMAGES: Final = ("PYTHON_IMAGE", "RABBITMQ_IMAGE", "QKDRELAY_IMAGE")
+_ELSEWHERE: Final = DeviceNote("https://elsewhere.invalid", "elsewhere")
+"""In place of another site's device, of which only its own KME is to know."""
+
+
+def write_sites(
+    topology: Topology, directory: Path, *, lab: bool = False, environment: Mapping[str, str] = os.environ
+) -> dict[str, Written]:
+    """Write a bundle for each site of ``topology`` into ``directory``, and the authority; return by folder what it was.
+
+    Where the topology names no sites, each KME is one. What bundles hold is kept, as of `write_deployment`; what two of
+    them share is made equal where one has it and the other does not. Raises TopologyError for a network that cannot be
+    deployed, SettingsError for a folder that cannot be written, or what is there and cannot be.
+    """
+    topology = topology if topology.sites else one_site_each(topology)
+    check_deployable(topology, (BROKER_SERVICE, AUTHORITY_FOLDER))
+    _check_names(topology)
+    places = {site: part(topology, site) for site in topology.sites}
+    kept = {site: _kept(directory / site / ".env", places[site]) for site in places}
+    shared = _shared(places, kept)
+    images = {name: environment[name] for name in _IMAGES if environment.get(name)}
+    with writing(directory):
+        authority = SitesAuthority(directory / AUTHORITY_FOLDER, topology)
+        make_folder(directory / AUTHORITY_FOLDER, mode=0o700)
+        for path, text in authority.files().items():
+            write_file(path, text, mode=0o600 if path.name == AUTHORITY_KEY else 0o644)
+        written = {AUTHORITY_FOLDER: Written(tuple(authority.files()))}
+        for site, place in places.items():
+            values = environment_values(
+                place, {**kept[site], **_known(place, shared)}, images, (BROKER_SERVICE,), lab=lab, tls=False
+            )
+            shared |= {name: values[name] for name in shared_variables(place)}
+            written[site] = _write_bundle(topology, site, directory / site, values, authority, lab=lab)
+    return written
+
+
+def _check_names(topology: Topology) -> None:
+    if AUTHORITY_FOLDER in topology.sites:
+        raise SettingsError(f"{AUTHORITY_FOLDER!r} is the authority's folder", hint="choose another name for that site")
+
+
+def _kept(dotenv: Path, place: Place) -> dict[str, str]:
+    """Return what ``.env`` of a bundle says, without what is no longer of its site."""
+    try:
+        said = dotenv_file.read(dotenv)
+    except OSError as error:
+        raise SettingsError(f"{dotenv}: {error.strerror}") from None
+    own = set(place_variables(place))
+    return {name: value for name, value in said.items() if name in own or not _OF_SOMEBODY.match(name)}
+
+
+def _shared(places: Mapping[str, Place], kept: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Return what sites share and one of them has. SettingsError if two have something else each."""
+    found: dict[str, tuple[str, str]] = {}
+    for site, place in places.items():
+        for name in shared_variables(place):
+            if value := kept[site].get(name):
+                other, before = found.setdefault(name, (site, value))
+                if before != value:
+                    raise SettingsError(
+                        f"{name} is not the same in {other}/.env and {site}/.env",
+                        hint="delete the line in one of them; that site gets the other's",
+                    )
+    return {name: value for name, (_, value) in found.items()}
+
+
+def _known(place: Place, shared: Mapping[str, str]) -> dict[str, str]:
+    return {name: shared[name] for name in shared_variables(place) if name in shared}
+
+
+def _write_bundle(
+    topology: Topology, site: str, root: Path, values: dict[str, str], authority: SitesAuthority, *, lab: bool
+) -> Written:
+    place, deploy = part(topology, site), root / "deploy"
+    passwords = {user: values[password_variable(user)] for user in place.users}
+    loaded = site_definitions(topology, site, passwords, lab=lab)
+    configuration, seen = site_rabbitmq_conf(), _as_seen_from(topology, place.kmes)
+    values[SITE] = site
+    values["COMPOSE_PROJECT_NAME"] = _project(values, site)
+    values.setdefault(AMQPS_PORT, str(topology.sites[site].port))
+    values[DEPLOYMENT] = deployment_digest(
+        seen if place.has_coordinator else None, loaded, passwords, configuration + ENABLED_PLUGINS
+    )
+    contents = {
+        root / COMPOSE_BASE: site_compose_file(topology, site),
+        root / README: readme(topology, site),
+        root / DEPLOYED_TOPOLOGY: format_topology(seen),
+        root / TIDY: tidy_script(),
+        root / PLUGINS: ENABLED_PLUGINS,
+        deploy / "rabbitmq.conf": configuration,
+        deploy / "definitions.json": json.dumps(loaded, indent=1) + "\n",
+    }
+    make_folder(root, mode=0o755)
+    with writing(deploy):
+        certificates = authority.files_of(site, root)
+        make_folder(root / TLS_FOLDER, mode=0o700)
+        for path, text in certificates.items():
+            make_folder(path.parent, mode=0o755)
+            write_file(path, text, mode=0o644)
+        saes = provision_saes(topology, root, values)
+        missing = provision_devices(topology, root, place.kmes)
+        write_file(root / ".env", dotenv_text(place, values), mode=0o600)
+        for path, text in contents.items():
+            write_file(path, text, mode=0o644)
+    return replace(saes, files=(root / ".env", *contents, *certificates, *saes.files), missing=tuple(missing))
+
+
+def _project(values: Mapping[str, str], site: str) -> str:
+    """Return the name of the bundle's project: what was chosen in ``.env``, or one of the site's own."""
+    default = REMEMBERED["COMPOSE_PROJECT_NAME"]
+    chosen = values["COMPOSE_PROJECT_NAME"]
+    return f"{default}-{site.strip('-')}" if chosen == default else chosen
+
+
+def _as_seen_from(topology: Topology, here: Iterable[str]) -> Topology:
+    """Return the network with the devices of these KMEs alone."""
+    kmes = frozenset(here)
+    notes = {
+        link: replace(note, devices={kme: at if kme in kmes else _ELSEWHERE for kme, at in note.devices.items()})
+        for link, note in topology.link_notes.items()
+    }
+    return replace(topology, link_notes=notes)
