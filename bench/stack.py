@@ -23,8 +23,9 @@ from bench.peer import Peer
 from qkdrelay.broker.names import REPLIES_EXCHANGE, REQUESTS_KEY, client_exchange
 from qkdrelay.client import relay_request
 from qkdrelay.errors import QkdRelayError
-from qkdrelay.messages.answers import NetworkView, RelaySummary
+from qkdrelay.messages.answers import RelaySummary
 from qkdrelay.messages.dialogue import Asker
+from qkdrelay.messages.network_answers import NetworkView
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.requests import NetworkRequest, RelayRequest, RequestBody
 from qkdrelay.network.names import CLI, COORDINATOR, PAGE, client_queue_prefix

@@ -55,6 +55,7 @@ def serve() -> None:
     from coordinator.store import open_coordinator_store
     from qkdrelay.broker.names import coordinator_queues, site_queues
     from qkdrelay.broker.rabbitmq import RabbitMqBroker
+    from qkdrelay.broker.rabbitmq.tls import CERTIFICATE
     from qkdrelay.errors import SettingsError
     from qkdrelay.network.directory_file import DirectoryFile
     from qkdrelay.network.names import COORDINATOR
@@ -100,6 +101,8 @@ def serve() -> None:
         directory=directory,
         elsewhere=topology.elsewhere(here),
     )
+    if settings.site_tls is not None:
+        loop.service.metrics.watch_certificate(settings.site_tls / CERTIFICATE)
     health = monitoring(loop.service.metrics.registry, loop.health)
     with serving(health, settings.http, setting="QKDRELAY_HTTP"):
         loop.run(stop)

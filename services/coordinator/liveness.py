@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from uuid import uuid4
 
 from msgspec import structs
@@ -42,6 +42,9 @@ class Liveness:
         """KMEs whose clock seemed to be behind."""
         self._ordered: dict[tuple[str, str, bool], float] = BatchDict(batch)
         """Times at which a KME was ordered again to turn its link to another up, or down; seconds since the epoch."""
+
+        self.away: Collection[str] = ()
+        """The sites at which the coordinator can read nothing now."""
 
     @property
     def last_hellos(self) -> Mapping[str, tuple[float, Hello]]:

@@ -51,6 +51,10 @@ class CoordinatorMetrics(Metrics):
         self._skew = self.gauge(
             "qkdrelay_coordinator_kme_clock_skew_seconds", "How far a KME's clock is ahead of the coordinator's.", "kme"
         )
+        self._info = self.gauge(
+            "qkdrelay_coordinator_kme_info", "1, by the version that a KME says it is of.", "kme", "version"
+        )
+        self._versions: dict[str, str] = {}
         for kme in kmes:
             self._last_hello.labels(kme).set(0)
 
@@ -80,3 +84,8 @@ class CoordinatorMetrics(Metrics):
         for kme, (at, hello) in last_hellos.items():
             self._last_hello.labels(kme).set(at)
             self._skew.labels(kme).set(hello.clock - at)
+            if (before := self._versions.get(kme)) != hello.version:
+                if before is not None:
+                    self._info.remove(kme, before)
+                self._versions[kme] = hello.version
+                self._info.labels(kme, hello.version).set(1)

@@ -166,7 +166,7 @@ class RequestHandler:
 
     def _network(self, now: float) -> ReplyBody:
         down, lab = self._store.links.down(), self._adversary is not None
-        return network_view(self._topology, self._liveness.last_hellos, down, now, lab=lab)
+        return network_view(self._topology, self._liveness.last_hellos, down, now, lab=lab, away=self._liveness.away)
 
     def _link(self, request: Request, wanted: LinkRequest, now: float) -> None:
         a, b = self._topology.link(wanted.a, wanted.b)

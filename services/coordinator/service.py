@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from coordinator.admission import Admission
 from coordinator.adversary import Adversary
@@ -178,9 +178,9 @@ class CoordinatorService:
         self._dead_letters.reject(delivery, error, now)
         self._refused.append(refusal(error))
 
-    def tick(self, now: float, *, connected: bool, reconnected: bool) -> bool:
+    def tick(self, now: float, *, connected: bool, reconnected: bool, away: Collection[str] = ()) -> bool:
         """Fail what is overdue, send the commands of this batch, answer who waits."""
-        self._now = now
+        self._now, self.liveness.away = now, away
         self.relays.note_connection(now, connected=connected, reconnected=reconnected)
         self.liveness.tick(now)
         self.relays.fail_overdue(now)

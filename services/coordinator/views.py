@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from coordinator.lifecycle import Relay, outstanding
 from coordinator.store.flow import ShareFlow
-from qkdrelay.messages.answers import KmeView, NetworkView, NotedLink, RelaySummary, RelayView, ShortSplit, Stuck
+from qkdrelay.messages.answers import RelaySummary, RelayView, ShortSplit, Stuck
+from qkdrelay.messages.network_answers import KmeView, NetworkView, NotedLink, SiteView
 from qkdrelay.messages.reports import Hello
 from qkdrelay.messages.states import TERMINAL
 from qkdrelay.network.analysis import shortfall
-from qkdrelay.network.names import Link
+from qkdrelay.network.names import COORDINATOR, Link
 from qkdrelay.network.topology import Topology
 
 
@@ -79,8 +80,12 @@ def network_view(
     now: float,
     *,
     lab: bool,
+    away: Collection[str] = (),
 ) -> NetworkView:
-    """Return the network as it is known; ``down`` has the links that were told to stop carrying."""
+    """Return the network as it is known; ``down`` has the links that were told to stop carrying.
+
+    ``away`` has the sites at which the coordinator can read nothing.
+    """
     kmes = []
     for kme in topology.kmes:
         at, hello = last_hellos.get(kme, (None, None))
@@ -107,4 +112,18 @@ def network_view(
             for (a, b), note in topology.link_notes.items()
         ),
         down=down,
+        sites=tuple(_site(topology, site, last_hellos, away) for site in topology.sites),
+    )
+
+
+def _site(
+    topology: Topology, site: str, last_hellos: Mapping[str, tuple[float, Hello]], away: Collection[str]
+) -> SiteView:
+    lost = [kme for kme in topology.kmes if kme in last_hellos and site in last_hellos[kme][1].away]
+    return SiteView(
+        name=site,
+        kmes=topology.sites[site].kmes,
+        broker=topology.sites[site].broker,
+        has_coordinator=site == topology.coordinator,
+        away_from=(*lost, *((COORDINATOR,) if site in away else ())),
     )

@@ -31,6 +31,7 @@ from kme.supply.slave_keys import SlaveLimits
 from kme.supply.target import TargetSide
 from qkdrelay.broker.port import Broker
 from qkdrelay.broker.rabbitmq import RabbitMqBroker
+from qkdrelay.broker.rabbitmq.tls import CERTIFICATE
 from qkdrelay.network.directory import Directory
 from qkdrelay.network.directory_file import DirectoryFile
 from qkdrelay.randomness import random_bytes
@@ -156,6 +157,8 @@ def run() -> None:
     others = [settings.elsewhere(name, site, each.broker, reads[site]) for site, each in settings.sites.items()]
     broker = RabbitMqBroker(settings.rabbitmq(name, reads[""]), others)
     metrics, room = KmeMetrics(name, links), None
+    if settings.site_tls is not None:
+        metrics.watch_certificate(settings.site_tls / CERTIFICATE)
     if settings.saes is not None:
         # numpy takes a fifth of a second to load; the first who waits for supply, which is long, would wait for that.
         import_module("qkdrelay.sharing.shamir_numpy")

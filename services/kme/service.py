@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from kme.effects import (
     DropShares,
@@ -196,7 +196,7 @@ class KmeService:
 
     # --- the batch as a whole ----------------------------------------------------------------------
 
-    def tick(self, now: float, *, connected: bool, reconnected: bool) -> bool:
+    def tick(self, now: float, *, connected: bool, reconnected: bool, away: Collection[str] = ()) -> bool:
         """Rebuild what can be, send what waited, say hello, forget what is over; return whether to go on at once."""
         self._now = now
         if not self._has_recalled.value:
@@ -210,13 +210,13 @@ class KmeService:
             self.carry_out(self._supply.tick(now, connected=connected))
         self._reporting.send(now)
         is_hello = self._hello.is_due(now, connected=connected, reconnected=reconnected)
-        once: list[Report] = [self._hello_now(now)] if is_hello else []
+        once: list[Report] = [self._hello_now(now, away)] if is_hello else []
         if self._supply is not None and (supplies := self._supply.supplies(now, is_hello=is_hello)) is not None:
             once.append(supplies)
         self._reporting.say_once(*once)
         return self.rebuild_queue.unfinished
 
-    def _hello_now(self, now: float) -> Hello:
+    def _hello_now(self, now: float, away: Collection[str]) -> Hello:
         return Hello(
             clock=now,
             version=__version__,
@@ -224,6 +224,7 @@ class KmeService:
             lab_mode=self._lab.mode if self._lab else None,
             links=self.links.report(),
             pending=self._store.relays.pending(),
+            away=tuple(sorted(away)),
         )
 
     def committed(self) -> None:

@@ -80,7 +80,7 @@ def network_of(which: Path | None) -> Topology:
         return load_topology(which)
 
     from qkdrelay.errors import BrokerUnreachableError, QkdRelayError, SettingsError
-    from qkdrelay.messages.answers import NetworkView
+    from qkdrelay.messages.network_answers import NetworkView
     from qkdrelay.messages.requests import NetworkRequest
     from qkdrelay_cli import session
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hmac
 from dataclasses import dataclass
 
-from qkdrelay.messages.answers import Acknowledged, AttackView, NetworkView, RelayView
+from qkdrelay.messages.answers import Acknowledged, AttackView, RelayView
+from qkdrelay.messages.network_answers import NetworkView
 from qkdrelay.messages.reports import Collected, Confirmed, Forwarded, Rebuilt, Split
 from qkdrelay.messages.requests import AttackRequest, LabRequest, LinkRequest, NetworkRequest
 from qkdrelay.network.demand import Policy

@@ -7,15 +7,8 @@ from typing import Any, Final
 
 from qkdrelay.as_data.network import reports
 from qkdrelay.as_data.relays import attack_as_data, relay_as_data, summary_as_data, tree_as_data
-from qkdrelay.messages.answers import (
-    AttackView,
-    AttentionView,
-    KmeView,
-    NetworkView,
-    RelaysView,
-    RelayView,
-    SuppliesView,
-)
+from qkdrelay.messages.answers import AttackView, AttentionView, RelaysView, RelayView, SuppliesView
+from qkdrelay.messages.network_answers import KmeView, NetworkView
 from qkdrelay.messages.reports import SILENT_S, SKEW_MAX_S, LinkReport
 from qkdrelay.messages.states import TERMINAL
 from qkdrelay.network.names import link_name

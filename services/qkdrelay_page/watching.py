@@ -13,14 +13,8 @@ from qkdrelay import __version__
 from qkdrelay.as_data.supplies import supplies_as_data
 from qkdrelay.client import CoordinatorClient
 from qkdrelay.errors import QkdRelayError, RequestRefusedError
-from qkdrelay.messages.answers import (
-    AttackView,
-    AttentionView,
-    NetworkView,
-    RelaysView,
-    RelayView,
-    SuppliesView,
-)
+from qkdrelay.messages.answers import AttackView, AttentionView, RelaysView, RelayView, SuppliesView
+from qkdrelay.messages.network_answers import NetworkView
 from qkdrelay.messages.requests import (
     AttackRequest,
     AttentionRequest,

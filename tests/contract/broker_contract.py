@@ -68,7 +68,10 @@ class Service:
     @property
     def unusable(self) -> dict[str, str]:
         """What cannot be used, and why, at the own broker or at another site's."""
-        return {**self.last.refused, **{name.partition(" at ")[0]: why for name, why in self.last.elsewhere.items()}}
+        return {
+            **self.last.refused,
+            **{name: why for far in self.last.sites.values() for name, why in far.refused.items()},
+        }
 
     @property
     def bodies(self) -> list[bytes]:

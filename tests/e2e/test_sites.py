@@ -27,7 +27,11 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundles]:
 
 def heard(network: Bundles) -> set[str]:
     answer = network.coordinator("network", "--json")
-    return {kme["name"] for kme in json.loads(answer.out)["kmes"] if kme["heard_s_ago"] is not None} if answer.code == 0 else set()
+    return (
+        {kme["name"] for kme in json.loads(answer.out)["kmes"] if kme["heard_s_ago"] is not None}
+        if answer.code == 0
+        else set()
+    )
 
 
 def test_a_key_goes_from_one_site_to_another(network: Bundles) -> None:

@@ -12,8 +12,9 @@ from qkdrelay.broker.names import client_exchange, requests_queue
 from qkdrelay.client import CoordinatorClient, relay_request
 from qkdrelay.errors import BrokerUnreachableError, RequestRefusedError
 from qkdrelay.messages import requests
-from qkdrelay.messages.answers import AttackView, AttentionView, NetworkView, RelaysView, RelayView, SuppliesView
+from qkdrelay.messages.answers import AttackView, AttentionView, RelaysView, RelayView, SuppliesView
 from qkdrelay.messages.dialogue import Asker
+from qkdrelay.messages.network_answers import NetworkView
 from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.reports import Alarm
 from qkdrelay.network.names import CLI, COORDINATOR, PAGE

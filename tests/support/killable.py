@@ -22,8 +22,9 @@ from qkdrelay.broker.names import VHOST
 from qkdrelay.broker.rabbitmq.client import RabbitMqClient
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
 from qkdrelay.errors import BrokerUnreachableError
-from qkdrelay.messages.answers import Late, NetworkView, Refusal, RelayView, ReplyBody
+from qkdrelay.messages.answers import Late, Refusal, RelayView, ReplyBody
 from qkdrelay.messages.dialogue import Asker
+from qkdrelay.messages.network_answers import NetworkView
 from qkdrelay.messages.requests import NetworkRequest, RequestBody
 from qkdrelay.messages.requests import ShowRequest as Show
 from qkdrelay.network.names import CLI, COORDINATOR, SERVICE_USERS

@@ -267,6 +267,7 @@ REPORTS = [
         "lab_mode": "tamper",
         "links": [LINK],
         "pending": 2,
+        "away": ["munich"],
     },
     {"type": "expected", "relay_id": RELAY},
     {"type": "started", "relay_id": RELAY},
@@ -460,6 +461,15 @@ REPLIES = [
         "links": [["kme-1", "kme-2"]],
         "noted": [{"a": "kme-1", "b": "kme-2", "suite": "aes-256-gcm", "rate_bps": 4_000, "buffer_bytes": None}],
         "down": [],
+        "sites": [
+            {
+                "name": "munich",
+                "kmes": ["kme-2"],
+                "broker": "munich.example:5671",
+                "has_coordinator": False,
+                "away_from": ["kme-1"],
+            }
+        ],
     },
     {
         "type": "attack",

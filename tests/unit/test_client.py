@@ -6,7 +6,8 @@ from qkdrelay.broker.names import REPLIES_EXCHANGE
 from qkdrelay.client import REPORTS, CoordinatorClient, reported
 from qkdrelay.errors import BrokerUnreachableError, MalformedMessageError, RequestRefusedError, TopologyError
 from qkdrelay.messages import dialogue
-from qkdrelay.messages.answers import Acknowledged, NetworkView, RelaysView
+from qkdrelay.messages.answers import Acknowledged, RelaysView
+from qkdrelay.messages.network_answers import NetworkView
 from qkdrelay.messages.reports import Hello
 from qkdrelay.messages.requests import LinkRequest, NetworkRequest, RelaysRequest, ShowRequest
 from qkdrelay.network.names import COORDINATOR

@@ -70,7 +70,7 @@ def gathering(monkeypatch, batches):
     broker = Fake([Delivery(queue, "x", queue, b"", redelivered=False, token=(1, n)) for n in range(len(batches))])
     broker.most = 1
     left = iter(batches)
-    inner.tick = lambda now, *, connected, reconnected: None
+    inner.tick = lambda now, *, connected, reconnected, away: None
 
     def handle(_delivery, _now):
         for key in next(left):

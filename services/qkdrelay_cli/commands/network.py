@@ -27,7 +27,7 @@ def network(*, as_json: JsonOption = False) -> None:
     Example: coordinator network
     """
     from qkdrelay.as_data.network import network_as_data
-    from qkdrelay.messages.answers import NetworkView
+    from qkdrelay.messages.network_answers import NetworkView
     from qkdrelay.messages.requests import NetworkRequest
     from qkdrelay_cli import session
     from qkdrelay_cli.render.network import network_as_tables

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from qkdrelay.as_data.network import reports
 from qkdrelay.escaping import NAME_MAX, escaped
-from qkdrelay.messages.answers import KmeView, NetworkView
+from qkdrelay.messages.network_answers import KmeView, NetworkView
 from qkdrelay.messages.reports import SILENT_S, LinkReport
 from qkdrelay.network.names import link_name
 from qkdrelay.terminal.wording import duration
@@ -19,7 +19,16 @@ def network_as_tables(view: NetworkView) -> Group:
     """Return the network for people."""
     lab = Text("lab on: KMEs can be compromised on purpose", "yellow") if view.lab else Text("lab off", "dim")
     name = escaped(view.name, NAME_MAX)
-    return Group(Text.assemble((name, "bold"), "  ", lab), "", _kmes(view), "", _links(view), "", _keys(view))
+    sites: list[str | Table] = ["", _sites(view)] if view.sites else []
+    return Group(Text.assemble((name, "bold"), "  ", lab), *sites, "", _kmes(view), "", _links(view), "", _keys(view))
+
+
+def _sites(view: NetworkView) -> Table:
+    table = Table("site", "KMEs", "broker", "cannot be read by", box=None, pad_edge=False)
+    for site in view.sites:
+        here = [*site.kmes, *(["the coordinator"] if site.has_coordinator else [])]
+        table.add_row(site.name, ", ".join(here), escaped(site.broker), Text(", ".join(site.away_from), "red"))
+    return table
 
 
 def _kmes(view: NetworkView) -> Table:

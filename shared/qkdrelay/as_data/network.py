@@ -6,7 +6,7 @@ from typing import Any
 
 from msgspec.structs import asdict
 
-from qkdrelay.messages.answers import NetworkView
+from qkdrelay.messages.network_answers import NetworkView
 from qkdrelay.messages.reports import LinkReport
 
 
@@ -16,6 +16,7 @@ def network_as_data(view: NetworkView) -> dict[str, Any]:
     return {
         "name": view.name,
         "lab": view.lab,
+        "sites": [asdict(site) for site in view.sites],
         "kmes": [
             {
                 "name": kme.name,

@@ -61,6 +61,18 @@ class Publication:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteState:
+    """How it is with the broker of another site, at which a service reads."""
+
+    connections: int = 0
+    """Times that it was connected to."""
+    away: str = ""
+    """Why nothing can be read there at this moment; empty if it can."""
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """The queues there that cannot be used at this moment, and why."""
+
+
+@dataclass(frozen=True, slots=True)
 class Received:
     """The outcome of `Broker.receive`; each field may be empty."""
 
@@ -83,8 +95,8 @@ class Received:
     """The broker's, as it says itself."""
     nodes: int = 1
     """Addresses of the broker this user was given: of a cluster, the nodes that each queue should be on."""
-    elsewhere: Mapping[str, str] = field(default_factory=dict)
-    """What cannot be read at other sites at this moment, and why: queues by their place, or ``site`` and its name."""
+    sites: Mapping[str, SiteState] = field(default_factory=dict)
+    """The other sites that are read at."""
 
     @property
     def hindrance(self) -> str:
@@ -99,7 +111,18 @@ class Received:
     def remark(self) -> str:
         """A line on what does not get where it is to go while all else works; empty for nothing."""
         unrouted = [f"nothing is bound to {key} at exchange {where}" for key, where in self.unrouted.items()]
-        return _listed(unrouted + [f"{what} cannot be read: {why}" for what, why in self.elsewhere.items()])
+        away = [f"site {site} cannot be read: {state.away}" for site, state in self.sites.items() if state.away]
+        refused = [
+            f"{place(queue, site)} cannot be used: {why}"
+            for site, state in self.sites.items()
+            for queue, why in state.refused.items()
+        ]
+        return _listed(unrouted + away + refused)
+
+    @property
+    def away(self) -> frozenset[str]:
+        """The sites at which nothing can be read at this moment."""
+        return frozenset(site for site, state in self.sites.items() if state.away)
 
 
 _LISTED_MAX = 5

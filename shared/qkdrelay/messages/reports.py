@@ -60,6 +60,8 @@ class Hello(Message, frozen=True, tag="hello", tag_field="type"):
     links: Annotated[tuple[LinkReport, ...], Meta(max_length=KMES_MAX - 1)]
     pending: Number
     """Relays that start or end here and are undecided."""
+    away: Annotated[tuple[Name, ...], Meta(max_length=KMES_MAX)] = ()
+    """The other sites at whose brokers it can read nothing now."""
 
 
 class Expected(Message, frozen=True, tag="expected", tag_field="type"):

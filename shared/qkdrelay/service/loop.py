@@ -67,7 +67,7 @@ class Loop:
         self._turned_at = 0.0  # when the last turn was, by the monotonic clock
         self._generation = self._publishing = 0
         self._resting = Resting()
-        self._started = self._connected = self._published = self._more = False
+        self._started = self._published = self._more = False
         """Of these, the last: whether the service has more to do at once."""
         self._seen = Received([], [], connected=False, generation=0, publishing=0)
         """What the broker said last, of its own state, too."""
@@ -118,13 +118,12 @@ class Loop:
     def _receive(self, timeout_s: float) -> Received:
         messages, size = self.journal.outbox.backlog.total()
         room = 0 if messages >= OUTBOX_MAX or size >= OUTBOX_BYTES_MAX or self._again else BATCH_MAX
-        at_once = self._again or self._more or self._posts or not self.mailbox.is_empty
-        now = time.monotonic()
+        now, at_once = time.monotonic(), self._again or self._more or self._posts or not self.mailbox.is_empty
         until_due_s = max(0.0, min(self._pacing.due_at - now, self._resting.left_s()))
         # A turn before that would be left out (`_can_wait`).
         timeout_s = max(timeout_s, self._turned_at + self._pacing.gather_s - now)
         received = self.broker.receive(room, 0.0 if at_once else min(timeout_s, until_due_s), self._resting.now())
-        self._connected, self._seen = received.connected, received
+        self._seen = received
         if received.publishing != self._publishing:
             # A machine that was copied while it ran, and goes on twice, has a new connection at least once.
             self._publishing = received.publishing
@@ -205,7 +204,8 @@ class Loop:
                 handled += 1
                 if time.perf_counter() > until:
                     break
-            self._more = self.service.tick(now, connected=self._connected, reconnected=reconnected)
+            about = {"connected": self._seen.connected, "reconnected": reconnected}
+            self._more = self.service.tick(now, **about, away=self._seen.away)
         self._store_failed = False
         for delivery, accepted in zip(deliveries, vouched_for, strict=False):
             self._resting.note(delivery.place, accepted=accepted)

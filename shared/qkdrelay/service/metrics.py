@@ -7,12 +7,14 @@ where the logs are written: after the commit, so that what was rolled back is no
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
 
 from qkdrelay.broker.port import Received
 from qkdrelay.errors import ForgedMessageError, MalformedMessageError, NumberReusedError, QkdRelayError
+from qkdrelay.service.tls_files import expiry
 from qkdrelay.storage.database import Sizes
 
 # When a counter began would double the page, and who scrapes sees it start at 0.
@@ -48,6 +50,18 @@ class Metrics:
         self._nodes = self.gauge("qkdrelay_broker_nodes", "Nodes of the broker, each of which should have every queue.")
         self._version = self.gauge("qkdrelay_broker_info", "1, by the version of the broker.", "version")
         self._version_seen = ""
+        self._site_reachable = self.gauge(
+            "qkdrelay_site_reachable", "Whether the broker of another site can be read (1) or not (0).", "site"
+        )
+        self._site_connections = self.counter(
+            "qkdrelay_site_connections_total", "Times that the broker of another site was connected to.", "site"
+        )
+        self._connections_before: dict[str, int] = {}
+        self._certificate_until = self.gauge(
+            "qkdrelay_certificate_until_timestamp_seconds",
+            "When a certificate expires by which other sites know this one; 0 if it cannot be read.",
+            "certificate",
+        )
         self.reconnects = self.counter(
             "qkdrelay_broker_reconnects_total", "Times the connection to the broker was made anew."
         )
@@ -76,6 +90,10 @@ class Metrics:
             "qkdrelay_stream_epochs", "Epochs remembered of who sends here, one a connection.", "stream"
         )
 
+    def watch_certificate(self, file: Path) -> None:
+        """Tell, whenever somebody asks, when the certificate in a file expires: it may have been renewed."""
+        self._certificate_until.labels(file.parent.name).set_function(lambda: expiry(file))
+
     def counter(self, name: str, text: str, *labels: str) -> Counter:
         """Return a new counter."""
         return Counter(name, text, labels, registry=self.registry)
@@ -98,6 +116,11 @@ class Metrics:
         for name in names:
             self._refused.labels(name).set(1)
         self._refused_names = names
+        for site, state in broker.sites.items():
+            self._site_reachable.labels(site).set(not state.away)
+            before = self._connections_before.get(site, 0)
+            self._site_connections.labels(site).inc(max(0, state.connections - before))
+            self._connections_before[site] = state.connections
         if broker.version != self._version_seen:
             self._version_seen = broker.version
             self._version.clear()

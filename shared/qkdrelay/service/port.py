@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Protocol
 
 from qkdrelay.broker.port import Delivery
@@ -37,8 +38,10 @@ class Service(Protocol):
         """Dead-letter a delivery whose handling failed in a way that was not foreseen."""
         ...
 
-    def tick(self, now: float, *, connected: bool, reconnected: bool) -> bool:
+    def tick(self, now: float, *, connected: bool, reconnected: bool, away: Collection[str] = ()) -> bool:
         """Close a batch: what follows from time, from the (new) connection, or from the batch as a whole.
+
+        ``away`` has the other sites at which nothing can be read now.
 
         Returns whether it has more to do at once, and left it for the next turn so that others are not kept waiting.
         """

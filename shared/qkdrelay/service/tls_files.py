@@ -6,6 +6,8 @@ import ssl
 from pathlib import Path
 from typing import Final
 
+from cryptography import x509
+
 from qkdrelay.errors import SettingsError
 
 CA_FILE: Final = "ca.pem"
@@ -25,6 +27,14 @@ def stamps(directory: Path) -> list[tuple[int, int, int] | None]:
         except OSError:
             found.append(None)
     return found
+
+
+def expiry(file: Path) -> float:
+    """Return when the certificate in a PEM file expires, in seconds since 1970; 0 if it cannot be read."""
+    try:
+        return x509.load_pem_x509_certificate(file.read_bytes()).not_valid_after_utc.timestamp()
+    except (OSError, ValueError):
+        return 0.0
 
 
 def load_files(context: ssl.SSLContext, directory: Path, *, about: str, hint: str | None) -> None:

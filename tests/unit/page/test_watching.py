@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from qkdrelay.messages.answers import NetworkView
+from qkdrelay.messages.network_answers import NetworkView
 from qkdrelay.messages.requests import NetworkRequest
 from qkdrelay.network.names import COORDINATOR
 from qkdrelay.service.health import Health

@@ -14,7 +14,7 @@ from qkdrelay.broker.intake import Intake
 from qkdrelay.broker.memory.hub import MemoryHub
 from qkdrelay.broker.memory.reader import MemoryReader
 from qkdrelay.broker.memory.routing import no_route
-from qkdrelay.broker.port import Delivery, Publication, Received, check_size, place
+from qkdrelay.broker.port import Delivery, Publication, Received, check_size
 
 _RETRY_S: Final = 0.05
 
@@ -104,12 +104,7 @@ class MemoryBroker:
                 publishing=self._connections,
                 refused=dict(here.refused),
                 unrouted=dict(self._unrouted),
-                elsewhere={
-                    place(queue, site): why
-                    for site, reader in self._readers.items()
-                    if site
-                    for queue, why in reader.refused.items()
-                },
+                sites={site: reader.state for site, reader in self._readers.items() if site},
             )
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:

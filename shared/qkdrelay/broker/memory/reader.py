@@ -9,7 +9,7 @@ import structlog
 from qkdrelay.broker.intake import Intake
 from qkdrelay.broker.memory.hub import MemoryHub
 from qkdrelay.broker.memory.queue import QueuedMessage
-from qkdrelay.broker.port import Delivery, place
+from qkdrelay.broker.port import Delivery, SiteState, place
 
 _log = structlog.get_logger()
 
@@ -37,11 +37,16 @@ class MemoryReader:
         self._prefetch, self._inbox, self._begin, self._changed = prefetch, inbox, begin, changed
         self._unacknowledged: dict[int, tuple[str, QueuedMessage]] = {}
         self._load = dict.fromkeys(queues, 0)
-        self._generation = self._tag = 0
+        self._generation = self._tag = self._connections = 0
         self.connected = False
         self.consumed: set[str] = set()
         self.refused: dict[str, str] = {}
         """By name, what cannot be used, and why."""
+
+    @property
+    def state(self) -> SiteState:
+        """How it is, if the hub is elsewhere."""
+        return SiteState(self._connections, "" if self.connected else "not connected", dict(self.refused))
 
     def connect(self) -> bool:
         """Consume what is not consumed yet and can be; return whether the connection is new."""
@@ -53,6 +58,7 @@ class MemoryReader:
             self._generation = self._begin()
         if is_new:
             self.connected = True
+            self._connections += 1
             self.hub.join(self)
         for name in can:
             self.consumed.add(name)

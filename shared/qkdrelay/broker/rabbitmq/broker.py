@@ -32,7 +32,7 @@ class RabbitMqBroker:
     def __init__(self, settings: RabbitMqSettings, others: Sequence[RabbitMqSettings] = ()) -> None:
         """``others`` are the ways to the brokers of other sites, to consume there."""
         self._loop = IOLoop()
-        self._inbox = Inbox(len(settings.hosts))
+        self._inbox = Inbox(len(settings.hosts), [way.site for way in others])
         self._consumers_stopped = threading.Event()
         self._publisher_stopped = threading.Event()
         self._consumers = {

@@ -67,7 +67,7 @@ class Consumer:
         self._open = connection
         version = self._note_version(connection)
         if self._site:
-            self._inbox.refuse("", None, site=self._site)
+            self._inbox.reach(self._site)
         generation = self._inbox.new_generation()
         for reader in self._readers.values():
             if reader not in self._apart:
@@ -103,7 +103,7 @@ class Consumer:
 
     def _failed(self, reason: str) -> None:
         if self._site:
-            self._inbox.refuse("", reason, site=self._site)
+            self._inbox.reach(self._site, reason)
 
     def _main_stopped(self) -> None:
         self._main_has_stopped = True

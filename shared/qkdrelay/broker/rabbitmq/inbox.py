@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 
 from qkdrelay.broker.intake import Intake
-from qkdrelay.broker.port import Delivery, Received, place
+from qkdrelay.broker.port import Delivery, Received, SiteState
 from qkdrelay.errors import BrokerUnreachableError
 
 _UNROUTED_MAX, _REASON_MAX = 1000, 300
@@ -19,14 +20,15 @@ class Inbox:
     Deliveries are bounded by the prefetch, confirms by what the service has published.
     """
 
-    def __init__(self, nodes: int) -> None:
+    def __init__(self, nodes: int, sites: Iterable[str] = ()) -> None:
+        """``nodes`` has the service's own broker; it reads at those of other ``sites``, too."""
         self._nodes = nodes
+        self._sites = {site: SiteState(away="not connected yet") for site in sites}
         self._changed = threading.Condition()
         self._deliveries = Intake()
         self._confirmed: list[int] = []
         self._working: set[str] = set()
         self._refused: dict[str, str] = {}
-        self._elsewhere: dict[str, str] = {}
         self._unrouted: dict[str, str] = {}
         self._blocked = ""
         self._versions: dict[str, str] = {}
@@ -56,18 +58,28 @@ class Inbox:
     def refuse(self, name: str, reason: str | None, *, site: str = "") -> bool:
         """Note why a queue or an exchange cannot be used, or with None that it can.
 
-        ``site`` is where, if at another site's broker; without a name it is all that is there. Return whether that
-        is new.
+        ``site`` is where, if at another site's broker. Return whether that is new.
         """
         with self._changed:
-            noted, what = (self._elsewhere, _elsewhere(name, site)) if site else (self._refused, name)
-            before = noted.pop(what, None)
+            noted = dict(self._sites[site].refused) if site else self._refused
+            before = noted.pop(name, None)
             if reason is not None:
-                noted[what] = reason[:_REASON_MAX]
+                noted[name] = reason[:_REASON_MAX]
+            if site:
+                self._sites[site] = replace(self._sites[site], refused=noted)
             is_new = (before is None) != (reason is None)
             if is_new:
                 self.wake()
             return is_new
+
+    def reach(self, site: str, why_not: str = "") -> None:
+        """Note that another site's broker was connected to, or why it cannot be."""
+        with self._changed:
+            before = self._sites[site]
+            self._sites[site] = replace(
+                before, connections=before.connections + (not why_not), away=why_not[:_REASON_MAX], refused={}
+            )
+            self.wake()
 
     def route(self, key: str, missing_at: str | None) -> None:
         """Note at which exchange nothing is bound to a routing key, or with None that something is."""
@@ -148,9 +160,5 @@ class Inbox:
                 blocked=self._blocked,
                 version=self._versions.get("", ""),
                 nodes=self._nodes,
-                elsewhere=dict(self._elsewhere),
+                sites=dict(self._sites),
             )
-
-
-def _elsewhere(name: str, site: str) -> str:
-    return place(name, site) if name else f"site {site}"
