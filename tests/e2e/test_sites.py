@@ -3,37 +3,249 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import ssl
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
+import pika
 import pytest
+from cryptography import x509
+from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker
 
+from qkdrelay.broker.names import VHOST, control_queue, link_queue
+from qkdrelay.broker.rabbitmq.tls import client_context
 from qkdrelay.network.topology_file import load_topology
+from qkdrelay_deployment.certificates import Authority
 from support import stack
 from support.sites import Bundles, bundles
 from support.waiting import eventually
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]
 
-SITES = {"berlin": ("kme-1",), "munich": ("kme-2", "kme-3"), "bonn": ("kme-4",)}
+SITES = {"berlin": ("kme-1",), "munich": ("kme-2",), "bonn": ("kme-3", "kme-4")}
+TLS = Path("deploy/tls")
+ACCESS_REFUSED = 403
 
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bundles]:
     with bundles(tmp_path_factory.mktemp("sites"), load_topology(stack.TOPOLOGIES / "diamond.toml"), SITES) as made:
-        made.up()
-        eventually(lambda: heard(made) == set(made.topology.kmes), timeout_s=180, what="all KMEs to be heard")
+        made.up("bonn")
+        made.up("munich")
+        made.up("berlin")
+        until_whole(made)
         yield made
 
 
-def heard(network: Bundles) -> set[str]:
+@pytest.fixture
+def disturbed(network: Bundles) -> Iterator[None]:
+    """For a test that kills something: leave the network whole."""
+    yield
+    network.up()
+    until_whole(network)
+
+
+def shown(network: Bundles) -> Any:
     answer = network.coordinator("network", "--json")
-    return (
-        {kme["name"] for kme in json.loads(answer.out)["kmes"] if kme["heard_s_ago"] is not None}
-        if answer.code == 0
-        else set()
+    return json.loads(answer.out) if answer.code == 0 else {"kmes": [], "sites": []}
+
+
+def until_whole(network: Bundles) -> None:
+    def is_whole() -> bool:
+        found = shown(network)
+        heard = {kme["name"] for kme in found["kmes"] if (kme["heard_s_ago"] or 99) < 30}
+        return heard == set(network.topology.kmes) and not away(found)
+
+    eventually(is_whole, timeout_s=180, what="all KMEs to be heard, and all sites to be read")
+
+
+def away(found: Any) -> dict[str, list[str]]:
+    """Who cannot read at which site."""
+    return {site["name"]: site["away_from"] for site in found["sites"] if site["away_from"]}
+
+
+def keys(network: Bundles, kme: str, relay_id: str) -> list[str]:
+    site = network.topology.site_of[kme]
+    listed = json.loads(network.compose(site, "exec", "-T", kme, "kme", "keys", "--reveal", "--json").out)["keys"]
+    return [key["key"] for key in listed if key["relay_id"] == relay_id and "key" in key]
+
+
+@pytest.mark.parametrize("ends", [("kme-1", "kme-4"), ("kme-4", "kme-1"), ("kme-2", "kme-3"), ("kme-3", "kme-4")])
+def test_keys_go_from_site_to_site_and_within_one(network: Bundles, ends: tuple[str, str]) -> None:
+    outcome = network.coordinator("relay", *ends, "--keys", "2", "--allow-unprotected", "--json").json()
+    assert outcome["state"] == "confirmed"
+    source, target = (eventually(lambda kme=kme: keys(network, kme, outcome["relay_id"])) for kme in ends)
+    assert source == target
+    assert len(set(source)) == 2
+
+
+@pytest.mark.usefixtures("disturbed")
+def test_a_site_that_is_away_is_named_and_what_is_for_it_waits(network: Bundles) -> None:
+    assert network.compose("munich", "kill", "rabbitmq").code == 0
+    eventually(lambda: set(away(shown(network)).get("munich", ())) == {"coordinator", "kme-1", "kme-4"}, timeout_s=60)
+    assert "site munich cannot be read" in network.ready("berlin", "kme-1")
+    assert network.ready("berlin", "kme-1").startswith("ok")
+    direct = network.coordinator("relay", "kme-1", "kme-3", "--allow-unprotected", "--json").json()
+    assert direct["state"] == "confirmed"
+    asked = network.coordinator("relay", "kme-1", "kme-4", "--timeout", "300", "--no-wait", "--json").json()
+    network.up("munich")
+    relay_id = asked["relay_id"]
+
+    def state() -> str:
+        return str(network.coordinator("show", relay_id, "--json").json()["state"])
+
+    eventually(lambda: state() == "confirmed", timeout_s=120, what="the relay over munich to be confirmed")
+
+
+def test_a_site_reads_what_is_for_it_at_the_brokers_of_others_and_does_nothing_else(network: Bundles) -> None:
+    """Whoever has bonn's certificate."""
+    for site, its_own in (
+        ("munich", {link_queue("kme-2", "kme-4")}),
+        ("berlin", {link_queue("kme-1", "kme-3"), control_queue("kme-3"), control_queue("kme-4")}),
+    ):
+        listed = json.loads((network.folder / site / "deploy" / "definitions.json").read_text())
+        assert its_own <= {queue["name"] for queue in listed["queues"]}
+        refused = {queue["name"] for queue in listed["queues"] if not allowed(network, site, reading(queue["name"]))}
+        assert refused == {queue["name"] for queue in listed["queues"]} - its_own
+        for exchange in [exchange["name"] for exchange in listed["exchanges"]] + [""]:
+            assert not allowed(network, site, writing(exchange))
+        queue = min(its_own)
+        for attempt in (
+            lambda channel: channel.queue_declare("mine"),
+            lambda channel, queue=queue: channel.queue_delete(queue),
+            lambda channel, queue=queue: channel.queue_bind(queue, "amq.direct", "mine"),
+            lambda channel: channel.exchange_declare("mine"),
+        ):
+            assert not allowed(network, site, attempt)
+
+
+def test_nobody_gets_in_between_sites_but_by_a_certificate_of_its_name(network: Bundles, tmp_path: Path) -> None:
+    own = network.folder / "bonn" / TLS / "site"
+    for user in ("operator", "kme-1", "coordinator", "cli", "site.munich", "site.bonn", "guest"):
+        for password in ("", user, "guest"):
+            with pytest.raises(AMQPConnectionError):
+                connect(network, "berlin", own, pika.PlainCredentials(user, password))
+    stranger = Authority.new("three")
+    for name in ("site.bonn", "operator"):
+        folder = tmp_path / name
+        folder.mkdir()
+        certificate, key = stranger.issue(name)
+        (folder / "ca.pem").write_bytes((own / "ca.pem").read_bytes())
+        (folder / "cert.pem").write_text(certificate)
+        (folder / "key.pem").write_text(key)
+        with pytest.raises(AMQPConnectionError):
+            connect(network, "berlin", folder, pika.credentials.ExternalCredentials())
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    (bare / "ca.pem").write_bytes((own / "ca.pem").read_bytes())
+    with pytest.raises(AMQPConnectionError):
+        connect(network, "berlin", bare, pika.credentials.ExternalCredentials())
+    # A broker's own certificate names nobody who could log in.
+    with pytest.raises(AMQPConnectionError):
+        connect(network, "berlin", network.folder / "bonn" / TLS / "rabbitmq", pika.credentials.ExternalCredentials())
+
+
+def test_certificates_are_renewed_while_all_goes_on(network: Bundles) -> None:
+    bonn = network.folder / "bonn" / TLS
+    before = {name: (bonn / name / "cert.pem").read_bytes() for name in ("site", "rabbitmq")}
+    started = network.compose("bonn", "ps", "-q").out
+    for name in before:
+        (bonn / name / "cert.pem").unlink()
+    network.provision()
+    assert all((bonn / name / "cert.pem").read_bytes() != certificate for name, certificate in before.items())
+    for site in network.topology.sites:
+        told = network.compose(site, "exec", "-T", "rabbitmq", "rabbitmqctl", "eval", "ssl:clear_pem_cache().")
+        assert told.code == 0, told.err
+        closed = network.compose(site, "exec", "-T", "rabbitmq", "rabbitmqctl", "close_all_connections", "renewed")
+        assert closed.code == 0, closed.err
+    until_whole(network)
+    at = network.topology.sites["bonn"]
+    presented = x509.load_pem_x509_certificate(ssl.get_server_certificate((at.host, at.port)).encode())
+    assert presented == x509.load_pem_x509_certificate((bonn / "rabbitmq" / "cert.pem").read_bytes())
+    assert network.coordinator("relay", "kme-1", "kme-4", "--json").json()["state"] == "confirmed"
+    assert network.compose("bonn", "ps", "-q").out == started
+
+
+@pytest.mark.usefixtures("disturbed")
+def test_relays_under_way_survive_the_death_of_each_broker_and_of_the_coordinator(network: Bundles) -> None:
+    relays: list[str] = []
+
+    def ask(number: int) -> None:
+        for source, target in (("kme-1", "kme-4"), ("kme-4", "kme-1"), ("kme-2", "kme-3")):
+            told = ("--keys", str(number + 1), "--timeout", "600", "--allow-unprotected", "--no-wait", "--json")
+            relays.append(network.coordinator("relay", source, target, *told).json()["relay_id"])
+
+    for number, (site, service) in enumerate(
+        [
+            ("munich", "rabbitmq"),
+            ("bonn", "rabbitmq"),
+            ("berlin", "rabbitmq"),
+            ("berlin", "coordinator"),
+            ("bonn", "kme-3"),
+        ]
+    ):
+        ask(number)
+        assert network.compose(site, "kill", service).code == 0
+        assert network.compose(site, "up", "-d").code == 0
+        eventually(lambda: network.coordinator("relays").code == 0, timeout_s=90, what="the coordinator to answer")
+
+    def states() -> dict[str, str]:
+        listed = network.coordinator("relays", "--limit", "1000", "--json").json()["relays"]
+        return {relay["relay_id"]: relay["state"] for relay in listed if relay["relay_id"] in relays}
+
+    eventually(lambda: states() == dict.fromkeys(relays, "confirmed"), timeout_s=180, what="all to be confirmed")
+    for kmes in (("kme-1", "kme-4"), ("kme-2", "kme-3")):
+        ends = [released(network, kme, relays) for kme in kmes]
+        common = ends[0].keys() & ends[1].keys()
+        assert common
+        assert all(ends[0][relay_id] == ends[1][relay_id] for relay_id in common)
+
+
+def released(network: Bundles, kme: str, relays: list[str]) -> dict[str, list[str]]:
+    site = network.topology.site_of[kme]
+    listed = json.loads(network.compose(site, "exec", "-T", kme, "kme", "keys", "--reveal", "--json").out)["keys"]
+    found: dict[str, list[str]] = {}
+    for key in listed:
+        if key["relay_id"] in relays and "key" in key:
+            found.setdefault(key["relay_id"], []).append(key["key"])
+    return found
+
+
+def connect(network: Bundles, site: str, certificates: Path, credentials: Any) -> pika.BlockingConnection:
+    at = network.topology.sites[site]
+    return pika.BlockingConnection(
+        pika.ConnectionParameters(
+            at.host,
+            at.port,
+            VHOST,
+            credentials,
+            ssl_options=pika.SSLOptions(client_context(certificates), at.host),
+            connection_attempts=1,
+        )
     )
 
 
-def test_a_key_goes_from_one_site_to_another(network: Bundles) -> None:
-    outcome = network.coordinator("relay", "kme-1", "kme-4", "--keys", "3", "--json").json()
-    assert outcome["state"] == "confirmed"
+def allowed(network: Bundles, site: str, attempt: Callable[[Any], object]) -> bool:
+    """Whether bonn may do something at a broker; what it may not closes the channel, for that reason."""
+    own = network.folder / "bonn" / TLS / "site"
+    with connect(network, site, own, pika.credentials.ExternalCredentials()) as connection:
+        try:
+            attempt(connection.channel())
+        except ChannelClosedByBroker as closed:
+            if closed.reply_code != ACCESS_REFUSED:
+                raise
+            return False
+        return True
+
+
+def reading(queue: str) -> Callable[[Any], object]:
+    return lambda channel: channel.basic_consume(queue, lambda *_: None)
+
+
+def writing(exchange: str) -> Callable[[Any], object]:
+    def write(channel: Any) -> None:
+        channel.confirm_delivery()
+        channel.basic_publish(exchange, "results.kme-3", b"", mandatory=False)
+
+    return write
