@@ -583,6 +583,26 @@ def goes_on_when_full(network):
     is_sound(network, network.relay("kme-2", "kme-7").relay_id)
 
 
+def test_a_flood_under_others_names_costs_that_sites_queue_its_turns_alone(network, capsys):
+    """Queues of several brokers have one name; the log says whose it was."""
+    for _ in range(50):
+        put(network, "kme-3", DEAD_LETTERS_QUEUE, kme_exchange("kme-8"), b"", dead_key("kme-8"))
+    network.settle()
+    resting = network.loops[COORDINATOR]._resting
+    resting._until = dict.fromkeys(resting._until, float("inf"))
+    assert set(resting.now()) == {"dead-letters at kme-3"}
+    put(network, "kme-3", DEAD_LETTERS_QUEUE, kme_exchange("kme-3"), b"", dead_key("kme-3"))
+    for kme in ("kme-1", "kme-2"):
+        put(network, kme, DEAD_LETTERS_QUEUE, kme_exchange(kme), b"", dead_key(kme))
+    network.settle()
+    assert {by for _, by, _, _ in letters(network)} == {"coordinator, from site kme-3", "kme-1", "kme-2"}
+    said = capsys.readouterr().out
+    assert "dead-letters at kme-3" in said
+    resting._until.clear()
+    network.settle()
+    assert "kme-3" in {by for _, by, _, _ in letters(network)}
+
+
 def test_a_flood_that_does_not_end_delays_no_relay(network):
     """Before each step of the network there are hundreds of messages more."""
     relay_id = ask(network, "kme-2", "kme-7")
