@@ -41,8 +41,9 @@ class DeadLetters:
 
     def take(self, delivery: Delivery, now: float) -> None:
         """Keep what a KME, or the broker, has given up."""
-        kme, queue, body = "", delivery.routing_key, delivery.body
-        reason = f"the broker{f' of site {delivery.site}' if delivery.site else ''} gave up delivering it"
+        # Of each site's broker by itself: who floods drives out its own only.
+        kme = f"{BROKER} of site {delivery.site}" if delivery.site else ""
+        queue, reason, body = delivery.routing_key, f"the {kme or BROKER} gave up delivering it", delivery.body
         # The broker's own come as they were, through an exchange that no KME may write.
         with suppress(TopologyError):
             kme = self._from.of(delivery)
@@ -61,8 +62,9 @@ class DeadLetters:
         reason = str(error) if foreseen else f"could not be handled ({type(error).__name__})"
         # What leaks is secret, also when it is no message: it is not kept.
         body = b"" if delivery.queue == LEAKS_QUEUE else delivery.body
-        self._kept.add(now, COORDINATOR, delivery.queue, reason, body)
-        self._events.note("message.rejected", "warning", queue=delivery.queue, reason=reason)
+        by = f"{COORDINATOR}, from site {delivery.site}" if delivery.site else COORDINATOR
+        self._kept.add(now, by, delivery.queue, reason, body)
+        self._events.note("message.rejected", "warning", queue=delivery.place, reason=reason)
 
     def answer(
         self, body: DeadLettersRequest | DeadLetterRequest | RequeueRequest | DropRequest, now: float

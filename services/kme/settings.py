@@ -28,6 +28,7 @@ from qkdrelay.service.settings import (
     HexKey,
     HttpAddress,
     JsonObject,
+    JsonOfSites,
     KmeName,
     OrNothing,
     ServiceSettings,
@@ -136,7 +137,7 @@ class KmeSettings(ServiceSettings):
     kme: KmeName
     links: AllLinks
     control_key: HexKey
-    sites: Annotated[dict[KmeName, SiteSettings], *JsonObject] = Field(default_factory=dict)
+    sites: Annotated[dict[KmeName, SiteSettings], *JsonOfSites] = Field(default_factory=dict)
     """The other sites that its neighbours and the coordinator are at; who is in none of them is at its own."""
     withstand_compromised: Annotated[int, Field(ge=0, le=3)] = 1
     """As source or target, refuse plans from which this many compromised KMEs could learn a secret."""
@@ -170,12 +171,18 @@ class KmeSettings(ServiceSettings):
             raise ValueError("QKDRELAY_SITES needs QKDRELAY_SITE and QKDRELAY_SITE_TLS")
         if self.site in self.sites:
             raise ValueError(f"QKDRELAY_SITES has {self.site}, the site this is at; it must have the others")
+        for name, site in self.sites.items():
+            if not _who(site):
+                raise ValueError(f"QKDRELAY_SITES has {name}, and nobody there")
+            for kme in site.kmes:
+                if kme not in self.links:
+                    raise ValueError(f"QKDRELAY_SITES has {kme}, and QKDRELAY_LINKS has no link with it")
+                if site.kmes.count(kme) > 1:
+                    raise ValueError(f"QKDRELAY_SITES has {kme} twice at {name}")
         there = Counter(who for site in self.sites.values() for who in _who(site))
         for who, times in there.items():
             if times > 1:
                 raise ValueError(f"QKDRELAY_SITES has {who} at {times} sites")
-            if who != COORDINATOR and who not in self.links:
-                raise ValueError(f"QKDRELAY_SITES has {who}, and QKDRELAY_LINKS has no link with it")
         return self
 
     def reads(self) -> dict[str, tuple[str, ...]]:

@@ -12,8 +12,9 @@ from kme.model import UNDECIDED_S
 from kme.rebuilding import Rebuilder
 from qkdrelay.errors import StoreError
 from qkdrelay.messages.requests import NetworkRequest
+from qkdrelay.network.topology import one_site_each
 from qkdrelay.service.loop import BATCH_MAX
-from support.network import DIAMOND, Killed, Network, ask, is_about_blocks, of
+from support.network import DIAMOND, REFERENCE, Killed, Network, ask, is_about_blocks, of
 
 SERVICES = ("kme-1", "kme-2", "kme-4", "coordinator")
 
@@ -75,12 +76,13 @@ def test_all_services_dying_again_and_again_finish_the_relay(tmp_path):
     is_sound(network, relay_id)
 
 
-def test_what_is_delivered_twice_is_handled_once():
+@pytest.mark.parametrize("topology", [REFERENCE, one_site_each(REFERENCE)], ids=["one broker", "a site each"])
+def test_what_is_delivered_twice_is_handled_once(topology):
     """Each connection is lost after the commit, before the acknowledgement, for every message.
 
     For those about key it is only the queue that is lost: on each new connection key is agreed on anew.
     """
-    network, doubled = Network(), Counter()
+    network, doubled = Network(topology), Counter()
     for name, loop in network.loops.items():
         broker = loop.broker
 
@@ -88,10 +90,9 @@ def test_what_is_delivered_twice_is_handled_once():
             fresh = [delivery for delivery in deliveries if not delivery.redelivered]
             doubled[name] += len(fresh)
             if not all(is_about_blocks(delivery.body) for delivery in fresh):
-                network.hub.drop(name)
+                network.lose_connections(name, *{delivery.site for delivery in deliveries})
             elif fresh:
-                for queue in {delivery.queue for delivery in deliveries}:
-                    broker.lose_queue(queue)
+                network.lose_queues(name, deliveries)
             else:
                 acknowledge(deliveries)
 
@@ -104,12 +105,13 @@ def test_what_is_delivered_twice_is_handled_once():
     assert network.about_blocks
 
 
-def test_connections_lost_before_every_step_change_nothing():
-    network = Network()
+@pytest.mark.parametrize("topology", [REFERENCE, one_site_each(REFERENCE)], ids=["one broker", "a site each"])
+def test_connections_lost_before_every_step_change_nothing(topology):
+    network = Network(topology)
     relay_id = ask(network, "kme-1", "kme-8")
     for _ in range(30):
         for name, loop in network.loops.items():
-            network.hub.drop(name)
+            network.lose_connections(name)
             loop.step(0.0)
     network.settle()
     is_sound(network, relay_id)

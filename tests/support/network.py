@@ -15,7 +15,7 @@ from qkdrelay.broker.names import (
     link_queue,
     results_queue,
 )
-from qkdrelay.broker.port import Publication
+from qkdrelay.broker.port import Publication, place
 from qkdrelay.link.envelope import seal
 from qkdrelay.messages import codec, plans
 from qkdrelay.messages.blocks import Announce, BlocksHeld
@@ -138,10 +138,28 @@ class Network(EmbeddedNetwork):
         self.loops[name].clock = old.clock
         self.loops[name].start()
 
+    def lose_connections(self, name, *sites):
+        """Have ``name`` lose its connections to the brokers of these sites (of all): what it has not given up is back.
+
+        Its own site is the one of no name.
+        """
+        readers = self.loops[name].broker._readers
+        for site in sites or readers:
+            with readers[site].hub.lock:
+                readers[site].lose()
+
+    def lose_queues(self, name, deliveries):
+        """Have ``name`` lose the queues of these alone."""
+        readers = self.loops[name].broker._readers
+        for site, queue in {(delivery.site, delivery.queue) for delivery in deliveries}:
+            with readers[site].hub.lock:
+                readers[site].lose_queue(queue)
+
     def lose_commands(self, name):
         """Lose what the coordinator told ``name`` and it has not handled: the broker thinks it has. Return how many."""
-        broker = self.loops[name].broker
-        links = [queue for queue in broker._inbox._waiting if queue != control_queue(name)]
+        broker, home = self.loops[name].broker, self.topology.coordinator
+        control = place(control_queue(name), "" if self.topology.site_of.get(name, "") == home else home)
+        links = [queue for queue in broker._inbox._waiting if queue != control]
         lost = broker._inbox.take(1_000_000, links)
         broker.acknowledge(lost)
         return len(lost)

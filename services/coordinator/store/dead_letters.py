@@ -26,7 +26,7 @@ class StoredDeadLetter:
     at: float
     """The time at which the coordinator got it, in seconds since the epoch."""
     kme: str
-    """The service that gave it up; empty for the broker."""
+    """Who gave it up: a service, or a broker, which is empty for the coordinator's own; where it was, if elsewhere."""
     queue: str
     reason: str
     body: bytes = field(repr=False)

@@ -15,6 +15,7 @@ from qkdrelay.network.toml_file import TomlFile, did_you_mean, toml_text
 AMQPS_PORT: Final = 5671
 _BROKER = re.compile(r"(?:\[(?P<ip>[0-9A-Fa-f:.]{2,45})\]|(?P<host>[A-Za-z0-9.-]{1,253}))(?::(?P<port>[0-9]{1,5}))?")
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+_DOTTED = re.compile(r"[0-9]+(?:\.[0-9]+)+")
 _ENTRIES: Final = ("kmes", "broker")
 _EXAMPLE: Final = 'berlin = { kmes = ["kme-1"], broker = "qkd.berlin.example:5671" }'
 
@@ -42,50 +43,64 @@ def parse_sites(data: Mapping[str, Any], kmes: tuple[str, ...], file: TomlFile) 
     sites, coordinator = data.get("sites"), data.get("coordinator")
     if sites is None:
         if coordinator is not None:
-            raise TopologyError(f"{file.at('coordinator')}: 'coordinator' names a site, and there is no [sites]")
+            raise TopologyError(
+                f"{file.place('coordinator')}: 'coordinator' names a site, and there is no [sites]",
+                hint=f"[sites], below it {_EXAMPLE}; or leave it out",
+            )
         return {}, ""
     if not isinstance(sites, dict) or not sites:
         raise TopologyError(
-            f"{file.at('sites')}: 'sites' must be a table of sites", hint=f"[sites], below it {_EXAMPLE}"
+            f"{file.place('sites')}: 'sites' must be a table of sites", hint=f"[sites], below it {_EXAMPLE}"
         )
     found = {name: _site(name, entry, kmes, file) for name, entry in sites.items()}
     _check_apart(found, kmes, file)
-    names = list(found)
     if not isinstance(coordinator, str) or coordinator not in found:
-        what = (
-            "must name the site that the coordinator is at"
-            if coordinator is None
-            else f"names {coordinator!r}, no site"
-        )
-        at = file.at("sites" if coordinator is None else "coordinator")
-        hint = did_you_mean(coordinator, names) if isinstance(coordinator, str) else f'coordinator = "{names[0]}"'
-        raise TopologyError(f"{at}: 'coordinator' {what}", hint=hint)
+        raise _no_place(coordinator, list(found), file)
     for name, site in found.items():
         if not site.kmes and name != coordinator:
-            raise TopologyError(f"{file.at(name, 'sites')}: site {name!r} has no KME, and not the coordinator either")
+            raise TopologyError(
+                f"{file.place('sites', name)}: site {name!r} has no KME, and not the coordinator either",
+                hint="leave it out",
+            )
     return found, coordinator
 
 
+def _no_place(coordinator: object, sites: list[str], file: TomlFile) -> TopologyError:
+    """Return what is wrong with where the coordinator is said to be."""
+    hint = f'coordinator = "{sites[0]}"'
+    if coordinator is None:
+        at, what = file.place("sites"), "must name the site that the coordinator is at"
+        hint += " above all tables"
+    else:
+        at, what = file.place("coordinator"), f"is {coordinator!r}, no site"
+        hint = did_you_mean(coordinator, sites) if isinstance(coordinator, str) else hint
+    return TopologyError(f"{at}: 'coordinator' {what}", hint=hint)
+
+
 def _site(name: str, entry: object, kmes: tuple[str, ...], file: TomlFile) -> Site:
-    at = file.at(name, "sites")
+    def wrong(what: str, hint: str, *within: str) -> TopologyError:
+        return TopologyError(f"{file.place('sites', name, *within)}: {what}", hint=hint)
+
     if not KME_NAME.fullmatch(name):
-        raise TopologyError(f"{at}: {name!r} cannot be the name of a site", hint=KME_NAME_RULE)
+        raise wrong(f"{name!r} cannot be the name of a site", KME_NAME_RULE)
     if not isinstance(entry, dict):
-        raise TopologyError(f"{at}: site {name!r} must be a table", hint=_EXAMPLE)
+        above = f"; or above all tables {name} = ..." if name == "coordinator" else ""
+        raise wrong(f"site {name!r} must be a table", _EXAMPLE + above)
     for word in entry:
         if word not in _ENTRIES:
-            raise TopologyError(f"{at}: site {name!r} has an unknown entry {word!r}", hint=did_you_mean(word, _ENTRIES))
+            raise wrong(f"site {name!r} has an unknown entry {word!r}", did_you_mean(word, _ENTRIES), word)
     here = entry.get("kmes")
     if not isinstance(here, list) or not all(isinstance(kme, str) for kme in here):
-        raise TopologyError(f"{at}: 'kmes' of site {name!r} must be a list of KMEs", hint=_EXAMPLE)
-    for kme in here:
+        raise wrong(f"'kmes' of site {name!r} must be a list of KMEs", _EXAMPLE, "kmes")
+    for number, kme in enumerate(here):
         if kme not in kmes:
-            hint = did_you_mean(kme, kmes)
-            raise TopologyError(f"{at}: site {name!r} has KME {kme!r}, which is not in 'kmes'", hint=hint)
+            raise wrong(f"site {name!r} has KME {kme!r}, which is not in 'kmes'", did_you_mean(kme, kmes), "kmes")
+        if kme in here[:number]:
+            raise wrong(f"site {name!r} has KME {kme!r} twice", "name it once", "kmes")
     parts = broker_parts(entry.get("broker"))
     if parts is None:
         hint = f"a host and a port, such as {_EXAMPLE}"
-        raise TopologyError(f"{at}: 'broker' of site {name!r} must say where others reach its broker", hint=hint)
+        raise wrong(f"'broker' of site {name!r} must say where others reach its broker", hint, "broker")
     return Site(tuple(here), *parts)
 
 
@@ -95,6 +110,8 @@ def broker_parts(broker: object) -> tuple[str, int] | None:
     if found is None or not 0 < (port := int(found["port"] or AMQPS_PORT)) < 65536:
         return None
     if (host := found["host"]) is not None:
+        if _DOTTED.fullmatch(host) and not _is_ipv4(host):
+            return None
         return (host, port) if all(map(_LABEL.fullmatch, host.split("."))) else None
     try:
         return ipaddress.IPv6Address(found["ip"]).compressed, port
@@ -102,24 +119,33 @@ def broker_parts(broker: object) -> tuple[str, int] | None:
         return None
 
 
+def _is_ipv4(host: str) -> bool:
+    try:
+        ipaddress.IPv4Address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _check_apart(sites: Mapping[str, Site], kmes: tuple[str, ...], file: TomlFile) -> None:
     """Raise TopologyError unless every KME is at one site, and no two sites have one broker."""
     where: dict[str, str] = {}
     brokers: dict[str, str] = {}
     for name, site in sites.items():
-        at = file.at(name, "sites")
         for kme in site.kmes:
             if kme in where:
                 raise TopologyError(
-                    f"{at}: KME {kme!r} is at two sites, {where[kme]!r} and {name!r}", hint="name it at one"
+                    f"{file.place('sites', name, 'kmes')}: KME {kme!r} is at two sites, {where[kme]!r} and {name!r}",
+                    hint="name it at one",
                 )
             where[kme] = name
         if (other := brokers.setdefault(site.broker.lower(), name)) != name:
             raise TopologyError(
-                f"{at}: sites {other!r} and {name!r} have one broker, {site.broker}", hint="each its own"
+                f"{file.place('sites', name, 'broker')}: sites {other!r} and {name!r} have one broker, {site.broker}",
+                hint="each its own",
             )
     if lost := [kme for kme in kmes if kme not in where]:
-        raise TopologyError(f"{file.at('sites')}: KME {lost[0]!r} is at no site", hint=f"add it to one: {_EXAMPLE}")
+        raise TopologyError(f"{file.place('sites')}: KME {lost[0]!r} is at no site", hint=f"add it to one: {_EXAMPLE}")
 
 
 def format_sites(sites: Mapping[str, Site]) -> str:

@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISREG
@@ -17,6 +18,11 @@ from qkdrelay.escaping import escaped
 _TOKEN = re.compile(r"""#[^\n]*|\"{3}.*?\"{3}|'{3}.*?'{3}|"(?:\\.|[^"\\])*"|'[^']*'|\S""", re.DOTALL)
 """A comment, a text or a sign: enough to count the elements of lists."""
 
+_PART = re.compile(r"""[A-Za-z0-9_-]+|"(?:\\.|[^"\\\n])*"|'[^'\n]*'""")
+_KEY = re.compile(
+    rf"(?P<header>\[{{1,2}})?[ \t]*(?P<key>(?:{_PART.pattern})(?:[ \t]*\.[ \t]*(?:{_PART.pattern}))*)[ \t]*[=\]]"
+)
+"""A table's header, or an entry's key, where it begins."""
 _PARTS_MAX, _WORDS_MAX = 32, 300
 _DEEP_KEY = re.compile(rf"""(?<![\w"'.-])(?:[\w"'-]{{1,200}}[ \t]*\.[ \t]*){{{_PARTS_MAX}}}""")
 
@@ -46,6 +52,28 @@ class TomlFile:
         found = headers or lines
         return f"{self.where}:{found[-1]}" if found else self.where
 
+    def place(self, *path: str) -> str:
+        """Return where the entry of this path begins; of one inside an inline table, where that is written."""
+        keys = list(self._keys())
+        for depth in range(len(path), 0, -1):
+            for line, found in keys:
+                if found[:depth] == path[:depth]:
+                    return f"{self.where}:{line}"
+        return self.where
+
+    def _keys(self) -> Iterator[tuple[int, tuple[str, ...]]]:
+        """Yield line and path of all tables and entries but those of inline tables."""
+        table: tuple[str, ...] = ()
+        line, counted, depth, taken = 1, 0, 0, 0
+        for token in _TOKEN.finditer(self.text):
+            line, counted = line + self.text.count("\n", counted, token.start()), token.start()
+            if depth == 0 and line > taken and (found := _KEY.match(self.text, token.start())) is not None:
+                parts = tuple(_part(part[0]) for part in _PART.finditer(found["key"]))
+                table = parts if found["header"] else table
+                yield line, parts if found["header"] else table + parts
+            taken = line + token[0].count("\n")
+            depth += (token[0] in ("[", "{")) - (token[0] in ("]", "}"))
+
     def elements(self, entry: str, count: int) -> list[str]:
         """Return where each of the ``count`` elements of a list stands."""
         opening = re.search(rf"(?m)^[^#\n]*?(?<![\w-]){entry}[\"']?[ \t]*=[ \t]*\[", self.text)
@@ -63,6 +91,13 @@ class TomlFile:
             if depth == 0:
                 break
         return places if len(places) == count else [self.at(entry)] * count
+
+
+def _part(written: str) -> str:
+    """Return a part of a key, which may stand in quotes."""
+    if written.startswith('"'):
+        return str(tomllib.loads(f"x = {written}")["x"])
+    return written.strip("'")
 
 
 def read_text(path: Path, bytes_max: int) -> str:

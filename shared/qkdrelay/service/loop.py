@@ -178,7 +178,7 @@ class Loop:
         except StoreError:
             raise
         except Exception as error:
-            log.exception("service.message_failed", queue=delivery.queue)
+            log.exception("service.message_failed", queue=delivery.place)
             with self.journal.transaction():
                 self.service.give_up(delivery, error, now)
             self._resting.note(delivery.place, accepted=False)

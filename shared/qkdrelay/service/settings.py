@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
@@ -49,8 +50,8 @@ def _http_address(value: object) -> tuple[str, int]:
     return found[1] or found[2], int(found[3])
 
 
-def _json_object(text: object) -> object:
-    """Read a JSON object whose names are KMEs'; ValueError without anything that stands in it: it holds secrets."""
+def _json_object(text: object, named: str = "KME", such: str = "kme-2") -> object:
+    """Read a JSON object by names of what is ``named`` so; ValueError without anything of it: it holds secrets."""
     if not isinstance(text, str):
         return text
     if len(text) > JSON_MAX:
@@ -60,11 +61,11 @@ def _json_object(text: object) -> object:
     except _DoubledNameError:
         raise
     except (ValueError, RecursionError):
-        raise ValueError('must be a JSON object, such as {"kme-2": ...}') from None
+        raise ValueError(f'must be a JSON object, such as {{"{such}": ...}}') from None
     names = value if isinstance(value, dict) else ()
     for number, name in enumerate(names, 1):
         if not KME_NAME.fullmatch(name):
-            raise ValueError(f"entry {number} has a name that no KME can have: {KME_NAME_RULE}")
+            raise ValueError(f"entry {number} has a name that no {named} can have: {KME_NAME_RULE}")
     return value
 
 
@@ -93,6 +94,8 @@ def _may_show(name: str) -> bool:
 KmeName = Annotated[str, Field(pattern=rf"^{KME_NAME.pattern}$")]  # pydantic's engine knows `$` as the very end
 JsonObject = (NoDecode, BeforeValidator(_json_object))
 """Annotates a dict by KME that comes as JSON in one variable."""
+JsonOfSites = (NoDecode, BeforeValidator(partial(_json_object, named="site", such="berlin")))
+"""The same, by site."""
 OrNothing = (BeforeValidator(lambda value: value or None),)
 """Annotates what is not set if it is empty: a compose file cannot leave a variable out."""
 HttpAddress = Annotated[tuple[str, int], BeforeValidator(_http_address), NoDecode]

@@ -90,9 +90,12 @@ class Reader:
         self._on_change()
 
     def _deliver(self, channel: Channel, method: Basic.Deliver, properties: BasicProperties, body: bytes) -> None:
+        # No broker that keeps to the protocol does so; what is not acknowledged is kept here, and is bounded by that.
         if len(self._outstanding) >= self._prefetch:
-            # No broker that keeps to the protocol does; what is not acknowledged is kept here, and is bounded by that.
             self._live.drop(channel, f"more than {self._prefetch} messages at a time, which nobody asked for")
+            return
+        if method.delivery_tag in self._outstanding:
+            self._live.drop(channel, "two messages under one tag")
             return
         bodies = unpacked(body, properties.content_type)
         self._outstanding[method.delivery_tag] = (1 << len(bodies)) - 1
@@ -100,8 +103,8 @@ class Reader:
             [
                 Delivery(
                     queue=self.queue,
-                    exchange=method.exchange,
-                    routing_key=method.routing_key,
+                    exchange=_text(method.exchange),
+                    routing_key=_text(method.routing_key),
                     body=part,
                     redelivered=method.redelivered,
                     token=(self._generation, method.delivery_tag * BUNDLE_MAX + number),
@@ -118,3 +121,8 @@ class Reader:
         self.consumes = False
         self.asked = self.asked and not alone
         self._on_change()
+
+
+def _text(name: str | bytes) -> str:
+    """Return a name as it was sent; of one that is no UTF-8 pika hands over the bytes."""
+    return name if isinstance(name, str) else name.decode("utf-8", "backslashreplace")
