@@ -23,7 +23,7 @@ from qkdrelay.broker.names import (
     parse_link_queue,
     results_queue,
 )
-from qkdrelay.broker.port import Publication
+from qkdrelay.broker.port import Publication, place
 from qkdrelay.client import REPORTS, reported
 from qkdrelay.errors import RequestRefusedError
 from qkdrelay.messages import codec, signing
@@ -202,7 +202,10 @@ def test_a_site_that_is_cut_off_is_waited_for(network):
     readable, hub.may_read = hub.may_read, lambda _user, _name: False
     view = network.relay("kme-1", "kme-8", policy="recursive")
     assert {route[:3] for route in view.missing} == {("kme-1", "kme-3", kme) for kme in ("kme-5", "kme-6", "kme-7")}
-    assert network.loops["kme-5"].broker.receive(0, 0.0).elsewhere.keys() == {"link.kme-3.kme-5 at kme-3"}
+    sites = network.loops["kme-5"].broker.receive(0, 0.0).sites
+    assert {name: set(state.refused) for name, state in sites.items() if state.refused} == {
+        "kme-3": {"link.kme-3.kme-5"}
+    }
     hub.may_read = readable
     network.settle()
     is_sound(network, view.relay_id)
@@ -661,7 +664,8 @@ def test_at_others_brokers_a_site_reads_what_is_for_it_and_writes_nothing(site):
             assert not hub.may_read(user, name)
         asking = MemoryBroker(network.hubs[site], "operator", others=[Elsewhere(other, hub, user, tuple(hub.queues))])
         asking.start()
-        refused = asking.receive(0, 0.0).elsewhere
+        sites = asking.receive(0, 0.0).sites
+        refused = {place(queue, name): why for name, state in sites.items() for queue, why in state.refused.items()}
         asking.close(0.0)
         assert {f"{queue} at {other}" for queue in hub.queues} - set(refused) == {
             f"{queue} at {other}" for queue in own
