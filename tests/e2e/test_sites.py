@@ -18,7 +18,7 @@ from qkdrelay.broker.rabbitmq.tls import client_context
 from qkdrelay.network.topology_file import load_topology
 from qkdrelay_deployment.certificates import Authority
 from support import stack
-from support.sites import Bundles, bundles
+from support.sites import Bundles, away, bundles, shown, until_whole
 from support.waiting import eventually
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]
@@ -44,25 +44,6 @@ def disturbed(network: Bundles) -> Iterator[None]:
     yield
     network.up()
     until_whole(network)
-
-
-def shown(network: Bundles) -> Any:
-    answer = network.coordinator("network", "--json")
-    return json.loads(answer.out) if answer.code == 0 else {"kmes": [], "sites": []}
-
-
-def until_whole(network: Bundles) -> None:
-    def is_whole() -> bool:
-        found = shown(network)
-        heard = {kme["name"] for kme in found["kmes"] if (kme["heard_s_ago"] or 99) < 30}
-        return heard == set(network.topology.kmes) and not away(found)
-
-    eventually(is_whole, timeout_s=180, what="all KMEs to be heard, and all sites to be read")
-
-
-def away(found: Any) -> dict[str, list[str]]:
-    """Who cannot read at which site."""
-    return {site["name"]: site["away_from"] for site in found["sites"] if site["away_from"]}
 
 
 def keys(network: Bundles, kme: str, relay_id: str) -> list[str]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self
 
 LOOPBACK = "127.0.0.1"
 _CHUNK = 4096
+_FAR_CHUNK = 1 << 16
+_UNDER_WAY_MAX = 256
 _RESET_WITHIN_S = 0.0005
 _RESET = struct.pack("ii", 1, 0)
 
@@ -145,3 +148,48 @@ def _reset(*ends: socket.socket) -> None:
         except OSError:
             pass
         end.close()
+
+
+class DistantProxy:
+    """Forwards to ``target`` (host, port) as over a long way: what goes in comes out ``delay_s`` later."""
+
+    def __init__(self, listen: tuple[str, int], target: tuple[str, int], delay_s: float) -> None:
+        self._target, self._delay_s = target, delay_s
+        self._loop = asyncio.new_event_loop()
+        self._loop.run_until_complete(asyncio.start_server(self._serve, *listen))
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Take no more, and forward nothing more."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there = await asyncio.open_connection(*self._target)
+        except OSError:
+            writer.close()
+            return
+        await asyncio.gather(self._forward(reader, there[1]), self._forward(there[0], writer))
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        under_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(_UNDER_WAY_MAX)
+
+        async def arrive() -> None:
+            while True:
+                at, data = await under_way.get()
+                await asyncio.sleep(max(0.0, at - self._loop.time()))
+                if not data:
+                    break
+                writer.write(data)
+                await writer.drain()
+
+        arriving = asyncio.ensure_future(arrive())
+        with suppress(OSError):
+            while data := await reader.read(_FAR_CHUNK):
+                await under_way.put((self._loop.time() + self._delay_s, data))
+        await under_way.put((self._loop.time() + self._delay_s, b""))
+        with suppress(OSError):
+            await arriving
+        writer.close()

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from qkdrelay.network.sites import Site
 from qkdrelay.network.topology import Topology
 from qkdrelay.network.topology_file import format_topology
 from qkdrelay.service import dotenv_file
 from support import rabbitmq, stack
+from support.deployment import free_ports
+from support.proxy import DistantProxy
+from support.waiting import eventually
 
-_PORTS = ("QKDRELAY_AMQP_PORT", "QKDRELAY_MANAGEMENT_PORT", "QKDRELAY_PAGE_PORT", "QKDRELAY_ETSI014_PORT")
+_PORTS = ("QKDRELAY_AMQP_PORT", "QKDRELAY_MANAGEMENT_PORT", "QKDRELAY_PAGE_PORT")
+_PROJECT = "qkdrelay-test-"
 
 
 @dataclass(frozen=True)
@@ -30,19 +36,16 @@ class Bundles:
     environment: dict[str, str]
 
     def provision(self, topology: Topology | None = None, *switches: str) -> None:
-        """Write the bundles, of another topology if one is given."""
+        """Write the bundles, of another topology if one is given; each has ports of its own on this machine."""
+        network = topology or self.topology
         file = self.folder / "network.toml"
-        file.write_text(format_topology(topology or self.topology))
+        file.write_text(format_topology(network))
         command = [Path(sys.executable).parent / "coordinator", "provision", file, "--sites", "--out", self.folder]
-        made = self._run(self.folder, *map(str, command), *switches)
-        assert made.code == 0, made.err
-        for site in (topology or self.topology).sites:
-            dotenv = self.folder / site / ".env"
-            if "COMPOSE_PROJECT_NAME=qkdrelay-test" not in dotenv.read_text():
-                chosen = {name: str(rabbitmq.free_port()) for name in _PORTS}
-                chosen["COMPOSE_PROJECT_NAME"] = f"qkdrelay-test-{secrets.token_hex(4)}-{site}"
-                said = dotenv_file.read(dotenv)
-                dotenv.write_text("".join(f"{name}={value}\n" for name, value in {**said, **chosen}.items()))
+        for _ in ("as for a machine of its own", "and with what was chosen"):
+            made = self._run(self.folder, *map(str, command), *switches)
+            assert made.code == 0, made.err
+            for site in network.sites:
+                _choose(self.folder / site / ".env", site)
 
     def compose(self, site: str, *arguments: str, timeout_s: float = 300) -> stack.Answer:
         """Run compose in the folder of a site, as its README says."""
@@ -82,17 +85,35 @@ class Bundles:
         return stack.Answer(result.returncode, result.stdout, result.stderr)
 
 
+def _choose(dotenv: Path, site: str) -> None:
+    """Say in a bundle's ``.env``, if it does not yet, what it is called and publishes among others on this machine."""
+    said = dotenv_file.read(dotenv)
+    if not said["COMPOSE_PROJECT_NAME"].startswith(_PROJECT):
+        said |= {name: str(rabbitmq.free_port()) for name in _PORTS}
+        said["QKDRELAY_ETSI014_PORT"] = str(free_ports(len(said)))
+        said["COMPOSE_PROJECT_NAME"] = f"{_PROJECT}{secrets.token_hex(4)}-{site}"
+        dotenv.write_text("".join(f"{name}={value}\n" for name, value in said.items()))
+
+
 @contextmanager
-def bundles(folder: Path, topology: Topology, sites: dict[str, Sequence[str]], *switches: str) -> Iterator[Bundles]:
+def bundles(
+    folder: Path,
+    topology: Topology,
+    sites: dict[str, Sequence[str]],
+    *switches: str,
+    round_trip_s: float = 0.0,
+    loss: float = 0.0,
+) -> Iterator[Bundles]:
     """Provision the bundles of a network of these sites, the first with the coordinator; take all down at the end.
 
-    Their brokers meet at an address of this machine that containers reach.
+    Their brokers meet at an address of this machine that containers reach; as if ``round_trip_s`` away, where that is
+    given, with such a part of all packets to them lost.
     """
     import docker  # noqa: PLC0415 - slow, and only these tests need it
 
     rabbitmq.require_containers(stack.IMAGE)
     client = docker.from_env()
-    meeting = client.networks.create(f"qkdrelay-test-{secrets.token_hex(4)}")
+    meeting = client.networks.create(f"{_PROJECT}{secrets.token_hex(4)}")
     meeting.reload()
     address = meeting.attrs["IPAM"]["Config"][0]["Gateway"]
     placed = {name: Site(tuple(kmes), address, rabbitmq.free_port()) for name, kmes in sites.items()}
@@ -100,15 +121,56 @@ def bundles(folder: Path, topology: Topology, sites: dict[str, Sequence[str]], *
     environment |= {"QKDRELAY_IMAGE": stack.IMAGE, "RABBITMQ_IMAGE": rabbitmq.IMAGE}
     network = replace(topology, sites=placed, coordinator=next(iter(placed)))
     made = Bundles(folder, network, environment)
+    closing = ExitStack()
     try:
         made.provision(None, *switches)
+        if round_trip_s:
+            for name, site in placed.items():
+                closing.enter_context(_far_away(folder / name / ".env", site, round_trip_s, loss))
         # What a bundle is started with is in its own .env.
         for name in ("QKDRELAY_IMAGE", "RABBITMQ_IMAGE"):
             del environment[name]
         yield made
     finally:
         made.down()
+        closing.close()
         meeting.remove()
+
+
+@contextmanager
+def _far_away(dotenv: Path, site: Site, round_trip_s: float, loss: float) -> Iterator[None]:
+    """Have a site's broker publish its port elsewhere, and whoever comes to the site's go a long way to it."""
+    port = rabbitmq.free_port()
+    dotenv.write_text(dotenv.read_text().replace(f"QKDRELAY_AMQPS_PORT={site.port}", f"QKDRELAY_AMQPS_PORT={port}"))
+    proxy = DistantProxy((site.host, site.port), (site.host, port), round_trip_s / 2)
+    rule = f"INPUT -p tcp --dport {site.port} -m statistic --mode random --probability {loss} -j DROP".split()
+    try:
+        if loss:
+            subprocess.run(["iptables", "--wait", "-I", *rule], check=True)
+        yield
+    finally:
+        if loss:
+            subprocess.run(["iptables", "--wait", "-D", *rule], check=True)
+        proxy.close()
+
+
+def shown(network: Bundles) -> Any:
+    answer = network.coordinator("network", "--json")
+    return json.loads(answer.out) if answer.code == 0 else {"kmes": [], "sites": []}
+
+
+def until_whole(network: Bundles) -> None:
+    def is_whole() -> bool:
+        found = shown(network)
+        heard = {kme["name"] for kme in found["kmes"] if (kme["heard_s_ago"] or 99) < 30}
+        return heard == set(network.topology.kmes) and not away(found)
+
+    eventually(is_whole, timeout_s=180, what="all KMEs to be heard, and all sites to be read")
+
+
+def away(found: Any) -> dict[str, list[str]]:
+    """Who cannot read at which site."""
+    return {site["name"]: site["away_from"] for site in found["sites"] if site["away_from"]}
 
 
 def _compose() -> tuple[str, ...]:
