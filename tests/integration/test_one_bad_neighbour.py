@@ -10,7 +10,7 @@ import pytest
 import coordinator.commands
 import kme.links
 from kme.store import open_kme_store
-from qkdrelay.broker import definitions, names
+from qkdrelay.broker import contents, names
 from qkdrelay.client import relay_request
 from qkdrelay.messages import signing
 from qkdrelay.messages.relay_ids import new_relay_id
@@ -38,7 +38,7 @@ def away(network, name):
 
 
 def test_a_kme_that_is_away_stops_neither_its_neighbours_nor_the_relays_around_it(monkeypatch):
-    monkeypatch.setattr(definitions, "LINK_BYTES_MAX", 16 * 1024)
+    monkeypatch.setattr(contents, "LINK_BYTES_MAX", 16 * 1024)
     monkeypatch.setattr(kme.links, "BACKLOG_MAX", 5)
     network = Network()
     away(network, "kme-5")
@@ -52,7 +52,7 @@ def test_a_kme_that_is_away_stops_neither_its_neighbours_nor_the_relays_around_i
 
 
 def test_a_target_that_is_away_does_not_stop_the_coordinator(monkeypatch):
-    monkeypatch.setattr(definitions, "CONTROL_BYTES_MAX", 8 * 1024)
+    monkeypatch.setattr(contents, "CONTROL_BYTES_MAX", 8 * 1024)
     monkeypatch.setattr(coordinator.commands, "COMMANDS_WAITING_MAX", 5)
     network = Network()
     away(network, "kme-7")

@@ -7,6 +7,8 @@ from itertools import count, permutations, product
 from uuid import UUID
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from coordinator.store.dead_letters import DEAD_LETTERS_MAX
 from qkdrelay.broker.contents import DEAD_LETTERS_BYTES_MAX
@@ -41,6 +43,8 @@ from qkdrelay.messages.requests import (
 from qkdrelay.network.names import COORDINATOR, site_user
 from qkdrelay.network.sites import Site
 from qkdrelay.network.topology import one_site_each
+from support.fuzzing import fuzzed
+from support.hostile import TEXT
 from support.kme import NOW
 from support.network import DIAMOND, REFERENCE, Killed, Network, ask
 
@@ -532,6 +536,33 @@ def test_queues_that_a_site_makes_for_others_are_read_by_nobody(network):
     goes_on(network)
     assert [hub.depth(queue) for queue in made] == [1] * 4
     assert network.dead_letters() == []
+
+
+QUEUES = (*(link_queue("kme-3", kme) for kme in EACH.neighbours["kme-3"]), results_queue("kme-3"), DEAD_LETTERS_QUEUE)
+NAMES = TEXT | st.sampled_from((*QUEUES, *ALL_EXCHANGES, *map(dead_key, EACH.kmes), control_queue("kme-2")))
+BODIES = st.binary(max_size=200) | st.builds(
+    lambda kme, queue, reason: codec.encode(
+        DeadLetter(kme=kme, queue=queue[:200], reason=reason[:500], at=NOW, body=b"")
+    ),
+    st.sampled_from(EACH.kmes),
+    NAMES,
+    TEXT,
+)
+
+
+@fuzzed(25)
+@given(st.lists(st.tuples(st.sampled_from(QUEUES), NAMES, NAMES, BODIES), min_size=1, max_size=12))
+def test_whatever_a_site_puts_into_its_queues_is_listed_as_from_there(messages):
+    network = Network(EACH)
+    for queue, exchange, key, body in messages:
+        put(network, "kme-3", queue, exchange[:200], body, key[:200])
+    network.settle()
+    for number, by, queue, _ in letters(network):
+        assert by in {"coordinator, from site kme-3", "broker of site kme-3", "kme-3", *EACH.neighbours["kme-3"]}
+        assert by not in EACH.neighbours["kme-3"] or queue == link_queue("kme-3", by)
+        assert network.ask(DeadLetterRequest(letter=number)).letter.letter == number
+    assert network.ask(AttentionRequest()).letters_total == len(letters(network))
+    goes_on(network)
 
 
 # --- floods ----------------------------------------------------------------------------------------
