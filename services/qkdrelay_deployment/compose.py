@@ -92,7 +92,7 @@ def site_compose_file(topology: Topology, site: str) -> str:
     for number, kme in enumerate(here.kmes):
         services.append(_kme(topology, kme, number, own_files))
         volumes.append(kme)
-    return _with_volumes(services, volumes)
+    return _with_volumes(services, volumes).replace(f":?{texts.MISSING}}}", ":?provision the sites again}")
 
 
 def _head(heading: str, *, build: str = "", site: str = "", amqps: str = "", broker_files: str = "") -> str:
@@ -235,7 +235,7 @@ def _plain(name: str) -> str:
 
 
 def _required(variable: str) -> str:
-    return f"${{{variable}:?run make up}}"
+    return f"${{{variable}:?{texts.MISSING}}}"
 
 
 def _unsubstituted(value: object) -> object:

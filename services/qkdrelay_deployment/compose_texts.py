@@ -8,6 +8,9 @@ SAES_FILE: Final = "saes.toml"
 APPLICATIONS_PORT_INSIDE: Final = 8443
 """Of the interface for applications, in each KME's container."""
 
+MISSING: Final = "run make up"
+"""What to do about a variable that is missing."""
+
 # Kept to what `docker compose` v2 and docker-compose 1.29 both take: no `name:`, no inline configs,
 # no `start_interval`, no `depends_on.required`.
 HEAD = """\

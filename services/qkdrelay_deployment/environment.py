@@ -26,7 +26,7 @@ from qkdrelay_deployment.variables import (
     REMEMBERED,
     SITE,
     WITHSTAND_DEFAULT,
-    Place,
+    Deployed,
     applications_port_variable,
     control_key_variable,
     link_secret_variable,
@@ -48,7 +48,7 @@ DEPLOYMENT: Final = "QKDRELAY_DEPLOYMENT"
 
 
 def environment_values(
-    place: Place,
+    deployed: Deployed,
     kept: Mapping[str, str],
     environment: Mapping[str, str],
     brokers: Sequence[str],
@@ -72,28 +72,28 @@ def environment_values(
     if not _is_ipv4(values[APPLICATIONS_ADDRESS]):
         hint = "one of this host, such as 192.0.2.7; 0.0.0.0 for all of them"
         raise SettingsError(f"{APPLICATIONS_ADDRESS} is no IPv4 address to publish at", hint=hint)
-    values |= _applications_ports(place, int(values[APPLICATIONS_PORT]))
-    for name in (COOKIE, *map(password_variable, place.users)):
+    values |= _applications_ports(deployed, int(values[APPLICATIONS_PORT]))
+    for name in (COOKIE, *map(password_variable, deployed.users)):
         values[name] = kept.get(name) or _new_secret()
-    keys = [CLI_KEY, PAGE_KEY] if place.has_coordinator else []
-    keys += shared_variables(place)
+    keys = [CLI_KEY, PAGE_KEY] if deployed.has_coordinator else []
+    keys += shared_variables(deployed)
     for name in keys:
         values[name] = _key(name, kept.get(name))
-    for name in map(withstand_variable, place.kmes):
+    for name in map(withstand_variable, deployed.kmes):
         values[name] = _withstand(name, environment.get(name) or kept.get(name) or WITHSTAND_DEFAULT)
     values[_LAB] = "true" if lab else "false"
     _switch_broker(values, brokers, tls=tls)
     return values
 
 
-def place_variables(place: Place) -> list[str]:
+def variables_of(deployed: Deployed) -> list[str]:
     """Name all variables of a deployment, those that it has in common with others too."""
-    return [name for _, members in _sections(place) for name in members]
+    return [name for _, members in _sections(deployed) for name in members]
 
 
-def shared_variables(place: Place) -> list[str]:
+def shared_variables(deployed: Deployed) -> list[str]:
     """Name the secrets that others have, too: keys with the coordinator, and what simulated links draw theirs from."""
-    return [*map(control_key_variable, place.controlled), *(link_secret_variable(*link) for link in place.links)]
+    return [*map(control_key_variable, deployed.controlled), *(link_secret_variable(*link) for link in deployed.links)]
 
 
 def _is_ipv4(text: str) -> bool:
@@ -103,14 +103,14 @@ def _is_ipv4(text: str) -> bool:
         return False
 
 
-def _applications_ports(place: Place, first: int) -> dict[str, str]:
+def _applications_ports(deployed: Deployed, first: int) -> dict[str, str]:
     """Return the ports that the KMEs serve applications at, from ``first`` on; none where no SAEs are named."""
-    if not place.has_applications:
+    if not deployed.has_applications:
         return {}
-    if first + len(place.kmes) > _PORTS_END:
-        hint = f"a number up to {_PORTS_END - len(place.kmes)}"
-        raise SettingsError(f"{APPLICATIONS_PORT} leaves too few ports for {len(place.kmes)} KMEs", hint=hint)
-    return {applications_port_variable(kme): str(port) for port, kme in enumerate(place.kmes, first)}
+    if first + len(deployed.kmes) > _PORTS_END:
+        hint = f"a number up to {_PORTS_END - len(deployed.kmes)}"
+        raise SettingsError(f"{APPLICATIONS_PORT} leaves too few ports for {len(deployed.kmes)} KMEs", hint=hint)
+    return {applications_port_variable(kme): str(port) for port, kme in enumerate(deployed.kmes, first)}
 
 
 def _switch_broker(values: dict[str, str], brokers: Sequence[str], *, tls: bool) -> None:
@@ -129,11 +129,13 @@ def _switch_broker(values: dict[str, str], brokers: Sequence[str], *, tls: bool)
         values[_COMPOSE] = ":".join([COMPOSE_BASE, *overlays])
 
 
-def check_environment(place: Place, values: Mapping[str, str], composed: str, environment: Mapping[str, str]) -> None:
+def check_environment(
+    deployed: Deployed, values: Mapping[str, str], composed: str, environment: Mapping[str, str]
+) -> None:
     """Raise SettingsError for a variable that compose would take from the environment, and we from ``.env``."""
     decided = {_COMPOSE: COMPOSE_BASE, **values}
     compose_reads = {_COMPOSE, COOKIE, *_SUBSTITUTED.findall(composed)}
-    for name in place_variables(place):
+    for name in variables_of(deployed):
         if name in compose_reads and name in decided and environment.get(name, decided[name]) != decided[name]:
             raise SettingsError(f"{name} in the environment is not what .env has", hint=f"unset {name}")
 
@@ -159,11 +161,11 @@ def _new_secret() -> str:
     return secrets.token_hex(SECRET_BYTES)
 
 
-def dotenv_text(place: Place, values: Mapping[str, str]) -> str:
+def dotenv_text(deployed: Deployed, values: Mapping[str, str]) -> str:
     """Return the text of ``.env``, in sections; SettingsError for a value that no line can hold."""
     rest = dict(values)
     lines = ["# Made by `coordinator provision`: this deployment's secrets and settings. Show it to nobody."]
-    for title, members in _sections(place):
+    for title, members in _sections(deployed):
         found = [assignment(name, rest.pop(name)) for name in members if name in rest]
         lines += ["", f"# {title}", *found] if found else []
     if rest:
@@ -175,32 +177,33 @@ def dotenv_text(place: Place, values: Mapping[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _sections(place: Place) -> Iterator[tuple[str, list[str]]]:
+def _sections(deployed: Deployed) -> Iterator[tuple[str, list[str]]]:
     yield (
         "Settings. Environment variables of the same name go before them",
         [SITE, _LAB, _BROKER, _TLS, DEPLOYMENT, *REMEMBERED, AMQPS_PORT, _ADDRESSES, _PORT_INSIDE, _COMPOSE],
     )
-    if place.has_applications:
-        ports = [applications_port_variable(kme) for kme in place.kmes]
+    if deployed.has_applications:
+        ports = [applications_port_variable(kme) for kme in deployed.kmes]
         yield f"Ports at which KMEs serve applications, from {APPLICATIONS_PORT} on", ports
     yield "What the broker's nodes have in common, where there are several", [COOKIE]
-    yield "Passwords of the broker's users", [password_variable(user) for user in reversed(place.users)]
+    yield "Passwords of the broker's users", [password_variable(user) for user in reversed(deployed.users)]
     yield (
         "How many compromised KMEs a plan must withstand for a KME to be an end of it, 0 to 3. With 0 at both ends\n"
         "# `coordinator relay --allow-unprotected` relays keys that KMEs on the way could learn",
-        [withstand_variable(kme) for kme in place.kmes],
+        [withstand_variable(kme) for kme in deployed.kmes],
     )
-    yield (
-        "Keys between the coordinator and its command line, and the page; the broker must not have them",
-        [CLI_KEY, PAGE_KEY],
-    )
+    if deployed.has_coordinator:
+        yield (
+            "Keys between the coordinator and its command line, and the page; the broker must not have them",
+            [CLI_KEY, PAGE_KEY],
+        )
     yield (
         "Keys between the coordinator and each KME",
-        [control_key_variable(kme) for kme in place.controlled],
+        [control_key_variable(kme) for kme in deployed.controlled],
     )
-    if place.links:
+    if deployed.links:
         yield (
             "What the simulated QKD links draw their keys from: who has one has all of that link's key.\n"
             "# docs/operating.md says how to renew one",
-            [link_secret_variable(*link) for link in place.links],
+            [link_secret_variable(*link) for link in deployed.links],
         )

@@ -68,11 +68,11 @@ def write_deployment(
         kept = dotenv_file.read(dotenv)
     except OSError as error:
         raise SettingsError(f"{dotenv}: {error.strerror}") from None
-    place = whole(topology)
-    values = environment_values(place, kept, environment, brokers, lab=lab, tls=tls)
+    deployed = whole(topology)
+    values = environment_values(deployed, kept, environment, brokers, lab=lab, tls=tls)
     composed = compose_file(topology)
-    check_environment(place, values, composed, environment)
-    passwords = {user: values[password_variable(user)] for user in place.users}
+    check_environment(deployed, values, composed, environment)
+    passwords = {user: values[password_variable(user)] for user in deployed.users}
     loaded = definitions(topology.kmes, topology.links, passwords, lab=lab)
     configuration = rabbitmq_conf(tls=tls, nodes=CLUSTER_NODES if cluster else ())
     contents = {
@@ -91,7 +91,7 @@ def write_deployment(
         saes = provision_saes(topology, directory, values)
         missing = provision_devices(topology, directory, topology.kmes)
         values[DEPLOYMENT] = deployment_digest(topology, loaded, passwords, configuration)
-        write_file(dotenv, dotenv_text(place, values), mode=0o600)
+        write_file(dotenv, dotenv_text(deployed, values), mode=0o600)
         for path, text in contents.items():
             # The services run as users of their own, so what is mounted into them is for all to read.
             write_file(path, text, mode=0o644)

@@ -20,31 +20,41 @@ What is here is this site's alone: {holds}, with their RabbitMQ and their secret
 {applications}{asking}"""
 _ASKING: Final = """
 The coordinator is here: `docker compose exec coordinator coordinator network` shows the network, `... coordinator relay
-KME KME` relays keys. The page is at http://127.0.0.1:8080/.
+KME KME` relays keys. The page is at http://127.0.0.1:{page_port}/.
 """
 _APPLICATIONS: Final = """
 Applications find their keys by `deploy/saes.json`.
 """
 
-_TIDY: Final = """\
-#!/bin/sh
+_TIDY: Final = r"""#!/bin/sh
 # Takes from this site's broker the users and queues that the network no longer has: loading definitions never does.
 set -eu
 cd "$(dirname "$0")/.."
 if docker compose version >/dev/null 2>&1; then compose="docker compose"; else compose=docker-compose; fi
 ctl() { $compose exec -T rabbitmq rabbitmqctl --quiet "$@" </dev/null; }
-wanted() { tr -d ' ",' <deploy/definitions.json | sed -n 's/^name://p'; }
-for user in $(ctl list_users --no-table-headers | cut -f 1); do
-  wanted | grep -qxF "$user" || { echo "removing the user $user"; ctl delete_user "$user"; }
+# The names of "users" and of "queues" in the definitions.
+wanted() { sed -n "/^ \"$1\": \[/,/^ \]/ s/^ *\"name\": \"\(.*\)\".*/\1/p" deploy/definitions.json; }
+users=$(wanted users)
+queues=$(wanted queues)
+if ! echo "$users" | grep -qx operator || ! echo "$queues" | grep -qx dead-letters; then
+  echo "deploy/definitions.json cannot be read, or is not of this network: nothing is removed" >&2
+  exit 1
+fi
+ctl list_users --no-table-headers | cut -f 1 | while read -r user; do
+  echo "$users" | grep -qxF "$user" && continue
+  echo "removing the user $user"
+  ctl delete_user "$user"
 done
-for queue in $(ctl --vhost qkdrelay list_queues --no-table-headers name | grep -vE '^(cli|page)\\.q\\.'); do
-  wanted | grep -qxF "$queue" || { echo "removing the queue $queue"; ctl --vhost qkdrelay delete_queue "$queue"; }
+ctl --vhost qkdrelay list_queues --no-table-headers name | grep -vE '^(cli|page)\.q\.' | while read -r queue; do
+  echo "$queues" | grep -qxF "$queue" && continue
+  echo "removing the queue $queue"
+  ctl --vhost qkdrelay delete_queue "$queue"
 done
 """
 
 
-def readme(topology: Topology, site: str) -> str:
-    """Return how a site is started, and what it needs."""
+def readme(topology: Topology, site: str, page_port: str) -> str:
+    """Return how a site is started, and what it needs; the page is at that port of this host."""
     here, has_coordinator = topology.sites[site], site == topology.coordinator
     holds = [*here.kmes, *(("the coordinator", "the page") if has_coordinator else ())]
     near = {topology.site_of[peer] for kme in here.kmes for peer in topology.neighbours[kme]} | {topology.coordinator}
@@ -58,7 +68,7 @@ def readme(topology: Topology, site: str) -> str:
         host=here.host,
         others=others or "nobody",
         applications=_APPLICATIONS if topology.saes else "",
-        asking=_ASKING if has_coordinator else "",
+        asking=_ASKING.format(page_port=page_port) if has_coordinator else "",
     )
 
 

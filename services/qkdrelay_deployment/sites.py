@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -32,8 +33,8 @@ from qkdrelay_deployment.environment import (
     DEPLOYMENT,
     dotenv_text,
     environment_values,
-    place_variables,
     shared_variables,
+    variables_of,
 )
 from qkdrelay_deployment.files import make_folder, write_file, writing
 from qkdrelay_deployment.provision import check_deployable, deployment_digest
@@ -41,16 +42,26 @@ from qkdrelay_deployment.rabbitmq_conf import ENABLED_PLUGINS, PLUGINS, site_rab
 from qkdrelay_deployment.saes import Written, provision_saes
 from qkdrelay_deployment.site_certificates import AUTHORITY_FOLDER, SitesAuthority
 from qkdrelay_deployment.site_texts import readme, tidy_script
-from qkdrelay_deployment.variables import AMQPS_PORT, REMEMBERED, SITE, Place, part, password_variable
+from qkdrelay_deployment.variables import (
+    AMQP_PORTS,
+    AMQPS_PORT,
+    COOKIE,
+    PAGE_PORT,
+    REMEMBERED,
+    SITE,
+    Deployed,
+    part,
+    password_variable,
+)
 
 README: Final = "README.md"
 TIDY: Final = "deploy/tidy.sh"
 """Takes from a site's broker what is no longer of it, which loading definitions never does."""
-_OF_SOMEBODY = re.compile(r"PASSWORD_|CONTROL_KEY_|LINK_SECRET_|WITHSTAND_COMPROMISED_|ETSI014_PORT_")
-"""Variables that are taken from a bundle once they are no longer of its site: KMEs may move."""
+_OF_SOMEBODY = re.compile(
+    r"(PASSWORD|CONTROL_KEY|LINK_SECRET|WITHSTAND_COMPROMISED|ETSI014_PORT)_|QKDRELAY_[A-Z]+_(KEY|PASSWORD)"
+)
+"""Variables that are taken from a bundle once they are no longer of its site: KMEs, and the coordinator, may move."""
 _IMAGES: Final = ("PYTHON_IMAGE", "RABBITMQ_IMAGE", "QKDRELAY_IMAGE")
-_ELSEWHERE: Final = DeviceNote("https://elsewhere.invalid", "elsewhere")
-"""In place of another site's device, of which only its own KME is to know."""
 
 
 def write_sites(
@@ -63,11 +74,11 @@ def write_sites(
     deployed, SettingsError for a folder that cannot be written, or what is there and cannot be.
     """
     topology = topology if topology.sites else one_site_each(topology)
-    check_deployable(topology, (BROKER_SERVICE, AUTHORITY_FOLDER))
+    check_deployable(topology, (BROKER_SERVICE,))
     _check_names(topology)
-    places = {site: part(topology, site) for site in topology.sites}
-    kept = {site: _kept(directory / site / ".env", places[site]) for site in places}
-    shared = _shared(places, kept)
+    all_of_them = {site: part(topology, site) for site in topology.sites}
+    kept = {site: _kept(directory / site / ".env", all_of_them[site]) for site in all_of_them}
+    shared = _shared(all_of_them, kept)
     images = {name: environment[name] for name in _IMAGES if environment.get(name)}
     with writing(directory):
         authority = SitesAuthority(directory / AUTHORITY_FOLDER, topology)
@@ -75,11 +86,11 @@ def write_sites(
         for path, text in authority.files().items():
             write_file(path, text, mode=0o600 if path.name == AUTHORITY_KEY else 0o644)
         written = {AUTHORITY_FOLDER: Written(tuple(authority.files()))}
-        for site, place in places.items():
+        for site, deployed in all_of_them.items():
             values = environment_values(
-                place, {**kept[site], **_known(place, shared)}, images, (BROKER_SERVICE,), lab=lab, tls=False
+                deployed, {**kept[site], **_known(deployed, shared)}, images, (BROKER_SERVICE,), lab=lab, tls=False
             )
-            shared |= {name: values[name] for name in shared_variables(place)}
+            shared |= {name: values[name] for name in shared_variables(deployed)}
             written[site] = _write_bundle(topology, site, directory / site, values, authority, lab=lab)
     return written
 
@@ -89,21 +100,21 @@ def _check_names(topology: Topology) -> None:
         raise SettingsError(f"{AUTHORITY_FOLDER!r} is the authority's folder", hint="choose another name for that site")
 
 
-def _kept(dotenv: Path, place: Place) -> dict[str, str]:
+def _kept(dotenv: Path, deployed: Deployed) -> dict[str, str]:
     """Return what ``.env`` of a bundle says, without what is no longer of its site."""
     try:
         said = dotenv_file.read(dotenv)
     except OSError as error:
         raise SettingsError(f"{dotenv}: {error.strerror}") from None
-    own = set(place_variables(place))
+    own = set(variables_of(deployed))
     return {name: value for name, value in said.items() if name in own or not _OF_SOMEBODY.match(name)}
 
 
-def _shared(places: Mapping[str, Place], kept: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+def _shared(all_of_them: Mapping[str, Deployed], kept: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     """Return what sites share and one of them has. SettingsError if two have something else each."""
     found: dict[str, tuple[str, str]] = {}
-    for site, place in places.items():
-        for name in shared_variables(place):
+    for site, deployed in all_of_them.items():
+        for name in shared_variables(deployed):
             if value := kept[site].get(name):
                 other, before = found.setdefault(name, (site, value))
                 if before != value:
@@ -114,26 +125,28 @@ def _shared(places: Mapping[str, Place], kept: Mapping[str, Mapping[str, str]]) 
     return {name: value for name, (_, value) in found.items()}
 
 
-def _known(place: Place, shared: Mapping[str, str]) -> dict[str, str]:
-    return {name: shared[name] for name in shared_variables(place) if name in shared}
+def _known(deployed: Deployed, shared: Mapping[str, str]) -> dict[str, str]:
+    return {name: shared[name] for name in shared_variables(deployed) if name in shared}
 
 
 def _write_bundle(
     topology: Topology, site: str, root: Path, values: dict[str, str], authority: SitesAuthority, *, lab: bool
 ) -> Written:
-    place, deploy = part(topology, site), root / "deploy"
-    passwords = {user: values[password_variable(user)] for user in place.users}
+    deployed, deploy = part(topology, site), root / "deploy"
+    passwords = {user: values[password_variable(user)] for user in deployed.users}
     loaded = site_definitions(topology, site, passwords, lab=lab)
-    configuration, seen = site_rabbitmq_conf(), _as_seen_from(topology, place.kmes)
+    configuration, seen = site_rabbitmq_conf(), _as_seen_from(topology, deployed.kmes)
+    for name in (COOKIE, *AMQP_PORTS[1:]):  # a site's broker is one node
+        values.pop(name, None)
     values[SITE] = site
     values["COMPOSE_PROJECT_NAME"] = _project(values, site)
     values.setdefault(AMQPS_PORT, str(topology.sites[site].port))
     values[DEPLOYMENT] = deployment_digest(
-        seen if place.has_coordinator else None, loaded, passwords, configuration + ENABLED_PLUGINS
+        seen if deployed.has_coordinator else None, loaded, passwords, configuration + ENABLED_PLUGINS
     )
     contents = {
         root / COMPOSE_BASE: site_compose_file(topology, site),
-        root / README: readme(topology, site),
+        root / README: readme(topology, site, values[PAGE_PORT]),
         root / DEPLOYED_TOPOLOGY: format_topology(seen),
         root / TIDY: tidy_script(),
         root / PLUGINS: ENABLED_PLUGINS,
@@ -147,12 +160,22 @@ def _write_bundle(
         for path, text in certificates.items():
             make_folder(path.parent, mode=0o755)
             write_file(path, text, mode=0o644)
+        _forget_who_left(topology, deployed, deploy)
         saes = provision_saes(topology, root, values)
-        missing = provision_devices(topology, root, place.kmes)
-        write_file(root / ".env", dotenv_text(place, values), mode=0o600)
+        missing = provision_devices(topology, root, deployed.kmes)
+        write_file(root / ".env", dotenv_text(deployed, values), mode=0o600)
         for path, text in contents.items():
             write_file(path, text, mode=0o644)
     return replace(saes, files=(root / ".env", *contents, *certificates, *saes.files), missing=tuple(missing))
+
+
+def _forget_who_left(topology: Topology, deployed: Deployed, deploy: Path) -> None:
+    """Delete the certificates and keys of KMEs, and of SAEs at them, that are no longer at this site. OSError."""
+    moved_saes = {sae for sae, kme in topology.saes.items() if kme not in deployed.kmes}
+    for folder, stays in (("kmes", deployed.kmes.__contains__), ("saes", lambda sae: sae not in moved_saes)):
+        for path in (deploy / folder).glob("*"):
+            if not stays(path.name):
+                shutil.rmtree(path)
 
 
 def _project(values: Mapping[str, str], site: str) -> str:
@@ -163,10 +186,15 @@ def _project(values: Mapping[str, str], site: str) -> str:
 
 
 def _as_seen_from(topology: Topology, here: Iterable[str]) -> Topology:
-    """Return the network with the devices of these KMEs alone."""
+    """Return the network with the devices of these KMEs alone: of another's device only that KME is to know."""
     kmes = frozenset(here)
     notes = {
-        link: replace(note, devices={kme: at if kme in kmes else _ELSEWHERE for kme, at in note.devices.items()})
+        link: replace(note, devices={kme: at if kme in kmes else _elsewhere(kme) for kme, at in note.devices.items()})
         for link, note in topology.link_notes.items()
     }
     return replace(topology, link_notes=notes)
+
+
+def _elsewhere(kme: str) -> DeviceNote:
+    """Return what is noted in place of another site's device."""
+    return DeviceNote("https://elsewhere.invalid", f"elsewhere-{kme}")

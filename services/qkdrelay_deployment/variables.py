@@ -44,7 +44,7 @@ WITHSTAND_DEFAULT: Final = "1"
 
 
 @dataclass(frozen=True)
-class Place:
+class Deployed:
     """What a deployment has variables for: a whole network, or one site of it."""
 
     users: tuple[str, ...]
@@ -60,18 +60,20 @@ class Place:
     """Whether KMEs serve the interface for applications."""
 
 
-def whole(topology: Topology) -> Place:
+def whole(topology: Topology) -> Deployed:
     """Return a network that is deployed as one."""
     kmes, links = topology.kmes, topology.links_of("simulated")
-    return Place((*kmes, *SERVICE_USERS), kmes, kmes, links, True, bool(topology.saes))
+    return Deployed((*kmes, *SERVICE_USERS), kmes, kmes, links, True, bool(topology.saes))
 
 
-def part(topology: Topology, site: str) -> Place:
+def part(topology: Topology, site: str) -> Deployed:
     """Return one site of a network."""
     here, has_coordinator = topology.sites[site].kmes, site == topology.coordinator
     links = tuple(link for link in topology.links_of("simulated") if not set(link).isdisjoint(here))
     users = site_contents(topology, site).users
-    return Place(users, here, topology.kmes if has_coordinator else here, links, has_coordinator, bool(topology.saes))
+    return Deployed(
+        users, here, topology.kmes if has_coordinator else here, links, has_coordinator, bool(topology.saes)
+    )
 
 
 def password_variable(user: str) -> str:

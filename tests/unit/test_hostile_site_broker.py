@@ -222,7 +222,7 @@ def test_a_broker_that_sends_what_cannot_be_kept_is_left_and_tried_again(evil):
     broker.start()
     try:
         eventually(lambda: broker.receive(0, 0.05).publishing == 1 and hostile.sent >= 2)
-        eventually(lambda: broker.receive(0, 0.05).elsewhere)
+        eventually(lambda: broker.receive(0, 0.05).remark)
     finally:
         broker.close(2.0)
         own.close()

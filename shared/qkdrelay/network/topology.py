@@ -11,7 +11,7 @@ from typing import Final, Literal
 from qkdrelay.errors import TopologyError
 from qkdrelay.network.key_cost import DEFAULT_SUITE, Suite
 from qkdrelay.network.names import COORDINATOR, Link
-from qkdrelay.network.sites import Site
+from qkdrelay.network.sites import Site, broker_parts
 from qkdrelay.network.toml_file import did_you_mean
 
 Trust = Literal["never", "avoid", "trusted"]
@@ -165,7 +165,12 @@ class Topology:
 
 
 def one_site_each(topology: Topology) -> Topology:
-    """Return the network with a site for each KME, named as that, where its broker is too; the first one's leads."""
+    """Return the network with a site for each KME, named as that, as is its broker's host; the first one's leads.
+
+    TopologyError for a KME whose name no host can have.
+    """
+    if unfit := [kme for kme in topology.kmes if broker_parts(kme) is None]:
+        raise TopologyError(f"no host can be called {unfit[0]!r}", hint="say in [sites] where the sites' brokers are")
     sites = {kme: Site((kme,), kme) for kme in topology.kmes}
     return replace(topology, sites=sites, coordinator=topology.kmes[0])
 
