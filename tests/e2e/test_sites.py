@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker
 
 from qkdrelay.broker.names import VHOST, control_queue, link_queue
 from qkdrelay.broker.rabbitmq.tls import client_context
+from qkdrelay.network.sites import Site
 from qkdrelay.network.topology_file import load_topology
 from qkdrelay_deployment.certificates import Authority
-from support import stack
+from support import rabbitmq, stack
 from support.sites import Bundles, away, bundles, shown, until_whole
 from support.waiting import eventually
 
@@ -171,16 +173,53 @@ def test_relays_under_way_survive_the_death_of_each_broker_and_of_the_coordinato
         assert network.compose(site, "up", "-d").code == 0
         eventually(lambda: network.coordinator("relays").code == 0, timeout_s=90, what="the coordinator to answer")
 
-    def states() -> dict[str, str]:
-        listed = network.coordinator("relays", "--limit", "1000", "--json").json()["relays"]
-        return {relay["relay_id"]: relay["state"] for relay in listed if relay["relay_id"] in relays}
-
-    eventually(lambda: states() == dict.fromkeys(relays, "confirmed"), timeout_s=180, what="all to be confirmed")
+    eventually(
+        lambda: states(network, relays) == dict.fromkeys(relays, "confirmed"), timeout_s=180, what="all to be confirmed"
+    )
     for kmes in (("kme-1", "kme-4"), ("kme-2", "kme-3")):
         ends = [released(network, kme, relays) for kme in kmes]
         common = ends[0].keys() & ends[1].keys()
         assert common
         assert all(ends[0][relay_id] == ends[1][relay_id] for relay_id in common)
+
+
+@pytest.mark.usefixtures("disturbed")
+def test_a_site_comes_and_goes_while_relays_are_under_way(network: Bundles) -> None:
+    before = network.topology
+    at = Site(("kme-5",), before.sites["bonn"].host, rabbitmq.free_port())
+    more = replace(
+        before,
+        kmes=(*before.kmes, "kme-5"),
+        links=(*before.links, ("kme-4", "kme-5"), ("kme-3", "kme-5")),
+        sites={**before.sites, "ulm": at},
+    )
+    long = ("--timeout", "600", "--no-wait", "--allow-unprotected", "--json")
+    relays = [network.coordinator("relay", "kme-1", "kme-4", *long).json()["relay_id"]]
+    network.provision(more)
+    network.up(*more.sites)
+    try:
+        until_whole(network, set(more.kmes))
+        relays.append(network.coordinator("relay", "kme-5", "kme-1", *long).json()["relay_id"])
+        eventually(lambda: states(network, relays) == dict.fromkeys(relays, "confirmed"), timeout_s=60)
+        gone = network.folder / "ulm" / TLS / "site"
+        connect(network, "bonn", gone, pika.credentials.ExternalCredentials()).close()
+        network.provision(before)
+        network.up()
+    finally:
+        network.down("ulm")
+    until_whole(network)
+    assert "removing the user site.ulm\nremoving the queue link.kme-3.kme-5\n" in network.tidy("bonn")
+    assert "removing the queue kme.kme-5.control\n" in network.tidy("berlin")
+    assert network.tidy("munich") == ""
+    for site in ("bonn", "berlin"):
+        with pytest.raises(AMQPConnectionError):
+            connect(network, site, gone, pika.credentials.ExternalCredentials())
+    assert network.coordinator("relay", "kme-1", "kme-4", "--json").json()["state"] == "confirmed"
+
+
+def states(network: Bundles, relays: list[str]) -> dict[str, str]:
+    listed = network.coordinator("relays", "--limit", "1000", "--json").json()["relays"]
+    return {relay["relay_id"]: relay["state"] for relay in listed if relay["relay_id"] in relays}
 
 
 def released(network: Bundles, kme: str, relays: list[str]) -> dict[str, list[str]]:

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,7 +42,8 @@ class Bundles:
         file.write_text(format_topology(network))
         command = [Path(sys.executable).parent / "coordinator", "provision", file, "--sites", "--out", self.folder]
         for _ in ("as for a machine of its own", "and with what was chosen"):
-            made = self._run(self.folder, *map(str, command), *switches)
+            images = {"QKDRELAY_IMAGE": stack.IMAGE, "RABBITMQ_IMAGE": rabbitmq.IMAGE}
+            made = self._run(self.folder, *map(str, command), *switches, **images)
             assert made.code == 0, made.err
             for site in network.sites:
                 _choose(self.folder / site / ".env", site)
@@ -71,11 +72,17 @@ class Bundles:
         ask = "exec 3<>/dev/tcp/127.0.0.1/9464; printf 'GET /readyz HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3 | tail -n 1"
         return self.compose(site, "exec", "-T", service, "bash", "-c", ask).out.strip()
 
-    def _run(self, folder: Path, *arguments: str, timeout_s: float = 120) -> stack.Answer:
+    def tidy(self, site: str) -> str:
+        """Take from a site's broker what is no longer of the network; return what was said."""
+        tidied = self._run(self.folder / site, "sh", "deploy/tidy.sh")
+        assert tidied.code == 0, tidied.err
+        return tidied.out
+
+    def _run(self, folder: Path, *arguments: str, timeout_s: float = 120, **environment: str) -> stack.Answer:
         result = subprocess.run(
             arguments,
             cwd=folder,
-            env=self.environment,
+            env=self.environment | environment,
             capture_output=True,
             text=True,
             timeout=timeout_s,
@@ -118,7 +125,6 @@ def bundles(
     address = meeting.attrs["IPAM"]["Config"][0]["Gateway"]
     placed = {name: Site(tuple(kmes), address, rabbitmq.free_port()) for name, kmes in sites.items()}
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("QKDRELAY_", "COMPOSE_"))}
-    environment |= {"QKDRELAY_IMAGE": stack.IMAGE, "RABBITMQ_IMAGE": rabbitmq.IMAGE}
     network = replace(topology, sites=placed, coordinator=next(iter(placed)))
     made = Bundles(folder, network, environment)
     closing = ExitStack()
@@ -127,9 +133,6 @@ def bundles(
         if round_trip_s:
             for name, site in placed.items():
                 closing.enter_context(_far_away(folder / name / ".env", site, round_trip_s, loss))
-        # What a bundle is started with is in its own .env.
-        for name in ("QKDRELAY_IMAGE", "RABBITMQ_IMAGE"):
-            del environment[name]
         yield made
     finally:
         made.down()
@@ -159,11 +162,13 @@ def shown(network: Bundles) -> Any:
     return json.loads(answer.out) if answer.code == 0 else {"kmes": [], "sites": []}
 
 
-def until_whole(network: Bundles) -> None:
+def until_whole(network: Bundles, kmes: Collection[str] = ()) -> None:
+    """Wait until all KMEs are heard, or these, and all sites are read."""
+
     def is_whole() -> bool:
         found = shown(network)
         heard = {kme["name"] for kme in found["kmes"] if (kme["heard_s_ago"] or 99) < 30}
-        return heard == set(network.topology.kmes) and not away(found)
+        return heard == set(kmes or network.topology.kmes) and not away(found)
 
     eventually(is_whole, timeout_s=180, what="all KMEs to be heard, and all sites to be read")
 
