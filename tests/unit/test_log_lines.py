@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import threading
 
 import pytest
@@ -45,3 +46,19 @@ def test_lines_of_two_threads_do_not_run_into_each_other(out):
     events = [json.loads(line)["event"] for line in out.getvalue().splitlines()]
     assert sorted(set(events)) == ["broker.connected", "share.sent", "share.split"]
     assert len(events) == 150
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_every_line_has_the_site_it_is_from(form):
+    before, stream = structlog.get_config(), io.StringIO()
+    set_up_logging(form, "info", stream, site="berlin")
+    structlog.get_logger().info("broker.connected", at_site="munich")
+    log_all([("info", "share.sent", {"number": 1}), ("info", "share.split", {"number": 1})], kme="kme-1")
+    structlog.configure(**before)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 3
+    if form == "json":
+        assert {json.loads(line)["site"] for line in lines} == {"berlin"}
+    else:
+        plain = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in lines]
+        assert all(" site=berlin" in line for line in plain)

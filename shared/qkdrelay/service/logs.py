@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from io import StringIO
@@ -46,25 +46,16 @@ def set_up_logging(form: LogFormat, level: LogLevel, stream: TextIO | None = Non
         return render(None, "warning", {"event": "log.lost", "lines": lines, "reason": why})
 
     writer = _writer = LogWriter(out, lost)
-    render: _ConsoleLines | _JsonLines = _ConsoleLines() if readable else _JsonLines(writer, least)
+    everywhere = {"site": site} if site else {}
+    render: _ConsoleLines | _JsonLines
+    render = _ConsoleLines(everywhere) if readable else _JsonLines(writer, least, everywhere)
     structlog.configure(
-        processors=[_Sited(site), render] if site else [render],
+        processors=[render],
         wrapper_class=structlog.make_filtering_bound_logger(least),
         logger_factory=lambda *_: _Lines(writer),
         cache_logger_on_first_use=False,
     )
     logging.basicConfig(level=logging.WARNING, handlers=[_OfLibraries()])
-
-
-class _Sited:
-    """Adds the site."""
-
-    def __init__(self, site: str) -> None:
-        self._site = site
-
-    def __call__(self, _logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        event["site"] = self._site
-        return event
 
 
 def log_what_python_says() -> None:
@@ -128,12 +119,14 @@ class _OfLibraries(logging.Handler):
 class _ConsoleLines:
     """Renders a line for people, and a traceback below it."""
 
-    def __init__(self) -> None:
+    def __init__(self, everywhere: Mapping[str, str]) -> None:
+        """``everywhere`` is what every line has."""
+        self._everywhere = everywhere
         self._render = structlog.dev.ConsoleRenderer(exception_formatter=_traceback)
 
     def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> str:
         exc_info = event.pop("exc_info", None)
-        line = {"timestamp": _iso(datetime.now(UTC)), "level": method, **event}
+        line = {"timestamp": _iso(datetime.now(UTC)), "level": method, **event, **self._everywhere}
         # What every line has stands first, so that lines can be read below each other.
         order = ("timestamp", "level", "event", *_FIRST, *line)
         shown: EventDict = {escaped(key): _readable(key, line[key]) for key in order if key in line}
@@ -161,8 +154,9 @@ def _traceback(out: TextIO, exc_info: ExcInfo) -> None:
 class _JsonLines:
     """Renders one line for structlog, or writes many at once, for which structlog would take several times as long."""
 
-    def __init__(self, writer: LogWriter, least: int) -> None:
-        self._writer = writer
+    def __init__(self, writer: LogWriter, least: int, everywhere: Mapping[str, str]) -> None:
+        """``everywhere`` is what every line has."""
+        self._writer, self._everywhere = writer, everywhere
         self._levels = {name.lower() for name, value in logging.getLevelNamesMapping().items() if value >= least}
 
     def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> str:
@@ -182,13 +176,12 @@ class _JsonLines:
         if written:
             self._writer.write("\n".join(written))
 
-    @staticmethod
-    def _line(level: str, at: datetime, event: str, fields: dict[str, Any]) -> str:
+    def _line(self, level: str, at: datetime, event: str, fields: dict[str, Any]) -> str:
         line = {"timestamp": at, "level": level, "event": event}
         for key in _FIRST:
             if key in fields:
                 line[key] = _plain(key, fields.pop(key))
-        for key, value in fields.items():
+        for key, value in (*fields.items(), *self._everywhere.items()):
             line[key] = _plain(key, value)
         for encode in (_encoded, _encoded_with_care):
             with suppress(Exception):

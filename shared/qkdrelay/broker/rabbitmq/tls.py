@@ -88,6 +88,11 @@ _FAULTS: Final = (
         "use the ca.pem of the authority that issued the broker's certificate",
     ),
     (
+        ("SSLZeroReturnError", "closed (EOF)", "UNEXPECTED_EOF"),
+        "what answers at {where} hung up in the middle of TLS",
+        "is the broker still starting?",
+    ),
+    (
         ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"),
         "what answers at {where} does not speak TLS",
         "the usual port for TLS is {port}; unset QKDRELAY_BROKER_TLS to do without",
