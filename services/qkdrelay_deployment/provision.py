@@ -60,6 +60,7 @@ def write_deployment(
     cannot be deployed, SettingsError for a directory that cannot be written, or for a secret or a certificate
     authority there that cannot be one.
     """
+    topology = replace(topology, sites={}, coordinator="")  # all on one host
     brokers = CLUSTER_SERVICES if cluster else (BROKER_SERVICE,)
     check_deployable(topology, brokers)
     dotenv = directory / ".env"

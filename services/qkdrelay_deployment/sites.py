@@ -44,7 +44,6 @@ from qkdrelay_deployment.site_certificates import AUTHORITY_FOLDER, SitesAuthori
 from qkdrelay_deployment.site_texts import readme, tidy_script
 from qkdrelay_deployment.variables import (
     AMQP_PORTS,
-    AMQPS_PORT,
     COOKIE,
     PAGE_PORT,
     REMEMBERED,
@@ -140,7 +139,6 @@ def _write_bundle(
         values.pop(name, None)
     values[SITE] = site
     values["COMPOSE_PROJECT_NAME"] = _project(values, site)
-    values.setdefault(AMQPS_PORT, str(topology.sites[site].port))
     values[DEPLOYMENT] = deployment_digest(
         seen if deployed.has_coordinator else None, loaded, passwords, configuration + ENABLED_PLUGINS
     )

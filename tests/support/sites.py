@@ -144,7 +144,7 @@ def bundles(
 def _far_away(dotenv: Path, site: Site, round_trip_s: float, loss: float) -> Iterator[None]:
     """Have a site's broker publish its port elsewhere, and whoever comes to the site's go a long way to it."""
     port = rabbitmq.free_port()
-    dotenv.write_text(dotenv.read_text().replace(f"QKDRELAY_AMQPS_PORT={site.port}", f"QKDRELAY_AMQPS_PORT={port}"))
+    dotenv.write_text(f"{dotenv.read_text()}QKDRELAY_AMQPS_PORT={port}\n")
     proxy = DistantProxy((site.host, site.port), (site.host, port), round_trip_s / 2)
     rule = f"INPUT -p tcp --dport {site.port} -m statistic --mode random --probability {loss} -j DROP".split()
     try:

@@ -25,6 +25,7 @@ from qkdrelay.network.topology_file import parse_topology
 from qkdrelay.service.dotenv_file import read
 from qkdrelay.service.settings import load
 from qkdrelay_deployment.certificates import Authority, stored_authority
+from qkdrelay_deployment.provision import write_deployment
 from qkdrelay_deployment.sae_changes import add_sae
 from qkdrelay_deployment.site_certificates import common_name
 from qkdrelay_deployment.sites import write_sites
@@ -275,6 +276,25 @@ def test_what_does_not_go_with_sites_is_refused(tmp_path: Path, run) -> None:
         assert f"{switch} does not go with --sites" in refused.err
     with pytest.raises(SettingsError, match="'authority' is the authority's folder"):
         written(tmp_path, replace(NETWORK, sites={"authority": Site(NETWORK.kmes, "a")}, coordinator="authority"))
+
+
+def test_on_one_host_sites_make_no_difference(tmp_path: Path) -> None:
+    for name, topology in (("with", NETWORK), ("without", replace(NETWORK, sites={}, coordinator=""))):
+        (tmp_path / name).mkdir()
+        write_deployment(topology, tmp_path / name, environment={})
+    for file in ("docker-compose.yml", "deploy/topology.toml", "deploy/rabbitmq.conf"):
+        assert (tmp_path / "with" / file).read_text() == (tmp_path / "without" / file).read_text()
+
+
+def test_a_port_is_the_topologys_until_the_operator_says_another(folder: Path) -> None:
+    moved = {**NETWORK.sites, "ulm": Site(("kme-3",), "ulm.example", 7001)}
+    with (folder / "bonn" / ".env").open("a") as dotenv:
+        dotenv.write("QKDRELAY_AMQPS_PORT=7777\n")
+    written(folder, replace(NETWORK, sites=moved))
+    assert "${QKDRELAY_AMQPS_PORT:-7001}:5671" in services(folder, "ulm")["rabbitmq"]
+    assert "ulm.example:7001" in services(folder, "berlin")["kme-10"]
+    said = {site: read(folder / site / ".env").get("QKDRELAY_AMQPS_PORT") for site in NETWORK.sites}
+    assert said == {"berlin": None, "bonn": "7777", "ulm": None}
 
 
 # --- certificates ----------------------------------------------------------------------------------
