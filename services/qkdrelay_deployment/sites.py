@@ -64,9 +64,9 @@ def write_sites(
     """
     topology = topology if topology.sites else one_site_each(topology)
     check_deployable(topology, (BROKER_SERVICE, AUTHORITY_FOLDER))
-    _check_names(topology)
+    check_names(topology)
     places = {site: part(topology, site) for site in topology.sites}
-    kept = {site: _kept(directory / site / ".env", places[site]) for site in places}
+    kept = {site: kept_of(directory / site / ".env", places[site]) for site in places}
     shared = _shared(places, kept)
     images = {name: environment[name] for name in _IMAGES if environment.get(name)}
     with writing(directory):
@@ -80,16 +80,18 @@ def write_sites(
                 place, {**kept[site], **_known(place, shared)}, images, (BROKER_SERVICE,), lab=lab, tls=False
             )
             shared |= {name: values[name] for name in shared_variables(place)}
-            written[site] = _write_bundle(topology, site, directory / site, values, authority, lab=lab)
+            root = directory / site
+            written[site] = write_bundle(topology, site, root, values, authority.files_of(site, root), lab=lab)
     return written
 
 
-def _check_names(topology: Topology) -> None:
+def check_names(topology: Topology) -> None:
+    """Raise SettingsError for a site that would have the authority's folder."""
     if AUTHORITY_FOLDER in topology.sites:
         raise SettingsError(f"{AUTHORITY_FOLDER!r} is the authority's folder", hint="choose another name for that site")
 
 
-def _kept(dotenv: Path, place: Place) -> dict[str, str]:
+def kept_of(dotenv: Path, place: Place) -> dict[str, str]:
     """Return what ``.env`` of a bundle says, without what is no longer of its site."""
     try:
         said = dotenv_file.read(dotenv)
@@ -118,13 +120,17 @@ def _known(place: Place, shared: Mapping[str, str]) -> dict[str, str]:
     return {name: shared[name] for name in shared_variables(place) if name in shared}
 
 
-def _write_bundle(
-    topology: Topology, site: str, root: Path, values: dict[str, str], authority: SitesAuthority, *, lab: bool
+def write_bundle(
+    topology: Topology, site: str, root: Path, values: dict[str, str], certificates: Mapping[Path, str], *, lab: bool
 ) -> Written:
+    """Write a site's bundle into ``root``: what is in ``.env`` (``values``), and its certificates, by file.
+
+    SettingsError for what cannot be written.
+    """
     place, deploy = part(topology, site), root / "deploy"
     passwords = {user: values[password_variable(user)] for user in place.users}
     loaded = site_definitions(topology, site, passwords, lab=lab)
-    configuration, seen = site_rabbitmq_conf(), _as_seen_from(topology, place.kmes)
+    configuration, seen = site_rabbitmq_conf(), as_seen_from(topology, place.kmes)
     values[SITE] = site
     values["COMPOSE_PROJECT_NAME"] = _project(values, site)
     values.setdefault(AMQPS_PORT, str(topology.sites[site].port))
@@ -142,7 +148,6 @@ def _write_bundle(
     }
     make_folder(root, mode=0o755)
     with writing(deploy):
-        certificates = authority.files_of(site, root)
         make_folder(root / TLS_FOLDER, mode=0o700)
         for path, text in certificates.items():
             make_folder(path.parent, mode=0o755)
@@ -162,7 +167,7 @@ def _project(values: Mapping[str, str], site: str) -> str:
     return f"{default}-{site.strip('-')}" if chosen == default else chosen
 
 
-def _as_seen_from(topology: Topology, here: Iterable[str]) -> Topology:
+def as_seen_from(topology: Topology, here: Iterable[str]) -> Topology:
     """Return the network with the devices of these KMEs alone."""
     kmes = frozenset(here)
     notes = {
