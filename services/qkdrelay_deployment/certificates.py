@@ -174,9 +174,7 @@ def kept_pair(folder: Path, authority: x509.Certificate, hosts: Sequence[str] = 
     return pair if fits and lasts else None
 
 
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: PublicKey, valid: timedelta
-) -> x509.CertificateBuilder:
+def _builder(subject: x509.Name, issuer: x509.Name, key: PublicKey, valid: timedelta) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
     builder = x509.CertificateBuilder(subject_name=subject, issuer_name=issuer, public_key=key)
     builder = builder.serial_number(x509.random_serial_number())

@@ -48,7 +48,7 @@ TIDY: Final = "deploy/tidy.sh"
 """Takes from a site's broker what is no longer of it, which loading definitions never does."""
 _OF_SOMEBODY = re.compile(r"PASSWORD_|CONTROL_KEY_|LINK_SECRET_|WITHSTAND_COMPROMISED_|ETSI014_PORT_")
 """Variables that are taken from a bundle once they are no longer of its site: KMEs may move."""
-_IMAGES: Final = ("PYTHON_IMAGE", "RABBITMQ_IMAGE", "QKDRELAY_IMAGE")
+IMAGES: Final = ("PYTHON_IMAGE", "RABBITMQ_IMAGE", "QKDRELAY_IMAGE")
 _ELSEWHERE: Final = DeviceNote("https://elsewhere.invalid", "elsewhere")
 """In place of another site's device, of which only its own KME is to know."""
 
@@ -68,7 +68,7 @@ def write_sites(
     places = {site: part(topology, site) for site in topology.sites}
     kept = {site: kept_of(directory / site / ".env", places[site]) for site in places}
     shared = _shared(places, kept)
-    images = {name: environment[name] for name in _IMAGES if environment.get(name)}
+    images = {name: environment[name] for name in IMAGES if environment.get(name)}
     with writing(directory):
         authority = SitesAuthority(directory / AUTHORITY_FOLDER, topology)
         make_folder(directory / AUTHORITY_FOLDER, mode=0o700)
