@@ -16,6 +16,7 @@ from typing import Final
 
 from qkdrelay.broker.definitions import site_definitions
 from qkdrelay.errors import SettingsError
+from qkdrelay.network.names import Link
 from qkdrelay.network.topology import DeviceNote, Topology, one_site_each
 from qkdrelay.network.topology_file import format_topology
 from qkdrelay.service import dotenv_file
@@ -49,7 +50,7 @@ TIDY: Final = "deploy/tidy.sh"
 _OF_SOMEBODY = re.compile(r"PASSWORD_|CONTROL_KEY_|LINK_SECRET_|WITHSTAND_COMPROMISED_|ETSI014_PORT_")
 """Variables that are taken from a bundle once they are no longer of its site: KMEs may move."""
 IMAGES: Final = ("PYTHON_IMAGE", "RABBITMQ_IMAGE", "QKDRELAY_IMAGE")
-_ELSEWHERE: Final = DeviceNote("https://elsewhere.invalid", "elsewhere")
+_ELSEWHERE: Final = "https://elsewhere.invalid"
 """In place of another site's device, of which only its own KME is to know."""
 
 
@@ -168,10 +169,17 @@ def _project(values: Mapping[str, str], site: str) -> str:
 
 
 def as_seen_from(topology: Topology, here: Iterable[str]) -> Topology:
-    """Return the network with the devices of these KMEs alone."""
+    """Return the network with the devices of these KMEs alone; of those at the other ends, what they are called."""
     kmes = frozenset(here)
+
+    def seen(link: Link, kme: str, device: DeviceNote) -> DeviceNote:
+        if kme in kmes:
+            return device
+        # Two devices of one link never have the same.
+        return DeviceNote(_ELSEWHERE, f"elsewhere-{kme}" if kmes.isdisjoint(link) else device.sae)
+
     notes = {
-        link: replace(note, devices={kme: at if kme in kmes else _ELSEWHERE for kme, at in note.devices.items()})
+        link: replace(note, devices={kme: seen(link, kme, device) for kme, device in note.devices.items()})
         for link, note in topology.link_notes.items()
     }
     return replace(topology, link_notes=notes)
