@@ -33,13 +33,13 @@ from qkdrelay_deployment.site_papers import (
     paper_text,
     read_paper,
 )
-from qkdrelay_deployment.site_requests import Done, certified_hosts, require_site
+from qkdrelay_deployment.site_requests import SiteStep, certified_hosts, require_site
 
 ACCEPTED: Final = "deploy/accepted.signed"
 """Of a site's folder: what the authority has last answered. Nothing in it is secret."""
 
 
-def accept_signed(path: Path, directory: Path, *, replace: bool = False) -> Done:
+def accept_signed(path: Path, directory: Path, *, replace: bool = False) -> SiteStep:
     """Put what the authority has answered in place, at the site in ``directory`` that it is for.
 
     With ``replace`` it may be of another authority, or older, than what was accepted before. RequestRefusedError for
@@ -63,7 +63,7 @@ def accept_signed(path: Path, directory: Path, *, replace: bool = False) -> Done
             write_file(file.parent / AUTHORITY, answer.authority, mode=0o644)
         write_file(root / DEPLOYED_TOPOLOGY, answer.topology, mode=0o644)
         write_file(root / ACCEPTED, paper_text(answer), mode=0o644)
-    return Done(root, certificate_fingerprint(authority), site)
+    return SiteStep(root, certificate_fingerprint(authority), site)
 
 
 def answered_topology(answer: Signed, path: Path) -> Topology:
@@ -111,12 +111,18 @@ def _check_succeeds(answer: Signed, path: Path, root: Path, authority: x509.Cert
     for file in key_files(root):
         there = file.parent / AUTHORITY
         if there.exists() and load_certificate(there.read_bytes(), str(there)) != authority:
-            what = f"{path} is of another authority than {there}"
-            hint = "if the network has a new one, and its operator reads you the same fingerprint: --replace"
-            raise RequestRefusedError(what, hint=hint)
-    if (kept := accepted(root)) is not None and answer.made < kept.made:
+            raise _of_another(path, there)
+    kept = accepted(root)
+    if kept is not None and load_certificate(kept.authority, str(root / ACCEPTED)) != authority:
+        raise _of_another(path, root / ACCEPTED)
+    if kept is not None and answer.made < kept.made:
         what = f"{path} is older than what was accepted already"
         raise RequestRefusedError(what, hint="bring the latest; or --replace, to go back")
+
+
+def _of_another(path: Path, there: Path) -> RequestRefusedError:
+    hint = "if the network has a new one, and its operator reads you the same fingerprint: --replace"
+    return RequestRefusedError(f"{path} is of another authority than {there}", hint=hint)
 
 
 def accepted(root: Path) -> Signed | None:

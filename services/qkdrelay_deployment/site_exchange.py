@@ -64,7 +64,7 @@ _SECRET = re.compile(rf"[0-9a-f]{{{2 * SECRET_BYTES}}}")
 
 
 @dataclass(frozen=True)
-class Standing:
+class SiteHere:
     """A site that has accepted what the authority has answered."""
 
     root: Path
@@ -100,7 +100,7 @@ def shared_between(topology: Topology, a: str, b: str) -> tuple[str, ...]:
     return tuple(name for name in first if name in second)
 
 
-def standing(directory: Path, site: str) -> Standing:
+def standing(directory: Path, site: str) -> SiteHere:
     """Return the site of this name in ``directory``. SettingsError or RequestRefusedError if it is not so far yet."""
     root = directory / site
     answer = accepted(root)
@@ -120,7 +120,7 @@ def standing(directory: Path, site: str) -> Standing:
         raise SettingsError(f"the certificate of {site_user(site)} is not for the key that is here", hint=hint)
     curve_key(key.public_key(), site_user(site))
     assert isinstance(key, EllipticCurvePrivateKey)  # noqa: S101 - as was just checked
-    return Standing(root, site, answered_topology(answer, path), answer, authority, certificate, key)
+    return SiteHere(root, site, answered_topology(answer, path), answer, authority, certificate, key)
 
 
 def only_site(directory: Path) -> str:
@@ -192,7 +192,7 @@ def take_offer(path: Path, directory: Path, *, replace: bool = False) -> Exchang
     return Exchanged(here.root / ".env", offer.sender, names)
 
 
-def _to_share(here: Standing, other: str) -> tuple[str, ...]:
+def _to_share(here: SiteHere, other: str) -> tuple[str, ...]:
     if other == here.site:
         raise RequestRefusedError(f"{other} is this site", hint="name another, or see `coordinator provision --site`")
     names = shared_between(here.topology, here.site, other)
@@ -201,7 +201,7 @@ def _to_share(here: Standing, other: str) -> tuple[str, ...]:
     return names
 
 
-def _certificate_of(here: Standing, other: str, file: Path | None) -> x509.Certificate:
+def _certificate_of(here: SiteHere, other: str, file: Path | None) -> x509.Certificate:
     if file is not None:
         pem: str | bytes = read_bounded(file)
         what = str(file)
@@ -216,7 +216,7 @@ def _certificate_of(here: Standing, other: str, file: Path | None) -> x509.Certi
     return found
 
 
-def _check_offer(offer: Offer, path: Path, here: Standing) -> x509.Certificate:
+def _check_offer(offer: Offer, path: Path, here: SiteHere) -> x509.Certificate:
     """Return the sender's certificate; RequestRefusedError for an offer that cannot be of that site to this one."""
     what = f"the certificate of {site_user(offer.sender)} in {path}"
     sender = load_certificate(offer.sender_certificate, what)
@@ -253,7 +253,7 @@ def _check_secrets(values: Mapping[str, str], where: str) -> None:
             raise SettingsError(what, hint="delete the line, and a new one is made; or ask for it again")
 
 
-def _sealed(here: Standing, other: str, to: x509.Certificate, values: Mapping[str, str]) -> Offer:
+def _sealed(here: SiteHere, other: str, to: x509.Certificate, values: Mapping[str, str]) -> Offer:
     recipient = curve_key(to.public_key(), site_user(other))
     ephemeral = generate_private_key(recipient.curve)
     offer = Offer(

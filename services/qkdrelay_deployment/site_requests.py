@@ -56,7 +56,7 @@ _BLOCK = re.compile(r"-----BEGIN CERTIFICATE REQUEST-----\n[A-Za-z0-9+/=\n]+----
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class SiteStep:
     """What a step has made of it."""
 
     path: Path
@@ -79,7 +79,7 @@ def require_site(topology: Topology, site: str) -> None:
         raise TopologyError(f"there is no site {site!r} in network {topology.name}", hint=hint)
 
 
-def begin_site(topology: Topology, site: str, directory: Path) -> Done:
+def begin_site(topology: Topology, site: str, directory: Path) -> SiteStep:
     """Make a site's keys in ``directory``, where there are none, and write the request to send.
 
     TopologyError for a site that is not in ``topology``, SettingsError for a key that is there and damaged.
@@ -96,7 +96,7 @@ def begin_site(topology: Topology, site: str, directory: Path) -> Done:
         text = "".join(_request(*each) for each in zip(keys, names, hosts, strict=True))
         path = directory / f"{site}.request"
         write_file(path, text, mode=0o644)
-    return Done(path, keys_fingerprint(*(key.public_key() for key in keys)), site)
+    return SiteStep(path, keys_fingerprint(*(key.public_key() for key in keys)), site)
 
 
 def _kept_key(path: Path) -> EllipticCurvePrivateKey | RSAPrivateKey:
@@ -117,7 +117,7 @@ def _request(key: EllipticCurvePrivateKey | RSAPrivateKey, name: str, hosts: tup
     return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
 
 
-def sign_site(topology: Topology, request: Path, directory: Path, *, replace: bool = False) -> Done:
+def sign_site(topology: Topology, request: Path, directory: Path, *, replace: bool = False) -> SiteStep:
     """Certify a site's keys by the authority in ``directory``, which is begun if there is none; write the answer.
 
     A certificate for the same key that lasts is kept. With ``replace`` a site may have other keys than before.
@@ -155,7 +155,7 @@ def sign_site(topology: Topology, request: Path, directory: Path, *, replace: bo
             write_file(folder / _ISSUED / f"{name}.pem", text, mode=0o644)
         path = directory / f"{site}.signed"
         write_file(path, paper_text(signed_by(authority.key, answer)), mode=0o644)
-    return Done(path, keys_fingerprint(*keys), site)
+    return SiteStep(path, keys_fingerprint(*keys), site)
 
 
 def authority_fingerprint(directory: Path) -> str:

@@ -19,13 +19,15 @@ from hypothesis import strategies as st
 from kme.settings import KmeSettings
 from qkdrelay.broker.rabbitmq.tls import client_context
 from qkdrelay.errors import QkdRelayError, RequestRefusedError, SettingsError
-from qkdrelay.network.topology_file import load_topology
+from qkdrelay.network.topology_file import load_topology, reference_topology
 from qkdrelay.service import dotenv_file
 from qkdrelay.service.settings import load
 from qkdrelay_deployment import site_exchange, site_papers
 from qkdrelay_deployment.own_site import write_site
+from qkdrelay_deployment.site_answers import accept_signed
 from qkdrelay_deployment.site_exchange import offer_secrets, shared_between, standing, take_offer
 from qkdrelay_deployment.site_papers import Offer, paper_text, signed_by
+from qkdrelay_deployment.site_requests import begin_site, sign_site
 from qkdrelay_deployment.sites import write_sites
 from support.fuzzing import fuzzed
 from support.sites import CITIES, SHARED, SITES, Operators
@@ -196,6 +198,21 @@ def test_a_bundle_is_not_made_for_another_network_than_was_accepted(operators):
     exchange(operators)
     with pytest.raises(RequestRefusedError, match="not the one that the authority has given"):
         write_site(replace(CITIES, name="other"), "berlin", operators.root / "berlin", environment={})
+
+
+def test_where_the_topology_names_no_sites_each_kme_is_one_and_has_its_saes(tmp_path):
+    network = reference_topology()
+    assert network.saes
+    assert not network.sites
+    for kme in network.kmes:
+        begin_site(network, kme, tmp_path / kme)
+    for kme in (*network.kmes, "kme-1"):
+        sign_site(network, tmp_path / kme / f"{kme}.request", tmp_path)
+    accept_signed(tmp_path / "kme-1.signed", tmp_path / "kme-1")
+    for other in network.kmes[1:]:
+        offer_secrets(tmp_path / "kme-1", other)
+    written = write_site(network, "kme-1", tmp_path / "kme-1", environment={})
+    assert tmp_path / "kme-1" / "kme-1" / "deploy" / "saes.json" in written.files
 
 
 # --- offers ----------------------------------------------------------------------------------------------

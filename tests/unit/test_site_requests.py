@@ -293,6 +293,16 @@ def test_another_authority_is_taken_only_if_that_is_meant(operators):
     operators.accept("berlin", replace=True)
 
 
+def test_another_authority_is_noticed_where_the_keys_were_made_anew(operators):
+    operators.certified()
+    shutil.rmtree(operators.root / "hq")
+    shutil.rmtree(operators.bundle("berlin") / "deploy" / "tls")
+    operators.request("berlin")
+    operators.signed("berlin")
+    with pytest.raises(RequestRefusedError, match="is of another authority"):
+        operators.accept("berlin")
+
+
 def resigned(operators, site, /, **changes):
     """The answer for a site with something else in it, signed by the authority all the same."""
     hq = operators.root / "hq"

@@ -27,8 +27,8 @@ Network = Annotated[
 Replace = Annotated[bool, typer.Option("--replace", help="Take it though it is old, or replaces what is there.")]
 
 
-@site_app.command(cls=ActionCommand)
-def init(
+@site_app.command("init", cls=ActionCommand)
+def init_site(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The site's, in the topology.")],
     *,
     topology: Network,
@@ -49,8 +49,8 @@ def init(
     note(f"send {done.path} to the network's authority, and tell its operator the fingerprint by another way")
 
 
-@site_app.command(cls=ActionCommand)
-def sign(
+@site_app.command("sign", cls=ActionCommand)
+def sign_request(
     request: Annotated[Path, typer.Argument(metavar="REQUEST", help="What a site has sent.")],
     *,
     topology: Network,
@@ -75,8 +75,8 @@ def sign(
     note("and sign what the site sends, with --replace")
 
 
-@site_app.command(cls=ActionCommand)
-def accept(
+@site_app.command("accept", cls=ActionCommand)
+def accept_answer(
     signed: Annotated[Path, typer.Argument(metavar="SIGNED", help="What the authority has answered.")],
     *,
     to: Folder = Path(),
@@ -96,8 +96,8 @@ def accept(
     note("compare it with what the authority's operator reads")
 
 
-@site_app.command(cls=ActionCommand)
-def offer(
+@site_app.command("offer", cls=ActionCommand)
+def offer_to(
     other: Annotated[str, typer.Argument(metavar="OTHER", help="The site that is to have them.")],
     *,
     name: Annotated[str | None, typer.Option("--site", metavar="NAME", help="The site here, if several are.")] = None,
@@ -119,8 +119,8 @@ def offer(
     note(f"holds, sealed for {done.other}: {', '.join(done.names)}", f"send it to {done.other} within 30 days")
 
 
-@site_app.command(cls=ActionCommand)
-def take(
+@site_app.command("take", cls=ActionCommand)
+def take_from(
     offered: Annotated[Path, typer.Argument(metavar="OFFER", help="What another site has sent.")],
     *,
     to: Folder = Path(),
