@@ -1,73 +1,182 @@
-"""Three operators and an authority, each with a folder of their own, and what they send each other."""
+"""Sites as their operators bring them up: a bundle each, from its own folder alone, on one machine."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from qkdrelay.network.topology_file import parse_topology
-from qkdrelay_deployment.own_site import write_site
-from qkdrelay_deployment.site_answers import accept_signed
-from qkdrelay_deployment.site_exchange import offer_secrets, take_offer
-from qkdrelay_deployment.site_requests import begin_site, sign_site
+from qkdrelay.network.sites import Site
+from qkdrelay.network.topology import Topology
+from qkdrelay.network.topology_file import format_topology
+from qkdrelay.service import dotenv_file
+from support import rabbitmq, stack
+from support.deployment import free_ports
+from support.proxy import DistantProxy
+from support.waiting import eventually
 
-TOPOLOGY = """\
-name = "three-cities"
-kmes = ["kme-1", "kme-2", "kme-3", "kme-4"]
-links = [
-  ["kme-1", "kme-2"],
-  ["kme-2", "kme-3"],
-  ["kme-3", "kme-4"],
-  ["kme-1", "kme-4", { source = "etsi014", devices = { \
-kme-1 = { url = "https://alice.example", sae = "kme-1" }, kme-4 = { url = "https://bob.example", sae = "kme-4" } } }],
-]
-coordinator = "munich"
-[sites]
-berlin = { kmes = ["kme-1"], broker = "qkd.berlin.example:5671" }
-munich = { kmes = ["kme-2", "kme-3"], broker = "192.0.2.7:5671" }
-vienna = { kmes = ["kme-4"], broker = "qkd.vienna.example:5671" }
-"""
-CITIES = parse_topology(TOPOLOGY, "three-cities.toml")
-SITES = tuple(CITIES.sites)
-SHARED = {
-    ("berlin", "munich"): ("CONTROL_KEY_KME_1", "LINK_SECRET_KME_1__KME_2"),
-    ("munich", "vienna"): ("CONTROL_KEY_KME_4", "LINK_SECRET_KME_3__KME_4"),
-}
+_PORTS = ("QKDRELAY_AMQP_PORT", "QKDRELAY_MANAGEMENT_PORT", "QKDRELAY_PAGE_PORT")
+_PROJECT = "qkdrelay-test-"
 
 
 @dataclass(frozen=True)
-class Operators:
-    """Each in a folder of ``root``; what they send is read where it was written."""
+class Bundles:
+    """The bundles of a network's sites, in a folder each below ``folder``."""
 
-    root: Path
+    folder: Path
+    topology: Topology
+    environment: dict[str, str]
 
-    def request(self, site: str) -> Path:
-        return begin_site(CITIES, site, self.root / site).path
+    def provision(self, topology: Topology | None = None, *switches: str) -> None:
+        """Write the bundles, of another topology if one is given; each has ports of its own on this machine."""
+        network = topology or self.topology
+        file = self.folder / "network.toml"
+        file.write_text(format_topology(network))
+        command = [Path(sys.executable).parent / "coordinator", "provision", file, "--sites", "--out", self.folder]
+        for _ in ("as for a machine of its own", "and with what was chosen"):
+            made = self._run(self.folder, *map(str, command), *switches)
+            assert made.code == 0, made.err
+            for site in network.sites:
+                _choose(self.folder / site / ".env", site)
 
-    def signed(self, site: str, *, replace: bool = False) -> Path:
-        return sign_site(CITIES, self.root / site / f"{site}.request", self.root / "hq", replace=replace).path
+    def compose(self, site: str, *arguments: str, timeout_s: float = 300) -> stack.Answer:
+        """Run compose in the folder of a site, as its README says."""
+        return self._run(self.folder / site, *_compose(), *arguments, timeout_s=timeout_s)
 
-    def accept(self, site: str, *, replace: bool = False) -> Path:
-        return accept_signed(self.root / "hq" / f"{site}.signed", self.root / site, replace=replace).path
+    def up(self, *sites: str) -> None:
+        """Start these sites, or all."""
+        for site in sites or self.topology.sites:
+            started = self.compose(site, "up", "-d")
+            assert started.code == 0, started.err
 
-    def offer(self, site: str, other: str, **given: Path) -> Path:
-        return offer_secrets(self.root / site, other, **given).path
+    def down(self, *sites: str) -> None:
+        """Stop these sites, or all, and delete what they keep."""
+        for site in sites or self.topology.sites:
+            self.compose(site, "down", "--volumes", "--timeout", "1")
 
-    def take(self, site: str, other: str, *, replace: bool = False):
-        return take_offer(self.root / site / f"{site}-to-{other}.offer", self.root / other, replace=replace)
+    def coordinator(self, *arguments: str) -> stack.Answer:
+        """Run the coordinator's command line at its site."""
+        return self.compose(self.topology.coordinator, "exec", "-T", "coordinator", "coordinator", *arguments)
 
-    def bundle(self, site: str) -> Path:
-        return self.root / site / site
+    def ready(self, site: str, service: str) -> str:
+        """Return what a service says of its readiness: ``ok``, a remark perhaps, or why not; empty if it is away."""
+        ask = "exec 3<>/dev/tcp/127.0.0.1/9464; printf 'GET /readyz HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3 | tail -n 1"
+        return self.compose(site, "exec", "-T", service, "bash", "-c", ask).out.strip()
 
-    def certified(self) -> Operators:
-        """All have what the authority answers, once it knows all."""
-        for site in SITES:
-            self.request(site)
-        for site in (*SITES, *SITES):
-            self.signed(site)
-        for site in SITES:
-            self.accept(site)
-        return self
+    def _run(self, folder: Path, *arguments: str, timeout_s: float = 120) -> stack.Answer:
+        result = subprocess.run(
+            arguments,
+            cwd=folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        return stack.Answer(result.returncode, result.stdout, result.stderr)
 
-    def provision(self, site: str):
-        return write_site(CITIES, site, self.root / site, environment={})
+
+def _choose(dotenv: Path, site: str) -> None:
+    """Say in a bundle's ``.env``, if it does not yet, what it is called and publishes among others on this machine."""
+    said = dotenv_file.read(dotenv)
+    if not said["COMPOSE_PROJECT_NAME"].startswith(_PROJECT):
+        said |= {name: str(rabbitmq.free_port()) for name in _PORTS}
+        said["QKDRELAY_ETSI014_PORT"] = str(free_ports(len(said)))
+        said["COMPOSE_PROJECT_NAME"] = f"{_PROJECT}{secrets.token_hex(4)}-{site}"
+        dotenv.write_text("".join(f"{name}={value}\n" for name, value in said.items()))
+
+
+@contextmanager
+def bundles(
+    folder: Path,
+    topology: Topology,
+    sites: dict[str, Sequence[str]],
+    *switches: str,
+    round_trip_s: float = 0.0,
+    loss: float = 0.0,
+) -> Iterator[Bundles]:
+    """Provision the bundles of a network of these sites, the first with the coordinator; take all down at the end.
+
+    Their brokers meet at an address of this machine that containers reach; as if ``round_trip_s`` away, where that is
+    given, with such a part of all packets to them lost.
+    """
+    import docker  # noqa: PLC0415 - slow, and only these tests need it
+
+    rabbitmq.require_containers(stack.IMAGE)
+    client = docker.from_env()
+    meeting = client.networks.create(f"{_PROJECT}{secrets.token_hex(4)}")
+    meeting.reload()
+    address = meeting.attrs["IPAM"]["Config"][0]["Gateway"]
+    placed = {name: Site(tuple(kmes), address, rabbitmq.free_port()) for name, kmes in sites.items()}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("QKDRELAY_", "COMPOSE_"))}
+    environment |= {"QKDRELAY_IMAGE": stack.IMAGE, "RABBITMQ_IMAGE": rabbitmq.IMAGE}
+    network = replace(topology, sites=placed, coordinator=next(iter(placed)))
+    made = Bundles(folder, network, environment)
+    closing = ExitStack()
+    try:
+        made.provision(None, *switches)
+        if round_trip_s:
+            for name, site in placed.items():
+                closing.enter_context(_far_away(folder / name / ".env", site, round_trip_s, loss))
+        # What a bundle is started with is in its own .env.
+        for name in ("QKDRELAY_IMAGE", "RABBITMQ_IMAGE"):
+            del environment[name]
+        yield made
+    finally:
+        made.down()
+        closing.close()
+        meeting.remove()
+
+
+@contextmanager
+def _far_away(dotenv: Path, site: Site, round_trip_s: float, loss: float) -> Iterator[None]:
+    """Have a site's broker publish its port elsewhere, and whoever comes to the site's go a long way to it."""
+    port = rabbitmq.free_port()
+    dotenv.write_text(dotenv.read_text().replace(f"QKDRELAY_AMQPS_PORT={site.port}", f"QKDRELAY_AMQPS_PORT={port}"))
+    proxy = DistantProxy((site.host, site.port), (site.host, port), round_trip_s / 2)
+    rule = f"INPUT -p tcp --dport {site.port} -m statistic --mode random --probability {loss} -j DROP".split()
+    try:
+        if loss:
+            subprocess.run(["iptables", "--wait", "-I", *rule], check=True)
+        yield
+    finally:
+        if loss:
+            subprocess.run(["iptables", "--wait", "-D", *rule], check=True)
+        proxy.close()
+
+
+def shown(network: Bundles) -> Any:
+    answer = network.coordinator("network", "--json")
+    return json.loads(answer.out) if answer.code == 0 else {"kmes": [], "sites": []}
+
+
+def until_whole(network: Bundles) -> None:
+    def is_whole() -> bool:
+        found = shown(network)
+        heard = {kme["name"] for kme in found["kmes"] if (kme["heard_s_ago"] or 99) < 30}
+        return heard == set(network.topology.kmes) and not away(found)
+
+    eventually(is_whole, timeout_s=180, what="all KMEs to be heard, and all sites to be read")
+
+
+def away(found: Any) -> dict[str, list[str]]:
+    """Who cannot read at which site."""
+    return {site["name"]: site["away_from"] for site in found["sites"] if site["away_from"]}
+
+
+def _compose() -> tuple[str, ...]:
+    """Return compose in whichever of its forms is there."""
+    if subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode == 0:
+        return "docker", "compose"
+    found = shutil.which("docker-compose")
+    assert found, "neither 'docker compose' nor docker-compose is there"
+    return (found,)

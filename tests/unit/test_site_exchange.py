@@ -30,7 +30,7 @@ from qkdrelay_deployment.site_papers import Offer, paper_text, signed_by
 from qkdrelay_deployment.site_requests import begin_site, sign_site
 from qkdrelay_deployment.sites import write_sites
 from support.fuzzing import fuzzed
-from support.sites import CITIES, SHARED, SITES, Operators
+from support.operators import CITIES, SHARED, SITES, Operators
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from qkdrelay_deployment.site_certificates import broker_hosts, common_name
 from qkdrelay_deployment.site_papers import Signed, keys_fingerprint, paper_text, signed_by
 from qkdrelay_deployment.site_requests import begin_site, sign_site
 from support.fuzzing import fuzzed
-from support.sites import CITIES, SITES, Operators
+from support.operators import CITIES, SITES, Operators
 
 HOSTS = broker_hosts(CITIES, "berlin")
 

@@ -24,9 +24,9 @@ from qkdrelay_demo.network import EmbeddedNetwork
 from qkdrelay_deployment.provision import write_deployment
 from support.commands import leaves
 from support.device import Pair, serving
+from support.operators import TOPOLOGY as CITIES_FILE
+from support.operators import Operators
 from support.saes import Authority
-from support.sites import TOPOLOGY as CITIES_FILE
-from support.sites import Operators
 
 FULL, CLOSED, UNREAD = "No space left on device", "it is closed", "Broken pipe"
 REFERENCE = ("kme-1", "kme-8", "--topology", "eight-kmes")

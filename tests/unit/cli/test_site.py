@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qkdrelay.service import dotenv_file
-from support.sites import SHARED, TOPOLOGY
+from support.operators import SHARED, TOPOLOGY
 
 PAGE = (Path(__file__).parents[3] / "docs" / "site-begun-by-its-operator.md").read_text()
 SHOWN = re.compile(r"^At (\w+)[^\n]*:\n\n```\n(\$ coordinator .*?)^```$", re.DOTALL | re.MULTILINE)
