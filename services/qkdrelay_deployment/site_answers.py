@@ -20,6 +20,7 @@ from qkdrelay_deployment.compose import DEPLOYED_TOPOLOGY
 from qkdrelay_deployment.files import write_file, writing
 from qkdrelay_deployment.site_certificates import broker_hosts, broker_name
 from qkdrelay_deployment.site_papers import (
+    UNREADABLE,
     Signed,
     certificate_fingerprint,
     check_certificate,
@@ -78,7 +79,7 @@ def _check_authority(authority: x509.Certificate, path: Path) -> None:
     try:
         authority.verify_directly_issued_by(authority)
         can_sign = authority.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
+    except (*UNREADABLE, InvalidSignature, x509.ExtensionNotFound):
         can_sign = False
     if not can_sign:
         raise RequestRefusedError(f"{what} is not one of an authority", hint="ask for it again")

@@ -35,6 +35,15 @@ from qkdrelay_deployment.site_certificates import common_name
 PAPER_BYTES_MAX: Final = 4 << 20
 VERSION: Final = 1
 RSA_BITS_MIN: Final = 3072
+UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
+"""What certificates and requests from outside raise when they are read, or their parts."""
 _CURVES: Final = (SECP256R1, SECP384R1, SECP521R1)
 
 
@@ -140,7 +149,8 @@ def load_certificate(pem: str | bytes, what: str) -> x509.Certificate:
         found = x509.load_pem_x509_certificate(pem.encode() if isinstance(pem, str) else pem)
         common_name(found.public_bytes(Encoding.PEM).decode())
         found.public_key()
-    except (ValueError, UnsupportedAlgorithm):
+        list(found.extensions)
+    except UNREADABLE:
         raise RequestRefusedError(f"{what} is no certificate", hint="ask for it again") from None
     return found
 
@@ -152,7 +162,7 @@ def check_certificate(found: x509.Certificate, name: str, authority: x509.Certif
         raise RequestRefusedError(f"{what} is for {named!r}, not for {name}")
     try:
         found.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature):
+    except (*UNREADABLE, InvalidSignature):
         hint = "all sites of a network have one authority"
         raise RequestRefusedError(f"{what} is not of this network's authority", hint=hint) from None
     check_dates(found, what)

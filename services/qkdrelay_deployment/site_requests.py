@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Final, cast
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -34,6 +33,7 @@ from qkdrelay_deployment.files import make_folder, write_file, writing
 from qkdrelay_deployment.site_certificates import AUTHORITY_FOLDER, broker_hosts, broker_name
 from qkdrelay_deployment.site_papers import (
     RSA_BITS_MIN,
+    UNREADABLE,
     VERSION,
     Signed,
     certificate_fingerprint,
@@ -173,7 +173,7 @@ def _requested(topology: Topology, path: Path) -> tuple[str, tuple[PublicKey, Pu
     try:
         first, second = (x509.load_pem_x509_csr(block.encode()) for block in blocks)
         names = [_requested_name(each) for each in (first, second)]
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         raise RequestRefusedError(f"{path} is not a site's request, or was damaged on its way", hint=hint) from None
     site = names[0].removeprefix("site.")
     if names != [site_user(site), broker_name(site)]:
@@ -199,7 +199,7 @@ def _check_request(request: x509.CertificateSigningRequest, what: str, hosts: tu
         proven = request.is_signature_valid
         key = request.public_key()
         asked = [extension.value for extension in request.extensions]
-    except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension):
+    except UNREADABLE:
         raise RequestRefusedError(f"{what} was damaged on its way", hint="ask for it again") from None
     if not proven:
         raise RequestRefusedError(f"{what} does not prove that who asks has the key", hint="ask for it again")
@@ -239,7 +239,7 @@ def certified_hosts(certificate: x509.Certificate) -> list[x509.GeneralName] | N
     """Return the hosts that a certificate is for; None if it is for none."""
     try:
         return list(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-    except (ValueError, x509.ExtensionNotFound):
+    except (*UNREADABLE, x509.ExtensionNotFound):
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 import stat
 from dataclasses import replace
@@ -360,3 +361,39 @@ def test_no_private_key_is_in_anything_that_is_sent(operators):
             assert not any(line in content for line in secret if len(line) > 30)
             assert number not in content
             assert number.hex().encode() not in content
+
+
+def pem(kind, der):
+    lines = base64.encodebytes(der).decode().replace("\n", "")
+    body = "\n".join(lines[at : at + 64] for at in range(0, len(lines), 64))
+    return f"-----BEGIN {kind}-----\n{body}\n-----END {kind}-----\n"
+
+
+def test_whatever_is_within_a_certificate_or_request_it_is_read_or_refused(fresh):
+    """Bits of the DER itself: also versions, extensions and keys that nobody knows."""
+    answer = msgspec.json.decode((fresh.root / "hq" / "berlin.signed").read_bytes(), type=Signed)
+    certificate = x509.load_pem_x509_certificate(answer.broker_certificate.encode()).public_bytes(Encoding.DER)
+    authority = x509.load_pem_x509_certificate(answer.authority.encode())
+    asked = x509.load_pem_x509_csr(BROKER.encode()).public_bytes(Encoding.DER)
+    path = fresh.root / "touched.request"
+
+    def certified(der):
+        found = site_papers.load_certificate(pem("CERTIFICATE", der), "it")
+        site_papers.check_certificate(found, "broker.berlin", authority, "it")
+
+    def requested(der):
+        path.write_text(SITE + pem("CERTIFICATE REQUEST", der))
+        sign_site(CITIES, path, fresh.root / "other")
+
+    certified(certificate)
+    with pytest.raises(RequestRefusedError, match="is no certificate"):
+        certified(certificate.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x0a", 1))
+
+    @fuzzed(200)
+    @given(st.integers(0), st.integers(0, 7), st.sampled_from([(certified, certificate), (requested, asked)]))
+    def check(at, bit, what):
+        use, der = what
+        with pytest.raises(QkdRelayError):
+            use(flipped(der, at, bit))
+
+    check()
