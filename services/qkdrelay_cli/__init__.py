@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from coordinator.bootstrap import serve
 from qkdrelay.terminal import ActionCommand, StreamCommand, app_with
-from qkdrelay_cli.commands import analyse, capacity, dead_letters, lab, network, plan, relay, relays, saes, watch
+from qkdrelay_cli.commands import analyse, capacity, dead_letters, lab, network, plan, relay, relays, saes, site, watch
 from qkdrelay_cli.commands.demo import demo
 from qkdrelay_cli.commands.provision import certs, provision
 from qkdrelay_page.bootstrap import serve_page
@@ -25,6 +25,7 @@ app.command()(network.network)
 app.command()(network.supplies)
 app.add_typer(network.link_app, name="link")
 app.add_typer(saes.saes_app, name="saes")
+app.add_typer(site.site_app, name="site")
 app.add_typer(dead_letters.dead_letters_app, name="dead-letters")
 app.add_typer(lab.lab_app, name="lab")
 app.command(cls=ActionCommand)(provision)

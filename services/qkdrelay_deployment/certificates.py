@@ -12,7 +12,13 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.ec import (
+    SECP256R1,
+    EllipticCurvePrivateKey,
+    EllipticCurvePublicKey,
+    generate_private_key,
+)
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -34,6 +40,8 @@ CLOCK_SKEW: Final = timedelta(hours=1)
 
 AUTHORITY_KEY: Final = "ca-key.pem"
 
+PublicKey = EllipticCurvePublicKey | RSAPublicKey
+
 
 @dataclass(frozen=True)
 class Authority:
@@ -47,7 +55,7 @@ class Authority:
         """Make an authority for the network of this name."""
         key = generate_private_key(SECP256R1())
         subject = _name(f"qkdrelay {escaped(network)}"[:64])
-        builder = _builder(subject, subject, key, AUTHORITY_VALID)
+        builder = _builder(subject, subject, key.public_key(), AUTHORITY_VALID)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         return cls(
             builder.add_extension(_usage(signs_certificates=True), critical=True).sign(key, hashes.SHA256()), key
@@ -61,6 +69,10 @@ class Authority:
     def issue(self, name: str, hosts: Sequence[str] = (), valid: timedelta = VALID) -> tuple[str, str]:
         """Return (certificate, private key) as PEM: a server's for ``hosts``, or a client's if there are none."""
         key = generate_private_key(SECP256R1())
+        return self.certify(key.public_key(), name, hosts, valid), _key_pem(key)
+
+    def certify(self, key: PublicKey, name: str, hosts: Sequence[str] = (), valid: timedelta = VALID) -> str:
+        """Return a certificate as of `issue` for a key whose private part somebody else has."""
         purpose = ExtendedKeyUsageOID.SERVER_AUTH if hosts else ExtendedKeyUsageOID.CLIENT_AUTH
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
         builder = _builder(_name(name), self.certificate.subject, key, valid)
@@ -69,8 +81,8 @@ class Authority:
         builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
         builder = builder.add_extension(issuer, critical=False)
         if hosts:
-            builder = builder.add_extension(x509.SubjectAlternativeName(_alternatives(hosts)), critical=False)
-        return _pem(builder.sign(self.key, hashes.SHA256())), _key_pem(key)
+            builder = builder.add_extension(x509.SubjectAlternativeName(alternatives(hosts)), critical=False)
+        return _pem(builder.sign(self.key, hashes.SHA256()))
 
 
 def certificate_files(
@@ -155,21 +167,19 @@ def kept_pair(folder: Path, authority: x509.Certificate, hosts: Sequence[str] = 
         known = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value if hosts else None
     except (FileNotFoundError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
         return None
-    fits = (not hosts or known == x509.SubjectAlternativeName(_alternatives(hosts))) and (
+    fits = (not hosts or known == x509.SubjectAlternativeName(alternatives(hosts))) and (
         key.public_key() == certificate.public_key()
     )
     lasts = certificate.not_valid_after_utc - datetime.now(UTC) > RENEW_BEFORE
     return pair if fits and lasts else None
 
 
-def _builder(
-    subject: x509.Name, issuer: x509.Name, key: EllipticCurvePrivateKey, valid: timedelta
-) -> x509.CertificateBuilder:
+def _builder(subject: x509.Name, issuer: x509.Name, key: PublicKey, valid: timedelta) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
-    builder = x509.CertificateBuilder(subject_name=subject, issuer_name=issuer, public_key=key.public_key())
+    builder = x509.CertificateBuilder(subject_name=subject, issuer_name=issuer, public_key=key)
     builder = builder.serial_number(x509.random_serial_number())
     builder = builder.not_valid_before(now - max(CLOCK_SKEW, CLOCK_SKEW - valid)).not_valid_after(now + valid)
-    return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    return builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
 
 
 def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
@@ -186,7 +196,8 @@ def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _alternatives(hosts: Sequence[str]) -> list[x509.GeneralName]:
+def alternatives(hosts: Sequence[str]) -> list[x509.GeneralName]:
+    """Return hosts as a certificate names them."""
     names: list[x509.GeneralName] = []
     for host in hosts:
         try:

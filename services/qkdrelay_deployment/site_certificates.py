@@ -45,10 +45,9 @@ class SitesAuthority:
 
         SettingsError if one is needed and the authority's key is away; OSError.
         """
-        host = self._topology.sites[site].host
         broker, own = root / TLS_FOLDER / BROKER_SERVICE, root / TLS_FOLDER / SITE_CERTIFICATE
         return {
-            **self._files(broker, f"broker.{site}", tuple(dict.fromkeys((host, *_LOCAL_HOSTS)))),
+            **self._files(broker, broker_name(site), broker_hosts(self._topology, site)),
             **self._files(own, site_user(site), ()),
         }
 
@@ -57,6 +56,16 @@ class SitesAuthority:
         if kept is None or common_name(kept[0]) != name:
             kept = issued_pair(self._directory, self._authority, name, hosts)
         return pair_files(folder, self._certificate, kept)
+
+
+def broker_name(site: str) -> str:
+    """Return the name that a site's broker has a certificate of."""
+    return f"broker.{site}"
+
+
+def broker_hosts(topology: Topology, site: str) -> tuple[str, ...]:
+    """Return where a site's broker is reached: by others, and at home."""
+    return tuple(dict.fromkeys((topology.sites[site].host, *_LOCAL_HOSTS)))
 
 
 def common_name(certificate: str) -> str:

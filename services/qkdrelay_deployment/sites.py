@@ -17,6 +17,7 @@ from typing import Final
 
 from qkdrelay.broker.definitions import site_definitions
 from qkdrelay.errors import SettingsError
+from qkdrelay.network.names import Link
 from qkdrelay.network.topology import DeviceNote, Topology, one_site_each
 from qkdrelay.network.topology_file import format_topology
 from qkdrelay.service import dotenv_file
@@ -60,7 +61,9 @@ _OF_SOMEBODY = re.compile(
     r"(PASSWORD|CONTROL_KEY|LINK_SECRET|WITHSTAND_COMPROMISED|ETSI014_PORT)_|QKDRELAY_[A-Z]+_(KEY|PASSWORD)"
 )
 """Variables that are taken from a bundle once they are no longer of its site: KMEs, and the coordinator, may move."""
-_IMAGES: Final = ("PYTHON_IMAGE", "RABBITMQ_IMAGE", "QKDRELAY_IMAGE")
+IMAGES: Final = ("PYTHON_IMAGE", "RABBITMQ_IMAGE", "QKDRELAY_IMAGE")
+_ELSEWHERE: Final = "https://elsewhere.invalid"
+"""In place of another site's device, of which only its own KME is to know."""
 
 
 def write_sites(
@@ -74,11 +77,11 @@ def write_sites(
     """
     topology = topology if topology.sites else one_site_each(topology)
     check_deployable(topology, (BROKER_SERVICE,))
-    _check_names(topology)
+    check_names(topology)
     all_of_them = {site: part(topology, site) for site in topology.sites}
-    kept = {site: _kept(directory / site / ".env", all_of_them[site]) for site in all_of_them}
+    kept = {site: kept_of(directory / site / ".env", all_of_them[site]) for site in all_of_them}
     shared = _shared(all_of_them, kept)
-    images = {name: environment[name] for name in _IMAGES if environment.get(name)}
+    images = {name: environment[name] for name in IMAGES if environment.get(name)}
     with writing(directory):
         authority = SitesAuthority(directory / AUTHORITY_FOLDER, topology)
         make_folder(directory / AUTHORITY_FOLDER, mode=0o700)
@@ -90,16 +93,18 @@ def write_sites(
                 deployed, {**kept[site], **_known(deployed, shared)}, images, (BROKER_SERVICE,), lab=lab, tls=False
             )
             shared |= {name: values[name] for name in shared_variables(deployed)}
-            written[site] = _write_bundle(topology, site, directory / site, values, authority, lab=lab)
+            root = directory / site
+            written[site] = write_bundle(topology, site, root, values, authority.files_of(site, root), lab=lab)
     return written
 
 
-def _check_names(topology: Topology) -> None:
+def check_names(topology: Topology) -> None:
+    """Raise SettingsError for a site whose folder would be the authority's."""
     if AUTHORITY_FOLDER in topology.sites:
         raise SettingsError(f"{AUTHORITY_FOLDER!r} is the authority's folder", hint="choose another name for that site")
 
 
-def _kept(dotenv: Path, deployed: Deployed) -> dict[str, str]:
+def kept_of(dotenv: Path, deployed: Deployed) -> dict[str, str]:
     """Return what ``.env`` of a bundle says, without what is no longer of its site."""
     try:
         said = dotenv_file.read(dotenv)
@@ -128,13 +133,17 @@ def _known(deployed: Deployed, shared: Mapping[str, str]) -> dict[str, str]:
     return {name: shared[name] for name in shared_variables(deployed) if name in shared}
 
 
-def _write_bundle(
-    topology: Topology, site: str, root: Path, values: dict[str, str], authority: SitesAuthority, *, lab: bool
+def write_bundle(
+    topology: Topology, site: str, root: Path, values: dict[str, str], certificates: Mapping[Path, str], *, lab: bool
 ) -> Written:
+    """Write a site's bundle into ``root``: what is in ``.env`` (``values``), and its certificates, by file.
+
+    SettingsError for what cannot be written.
+    """
     deployed, deploy = part(topology, site), root / "deploy"
     passwords = {user: values[password_variable(user)] for user in deployed.users}
     loaded = site_definitions(topology, site, passwords, lab=lab)
-    configuration, seen = site_rabbitmq_conf(), _as_seen_from(topology, deployed.kmes)
+    configuration, seen = site_rabbitmq_conf(), as_seen_from(topology, deployed.kmes)
     for name in (COOKIE, *AMQP_PORTS[1:]):  # a site's broker is one node
         values.pop(name, None)
     values[SITE] = site
@@ -153,7 +162,6 @@ def _write_bundle(
     }
     make_folder(root, mode=0o755)
     with writing(deploy):
-        certificates = authority.files_of(site, root)
         make_folder(root / TLS_FOLDER, mode=0o700)
         for path, text in certificates.items():
             make_folder(path.parent, mode=0o755)
@@ -183,16 +191,18 @@ def _project(values: Mapping[str, str], site: str) -> str:
     return f"{default}-{site.strip('-')}" if chosen == default else chosen
 
 
-def _as_seen_from(topology: Topology, here: Iterable[str]) -> Topology:
-    """Return the network with the devices of these KMEs alone: of another's device only that KME is to know."""
+def as_seen_from(topology: Topology, here: Iterable[str]) -> Topology:
+    """Return the network with the devices of these KMEs alone; of those at the other ends, what they are called."""
     kmes = frozenset(here)
+
+    def seen(link: Link, kme: str, device: DeviceNote) -> DeviceNote:
+        if kme in kmes:
+            return device
+        # Two devices of one link never have the same.
+        return DeviceNote(_ELSEWHERE, f"elsewhere-{kme}" if kmes.isdisjoint(link) else device.sae)
+
     notes = {
-        link: replace(note, devices={kme: at if kme in kmes else _elsewhere(kme) for kme, at in note.devices.items()})
+        link: replace(note, devices={kme: seen(link, kme, device) for kme, device in note.devices.items()})
         for link, note in topology.link_notes.items()
     }
     return replace(topology, link_notes=notes)
-
-
-def _elsewhere(kme: str) -> DeviceNote:
-    """Return what is noted in place of another site's device."""
-    return DeviceNote("https://elsewhere.invalid", f"elsewhere-{kme}")

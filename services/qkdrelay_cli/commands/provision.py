@@ -35,6 +35,9 @@ def provision(
     tls: Annotated[bool, typer.Option("--tls", help="TLS to the broker, with certificates made here.")] = False,
     cluster: Annotated[bool, typer.Option("--cluster", help="Three broker nodes instead of one.")] = False,
     sites: Annotated[bool, typer.Option("--sites", help="A bundle with its own broker for each site.")] = False,
+    site: Annotated[
+        str | None, typer.Option("--site", metavar="NAME", help="One site's bundle, begun by `coordinator site`.")
+    ] = None,
 ) -> None:
     """Write what a deployment of a network needs.
 
@@ -48,6 +51,8 @@ def provision(
     bundle that starts from there alone, and has nothing of others but what two sites share. The folder
     `authority` is of none of them: keep it apart.
 
+    With --site the bundle of that site is completed, from what `coordinator site` has put into its folder.
+
     Example: coordinator provision nsfnet --out .
 
     Example: coordinator provision mine.toml --sites --out bundles
@@ -55,16 +60,22 @@ def provision(
     from qkdrelay.errors import SettingsError
     from qkdrelay.network.topology_file import load_topology
     from qkdrelay_deployment import provision as deployment
+    from qkdrelay_deployment.own_site import write_site
     from qkdrelay_deployment.sites import write_sites
 
     network = load_topology(topology)
-    if not sites:
+    if not sites and site is None:
         _say_written(deployment.write_deployment(network, to, lab=lab, tls=tls, cluster=cluster))
         return
+    if sites and site is not None:
+        raise SettingsError("--site does not go with --sites", hint="one site's bundle, or those of all")
     if tls or cluster:
         given = "--tls" if tls else "--cluster"
         hint = "sites meet by TLS in any case" if tls else "each site has a broker of its own"
-        raise SettingsError(f"{given} does not go with --sites", hint=hint)
+        raise SettingsError(f"{given} does not go with {'--site' if site is not None else '--sites'}", hint=hint)
+    if site is not None:
+        _say_written(write_site(network, site, to, lab=lab))
+        return
     for written in write_sites(network, to, lab=lab).values():
         _say_written(written)
 

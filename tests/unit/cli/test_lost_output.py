@@ -24,6 +24,8 @@ from qkdrelay_demo.network import EmbeddedNetwork
 from qkdrelay_deployment.provision import write_deployment
 from support.commands import leaves
 from support.device import Pair, serving
+from support.operators import TOPOLOGY as CITIES_FILE
+from support.operators import Operators
 from support.saes import Authority
 
 FULL, CLOSED, UNREAD = "No space left on device", "it is closed", "Broken pipe"
@@ -44,6 +46,11 @@ ACTING = {
     "coordinator saes add": ("sae-5", "kme-5", "--out", "DEPLOYED"),
     "coordinator saes remove": ("sae-8", "--out", "DEPLOYED"),
     "coordinator saes renew": ("sae-8", "--out", "DEPLOYED"),
+    "coordinator site init": ("berlin", "--topology", "CITIES", "--out", "BERLIN"),
+    "coordinator site sign": ("REQUEST", "--topology", "CITIES", "--out", "HQ"),
+    "coordinator site accept": ("SIGNED", "--out", "BERLIN"),
+    "coordinator site offer": ("munich", "--out", "BERLIN"),
+    "coordinator site take": ("OFFER", "--out", "MUNICH"),
 }
 SHOWING_WITH_A_NETWORK = {
     "coordinator relays": (),
@@ -130,8 +137,19 @@ def device(tmp_path_factory):
         yield {"DEVICE": f"https://127.0.0.1:{port}", "TLS": str(folder / "ours")}
 
 
+@pytest.fixture(scope="module")
+def cities(tmp_path_factory):
+    """Folders of operators of sites, and what they have sent each other."""
+    operators = Operators(tmp_path_factory.mktemp("cities")).certified()
+    (operators.root / "cities.toml").write_text(CITIES_FILE)
+    places = {"CITIES": "cities.toml", "HQ": "hq", "BERLIN": "berlin", "MUNICH": "munich"}
+    places |= {"REQUEST": "berlin/berlin.request", "SIGNED": "hq/berlin.signed"}
+    offer = operators.offer("berlin", "munich")
+    return {"OFFER": str(offer), **{name: str(operators.root / path) for name, path in places.items()}}
+
+
 @pytest.fixture
-def asked(tmp_path, delivered, deployed, device):
+def asked(tmp_path, delivered, deployed, device, cities):
     """What a command is called with, where what it needs is there: its words, and settings in the environment."""
 
     def asked(words, *arguments):
@@ -144,7 +162,7 @@ def asked(tmp_path, delivered, deployed, device):
             store = tmp_path / relay_id / store.name
         if "DEPLOYED" in arguments and not (tmp_path / "deployed").exists():
             shutil.copytree(deployed, tmp_path / "deployed")
-        names = {"RELAY": relay_id, "DEPLOYED": str(tmp_path / "deployed"), **device}
+        names = {"RELAY": relay_id, "DEPLOYED": str(tmp_path / "deployed"), **device, **cities}
         called = [*words.split(), *(names.get(argument, argument) for argument in arguments)]
         return called, {"QKDRELAY_KME": "kme-8", "QKDRELAY_STORE": str(store)}
 

@@ -164,7 +164,7 @@ def test_a_second_process_on_one_store_says_so_and_ends(delivered, monkeypatch, 
     for name, value in settings.items():
         monkeypatch.setenv(f"QKDRELAY_{name}", value)
     # It would go on writing to what this test reads.
-    monkeypatch.setattr("kme.bootstrap.set_up_logging", lambda *_: None)
+    monkeypatch.setattr("kme.bootstrap.set_up_logging", lambda *_, **__: None)
     # Nor are this process's signals its own.
     monkeypatch.setattr("kme.bootstrap.prepare_process", Event)
     code, out, err = kme(monkeypatch, capsys, store, "run")
