@@ -122,7 +122,7 @@ class Idle:
     def __init__(self, path):
         self.journal, self.metrics = Journal(path, "idle", ""), Metrics()
 
-    def tick(self, now, *, connected, reconnected):
+    def tick(self, now, *, connected, reconnected, away):
         self.journal.meta.set("tick", b"")
 
     def committed(self): ...

@@ -25,7 +25,7 @@ class Idle:
     def __init__(self):
         self.journal, self.metrics, self.turns, self.wait = Journal(None, "idle", ""), Metrics(), 0, 3600.0
 
-    def tick(self, now, *, connected, reconnected):
+    def tick(self, now, *, connected, reconnected, away):
         self.turns += 1
 
     def wait_s(self, now):
@@ -70,7 +70,7 @@ def test_work_is_answered_after_the_commit_and_what_it_wrote_is_there(loop):
 def test_work_in_a_batch_that_somebody_else_fails_is_done_again_and_answered_once(loop):
     calls, fails = [], [ZeroDivisionError()]
 
-    def tick(now, *, connected, reconnected):
+    def tick(now, *, connected, reconnected, away):
         if fails:
             raise fails.pop(0)
 
@@ -85,7 +85,7 @@ def test_work_that_cannot_be_committed_is_not_done_later_and_says_why(loop, erro
     """A key must not be given out hours later to somebody who has gone."""
     calls = []
 
-    def tick(now, *, connected, reconnected):
+    def tick(now, *, connected, reconnected, away):
         raise error
 
     honest, loop.service.tick = loop.service.tick, tick
