@@ -40,13 +40,15 @@ if ! echo "$users" | grep -qx operator || ! echo "$queues" | grep -qx dead-lette
   echo "deploy/definitions.json cannot be read, or is not of this network: nothing is removed" >&2
   exit 1
 fi
-ctl list_users --no-table-headers | cut -f 1 | while read -r user; do
-  echo "$users" | grep -qxF "$user" && continue
+there=$(ctl list_users --no-table-headers)
+echo "$there" | cut -f 1 | while read -r user; do
+  echo "$users" | grep -qxF -e "$user" && continue
   echo "removing the user $user"
   ctl delete_user "$user"
 done
-ctl --vhost qkdrelay list_queues --no-table-headers name | grep -vE '^(cli|page)\.q\.' | while read -r queue; do
-  echo "$queues" | grep -qxF "$queue" && continue
+there=$(ctl --vhost qkdrelay list_queues --no-table-headers name)
+echo "$there" | grep -vE '^(cli|page)\.q\.' | while read -r queue; do
+  echo "$queues" | grep -qxF -e "$queue" && continue
   echo "removing the queue $queue"
   ctl --vhost qkdrelay delete_queue "$queue"
 done

@@ -88,7 +88,7 @@ def test_ready_keys_are_served_while_coordinator_and_broker_are_down(network):
     broker = network.loops["kme-1"].broker
     broker._connect = lambda: None
     with network.hub.lock:
-        broker.lose()
+        broker._here.lose()
     network.settle()
     keys = network.keys_of["kme-1"]
     answers = [keys.take(caller("sae-1"), KeyRequest("sae-8", number, 256)) for number in (64, 64, 127, 2)]

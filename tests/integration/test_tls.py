@@ -213,7 +213,7 @@ def test_a_service_that_is_refused_keeps_trying_ever_less_often_and_connects_onc
         service.until_connected()
         # Gone again, as in the middle of being renewed: that is no reason to end.
         (folders.parent / "tls" / "ca.pem").unlink()
-        broker._consumer._main.drop("a test")
+        broker._consumers[""]._main.drop("a test")
         service.until(lambda: any("ca.pem: cannot be read" in str(log["reason"]) for log in attempts("consume")))
         folders.right()
         service.until_connected()
