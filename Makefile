@@ -11,6 +11,7 @@ TOPOLOGY ?= eight-kmes
 LAB ?=
 TLS ?=
 CLUSTER ?=
+STANDBY ?=
 PYTEST_ARGS ?=
 BENCH_VENV ?= .venv-bench
 PARTS ?=
@@ -22,9 +23,10 @@ SEED ?=
 COMPOSE := infra/docker/compose.sh
 WITH_IMAGES := infra/docker/with-images.sh
 INSTALLED := $(VENV)/.installed
-# --lab --tls --cluster, as LAB, TLS and CLUSTER say
+# --lab --tls --cluster --standby, as LAB, TLS, CLUSTER and STANDBY say
 on = $(if $(filter-out 0 false no,$(1)),$(2))
-SWITCHES = $(strip $(call on,$(LAB),--lab) $(call on,$(TLS),--tls) $(call on,$(CLUSTER),--cluster))
+SWITCHES = $(strip $(call on,$(LAB),--lab) $(call on,$(TLS),--tls) $(call on,$(CLUSTER),--cluster) \
+  $(call on,$(STANDBY),--standby))
 
 .PHONY: help demo test bench chaos up certs down status logs screenshots lint lock wheelhouse clean
 
@@ -37,7 +39,7 @@ demo: $(INSTALLED) ## the whole network in one process: the reference scenario, 
 test: $(INSTALLED) ## all tests; installs and starts a Docker engine if there is none
 	$(WITH_IMAGES) --oldest infra/test.sh $(BIN)/pytest $(PYTEST_ARGS)
 
-up: $(INSTALLED) ## a network in containers (TOPOLOGY=nsfnet LAB=1 TLS=1 CLUSTER=1)
+up: $(INSTALLED) ## a network in containers (TOPOLOGY=nsfnet LAB=1 TLS=1 CLUSTER=1 STANDBY=1)
 	@$(WITH_IMAGES) infra/docker/up.sh $(BIN)/python $(TOPOLOGY) $(SWITCHES)
 
 certs: $(INSTALLED) ## certificates for TLS to the broker, into deploy/tls/ (`make up TLS=1` does it, too)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Brings a network up and waits until it is healthy.
-#   usage: with-images.sh up.sh PYTHON TOPOLOGY [--lab] [--tls] [--cluster]
+#   usage: with-images.sh up.sh PYTHON TOPOLOGY [--lab] [--tls] [--cluster] [--standby]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,18 +31,28 @@ def assemble(
     batch_s: float = math.inf,
     directory: Callable[[], Directory] | None = None,
     elsewhere: Mapping[str, str] | None = None,
+    anew: bool = False,
 ) -> Loop:
     """Return the loop of the coordinator; nothing moves before its first step.
 
     ``control_keys`` has the key shared with each KME of ``topology``; ``cli_key`` is the command line's, ``page_key``
     the page's if there is one; ``directory`` returns the directory of SAEs as it is now, if there is one; ``elsewhere``
-    has the sites of KMEs that are not at the coordinator's own; the rest is as of `Loop`.
+    has the sites of KMEs that are not at the coordinator's own; with ``anew`` another may have led before; the rest is
+    as of `Loop`.
     """
     from coordinator.service import CoordinatorService
     from qkdrelay.service.loop import Loop
 
     service = CoordinatorService(
-        topology, store, control_keys, cli_key, page_key=page_key, lab=lab, directory=directory, elsewhere=elsewhere
+        topology,
+        store,
+        control_keys,
+        cli_key,
+        page_key=page_key,
+        lab=lab,
+        directory=directory,
+        elsewhere=elsewhere,
+        anew=anew,
     )
     return Loop(service, broker, clock=clock, batch_s=batch_s)
 
@@ -51,9 +62,11 @@ def serve() -> None:
 
     Example: QKDRELAY_TOPOLOGY=eight-kmes.toml QKDRELAY_BROKER=127.0.0.1:5672 ... coordinator serve
     """
+    from coordinator.lead import LEAD, LeadLostError, Term
+    from coordinator.metrics import watch_lead
     from coordinator.settings import CoordinatorSettings
     from coordinator.store import open_coordinator_store
-    from qkdrelay.broker.names import coordinator_queues, site_queues
+    from qkdrelay.broker.names import LEAD_QUEUE, coordinator_queues, site_queues
     from qkdrelay.broker.rabbitmq import RabbitMqBroker
     from qkdrelay.broker.rabbitmq.tls import CERTIFICATE
     from qkdrelay.errors import SettingsError
@@ -100,9 +113,19 @@ def serve() -> None:
         batch_s=BATCH_S,
         directory=directory,
         elsewhere=topology.elsewhere(here),
+        anew=settings.standby,
     )
     if settings.site_tls is not None:
         loop.service.metrics.watch_certificate(settings.site_tls / CERTIFICATE)
     health = monitoring(loop.service.metrics.registry, loop.health)
     with serving(health, settings.http, setting="QKDRELAY_HTTP"):
-        loop.run(stop)
+        if not settings.standby:
+            loop.run(stop)
+            return
+        tokens = RabbitMqBroker(replace(settings.rabbitmq(COORDINATOR, (LEAD_QUEUE,)), service=LEAD))
+        with Term(tokens, stop, loop.health) as term:
+            watch_lead(loop.service.metrics, term.lead)
+            if term.begins():
+                loop.run(term)
+        if term.is_lost:
+            raise LeadLostError("another coordinator may lead; this one has to start anew", hint="compose does that")

@@ -11,12 +11,15 @@ from msgspec import structs
 from coordinator.commands import CommandQueue
 from coordinator.relay_actions import RelayActions
 from coordinator.store import CoordinatorStore
-from qkdrelay.messages.control import SetLink
+from qkdrelay.messages.control import Recall, SetLink
 from qkdrelay.messages.reports import SKEW_MAX_S, Hello
 from qkdrelay.network.topology import Topology
+from qkdrelay.randomness import epoch_s
 from qkdrelay.service.batch import BatchDict
 from qkdrelay.service.batch_events import BatchEvents
 
+EPOCH_AHEAD_S_MAX = 86_400.0
+"""How far ahead of now an epoch may be that a KME says it has heard: who invents one must not use up all to come."""
 ORDER_AGAIN_S = 30.0
 """A KME whose link does not keep to its order is given it again so often, whatever it says how often."""
 
@@ -42,7 +45,8 @@ class Liveness:
         """KMEs whose clock seemed to be behind."""
         self._ordered: dict[tuple[str, str, bool], float] = BatchDict(batch)
         """Times at which a KME was ordered again to turn its link to another up, or down; seconds since the epoch."""
-
+        self._adopts: dict[str, None] = BatchDict(batch)
+        """KMEs whose links are as they say, and not as they were ordered here: another may have ordered since."""
         self.away: Collection[str] = ()
         """The sites at which the coordinator can read nothing now."""
 
@@ -50,6 +54,12 @@ class Liveness:
     def last_hellos(self) -> Mapping[str, tuple[float, Hello]]:
         """The last hello of each KME, and its time in seconds since the epoch."""
         return self._last_hellos
+
+    def begin_anew(self, kmes: Collection[str]) -> None:
+        """Ask all KMEs how things are, and take it as they say: another coordinator has led."""
+        self._adopts.update(dict.fromkeys(kmes))
+        for kme in kmes:
+            self._commands.put(kme, Recall())
 
     def note(self, kme: str, hello: Hello) -> None:
         """Take note of a hello; of several in a batch the last counts."""
@@ -69,6 +79,7 @@ class Liveness:
         if kme not in self._last_hellos:
             self._events.note("kme.heard", "info", kme=kme, lab=hello.lab)
         self._last_hellos[kme] = (now, hello)
+        self._heed_epoch(kme, hello, now)
         self._relays.remind(kme, now)
         self._hold_links(kme, hello, now)
 
@@ -81,11 +92,28 @@ class Liveness:
         elif kme in self._behind:
             del self._behind[kme]
 
+    def _heed_epoch(self, kme: str, hello: Hello, now: float) -> None:
+        """Give orders of an epoch after all that a KME has heard: it carries out no other, whoever's clock is off."""
+        if hello.heard is None or not self._store.journal.numbers.is_beyond(hello.heard):
+            return
+        if epoch_s(hello.heard) > now + EPOCH_AHEAD_S_MAX:
+            text = "it has heard orders from too far ahead in time, and carries out no others; look at the clocks"
+            self._events.note("epoch.too_far", "error", kme=kme, text=text)
+            return
+        self._store.journal.numbers.go_beyond(hello.heard)
+        self._commands.put(kme, Recall())
+
     def _hold_links(self, kme: str, hello: Hello, now: float) -> None:
         """Order again what a KME's links do not keep to, but not while that is under way.
 
         It may have lost its store, and with it what it was ordered; or somebody brought it an old order after that.
         """
+        if kme in self._adopts:
+            del self._adopts[kme]
+            for link in hello.links:
+                if not link.up:
+                    a, b = sorted((kme, link.peer))
+                    self._store.links.switch((a, b), up=False)
         down = set(map(frozenset, self._store.links.down()))
         for link in hello.links:
             order = (kme, link.peer, not link.up)

@@ -7,6 +7,7 @@ from typing import Final, get_args
 
 from prometheus_client import Histogram
 
+from coordinator.lead import Lead
 from qkdrelay.messages.reports import Hello
 from qkdrelay.messages.states import TERMINAL, RelayState
 from qkdrelay.network.names import COORDINATOR
@@ -89,3 +90,13 @@ class CoordinatorMetrics(Metrics):
                     self._info.remove(kme, before)
                 self._versions[kme] = hello.version
                 self._info.labels(kme, hello.version).set(1)
+
+
+def watch_lead(metrics: Metrics, lead: Lead) -> None:
+    """Have ``metrics`` say whether this coordinator leads and, while it does, since when none is heard to wait."""
+    held = metrics.gauge("qkdrelay_coordinator_leads", "Whether this coordinator leads (1) or waits (0).")
+    held.set_function(lambda: float(lead.held))
+    alone = metrics.gauge(
+        "qkdrelay_coordinator_alone_seconds", "While it leads: seconds since another that waits was heard; else 0."
+    )
+    alone.set_function(lead.alone_s)

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from coordinator.lifecycle import Relay
 from coordinator.liveness import Liveness
+from coordinator.recalls import Recalls
 from coordinator.relay_actions import RelayActions
 from coordinator.store import CoordinatorStore
 from coordinator.store.relays import RELAYS_CACHED
@@ -22,6 +23,7 @@ from qkdrelay.messages.reports import (
     Findings,
     Forwarded,
     Hello,
+    Recalled,
     Rejected,
     Report,
     Reports,
@@ -50,12 +52,13 @@ class ReportHandler:
         liveness: Liveness,
         subscriptions: Subscriptions,
         supply: SupplyRoom,
+        recalls: Recalls,
         events: BatchEvents,
     ) -> None:
         """``channels`` has that to each KME of ``topology``."""
         self._links, self._channels, self._store = frozenset(map(frozenset, topology.links)), channels, store
         self._relays, self._liveness, self._subscriptions, self._events = relays, liveness, subscriptions, events
-        self._supply = supply
+        self._supply, self._recalls = supply, recalls
         self._batch = store.journal.batch
         self._found: LruCache[tuple[UUID, str], tuple[bytes, int]] = LruCache(RELAYS_CACHED)
         """Epoch and number of the message that said last what was found, by relay and who found it."""
@@ -97,6 +100,8 @@ class ReportHandler:
                 self._events.note("kme.alarm", "error", kme=sender, alarm=report.event, text=report.text)
             case Rejected():
                 self._take_rejected(sender, report)
+            case Recalled():
+                self._recalls.take(sender, report, now)
             case Assign() | Assigned() | AssignRefused() | Supplies():
                 self._supply.on_report(sender, report, now)
             case _:

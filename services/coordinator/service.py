@@ -12,6 +12,7 @@ from coordinator.commands import CommandQueue
 from coordinator.dead_letters import DeadLetters
 from coordinator.liveness import Liveness
 from coordinator.metrics import CoordinatorMetrics
+from coordinator.recalls import Recalls, drop_orders
 from coordinator.relay_actions import RelayActions
 from coordinator.reports import ReportHandler
 from coordinator.requests import RequestHandler
@@ -23,6 +24,7 @@ from qkdrelay.broker.names import (
     DEAD_LETTERS_QUEUE,
     EVENTS_EXCHANGE,
     LEAKS_QUEUE,
+    control_queue,
     requests_queue,
     results_queue,
 )
@@ -44,6 +46,7 @@ _OF_OTHERS = {
     "report.unknown_relay": "kme",
     "report.misplaced": "kme",
     "clock.skewed": "kme",
+    "epoch.too_far": "kme",
     "command.withheld": "kme",
     "assignment.misplaced": "kme",
     "assignment.withheld": "kme",
@@ -73,13 +76,15 @@ class CoordinatorService:
         lab: bool = False,
         directory: Callable[[], Directory] | None = None,
         elsewhere: Mapping[str, str] | None = None,
+        anew: bool = False,
     ) -> None:
         """``control_keys`` has the key shared with each KME of ``topology``; ``cli_key`` is the command line's.
 
         ``page_key`` is the page's, if there is one. ``directory`` returns the directory of SAEs as it is now; the same
         one as long as it has not changed. Without it all pairs have the same weight. ``elsewhere`` has the sites of
-        KMEs that are not at the coordinator's own.
+        KMEs that are not at the coordinator's own. With ``anew`` another coordinator may have led until it starts.
         """
+        self._anew = anew
         self.journal, batch = store.journal, store.journal.batch
         self._store, self._keys = store, control_keys
         self.metrics = CoordinatorMetrics(topology.kmes)
@@ -113,6 +118,7 @@ class CoordinatorService:
             events=events,
             directory=directory or (lambda: NO_SAES),
         )
+        self._recalls = Recalls(topology, store, self.relays, events, self.supply.refills.adopt)
         self._reports = ReportHandler(
             topology,
             self._channels,
@@ -121,6 +127,7 @@ class CoordinatorService:
             liveness=self.liveness,
             subscriptions=self.subscriptions,
             supply=self.supply,
+            recalls=self._recalls,
             events=events,
         )
         self._requests = RequestHandler(
@@ -139,10 +146,15 @@ class CoordinatorService:
             adversary=self._adversary,
         )
 
-    def start(self, now: float) -> None:  # noqa: ARG002 - as of `Service`
-        """Forget what was seen under other keys."""
+    def start(self, now: float) -> None:
+        """Forget what was seen under other keys, and, if another has led, what is not known any more to be so."""
         for channel in self._channels.values():
             channel.start()
+        if self._anew:
+            drop_orders(self._store, [control_queue(kme) for kme in self._keys])
+            self._recalls.disown(now)
+            self.liveness.begin_anew(self._keys.keys())
+            self._commands.send()
 
     def wait_s(self, now: float) -> float:
         """Return in how many seconds something is due: a deadline, an answer, housekeeping."""

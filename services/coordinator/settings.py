@@ -17,5 +17,7 @@ class CoordinatorSettings(ServiceSettings):
     """Shared with the command line: requests and answers are signed with it."""
     page_key: Annotated[HexKey | None, *OrNothing] = None
     """Shared with the page; without it there is none."""
+    standby: bool = False
+    """Whether there are several coordinators, of which one leads while the others wait."""
     saes: Annotated[Path | None, *OrNothing] = None
     """File with the directory of SAEs, for the weights of their pairs."""

@@ -16,7 +16,8 @@ from kme.terms import TermsCheck
 from qkdrelay.errors import QkdRelayError
 from qkdrelay.link.confirmation import Payload
 from qkdrelay.messages.control import Cancel, Confirm, Deliver, Expect, Start, Terms, ToAnEnd
-from qkdrelay.messages.reports import Collected, Confirmed, Refused
+from qkdrelay.messages.plans import encode_plan
+from qkdrelay.messages.reports import Collected, Confirmed, Recalled, Refused
 from qkdrelay.network.key_cost import CONFIRMATION_KEY_BYTES, TAG_PAIR_BYTES
 from qkdrelay.schemes.recursive import deal
 from qkdrelay.service.logs import LogLevel
@@ -127,10 +128,10 @@ class Endpoint:
 
     # --- the end of what nobody ends ---------------------------------------------------------------
 
-    def recall(self, relays: Iterable[EndpointRelay]) -> list[Effect]:
+    def recall(self, relays: Iterable[EndpointRelay], *, with_terms: bool = False) -> list[Effect]:
         """Report once more, at a start, how far the open relays are: what was reported may have been lost.
 
-        Supply was in memory only at its source.
+        With their terms, if the coordinator may not know them. Supply was in memory only at its source.
         """
         effects: list[Effect] = []
         for relay in relays:
@@ -138,6 +139,8 @@ class Endpoint:
                 reason = "its supply was in memory only, and the KME has been started since"
                 effects += [*_failed(relay, reason), self._refused(relay.relay_id, reason)]
             else:
+                if with_terms:
+                    effects.append(SendReport(Recalled(terms=_terms(relay))))
                 effects.append(SendReport(endpoint_report(relay)))
         return effects
 
@@ -157,6 +160,18 @@ class Endpoint:
 
     def _refused(self, relay_id: UUID, reason: str) -> SendReport:
         return SendReport(Refused(relay_id=relay_id, reason=f"{self._me.name}: {reason}"[:500]))
+
+
+def _terms(relay: EndpointRelay) -> Terms:
+    return Terms(
+        relay_id=relay.relay_id,
+        plan=encode_plan(relay.plan),
+        key_count=relay.key_count,
+        key_size_bits=relay.key_size_bits,
+        withstand=relay.withstand,
+        supply=relay.supply,
+        deadline=relay.deadline,
+    )
 
 
 def _begun(relay: EndpointRelay) -> list[Effect]:

@@ -33,7 +33,7 @@ from kme.supply.port import SupplyParts
 from qkdrelay import __version__
 from qkdrelay.broker.names import LEAKS_KEY, control_queue
 from qkdrelay.broker.port import Delivery
-from qkdrelay.errors import ForgedMessageError, MalformedMessageError
+from qkdrelay.errors import ForgedMessageError, MalformedMessageError, OvertakenError
 from qkdrelay.messages.control import (
     Cancel,
     Command,
@@ -41,6 +41,7 @@ from qkdrelay.messages.control import (
     Confirm,
     Deliver,
     Expect,
+    Recall,
     SetLab,
     SetLink,
     Start,
@@ -73,7 +74,13 @@ class KmeService:
         name, self.journal, batch = settings.name, store.journal, store.journal.batch
         self._me, self._store, self._control_queue = settings, store, control_queue(name)
         self._channel = SignedChannel(
-            self.journal, control_key, name, COORDINATOR, incoming="control", outgoing="reports"
+            self.journal,
+            control_key,
+            name,
+            COORDINATOR,
+            incoming="control",
+            outgoing="reports",
+            latest_only=True,
         )
         self.metrics = metrics or KmeMetrics(name, links)
         self._reporting = Reporting(name, self.journal, self._channel, self.metrics)
@@ -119,6 +126,8 @@ class KmeService:
                 self._handle_commands(delivery, now)
             elif not self.links.keys.take(delivery.queue, delivery.body, now):
                 self._handle_share(delivery, now)
+        except OvertakenError as error:
+            self._reporting.note("command.overtaken", "warning", queue=delivery.queue, text=str(error))
         except (MalformedMessageError, ForgedMessageError) as error:
             self._reporting.reject(delivery, error, None, now)
             return False
@@ -152,6 +161,9 @@ class KmeService:
                 if self._lab is None:
                     return [SendReport(Done(command=command, error=f"the lab is off at {self._me.name}"))]
                 return self._lab.on_order(command)
+            case Recall():
+                recalled = self._endpoint.recall(self._store.relays.open(now), with_terms=True)
+                return [SayHello(), *recalled]
             case Expect() | Start() | Confirm() | Cancel() | Deliver():
                 return self._endpoint.on_command(command, self._store, now)
             case _:
@@ -225,6 +237,7 @@ class KmeService:
             links=self.links.report(),
             pending=self._store.relays.pending(),
             away=tuple(sorted(away)),
+            heard=self._channel.heard or None,
         )
 
     def committed(self) -> None:

@@ -107,24 +107,7 @@ class EmbeddedNetwork:
     def start(self, name: str) -> None:
         """Start a KME, or the coordinator, from what its store has; a store in memory begins empty."""
         if name == COORDINATOR:
-            path = self._folder / COORDINATOR / "coordinator.sqlite" if self._folder else None
-            self.coordinator_store = open_coordinator_store(path)
-            home, others = self.topology.coordinator, dict(self.topology.sites)
-            kmes_here = others.pop(home).kmes if home else self.topology.kmes
-            reads = {site: site_queues(there.kmes, lab=self.lab) for site, there in others.items()}
-            broker = self._broker(COORDINATOR, home, {"": coordinator_queues(kmes_here, lab=self.lab), **reads})
-            keys = self.control_keys, self.cli_key
-            self.loops[name] = coordinator.assemble(
-                self.topology,
-                self.coordinator_store,
-                *keys,
-                broker,
-                page_key=self.page_key,
-                lab=self.lab,
-                clock=self.clock,
-                directory=lambda: self.directories.get(COORDINATOR, NO_SAES),
-                elsewhere=self.topology.elsewhere(home),
-            )
+            self.start_coordinator()
             return
         store = self.stores[name] = open_kme_store(self._folder / name / "kme.sqlite" if self._folder else None, name)
         site = self.topology.site_of.get(name, "")
@@ -139,6 +122,28 @@ class EmbeddedNetwork:
         if room is not None:
             self.keys_of[name] = Front(room, self.loops[name].mailbox, Throttle(REQUESTS_PER_S))
             self.audit_of[name] = Audit(name, metrics)
+
+    def start_coordinator(self, folder: str = COORDINATOR, *, anew: bool = False) -> None:
+        """Start a coordinator from a ``folder`` of its own; ``anew`` as of `coordinator.bootstrap.assemble`."""
+        self.coordinator_store = open_coordinator_store(
+            self._folder / folder / "coordinator.sqlite" if self._folder else None
+        )
+        home, others = self.topology.coordinator, dict(self.topology.sites)
+        kmes_here = others.pop(home).kmes if home else self.topology.kmes
+        reads = {site: site_queues(there.kmes, lab=self.lab) for site, there in others.items()}
+        self.loops[COORDINATOR] = coordinator.assemble(
+            self.topology,
+            self.coordinator_store,
+            self.control_keys,
+            self.cli_key,
+            self._broker(COORDINATOR, home, {"": coordinator_queues(kmes_here, lab=self.lab), **reads}),
+            page_key=self.page_key,
+            lab=self.lab,
+            clock=self.clock,
+            directory=lambda: self.directories.get(COORDINATOR, NO_SAES),
+            elsewhere=self.topology.elsewhere(home),
+            anew=anew,
+        )
 
     def hub_of(self, name: str) -> MemoryHub:
         """Return the hub that a service publishes at."""

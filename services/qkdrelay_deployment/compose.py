@@ -35,6 +35,7 @@ from qkdrelay_deployment.variables import (
 COMPOSE_BASE: Final = "docker-compose.yml"
 DEPLOYED_TOPOLOGY: Final = "deploy/topology.toml"
 TLS_OVERLAY: Final = "deploy/tls.yml"
+STANDBY_OVERLAY: Final = "deploy/standby.yml"
 CLUSTER_OVERLAY: Final = "infra/cluster/docker-compose.yml"
 TLS_FOLDER: Final = "deploy/tls"
 """Has the certificates, beside the compose file."""
@@ -50,6 +51,8 @@ HTTP_PORT: Final = 9464
 """Of health and metrics, in each container."""
 PAGE_PORT_INSIDE: Final = 8080
 BROKER_SERVICE: Final = "rabbitmq"
+STANDBY_SERVICE: Final = "coordinator-2"
+"""The second coordinator, where there are two."""
 CLUSTER_SERVICES: Final = (BROKER_SERVICE, "rabbitmq-2", "rabbitmq-3")
 """The broker's services in `CLUSTER_OVERLAY`; without it there is the first alone."""
 CLUSTER_NODES: Final = ("rabbit@node-1", "rabbit@node-2", "rabbit@node-3")
@@ -96,15 +99,14 @@ def site_compose_file(topology: Topology, site: str) -> str:
 
 
 def _head(heading: str, *, build: str = "", site: str = "", amqps: str = "", broker_files: str = "") -> str:
-    return texts.HEAD.format(
-        heading=heading,
-        vhost=VHOST,
-        port=DEFAULT_PORT,
-        http_port=HTTP_PORT,
-        build=build,
-        site=site,
-        amqps=amqps,
-        broker_files=broker_files,
+    broker = texts.BROKER.format(port=DEFAULT_PORT, amqps=amqps, broker_files=broker_files)
+    return f"{_anchors(heading, build=build, site=site)}\n{broker}"
+
+
+def _anchors(heading: str, *, build: str, site: str) -> str:
+    """Return what the services of a file have in common."""
+    return texts.ANCHORS.format(
+        heading=heading, vhost=VHOST, port=DEFAULT_PORT, http_port=HTTP_PORT, build=build, site=site
     )
 
 
@@ -115,6 +117,20 @@ def _with_volumes(services: Iterable[str], names: Iterable[str]) -> str:
 
 def _shown(name: str) -> str:
     return json.dumps(escaped(name, NAME_MAX), ensure_ascii=False)
+
+
+def standby_overlay(topology: Topology, *, site: str = "", tls: bool = False) -> str:
+    """Return what is laid over the compose file, that of one ``site`` or of all, for a second coordinator."""
+    of_site = texts.SITE_ENVIRONMENT.format(site=_plain(site), tls=SITE_TLS_DIRECTORY) if site else ""
+    anchors = _anchors(texts.STANDBY_HEADING, build="" if site else texts.BUILD, site=of_site)
+    first = f"services:\n  {COORDINATOR}:\n    environment:\n{texts.LEADS_OR_WAITS}"
+    own_files = _mounted(f"{TLS_FOLDER}/{SITE_CERTIFICATE}", SITE_TLS_DIRECTORY) if site else ""
+    settings = texts.LEADS_OR_WAITS
+    if tls:
+        settings += f"      QKDRELAY_BROKER_TLS: {TLS_DIRECTORY}\n"
+        own_files += _mounted(f"{TLS_FOLDER}/{COORDINATOR}", TLS_DIRECTORY)
+    second = _coordinator(topology, own_files, service=STANDBY_SERVICE, settings=settings)
+    return _with_volumes([anchors, first, second], [STANDBY_SERVICE])
 
 
 def tls_overlay(topology: Topology, brokers: Iterable[str]) -> str:
@@ -134,9 +150,10 @@ def _mounted_certificates(name: str) -> str:
     return f'"./{TLS_FOLDER}/{name}:{TLS_DIRECTORY}:ro"'
 
 
-def _coordinator(topology: Topology, site_files: str = "") -> str:
+def _coordinator(topology: Topology, own_files: str = "", *, service: str = COORDINATOR, settings: str = "") -> str:
     keys = {kme: _required(control_key_variable(kme)) for kme in topology.kmes}
     return texts.COORDINATOR.format(
+        service=service,
         user=COORDINATOR,
         topology=DEPLOYED_TOPOLOGY,
         password=_required(password_variable(COORDINATOR)),
@@ -144,8 +161,8 @@ def _coordinator(topology: Topology, site_files: str = "") -> str:
         cli_key=_required(CLI_KEY),
         page_key=_required(PAGE_KEY),
         control_keys=_folded(keys),
-        directory=texts.DIRECTORY if topology.saes else "",
-        mounted=site_files + (_mounted(COORDINATOR_SAES, texts.SAES_DIRECTORY) if topology.saes else ""),
+        settings=settings + (texts.DIRECTORY if topology.saes else ""),
+        mounted=own_files + (_mounted(COORDINATOR_SAES, texts.SAES_DIRECTORY) if topology.saes else ""),
     )
 
 

@@ -13,7 +13,7 @@ MISSING: Final = "run make up"
 
 # Kept to what `docker compose` v2 and docker-compose 1.29 both take: no `name:`, no inline configs,
 # no `start_interval`, no `depends_on.required`.
-HEAD = """\
+ANCHORS = """\
 {heading}
 
 x-hardened: &hardened
@@ -61,7 +61,8 @@ x-environment: &environment
   QKDRELAY_LOG_LEVEL: ${{QKDRELAY_LOG_LEVEL:-info}}
 {site}  # Health and metrics, for the other containers only: no port is published.
   QKDRELAY_HTTP: 0.0.0.0:{http_port}
-
+"""
+BROKER = """\
 services:
   rabbitmq:
     <<: *hardened
@@ -127,8 +128,14 @@ AMQPS = """\
       - "${{{variable}:-{published}}}:{port}"
 """
 
+STANDBY_HEADING = """\
+# Written by `coordinator provision --standby`: a second coordinator, which leads while the first does not.\
+"""
+LEADS_OR_WAITS = """\
+      QKDRELAY_STANDBY: "true"
+"""
 COORDINATOR = """\
-  coordinator:
+  {service}:
     <<: *service
     command: [coordinator, serve]
     environment:
@@ -140,12 +147,12 @@ COORDINATOR = """\
       QKDRELAY_PAGE_KEY: {page_key}
       QKDRELAY_STORE: /var/lib/qkdrelay/coordinator.sqlite
       QKDRELAY_TOPOLOGY: /etc/qkdrelay/topology.toml
-{directory}\
+{settings}\
       QKDRELAY_DEPLOYMENT: ${{QKDRELAY_DEPLOYMENT:?run make up}}
       QKDRELAY_CONTROL_KEYS: >-
         {control_keys}
     volumes:
-      - coordinator:/var/lib/qkdrelay
+      - {service}:/var/lib/qkdrelay
       - ./{topology}:/etc/qkdrelay/topology.toml:ro
 {mounted}\
 """

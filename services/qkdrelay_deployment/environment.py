@@ -12,7 +12,7 @@ from qkdrelay.broker.rabbitmq.settings import DEFAULT_PORT, DEFAULT_TLS_PORT
 from qkdrelay.errors import SettingsError
 from qkdrelay.network.names import CLI
 from qkdrelay.service.dotenv_file import assignment
-from qkdrelay_deployment.compose import CLUSTER_OVERLAY, COMPOSE_BASE, TLS_FOLDER, TLS_OVERLAY
+from qkdrelay_deployment.compose import CLUSTER_OVERLAY, COMPOSE_BASE, STANDBY_OVERLAY, TLS_FOLDER, TLS_OVERLAY
 from qkdrelay_deployment.variables import (
     AMQP_PORTS,
     AMQPS_PORT,
@@ -41,7 +41,9 @@ _PROJECT = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _PORT = re.compile(r"[0-9]{1,5}")
 _PORTS_END = 1 << 16
 _SUBSTITUTED = re.compile(r"\$\{([A-Z0-9_]+)")
-_LAB, _BROKER, _TLS, _COMPOSE = "QKDRELAY_LAB", "QKDRELAY_BROKER", "QKDRELAY_BROKER_TLS", "COMPOSE_FILE"
+_LAB, _BROKER, _TLS = "QKDRELAY_LAB", "QKDRELAY_BROKER", "QKDRELAY_BROKER_TLS"
+OVERLAYS: Final = "COMPOSE_FILE"
+"""The compose file, and what is laid over it."""
 _ADDRESSES, _PORT_INSIDE = "BROKER_ADDRESSES", "BROKER_PORT"
 DEPLOYMENT: Final = "QKDRELAY_DEPLOYMENT"
 """Changes when, and only when, the running broker and coordinator must be replaced."""
@@ -55,10 +57,12 @@ def environment_values(
     *,
     lab: bool,
     tls: bool,
+    standby: bool = False,
 ) -> dict[str, str]:
     """Return all that ``.env`` is to hold but `DEPLOYMENT`: what it has (``kept``), new secrets, and settings.
 
-    ``brokers`` names the broker's services. SettingsError for what is kept, or in the environment, and cannot be.
+    ``brokers`` names the broker's services; with ``standby`` there is a second coordinator. SettingsError for what is
+    kept, or in the environment, and cannot be.
     """
     values = dict(kept)
     for name, default in REMEMBERED.items():
@@ -82,7 +86,7 @@ def environment_values(
     for name in map(withstand_variable, deployed.kmes):
         values[name] = _withstand(name, environment.get(name) or kept.get(name) or WITHSTAND_DEFAULT)
     values[_LAB] = "true" if lab else "false"
-    _switch_broker(values, brokers, tls=tls)
+    _switch_broker(values, brokers, tls=tls, standby=standby)
     return values
 
 
@@ -113,7 +117,7 @@ def _applications_ports(deployed: Deployed, first: int) -> dict[str, str]:
     return {applications_port_variable(kme): str(port) for port, kme in enumerate(deployed.kmes, first)}
 
 
-def _switch_broker(values: dict[str, str], brokers: Sequence[str], *, tls: bool) -> None:
+def _switch_broker(values: dict[str, str], brokers: Sequence[str], *, tls: bool, standby: bool) -> None:
     """Set in ``.env`` how the broker is reached: from the containers, and by the command line on this host."""
     port = DEFAULT_TLS_PORT if tls else DEFAULT_PORT
     ports = [values[name] for name in AMQP_PORTS[: len(brokers)]]
@@ -121,20 +125,21 @@ def _switch_broker(values: dict[str, str], brokers: Sequence[str], *, tls: bool)
     values[_ADDRESSES] = ",".join(f"{name}:{port}" for name in brokers)
     values[_BROKER] = ",".join(f"127.0.0.1:{published}" for published in ports)
     overlays = [TLS_OVERLAY] * tls + [CLUSTER_OVERLAY] * (len(brokers) > 1)
-    for name in (_TLS, _COMPOSE):
+    overlays += [STANDBY_OVERLAY] * standby
+    for name in (_TLS, OVERLAYS):
         values.pop(name, None)
     if tls:
         values[_TLS] = f"{TLS_FOLDER}/{CLI}"
     if overlays:
-        values[_COMPOSE] = ":".join([COMPOSE_BASE, *overlays])
+        values[OVERLAYS] = ":".join([COMPOSE_BASE, *overlays])
 
 
 def check_environment(
     deployed: Deployed, values: Mapping[str, str], composed: str, environment: Mapping[str, str]
 ) -> None:
     """Raise SettingsError for a variable that compose would take from the environment, and we from ``.env``."""
-    decided = {_COMPOSE: COMPOSE_BASE, **values}
-    compose_reads = {_COMPOSE, COOKIE, *_SUBSTITUTED.findall(composed)}
+    decided = {OVERLAYS: COMPOSE_BASE, **values}
+    compose_reads = {OVERLAYS, COOKIE, *_SUBSTITUTED.findall(composed)}
     for name in variables_of(deployed):
         if name in compose_reads and name in decided and environment.get(name, decided[name]) != decided[name]:
             raise SettingsError(f"{name} in the environment is not what .env has", hint=f"unset {name}")
@@ -180,7 +185,7 @@ def dotenv_text(deployed: Deployed, values: Mapping[str, str]) -> str:
 def _sections(deployed: Deployed) -> Iterator[tuple[str, list[str]]]:
     yield (
         "Settings. Environment variables of the same name go before them",
-        [SITE, _LAB, _BROKER, _TLS, DEPLOYMENT, *REMEMBERED, AMQPS_PORT, _ADDRESSES, _PORT_INSIDE, _COMPOSE],
+        [SITE, _LAB, _BROKER, _TLS, DEPLOYMENT, *REMEMBERED, AMQPS_PORT, _ADDRESSES, _PORT_INSIDE, OVERLAYS],
     )
     if deployed.has_applications:
         ports = [applications_port_variable(kme) for kme in deployed.kmes]

@@ -30,6 +30,7 @@ def write_site(
     directory: Path,
     *,
     lab: bool = False,
+    standby: bool = False,
     environment: Mapping[str, str] = os.environ,
 ) -> Written:
     """Complete the bundle of ``site`` in ``directory``, as `write_sites` would have written it.
@@ -37,14 +38,16 @@ def write_site(
     SettingsError that names all that is missing, and how it is got; nothing is written then.
     """
     topology = with_sites(topology)
-    check_deployable(topology, (BROKER_SERVICE,))
+    check_deployable(topology, (BROKER_SERVICE,), standby=standby)
     require_site(topology, site)
     root, deployed = directory / site, part(topology, site)
     with writing(directory):
         kept = kept_of(root / ".env", deployed)
         files = _certificates(topology, site, directory, kept)
         images = {name: environment[name] for name in IMAGES if environment.get(name)}
-        values = environment_values(deployed, kept, images, (BROKER_SERVICE,), lab=lab, tls=False)
+        values = environment_values(
+            deployed, kept, images, (BROKER_SERVICE,), lab=lab, tls=False, standby=standby and deployed.has_coordinator
+        )
         return write_bundle(topology, site, root, values, files, lab=lab)
 
 

@@ -28,9 +28,12 @@ from qkdrelay_deployment.compose import (
     CLUSTER_SERVICES,
     COMPOSE_BASE,
     DEPLOYED_TOPOLOGY,
+    STANDBY_OVERLAY,
+    STANDBY_SERVICE,
     TLS_FOLDER,
     TLS_OVERLAY,
     compose_file,
+    standby_overlay,
     tls_overlay,
 )
 from qkdrelay_deployment.devices import provision_devices
@@ -50,19 +53,20 @@ def write_deployment(
     lab: bool = False,
     tls: bool = False,
     cluster: bool = False,
+    standby: bool = False,
     environment: Mapping[str, str] = os.environ,
 ) -> Written:
     """Write all that a deployment of ``topology`` needs into ``directory``; return what that was.
 
     Secrets that ``.env`` already holds are kept, SAEs that were added, certificates that are good for another while,
     and what was put there for QKD devices, so doing it twice changes nothing. ``lab`` switches the lab on or off,
-    ``tls`` TLS to the broker, ``cluster`` three broker nodes instead of one. Raises TopologyError for a network that
-    cannot be deployed, SettingsError for a directory that cannot be written, or for a secret or a certificate
-    authority there that cannot be one.
+    ``tls`` TLS to the broker, ``cluster`` three broker nodes instead of one, ``standby`` a second coordinator. Raises
+    TopologyError for a network that cannot be deployed, SettingsError for a directory that cannot be written, or for a
+    secret or a certificate authority there that cannot be one.
     """
     topology = replace(topology, sites={}, coordinator="")  # all on one host
     brokers = CLUSTER_SERVICES if cluster else (BROKER_SERVICE,)
-    check_deployable(topology, brokers)
+    check_deployable(topology, brokers, standby=standby)
     dotenv = directory / ".env"
     deploy = directory / "deploy"
     try:
@@ -70,7 +74,7 @@ def write_deployment(
     except OSError as error:
         raise SettingsError(f"{dotenv}: {error.strerror}") from None
     deployed = whole(topology)
-    values = environment_values(deployed, kept, environment, brokers, lab=lab, tls=tls)
+    values = environment_values(deployed, kept, environment, brokers, lab=lab, tls=tls, standby=standby)
     composed = compose_file(topology)
     check_environment(deployed, values, composed, environment)
     passwords = {user: values[password_variable(user)] for user in deployed.users}
@@ -82,6 +86,8 @@ def write_deployment(
         deploy / "rabbitmq.conf": configuration,
         deploy / "definitions.json": json.dumps(loaded, indent=1) + "\n",
     }
+    if standby:
+        contents[directory / STANDBY_OVERLAY] = standby_overlay(topology, tls=tls)
     with writing(deploy):
         certificates: list[Path] = []
         if tls:
@@ -121,11 +127,15 @@ def _write_certificates(topology: Topology, directory: Path) -> list[Path]:
     return list(files)
 
 
-def check_deployable(topology: Topology, brokers: Sequence[str]) -> None:
-    """Raise TopologyError for a network whose KMEs, or links, cannot have names of their own beside ``brokers``."""
-    if taken := sorted(set(brokers) & set(topology.kmes)):
+def check_deployable(topology: Topology, brokers: Sequence[str], *, standby: bool = False) -> None:
+    """Raise TopologyError for a network whose KMEs, or links, cannot have names of their own beside other services.
+
+    These are the ``brokers`` and, with ``standby``, the second coordinator.
+    """
+    others = {*brokers, *([STANDBY_SERVICE] if standby else [])}
+    if taken := sorted(others & set(topology.kmes)):
         raise TopologyError(
-            f"{taken[0]!r} is the broker's name in a deployment",
+            f"{taken[0]!r} is the {'broker' if taken[0] in brokers else 'second coordinator'}'s name in a deployment",
             hint="choose another name for that KME",
         )
     seen: dict[str, Link] = {}

@@ -26,12 +26,15 @@ from qkdrelay_deployment.compose import (
     BROKER_SERVICE,
     COMPOSE_BASE,
     DEPLOYED_TOPOLOGY,
+    STANDBY_OVERLAY,
     TLS_FOLDER,
     site_compose_file,
+    standby_overlay,
 )
 from qkdrelay_deployment.devices import provision_devices
 from qkdrelay_deployment.environment import (
     DEPLOYMENT,
+    OVERLAYS,
     dotenv_text,
     environment_values,
     shared_variables,
@@ -67,16 +70,22 @@ _ELSEWHERE: Final = "https://elsewhere.invalid"
 
 
 def write_sites(
-    topology: Topology, directory: Path, *, lab: bool = False, environment: Mapping[str, str] = os.environ
+    topology: Topology,
+    directory: Path,
+    *,
+    lab: bool = False,
+    standby: bool = False,
+    environment: Mapping[str, str] = os.environ,
 ) -> dict[str, Written]:
     """Write a bundle for each site of ``topology`` into ``directory``, and the authority; return by folder what it was.
 
-    Where the topology names no sites, each KME is one. What bundles hold is kept, as of `write_deployment`; what two of
-    them share is made equal where one has it and the other does not. Raises TopologyError for a network that cannot be
-    deployed, SettingsError for a folder that cannot be written, or what is there and cannot be.
+    Where the topology names no sites, each KME is one; with ``standby`` the coordinator's has a second one. What
+    bundles hold is kept, as of `write_deployment`; what two of them share is made equal where one has it and the other
+    does not. Raises TopologyError for a network that cannot be deployed, SettingsError for a folder that cannot be
+    written, or what is there and cannot be.
     """
     topology = topology if topology.sites else one_site_each(topology)
-    check_deployable(topology, (BROKER_SERVICE,))
+    check_deployable(topology, (BROKER_SERVICE,), standby=standby)
     check_names(topology)
     all_of_them = {site: part(topology, site) for site in topology.sites}
     kept = {site: kept_of(directory / site / ".env", all_of_them[site]) for site in all_of_them}
@@ -90,7 +99,13 @@ def write_sites(
         written = {AUTHORITY_FOLDER: Written(tuple(authority.files()))}
         for site, deployed in all_of_them.items():
             values = environment_values(
-                deployed, {**kept[site], **_known(deployed, shared)}, images, (BROKER_SERVICE,), lab=lab, tls=False
+                deployed,
+                {**kept[site], **_known(deployed, shared)},
+                images,
+                (BROKER_SERVICE,),
+                lab=lab,
+                tls=False,
+                standby=standby and deployed.has_coordinator,
             )
             shared |= {name: values[name] for name in shared_variables(deployed)}
             root = directory / site
@@ -160,6 +175,8 @@ def write_bundle(
         deploy / "rabbitmq.conf": configuration,
         deploy / "definitions.json": json.dumps(loaded, indent=1) + "\n",
     }
+    if STANDBY_OVERLAY in values.get(OVERLAYS, ""):
+        contents[root / STANDBY_OVERLAY] = standby_overlay(topology, site=site)
     make_folder(root, mode=0o755)
     with writing(deploy):
         make_folder(root / TLS_FOLDER, mode=0o700)

@@ -33,6 +33,10 @@ class NumberReusedError(ForgedMessageError):
     """A number that was finished before came again with another tag: somebody has used one-time key twice."""
 
 
+class OvertakenError(QkdRelayError):
+    """A signed message is of an epoch before the latest, whose sender has another say now, or is not who it was."""
+
+
 class InvalidPlanError(QkdRelayError):
     """The graph is not a plan a relay may use."""
 

@@ -37,3 +37,8 @@ def epoch_after(last: bytes, now: float, random: Callable[[int], bytes]) -> byte
     """
     milliseconds = min(max(int(now * 1000), int.from_bytes(last[:6]) + 1), 2**48 - 1)
     return milliseconds.to_bytes(6) + random(10)
+
+
+def epoch_s(epoch: bytes) -> float:
+    """Return when an epoch began by its own account, in seconds since the Unix epoch."""
+    return int.from_bytes(epoch[:6]) / 1000

@@ -138,6 +138,25 @@ class Network(EmbeddedNetwork):
         self.loops[name].clock = old.clock
         self.loops[name].start()
 
+    def take_over(self, folder, *, stopped=None):
+        """Have another coordinator lead, from a ``folder`` of its own; the one before was killed.
+
+        Or it was ``stopped``, and its connections are gone: it is a service by this name from now on.
+        """
+        old = self.loops[COORDINATOR]
+        if stopped is None:
+            old.broker.close(0.0)
+            old.journal.close()
+        else:
+            self.loops[stopped] = old
+            self.stop(stopped)
+            with old.broker._changed:
+                for reader in old.broker._readers.values():
+                    reader.lose()
+        self.time.forward(5.0)
+        self.start_coordinator(folder, anew=True)
+        self.loops[COORDINATOR].start()
+
     def lose_connections(self, name, *sites):
         """Have ``name`` lose its connections to the brokers of these sites (of all): what it has not given up is back.
 

@@ -17,6 +17,10 @@ class LinkTable(Table):
         """Return them, sorted."""
         return tuple(self.all("SELECT a, b FROM down ORDER BY a, b"))
 
+    def forget(self) -> None:
+        """Forget which links were told to stop: another coordinator has told KMEs since, and they know."""
+        self.run("DELETE FROM down")
+
     def switch(self, link: Link, *, up: bool) -> None:
         """Keep whether a link carries."""
         query = "DELETE FROM down WHERE a = ? AND b = ?" if up else "INSERT OR IGNORE INTO down VALUES (?, ?)"

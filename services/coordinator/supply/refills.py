@@ -81,11 +81,15 @@ class Refills:
         self._planned = Allowance(batch, PLANNED_PER_S)
         self._suspicions, self._drawn = Suspicions(batch), KeyDrawn(batch)
         for relay in relays.undecided():
-            if relay.terms.supply is not None:
-                place = Place(*relay.ends, relay.terms.withstand.compromised)
-                refill = Refill(place, relay.terms.key_count * KEY_BYTES, relay.created_at, "begun before this start")
-                self.under_way.add(relay.relay_id, refill)
-                self._drawn.begun(relay.relay_id, admission.link_key_bytes(relay), relay.created_at)
+            self.adopt(relay)
+
+    def adopt(self, relay: Relay) -> None:
+        """Reckon with a relay that is under way, if it is of supply: it was not begun here."""
+        if relay.terms.supply is not None:
+            place = Place(*relay.ends, relay.terms.withstand.compromised)
+            refill = Refill(place, relay.terms.key_count * KEY_BYTES, relay.created_at, "begun before this start")
+            self.under_way.add(relay.relay_id, refill)
+            self._drawn.begun(relay.relay_id, self._admission.link_key_bytes(relay), relay.created_at)
 
     # --- what has ended ----------------------------------------------------------------------------
 

@@ -34,6 +34,7 @@ def provision(
     lab: Annotated[bool, typer.Option("--lab", help="Let KMEs be compromised on purpose.")] = False,
     tls: Annotated[bool, typer.Option("--tls", help="TLS to the broker, with certificates made here.")] = False,
     cluster: Annotated[bool, typer.Option("--cluster", help="Three broker nodes instead of one.")] = False,
+    standby: Annotated[bool, typer.Option("--standby", help="A second coordinator, which waits to lead.")] = False,
     sites: Annotated[bool, typer.Option("--sites", help="A bundle with its own broker for each site.")] = False,
     site: Annotated[
         str | None, typer.Option("--site", metavar="NAME", help="One site's bundle, begun by `coordinator site`.")
@@ -65,7 +66,7 @@ def provision(
 
     network = load_topology(topology)
     if not sites and site is None:
-        _say_written(deployment.write_deployment(network, to, lab=lab, tls=tls, cluster=cluster))
+        _say_written(deployment.write_deployment(network, to, lab=lab, tls=tls, cluster=cluster, standby=standby))
         return
     if sites and site is not None:
         raise SettingsError("--site does not go with --sites", hint="one site's bundle, or those of all")
@@ -74,9 +75,9 @@ def provision(
         hint = "sites meet by TLS in any case" if tls else "each site has a broker of its own"
         raise SettingsError(f"{given} does not go with {'--site' if site is not None else '--sites'}", hint=hint)
     if site is not None:
-        _say_written(write_site(network, site, to, lab=lab))
+        _say_written(write_site(network, site, to, lab=lab, standby=standby))
         return
-    for written in write_sites(network, to, lab=lab).values():
+    for written in write_sites(network, to, lab=lab, standby=standby).values():
         _say_written(written)
 
 

@@ -11,12 +11,14 @@ from qkdrelay.broker.names import (
     DEAD_LETTER_EXCHANGE,
     DEAD_LETTERS_QUEUE,
     EVENTS_EXCHANGE,
+    LEAD_QUEUE,
     LEAKS_AGE_MS_MAX,
     LEAKS_KEY,
     LEAKS_QUEUE,
     REPLIES_EXCHANGE,
     REQUESTS_AGE_MS_MAX,
     REQUESTS_KEY,
+    TOKEN_AGE_MS_MAX,
     client_exchange,
     control_queue,
     coordinator_queues,
@@ -39,6 +41,7 @@ RESULTS_BYTES_MAX: Final = 16 * _MIB
 REQUESTS_BYTES_MAX: Final = 16 * _MIB
 DEAD_LETTERS_BYTES_MAX: Final = 64 * _MIB
 LEAKS_BYTES_MAX: Final = 64 * _MIB
+TOKENS_BYTES_MAX: Final = 16 * 1024
 CLIENT_BYTES_MAX: Final = 16 * _MIB
 _NOTHING = "^$"
 
@@ -104,7 +107,7 @@ def _permissions_of_coordination(broker: BrokerContents) -> Iterator[tuple[str, 
         {
             "configure": _NOTHING,
             "write": _any_of(COORD_EXCHANGE, REPLIES_EXCHANGE, *events),
-            "read": _any_of(r"results\.[^.]+", *_requests(), DEAD_LETTERS_QUEUE, *leaks),
+            "read": _any_of(r"results\.[^.]+", *_requests(), _literal(LEAD_QUEUE), DEAD_LETTERS_QUEUE, *leaks),
         },
     )
     for client in CLIENTS:
@@ -152,6 +155,8 @@ def queues(broker: BrokerContents) -> Iterator[str]:
     yield from (link_queue(u, v) for u, v in broker.directions)
     yield from map(control_queue, broker.controlled)
     yield from (coordinator_queues if broker.leads else site_queues)(broker.kmes, lab=broker.lab)
+    if broker.leads:
+        yield LEAD_QUEUE
 
 
 def bindings(broker: BrokerContents) -> Iterator[tuple[str, str, str, str]]:
@@ -173,6 +178,7 @@ def bindings(broker: BrokerContents) -> Iterator[tuple[str, str, str, str]]:
         if broker.lab:
             yield own, LEAKS_KEY, "queue", LEAKS_QUEUE
     if broker.leads:
+        yield COORD_EXCHANGE, LEAD_QUEUE, "queue", LEAD_QUEUE
         for client in CLIENTS:
             yield client_exchange(client), REQUESTS_KEY, "queue", requests_queue(client)
     yield DEAD_LETTER_EXCHANGE, "", "queue", DEAD_LETTERS_QUEUE
@@ -192,6 +198,8 @@ def policies(lab: bool) -> Iterator[tuple[str, str, dict[str, Any]]]:
     # Whoever asked has given up by then; a coordinator that was away must not act on it.
     requests = {**kept, "max-length-bytes": REQUESTS_BYTES_MAX, "message-ttl": REQUESTS_AGE_MS_MAX}
     yield "requests", _any_of(*_requests()), requests
+    tokens = {**shed, "max-length-bytes": TOKENS_BYTES_MAX, "message-ttl": TOKEN_AGE_MS_MAX}
+    yield "tokens", _any_of(_literal(LEAD_QUEUE)), tokens
     yield "dead-letters", _any_of(DEAD_LETTERS_QUEUE), {**shed, "max-length-bytes": DEAD_LETTERS_BYTES_MAX}
     if lab:
         leaks = {**shed, "max-length-bytes": LEAKS_BYTES_MAX, "message-ttl": LEAKS_AGE_MS_MAX}

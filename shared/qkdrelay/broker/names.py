@@ -19,10 +19,13 @@ EVENTS_EXCHANGE: Final = "events"
 DEAD_LETTER_EXCHANGE: Final = "dlx"
 DEAD_LETTERS_QUEUE: Final = "dead-letters"
 LEAKS_QUEUE: Final = "lab.leaks"
+LEAD_QUEUE: Final = "coordinator.lead"
+"""The queue of the token by which one of several coordinators knows that it leads, and the token's routing key."""
 REQUESTS_KEY: Final = "requests"
 LEAKS_KEY: Final = "lab.leaks"
 REQUESTS_AGE_MS_MAX: Final = 30_000
 LEAKS_AGE_MS_MAX: Final = 600_000
+TOKEN_AGE_MS_MAX: Final = 15_000
 
 
 def kme_exchange(kme: str) -> str:

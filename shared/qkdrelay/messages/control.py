@@ -100,11 +100,15 @@ class SetLab(Message, frozen=True, tag="set-lab", tag_field="type"):
     mode: LabMode | None
 
 
+class Recall(Message, frozen=True, tag="recall", tag_field="type"):
+    """Another coordinator leads now, and knows nothing of what is under way: say it once more."""
+
+
 ToAnEnd = Expect | Start | Confirm | Cancel | Deliver
 """The commands about a relay, to its ends."""
 AboutSupply = Assign | Assigned | AssignRefused | PeerStarted | NoSupply
 """What the coordinator carries from KME to KME, and says, about keys for applications."""
-Command = ToAnEnd | SetLink | SetLab | AboutSupply
+Command = ToAnEnd | SetLink | SetLab | Recall | AboutSupply
 
 
 class Commands(Message, frozen=True):

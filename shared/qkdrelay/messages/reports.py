@@ -8,8 +8,20 @@ from uuid import UUID
 from msgspec import Meta
 
 from qkdrelay.messages.assignments import Assign, Assigned, AssignRefused, Supplies
-from qkdrelay.messages.control import SetLab, SetLink
-from qkdrelay.messages.fields import ROUTES_MAX, Message, Name, Number, QueueName, Routes, Seconds, Tag, Text, WireRoute
+from qkdrelay.messages.control import SetLab, SetLink, Terms
+from qkdrelay.messages.fields import (
+    ROUTES_MAX,
+    Epoch,
+    Message,
+    Name,
+    Number,
+    QueueName,
+    Routes,
+    Seconds,
+    Tag,
+    Text,
+    WireRoute,
+)
 from qkdrelay.messages.states import LabMode
 from qkdrelay.network.plan import KMES_MAX, SUCCESSORS_MAX
 from qkdrelay.network.topology import BUFFER_BYTES_MAX, SourceKind
@@ -62,6 +74,14 @@ class Hello(Message, frozen=True, tag="hello", tag_field="type"):
     """Relays that start or end here and are undecided."""
     away: Annotated[tuple[Name, ...], Meta(max_length=KMES_MAX)] = ()
     """The other sites at whose brokers it can read nothing now."""
+    heard: Epoch | None = None
+    """The latest epoch of the coordinator's orders; older ones are not carried out."""
+
+
+class Recalled(Message, frozen=True, tag="recalled", tag_field="type"):
+    """The terms of a relay that is under way at this end, for a coordinator that may not know it (`Recall`)."""
+
+    terms: Terms
 
 
 class Expected(Message, frozen=True, tag="expected", tag_field="type"):
@@ -173,6 +193,7 @@ AboutSupply = Assign | Assigned | AssignRefused | Supplies
 """What the coordinator carries from KME to KME, and is told, about keys for applications."""
 Report = (
     Hello
+    | Recalled
     | Expected
     | Started
     | Refused
@@ -188,7 +209,7 @@ Report = (
     | Alarm
     | AboutSupply
 )
-URGENT = Refused | Rebuilt | Done | Assign | Assigned | AssignRefused
+URGENT = Recalled | Refused | Rebuilt | Done | Assign | Assigned | AssignRefused
 """The reports that something waits for; the others tell what became of shares."""
 
 

@@ -16,6 +16,7 @@ from qkdrelay.messages.reports import (
     Forwarded,
     Hello,
     Rebuilt,
+    Recalled,
     Refused,
     Rejected,
     Report,
@@ -38,6 +39,7 @@ _EVENTS: dict[type, str] = {
     Forwarded: "share.forwarded",
     Hello: "kme.hello",
     Rebuilt: "relay.rebuilt",
+    Recalled: "relay.recalled",
     Refused: "relay.refused",
     Rejected: "share.rejected",
     Split: "share.split",
@@ -77,7 +79,9 @@ def log_fields(report: Report) -> dict[str, object]:
         fields = {**_named(report.command), "outcome": outcome, "error": report.error}
         return {**fields, "command_id": report.command.command_id}
     said = report.assignment if isinstance(report, Assign) else report
-    fields = {k: v for k, v in msgspec.structs.asdict(said).items() if k not in ("proof", "tag", "event")}
+    if isinstance(report, Recalled):
+        return {"relay_id": report.terms.relay_id}
+    fields = {k: v for k, v in msgspec.structs.asdict(said).items() if k not in ("proof", "tag", "event", "heard")}
     route = fields.get("route")
     if isinstance(route, tuple) and len(route) > 1:
         fields["link"] = link_name(*route[-2:])

@@ -67,6 +67,7 @@ class Loop:
         self._turned_at = 0.0  # when the last turn was, by the monotonic clock
         self._generation = self._publishing = 0
         self._resting = Resting()
+        self._stop = StopRequest()
         self._started = self._published = self._more = False
         """Of these, the last: whether the service has more to do at once."""
         self._seen = Received([], [], connected=False, generation=0, publishing=0)
@@ -98,6 +99,9 @@ class Loop:
         received = self._receive(timeout_s)
         now = self.clock()
         self.journal.outbox.note_confirmed(received.confirmed, now)
+        if self._stop.is_set():
+            # Whoever was stopped meanwhile may not be who leads any more; what came goes back.
+            return False
         reconnected = received.connected and received.generation != self._generation
         self._pacing.send_what_is_due()  # before the commit, which may fail for hours
         self._posts += self.mailbox.take(_POSTS_MAX - len(self._posts))
@@ -228,7 +232,7 @@ class Loop:
 
     def run(self, stop: StopRequest) -> None:
         """Step until ``stop`` is set, then finish what is in hand and give the rest back."""
-        measured_at = -_MEASURE_EVERY_S
+        measured_at, self._stop = -_MEASURE_EVERY_S, stop
         log.info("store.opened", path=str(self.journal.path), sqlite=SQLITE_VERSION)
         stop.wakes(self.wake)
         try:

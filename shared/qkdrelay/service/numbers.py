@@ -60,6 +60,15 @@ class OwnNumbers(Table):
         """Have the next message begin another epoch: there is a new connection on which messages leave."""
         self._epoch.value = None
 
+    def is_beyond(self, epoch: bytes) -> bool:
+        """Whether ``epoch`` is later than all that were begun here."""
+        return epoch > (self._epoch.value or self._meta.get("epoch") or b"")
+
+    def go_beyond(self, epoch: bytes) -> None:
+        """Have the next message begin an epoch after ``epoch``, which is later than all here."""
+        self._meta.set("epoch", epoch)
+        self._epoch.value = None
+
     def _begin_epoch(self) -> bytes:
         """Return an epoch after all of this store: peers refuse one that is older than all they know."""
         epoch = epoch_after(self._meta.get("epoch") or b"", time.time(), secrets.token_bytes)
@@ -108,6 +117,7 @@ class SeenNumbers(Table):
         self._meta = meta
         self._streams: dict[tuple[str, bytes], _Stream] = store.batch.cache({})
         """What is known of each epoch of a stream, as far as it was asked for."""
+        self._latest: dict[str, bytes] = store.batch.cache({})
         self._finished: dict[_Stream, dict[int, bytes]] = store.batch.scratch({})
         """Numbers to write, with their tags."""
 
@@ -157,6 +167,13 @@ class SeenNumbers(Table):
             raise NumberReusedError(f"number {number} of {stream} was used for another message before")
         return "finished"
 
+    def latest(self, stream: str) -> bytes:
+        """Return the latest epoch that is remembered of ``stream``; empty if there is none."""
+        latest = self._latest.get(stream)
+        if latest is None:
+            latest = self._latest[stream] = self.one("SELECT max(epoch) FROM heard WHERE stream = ?", stream)[0] or b""
+        return latest
+
     def finish(self, stream: str, epoch: bytes, number: int, tag: bytes) -> None:
         """Remember that ``number`` was handled, with its tag."""
         known = self._known(stream, epoch) or self._begin(stream, epoch, number)
@@ -173,6 +190,7 @@ class SeenNumbers(Table):
             return
         if before is not None:
             self._streams.clear()
+            self._latest.clear()
             self.run("DELETE FROM finished WHERE heard IN (SELECT id FROM heard WHERE stream = ?)", stream)
             self._db.execute("DELETE FROM heard WHERE stream = ?", (stream,))
         self._meta.set(f"key of {stream}", mark)
@@ -206,6 +224,7 @@ class SeenNumbers(Table):
         """Remember a new epoch of a stream; of the others little is still to come, and the oldest are forgotten."""
         self.flush()
         self._streams.clear()
+        self._latest.clear()
         self._db.execute("UPDATE heard SET below = max(below, highest - ?) WHERE stream = ?", (WINDOW_ENDED, stream))
         # One by one, so that only what goes is looked at: whoever sends may begin an epoch with each message.
         ended = self._db.all("SELECT id, below FROM heard WHERE stream = ?", (stream,))
