@@ -135,7 +135,7 @@ class Endpoint:
         """
         effects: list[Effect] = []
         for relay in relays:
-            if relay.role == "source" and relay.payload is None:
+            if relay.is_undecided and relay.role == "source" and relay.payload is None:
                 reason = "its supply was in memory only, and the KME has been started since"
                 effects += [*_failed(relay, reason), self._refused(relay.relay_id, reason)]
             else:

@@ -66,6 +66,21 @@ def test_whichever_crash_point_the_lead_dies_at_the_relay_ends_alike_at_both_end
     assert all(confirmed[confirmed.index(True) :])
 
 
+def test_what_was_just_confirmed_is_known_to_the_next_one_and_shown_as_such_at_both_ends():
+    """Whoever follows it asks the next one; the target lists it as delivered, although nobody had told it."""
+    network = Network(DIAMOND)
+    relay_id = ask(network, "kme-1", "kme-4")
+    while network.keys("kme-1", relay_id) is None:
+        for loop in network.loops.values():
+            loop.step(0.0)
+    assert network.stores["kme-4"].relays.get(relay_id).state == "held"
+    network.take_over("another")
+    network.settle()
+    assert relay_of(network, relay_id).state == "confirmed"
+    assert {network.stores[kme].relays.get(relay_id).state for kme in ("kme-1", "kme-4")} == {"delivered"}
+    assert ends_alike(network, relay_id)
+
+
 @SHAPES
 def test_relays_under_way_are_finished_by_another_that_knew_nothing_of_them(topology):
     network = Network(topology)

@@ -32,6 +32,8 @@ ANSWER_WITHIN_S = 10
 ASK_EVERY_S = 0.1
 LISTED_MAX = 1000
 LOG_END = 2000
+STANDBY = "coordinator-2"
+"""A second coordinator, where the ways to the broker have one for it."""
 
 
 class Load(threading.Thread):
@@ -79,7 +81,7 @@ class Processes:
 
     def start(self, name: str) -> None:
         """Start a service, as ``kme run`` and ``coordinator serve`` do."""
-        command = ["coordinator", "serve"] if name == COORDINATOR else ["kme", "run"]
+        command = ["coordinator", "serve"] if name in (COORDINATOR, STANDBY) else ["kme", "run"]
         command[0] = str(Path(sys.executable).parent / command[0])
         with (self.folder / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(
@@ -210,10 +212,14 @@ def running(
         f'name = "{topology.name}"\nkmes = {json.dumps(topology.kmes)}\nlinks = {json.dumps(topology.links)}\n'
     )
     environments = stack.environments(topology, dict(passwords), lab=False)
+    if STANDBY in broker:
+        environments[COORDINATOR]["QKDRELAY_STANDBY"] = "true"
+        environments[STANDBY] = dict(environments[COORDINATOR])
     for name, environment in environments.items():
         environment |= {**broker[name], "QKDRELAY_STORE": str(folder / f"{name}.sqlite")}
         environment.pop("QKDRELAY_HTTP")
-    environments[COORDINATOR]["QKDRELAY_TOPOLOGY"] = str(folder / "topology.toml")
+        if name in (COORDINATOR, STANDBY):
+            environment["QKDRELAY_TOPOLOGY"] = str(folder / "topology.toml")
     tls = broker[CLI].get("QKDRELAY_BROKER_TLS")
     cli = RabbitMqSettings(
         addresses=broker[CLI]["QKDRELAY_BROKER"],
@@ -224,7 +230,7 @@ def running(
     )
     network = Processes(topology, folder, environments, cli)
     try:
-        for name in (COORDINATOR, *topology.kmes):
+        for name in environments:
             network.start(name)
         yield network
     finally:

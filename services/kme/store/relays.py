@@ -23,6 +23,7 @@ TOMBSTONE_S = VALID_S + CLOCKS_DIFFER_S
 RELAYS_CACHED, CACHED_BYTES_MAX = 2_000, 16 << 20
 """Relays kept in memory beside the store, and the bytes of their keys; likewise of the shares for them."""
 _ENDED_AT_ONCE = 1_000
+_LATELY_MAX = 1_000
 
 
 def schema(record: Record[EndpointRelay]) -> str:
@@ -158,6 +159,14 @@ class Relays(Table):
         Of the latter those whose deadline is ahead.
         """
         return self._relays(f"{_UNDECIDED} OR (state = 'held' AND deadline > ?)", now)
+
+    def lately(self, now: float) -> list[EndpointRelay]:
+        """Return those of `open`, and of the others that are released the latest whose deadline is ahead.
+
+        Of them, too, a coordinator that knows of none has something to tell the ends, and whoever asks.
+        """
+        released = "state IN ('held', 'delivered') AND deadline > ? ORDER BY deadline DESC LIMIT ?"
+        return self._relays(_UNDECIDED) + self._relays(released, now, _LATELY_MAX)
 
     def ending(self, now: float) -> list[EndpointRelay]:
         """Return relays that have come to their own end, at most so many that a turn is not held up."""
