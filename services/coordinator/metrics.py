@@ -55,6 +55,7 @@ class CoordinatorMetrics(Metrics):
         self._info = self.gauge(
             "qkdrelay_coordinator_kme_info", "1, by the version that a KME says it is of.", "kme", "version"
         )
+        self._leads = self.gauge("qkdrelay_coordinator_leads", "Whether this coordinator leads (1) or waits (0).")
         self._versions: dict[str, str] = {}
         for kme in kmes:
             self._last_hello.labels(kme).set(0)
@@ -79,7 +80,8 @@ class CoordinatorMetrics(Metrics):
         self._dry.set(dry)
 
     def measured_here(self, undecided: int, dead_letters: int, last_hellos: Mapping[str, tuple[float, Hello]]) -> None:
-        """Set the gauges; ``last_hellos`` has the time and text of each KME's last hello."""
+        """Set the gauges of who leads; ``last_hellos`` has the time and text of each KME's last hello."""
+        self._leads.set(1)
         self._undecided.set(undecided)
         self._dead_letters_kept.set(dead_letters)
         for kme, (at, hello) in last_hellos.items():
@@ -93,9 +95,7 @@ class CoordinatorMetrics(Metrics):
 
 
 def watch_lead(metrics: Metrics, lead: Lead) -> None:
-    """Have ``metrics`` say whether this coordinator leads and, while it does, since when none is heard to wait."""
-    held = metrics.gauge("qkdrelay_coordinator_leads", "Whether this coordinator leads (1) or waits (0).")
-    held.set_function(lambda: float(lead.held))
+    """Have ``metrics`` say, of a coordinator that leads, since when no other is heard to wait."""
     alone = metrics.gauge(
         "qkdrelay_coordinator_alone_seconds", "While it leads: seconds since another that waits was heard; else 0."
     )

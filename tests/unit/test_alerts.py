@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from coordinator.metrics import CoordinatorMetrics
+from coordinator.lead import Lead
+from coordinator.metrics import CoordinatorMetrics, watch_lead
 from kme.etsi014.audit import Audit
 from kme.metrics import KmeMetrics
 from kme.supply.application_metrics import ApplicationMetrics
@@ -27,10 +28,17 @@ def of_a_kme():
     return metrics
 
 
+def of_a_coordinator(kmes):
+    """The metrics of one of two."""
+    metrics = CoordinatorMetrics(kmes)
+    watch_lead(metrics, Lead(None))
+    return metrics
+
+
 def exposed():
     """The names of all metrics, counters with their suffix."""
     kmes = reference_topology().kmes
-    registries = CoordinatorMetrics(kmes).registry, of_a_kme().registry, viewers_metric(Board())
+    registries = of_a_coordinator(kmes).registry, of_a_kme().registry, viewers_metric(Board())
     families = [family for registry in registries for family in registry.collect()]
     return {family.name + ("_total" if family.type == "counter" else "") for family in families}
 
@@ -55,7 +63,7 @@ def test_every_metric_is_explained():
 def test_every_label_an_alert_asks_for_is_one_that_is_counted():
     pages = "".join(
         f"{sample.name}{sample.labels}\n"
-        for metrics in (CoordinatorMetrics(["kme-1"]), of_a_kme())
+        for metrics in (of_a_coordinator(["kme-1"]), of_a_kme())
         for family in metrics.registry.collect()
         for sample in family.samples
     )
