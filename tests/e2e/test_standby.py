@@ -157,8 +157,9 @@ def test_the_lead_is_killed_stopped_and_cut_off_in_turn_and_no_key_is_lost(deplo
     states = list(customers.ended.values())
     print(f"{len(took)} times {took[:3]}: of {len(states)} relays {customers.confirmed} confirmed; {set(states)}")
     check(network, customers.ended)
-    # Each costs at most the relays that had been begun at one end alone, or at none.
-    assert customers.confirmed >= len(states) - CUSTOMERS * len(took)
+    # Each costs at most the relays that had been begun at one end alone; who gets no answer asks once more.
+    cost = [state for state in states if state != "confirmed" and "did not answer" not in state]
+    assert len(cost) <= CUSTOMERS * len(took)
 
 
 def check(network: processes.Processes, ended: dict[str, str]) -> None:
