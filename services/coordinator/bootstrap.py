@@ -31,14 +31,15 @@ def assemble(
     batch_s: float = math.inf,
     directory: Callable[[], Directory] | None = None,
     elsewhere: Mapping[str, str] | None = None,
+    site_keys: Mapping[str, bytes] | None = None,
     anew: bool = False,
 ) -> Loop:
     """Return the loop of the coordinator; nothing moves before its first step.
 
     ``control_keys`` has the key shared with each KME of ``topology``; ``cli_key`` is the command line's, ``page_key``
     the page's if there is one; ``directory`` returns the directory of SAEs as it is now, if there is one; ``elsewhere``
-    has the sites of KMEs that are not at the coordinator's own; with ``anew`` another may have led before; the rest is
-    as of `Loop`.
+    has the sites of KMEs that are not at the coordinator's own, ``site_keys`` the keys of command lines there; with
+    ``anew`` another may have led before; the rest is as of `Loop`.
     """
     from coordinator.service import CoordinatorService
     from qkdrelay.service.loop import Loop
@@ -52,6 +53,7 @@ def assemble(
         lab=lab,
         directory=directory,
         elsewhere=elsewhere,
+        site_keys=site_keys,
         anew=anew,
     )
     return Loop(service, broker, clock=clock, batch_s=batch_s)
@@ -95,6 +97,11 @@ def serve() -> None:
     if here != settings.site:
         is_at = settings.site or "not set"
         raise SettingsError(f"QKDRELAY_SITE is {is_at}, and the topology has the coordinator at {here or 'no site'}")
+    if wrong := set(settings.site_keys) ^ (set(sites) - {here}):
+        raise SettingsError(
+            f"QKDRELAY_SITE_KEYS and the topology disagree about {', '.join(sorted(wrong)[:5])}",
+            hint="it must have one key for each other site of the topology and no more",
+        )
     kmes_here = sites.pop(here).kmes if here else topology.kmes
     others = [
         settings.elsewhere(COORDINATOR, name, site.broker, site_queues(site.kmes, lab=settings.lab))
@@ -113,6 +120,7 @@ def serve() -> None:
         batch_s=BATCH_S,
         directory=directory,
         elsewhere=topology.elsewhere(here),
+        site_keys={site: key_bytes(key) for site, key in settings.site_keys.items()},
         anew=settings.standby,
     )
     if settings.site_tls is not None:

@@ -22,7 +22,7 @@ from coordinator.relay_actions import RelayActions
 from coordinator.store import CoordinatorStore
 from coordinator.subscriptions import Subscriptions
 from coordinator.supply.room import SupplyRoom
-from coordinator.views import network_view, summary, view
+from coordinator.views import network_view, seen_from, summary, view
 from qkdrelay.broker.port import Delivery
 from qkdrelay.errors import ForgedMessageError, QkdRelayError, RequestRefusedError
 from qkdrelay.messages.answers import Refusal, RelaysView, ReplyBody
@@ -84,9 +84,9 @@ class RequestHandler:
 
     def handle(self, delivery: Delivery, now: float) -> None:
         """Take a request. Raises MalformedMessageError; ForgedMessageError for what no client signed."""
-        client = self._clients.of_exchange(delivery.exchange)
+        client = self._clients.of(delivery)
         if client is None:
-            raise ForgedMessageError("the request did not come from the command line, nor from a page that has a key")
+            raise ForgedMessageError("the request did not come from a command line, nor from a page, that has a key")
         request, standing = client.answerer.take(delivery.body, now)
         level: LogLevel = "debug" if standing == "new" else "info"
         self._events.note(f"request.{standing}", level, request=type(request.body).__name__)
@@ -111,27 +111,28 @@ class RequestHandler:
             self._events.note("request.refused", "warning", request=asked, client=client.name, text=str(error))
             return Refusal(text=str(error), hint=error.hint, unanswered=False)
         try:
-            return self._carry_out(request, now)
+            return self._carry_out(client, request, now)
         except QkdRelayError as error:
             return Refusal(text=str(error), hint=_hint(error), unanswered=False)
 
-    def _carry_out(self, request: Request, now: float) -> ReplyBody | None:
+    def _carry_out(self, client: Principal, request: Request, now: float) -> ReplyBody | None:
         match request.body:
             case RelayRequest():
-                self._relay(request, request.body, now)
+                self._relay(client, request, request.body, now)
             case RelaysRequest(limit=limit, supply=supply):
-                relays = tuple(summary(relay, now) for relay in self._store.relays.latest(limit, supply=supply))
-                return RelaysView(relays=relays, total=self._store.relays.count(supply=supply))
+                found = self._store.relays.latest(limit, supply=supply, ends=client.kmes)
+                total = self._store.relays.count(supply=supply, ends=client.kmes)
+                return RelaysView(relays=tuple(summary(relay, now) for relay in found), total=total)
             case ShowRequest(relay=name, follow=follow):
-                relay = self._find(name)
+                relay = self._find(name, client.kmes)
                 if follow:
                     self._subscriptions.follow(request, relay.relay_id, now)
                     return None
                 return view(relay, self._store.flow.of(relay.relay_id), now)
             case NetworkRequest():
-                return self._network(now)
+                return self._network(client, now)
             case SuppliesRequest():
-                return self._supply.view(now)
+                return self._supply.view(now, client.kmes)
             case AttentionRequest():
                 return self._attention.view(now)
             case LinkRequest():
@@ -147,10 +148,14 @@ class RequestHandler:
                 return self._dead_letters.answer(request.body, now)
         return None
 
-    def _relay(self, request: Request, wanted: RelayRequest, now: float) -> None:
+    def _relay(self, client: Principal, request: Request, wanted: RelayRequest, now: float) -> None:
         known = self._store.relays.get(wanted.relay_id)
         if known is None:
             self._relays.change(None, self._admission.admit(_spec(wanted), now), now)
+        elif not client.may_see(known.ends):
+            raise RequestRefusedError(
+                f"the relay id {wanted.relay_id} is taken", hint="take another id (--id), or none"
+            )
         elif other := _unlike(wanted, known):
             raise RequestRefusedError(
                 f"relay {wanted.relay_id} was asked for before, as another: {other}",
@@ -158,15 +163,17 @@ class RequestHandler:
             )
         self._subscriptions.follow(request, wanted.relay_id, now, until_decided=not wanted.follow)
 
-    def _find(self, name: str) -> Relay:
-        found = self._store.relays.named(digits(name), NAMES_SHOWN_MAX + 1)
+    def _find(self, name: str, ends: frozenset[str] | None = None) -> Relay:
+        """Return the relay of this name; of those with an end among these KMEs, or of all."""
+        found = self._store.relays.named(digits(name), NAMES_SHOWN_MAX + 1, ends=ends)
         relay = self._store.relays.get(the_one(name, found, "`coordinator relays` lists them"))
         assert relay is not None  # noqa: S101 - it was found in this transaction
         return relay
 
-    def _network(self, now: float) -> ReplyBody:
+    def _network(self, client: Principal, now: float) -> ReplyBody:
         down, lab = self._store.links.down(), self._adversary is not None
-        return network_view(self._topology, self._liveness.last_hellos, down, now, lab=lab, away=self._liveness.away)
+        view = network_view(self._topology, self._liveness.last_hellos, down, now, lab=lab, away=self._liveness.away)
+        return view if client.kmes is None else seen_from(view, client.kmes)
 
     def _link(self, request: Request, wanted: LinkRequest, now: float) -> None:
         a, b = self._topology.link(wanted.a, wanted.b)

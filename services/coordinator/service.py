@@ -76,13 +76,15 @@ class CoordinatorService:
         lab: bool = False,
         directory: Callable[[], Directory] | None = None,
         elsewhere: Mapping[str, str] | None = None,
+        site_keys: Mapping[str, bytes] | None = None,
         anew: bool = False,
     ) -> None:
         """``control_keys`` has the key shared with each KME of ``topology``; ``cli_key`` is the command line's.
 
         ``page_key`` is the page's, if there is one. ``directory`` returns the directory of SAEs as it is now; the same
         one as long as it has not changed. Without it all pairs have the same weight. ``elsewhere`` has the sites of
-        KMEs that are not at the coordinator's own. With ``anew`` another coordinator may have led until it starts.
+        KMEs that are not at the coordinator's own; ``site_keys`` the keys of the command lines there. With ``anew``
+        another coordinator may have led until it starts.
         """
         self._anew = anew
         self.journal, batch = store.journal, store.journal.batch
@@ -92,7 +94,9 @@ class CoordinatorService:
         self._refused: list[str] = batch.scratch([])
         self._now = 0.0
         self._housekeeping_at = Cell(batch, 0.0)
-        clients = Clients(store, {CLI: cli_key} | ({PAGE: page_key} if page_key else {}))
+        clients = Clients(
+            store, {CLI: cli_key} | ({PAGE: page_key} if page_key else {}), _sites(site_keys or {}, elsewhere or {})
+        )
         self.subscriptions = Subscriptions(store, clients)
         self._channels = {
             kme: SignedChannel(
@@ -221,3 +225,10 @@ class CoordinatorService:
         undecided, dead_letters = store.relays.undecided_count(), store.dead_letters.count()
         self.metrics.measured_here(undecided, dead_letters, self.liveness.last_hellos)
         self.metrics.measured_supply(len(self.supply.refills.under_way.all()), self.supply.dry(self._now))
+
+
+def _sites(keys: Mapping[str, bytes], elsewhere: Mapping[str, str]) -> dict[str, tuple[bytes, frozenset[str]]]:
+    """Return, of each site whose command line may ask, its key and its KMEs."""
+    return {
+        site: (key, frozenset(kme for kme, where in elsewhere.items() if where == site)) for site, key in keys.items()
+    }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from msgspec import structs
+
 from coordinator.lifecycle import Relay, outstanding
 from coordinator.store.flow import ShareFlow
 from qkdrelay.messages.answers import RelaySummary, RelayView, ShortSplit, Stuck
@@ -126,4 +128,28 @@ def _site(
         broker=topology.sites[site].broker,
         has_coordinator=site == topology.coordinator,
         away_from=(*lost, *((COORDINATOR,) if site in away else ())),
+    )
+
+
+def seen_from(view: NetworkView, here: Collection[str]) -> NetworkView:
+    """Return what a site with these KMEs is told of the network: these, their neighbours, and the links of both."""
+    links = tuple(link for link in view.links if not set(here).isdisjoint(link))
+    near = set(here).union(*links)
+
+    def told(kme: KmeView) -> KmeView:
+        own = kme.links if kme.name in here else tuple(link for link in kme.links if link.peer in here)
+        return structs.replace(kme, links=own)
+
+    def of_site(site: SiteView) -> SiteView:
+        away = site.away_from if not set(here).isdisjoint(site.kmes) else set(here).intersection(site.away_from)
+        return structs.replace(site, kmes=tuple(kme for kme in site.kmes if kme in near), away_from=tuple(sorted(away)))
+
+    sites = map(of_site, view.sites)
+    return structs.replace(
+        view,
+        kmes=tuple(told(kme) for kme in view.kmes if kme.name in near),
+        links=links,
+        noted=tuple(link for link in view.noted if (link.a, link.b) in links),
+        down=tuple(link for link in view.down if link in links),
+        sites=tuple(site for site in sites if site.kmes or site.has_coordinator),
     )

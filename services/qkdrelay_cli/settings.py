@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import SecretStr
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from qkdrelay.broker.rabbitmq.settings import DEFAULT_PORT
-from qkdrelay.network.names import CLI
-from qkdrelay.service.settings import PREFIX, Addresses, BrokerSettings, HexKey
+from qkdrelay.network.names import CLI, KME_NAME
+from qkdrelay.service.settings import PREFIX, Addresses, BrokerSettings, HexKey, OrNothing
 
 
 class CliSettings(BrokerSettings):
@@ -23,3 +26,8 @@ class CliSettings(BrokerSettings):
     """For the broker, which gets to see it."""
     cli_key: HexKey
     """Shared with the coordinator, and with nobody else."""
+    coordinator: Annotated[Addresses | None, *OrNothing] = None
+    """The broker of the coordinator's site, where this is another: answers are read there, by certificate."""
+    site: Annotated[str, Field(pattern=rf"^({KME_NAME.pattern})?$")] = ""
+    site_tls: Annotated[Path | None, *OrNothing] = None
+    """Directory of that certificate."""

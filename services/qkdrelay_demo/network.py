@@ -83,6 +83,9 @@ class EmbeddedNetwork:
         """Where the coordinator is, and whoever asks it."""
         self.control_keys = {kme: secrets.token_bytes(32) for kme in topology.kmes}
         self.cli_key, self.page_key = secrets.token_bytes(32), secrets.token_bytes(32)
+        others = (site for site in topology.sites if site != topology.coordinator)
+        self.site_keys = {site: secrets.token_bytes(32) for site in others}
+        """Keys of the command lines at other sites than the coordinator's."""
         self.lab, self._folder, self._random = lab, folder, random
         link_secrets = {frozenset(link): secrets.token_bytes(32) for link in topology.links}
         self.links: dict[str, dict[str, Link]] = {}
@@ -142,6 +145,7 @@ class EmbeddedNetwork:
             clock=self.clock,
             directory=lambda: self.directories.get(COORDINATOR, NO_SAES),
             elsewhere=self.topology.elsewhere(home),
+            site_keys=self.site_keys,
             anew=anew,
         )
 

@@ -29,6 +29,7 @@ from qkdrelay_deployment.variables import (
     control_key_variable,
     link_secret_variable,
     password_variable,
+    site_key_variable,
     withstand_variable,
 )
 
@@ -95,7 +96,8 @@ def site_compose_file(topology: Topology, site: str) -> str:
     for number, kme in enumerate(here.kmes):
         services.append(_kme(topology, kme, number, own_files))
         volumes.append(kme)
-    return _with_volumes(services, volumes).replace(f":?{texts.MISSING}}}", ":?provision the sites again}")
+    services.append(_command_line(topology, site, own_files))
+    return _with_volumes(services, volumes).replace(f":?{texts.MISSING}}}", f":?{texts.MISSING_AT_SITE}}}")
 
 
 def _head(heading: str, *, build: str = "", site: str = "", amqps: str = "", broker_files: str = "") -> str:
@@ -130,7 +132,8 @@ def standby_overlay(topology: Topology, *, site: str = "", tls: bool = False) ->
         settings += f"      QKDRELAY_BROKER_TLS: {TLS_DIRECTORY}\n"
         own_files += _mounted(f"{TLS_FOLDER}/{COORDINATOR}", TLS_DIRECTORY)
     second = _coordinator(topology, own_files, service=STANDBY_SERVICE, settings=settings)
-    return _with_volumes([anchors, first, second], [STANDBY_SERVICE])
+    overlay = _with_volumes([anchors, first, second], [STANDBY_SERVICE])
+    return overlay.replace(f":?{texts.MISSING}}}", f":?{texts.MISSING_AT_SITE}}}") if site else overlay
 
 
 def tls_overlay(topology: Topology, brokers: Iterable[str]) -> str:
@@ -152,6 +155,8 @@ def _mounted_certificates(name: str) -> str:
 
 def _coordinator(topology: Topology, own_files: str = "", *, service: str = COORDINATOR, settings: str = "") -> str:
     keys = {kme: _required(control_key_variable(kme)) for kme in topology.kmes}
+    others = {site: _required(site_key_variable(site)) for site in topology.sites if site != topology.coordinator}
+    site_keys = texts.SITE_KEYS.format(keys=_folded(others)) if others else ""
     return texts.COORDINATOR.format(
         service=service,
         user=COORDINATOR,
@@ -161,7 +166,7 @@ def _coordinator(topology: Topology, own_files: str = "", *, service: str = COOR
         cli_key=_required(CLI_KEY),
         page_key=_required(PAGE_KEY),
         control_keys=_folded(keys),
-        settings=settings + (texts.DIRECTORY if topology.saes else ""),
+        settings=settings + site_keys + (texts.DIRECTORY if topology.saes else ""),
         mounted=own_files + (_mounted(COORDINATOR_SAES, texts.SAES_DIRECTORY) if topology.saes else ""),
     )
 
@@ -174,6 +179,18 @@ def _page() -> str:
         port=PAGE_PORT_INSIDE,
         variable=PAGE_PORT,
         published=REMEMBERED[PAGE_PORT],
+    )
+
+
+def _command_line(topology: Topology, site: str, own_files: str) -> str:
+    """Return the command line of a site: at another than the coordinator's it is told where that is."""
+    elsewhere = site != topology.coordinator
+    broker = topology.sites[topology.coordinator].broker
+    return texts.COMMAND_LINE.format(
+        password=_required(password_variable(CLI)),
+        key=_required(site_key_variable(site) if elsewhere else CLI_KEY),
+        coordinator=texts.COORDINATOR_AT.format(broker=broker) if elsewhere else "",
+        mounted=own_files,
     )
 
 

@@ -9,6 +9,7 @@ APPLICATIONS_PORT_INSIDE: Final = 8443
 """Of the interface for applications, in each KME's container."""
 
 MISSING: Final = "run make up"
+MISSING_AT_SITE: Final = "provision the sites again"
 """What to do about a variable that is missing."""
 
 # Kept to what `docker compose` v2 and docker-compose 1.29 both take: no `name:`, no inline configs,
@@ -155,6 +156,29 @@ COORDINATOR = """\
       - {service}:/var/lib/qkdrelay
       - ./{topology}:/etc/qkdrelay/topology.toml:ro
 {mounted}\
+"""
+
+SITE_KEYS = """\
+      QKDRELAY_SITE_KEYS: >-
+        {keys}
+"""
+# Of a bundle: run by `docker compose run --rm cli`, and else not there.
+COMMAND_LINE = """\
+  cli:
+    <<: *service
+    profiles: [cli]
+    entrypoint: [coordinator]
+    healthcheck: {{disable: true}}
+    environment:
+      <<: *environment
+      QKDRELAY_CLI_PASSWORD: {password}
+      QKDRELAY_CLI_KEY: {key}
+{coordinator}\
+    volumes:
+{mounted}\
+"""
+COORDINATOR_AT = """\
+      QKDRELAY_COORDINATOR: {broker}
 """
 
 PAGE = """\

@@ -31,6 +31,7 @@ from qkdrelay_deployment.variables import (
     control_key_variable,
     link_secret_variable,
     password_variable,
+    site_key_variable,
     withstand_variable,
 )
 
@@ -97,7 +98,8 @@ def variables_of(deployed: Deployed) -> list[str]:
 
 def shared_variables(deployed: Deployed) -> list[str]:
     """Name the secrets that others have, too: keys with the coordinator, and what simulated links draw theirs from."""
-    return [*map(control_key_variable, deployed.controlled), *(link_secret_variable(*link) for link in deployed.links)]
+    names = [*map(control_key_variable, deployed.controlled), *map(site_key_variable, deployed.asking)]
+    return names + [link_secret_variable(*link) for link in deployed.links]
 
 
 def _is_ipv4(text: str) -> bool:
@@ -206,6 +208,11 @@ def _sections(deployed: Deployed) -> Iterator[tuple[str, list[str]]]:
         "Keys between the coordinator and each KME",
         [control_key_variable(kme) for kme in deployed.controlled],
     )
+    if deployed.asking:
+        yield (
+            "Keys between the coordinator and the command lines of other sites",
+            [site_key_variable(site) for site in deployed.asking],
+        )
     if deployed.links:
         yield (
             "What the simulated QKD links draw their keys from: who has one has all of that link's key.\n"

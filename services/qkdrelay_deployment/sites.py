@@ -61,7 +61,7 @@ README: Final = "README.md"
 TIDY: Final = "deploy/tidy.sh"
 """Takes from a site's broker what is no longer of it, which loading definitions never does."""
 _OF_SOMEBODY = re.compile(
-    r"(PASSWORD|CONTROL_KEY|LINK_SECRET|WITHSTAND_COMPROMISED|ETSI014_PORT)_|QKDRELAY_[A-Z]+_(KEY|PASSWORD)"
+    r"(PASSWORD|CONTROL_KEY|SITE_KEY|LINK_SECRET|WITHSTAND_COMPROMISED|ETSI014_PORT)_|QKDRELAY_[A-Z]+_(KEY|PASSWORD)"
 )
 """Variables that are taken from a bundle once they are no longer of its site: KMEs, and the coordinator, may move."""
 IMAGES: Final = ("PYTHON_IMAGE", "RABBITMQ_IMAGE", "QKDRELAY_IMAGE")

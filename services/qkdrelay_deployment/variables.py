@@ -55,6 +55,8 @@ class Deployed:
     """KMEs whose key with the coordinator is here."""
     links: tuple[Link, ...]
     """Simulated links with a KME here."""
+    asking: tuple[str, ...]
+    """Sites whose command lines' keys with the coordinator are here: at its own all others, else this one."""
     has_coordinator: bool
     has_applications: bool
     """Whether KMEs serve the interface for applications."""
@@ -63,7 +65,7 @@ class Deployed:
 def whole(topology: Topology) -> Deployed:
     """Return a network that is deployed as one."""
     kmes, links = topology.kmes, topology.links_of("simulated")
-    return Deployed((*kmes, *SERVICE_USERS), kmes, kmes, links, True, bool(topology.saes))
+    return Deployed((*kmes, *SERVICE_USERS), kmes, kmes, links, (), True, bool(topology.saes))
 
 
 def part(topology: Topology, site: str) -> Deployed:
@@ -71,9 +73,9 @@ def part(topology: Topology, site: str) -> Deployed:
     here, has_coordinator = topology.sites[site].kmes, site == topology.coordinator
     links = tuple(link for link in topology.links_of("simulated") if not set(link).isdisjoint(here))
     users = site_contents(topology, site).users
-    return Deployed(
-        users, here, topology.kmes if has_coordinator else here, links, has_coordinator, bool(topology.saes)
-    )
+    asking = tuple(name for name in topology.sites if name != site) if has_coordinator else (site,)
+    controlled = topology.kmes if has_coordinator else here
+    return Deployed(users, here, controlled, links, asking, has_coordinator, bool(topology.saes))
 
 
 def password_variable(user: str) -> str:
@@ -84,6 +86,11 @@ def password_variable(user: str) -> str:
 def control_key_variable(kme: str) -> str:
     """Name the variable with the key that the coordinator shares with ``kme``."""
     return f"CONTROL_KEY_{_upper(kme)}"
+
+
+def site_key_variable(site: str) -> str:
+    """Name the variable with the key that the coordinator shares with the command line of another site."""
+    return f"SITE_KEY_{_upper(site)}"
 
 
 def withstand_variable(kme: str) -> str:

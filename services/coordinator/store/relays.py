@@ -124,17 +124,23 @@ class RelayTable(Table):
         else:
             self._cache.drop(relay.relay_id)
 
-    def named(self, digits: str, limit: int) -> list[UUID]:
-        """Return the ids that begin with ``digits`` (hexadecimal, no hyphens), at most ``limit``."""
+    def named(self, digits: str, limit: int, *, ends: Collection[str] | None = None) -> list[UUID]:
+        """Return the ids that begin with ``digits`` (hexadecimal, no hyphens), at most ``limit``; ``ends`` as below."""
         first, last = (bytes.fromhex(digits.ljust(32, filler)) for filler in "0f")
-        query = "SELECT relay_id FROM relays WHERE relay_id BETWEEN ? AND ? ORDER BY relay_id LIMIT ?"
-        return [self._store.parsed(_id, row[0]) for row in self.all(query, first, last, limit)]
+        there, kmes = _with_end(ends)
+        query = f"SELECT relay_id FROM relays WHERE relay_id BETWEEN ? AND ?{there} ORDER BY relay_id LIMIT ?"
+        return [self._store.parsed(_id, row[0]) for row in self.all(query, first, last, *kmes, limit)]
 
-    def latest(self, limit: int, *, supply: bool) -> list[Relay]:
-        """Return the latest relays, newest first; with ``supply`` those of supply are among them."""
+    def latest(self, limit: int, *, supply: bool, ends: Collection[str] | None = None) -> list[Relay]:
+        """Return the latest relays, newest first; with ``supply`` those of supply are among them.
+
+        Of those with an end among ``ends``, or of all.
+        """
+        there, of_ends = _with_end(ends)
         kinds = (False, True) if supply else (False,)
         # Each by its index: a row may be large.
-        found = (self._relays("WHERE supply = ? ORDER BY created_at DESC LIMIT ?", kind, limit) for kind in kinds)
+        chosen = f"WHERE supply = ?{there} ORDER BY created_at DESC LIMIT ?"
+        found = (self._relays(chosen, kind, *of_ends, limit) for kind in kinds)
         return sorted(chain.from_iterable(found), key=lambda relay: relay.created_at, reverse=True)[:limit]
 
     def failed_lately(self, limit: int) -> list[UUID]:
@@ -146,9 +152,10 @@ class RelayTable(Table):
             found += [(self._store.parsed(float, at), self._store.parsed(_id, relay_id)) for at, relay_id in rows]
         return [relay_id for _, relay_id in sorted(found, reverse=True)[:limit]]
 
-    def count(self, *, supply: bool) -> int:
-        """Return how many relays are known; with ``supply`` those of supply, too."""
-        return int(self.one("SELECT count(*) FROM relays WHERE supply <= ?", supply)[0])
+    def count(self, *, supply: bool, ends: Collection[str] | None = None) -> int:
+        """Return how many relays are known; with ``supply`` those of supply, too; ``ends`` as of `latest`."""
+        there, kmes = _with_end(ends)
+        return int(self.one(f"SELECT count(*) FROM relays WHERE supply <= ?{there}", supply, *kmes)[0])
 
     def undecided(self) -> list[Relay]:
         """Return the relays that are under way."""
@@ -225,6 +232,14 @@ class RelayTable(Table):
             self._cache.drop(relay_id)
         self._db.executemany("DELETE FROM relays WHERE relay_id = ?", [(relay_id.bytes,) for relay_id in oldest])
         return oldest
+
+
+def _with_end(kmes: Collection[str] | None) -> tuple[str, list[str]]:
+    """Return the condition that one end of a relay is among ``kmes``, and its values; None: there is none."""
+    if kmes is None:
+        return "", []
+    places = ", ".join("?" * len(kmes))
+    return f" AND (source IN ({places}) OR target IN ({places}))", [*kmes, *kmes]
 
 
 def _id(stored: bytes) -> UUID:

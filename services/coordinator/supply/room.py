@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Final
 
 from coordinator.admission import Admission
@@ -89,14 +89,19 @@ class SupplyRoom:
         """Return how many places have requests that wait, and nothing stored."""
         return sum(is_dry(said.outgoing) for said in self.accounts.fresh(now).values())
 
-    def view(self, now: float) -> SuppliesView:
-        """Return what is known, those in want first, as far as it fits an answer."""
-        places = sorted(self.accounts.places(), key=lambda known: (-known[1].outgoing.waiting, known[0]))
-        pairs = sorted(self.accounts.pairs(), key=lambda known: (-known[2].waiting, not known[2].low, known[2].master))
+    def view(self, now: float, ends: Collection[str] | None = None) -> SuppliesView:
+        """Return what is known, those in want first, as far as it fits an answer.
+
+        Of supplies with an end among ``ends``, or of all; of pairs of SAEs whose master is there.
+        """
+        places = [known for known in self.accounts.places() if ends is None or not {*known[0][:2]}.isdisjoint(ends)]
+        places.sort(key=lambda known: (-known[1].outgoing.waiting, known[0]))
+        pairs = [known for known in self.accounts.pairs() if ends is None or known[0] in ends]
+        pairs.sort(key=lambda known: (-known[2].waiting, not known[2].low, known[2].master))
         left_out = max(0, len(places) - SUPPLIES_SHOWN_MAX) + max(0, len(pairs) - PAIRS_SHOWN_MAX)
         why = {place: self.refills.why(place, now) for place, _ in places[:SUPPLIES_SHOWN_MAX]}
         return SuppliesView(
-            kmes=tuple(sorted(self.accounts.incarnations)),
+            kmes=tuple(sorted(kme for kme in self.accounts.incarnations if ends is None or kme in ends)),
             supplies=tuple(
                 SupplyView(
                     source=place.source,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from qkdrelay.broker.names import (
+    ANSWERS_AGE_MS_MAX,
     COORD_EXCHANGE,
     DEAD_LETTER_EXCHANGE,
     DEAD_LETTERS_QUEUE,
@@ -19,6 +20,7 @@ from qkdrelay.broker.names import (
     REQUESTS_AGE_MS_MAX,
     REQUESTS_KEY,
     TOKEN_AGE_MS_MAX,
+    answer_queues,
     client_exchange,
     control_queue,
     coordinator_queues,
@@ -30,7 +32,16 @@ from qkdrelay.broker.names import (
     results_queue,
     site_queues,
 )
-from qkdrelay.network.names import CLI, CLIENTS, COORDINATOR, OPERATOR, SERVICE_USERS, client_queue_prefix, site_user
+from qkdrelay.network.names import (
+    CLI,
+    CLIENT_QUEUE,
+    CLIENTS,
+    COORDINATOR,
+    OPERATOR,
+    SERVICE_USERS,
+    client_queue_prefix,
+    site_user,
+)
 
 DELIVERY_LIMIT: Final = 1000
 """Every crash counts against all that was prefetched, so a small limit would throw honest messages away."""
@@ -43,6 +54,7 @@ DEAD_LETTERS_BYTES_MAX: Final = 64 * _MIB
 LEAKS_BYTES_MAX: Final = 64 * _MIB
 TOKENS_BYTES_MAX: Final = 16 * 1024
 CLIENT_BYTES_MAX: Final = 16 * _MIB
+ANSWERS_BYTES_MAX: Final = 4 * _MIB
 _NOTHING = "^$"
 
 
@@ -68,7 +80,12 @@ class BrokerContents:
     @property
     def users(self) -> tuple[str, ...]:
         """Those with a password."""
-        return (*self.kmes, *(SERVICE_USERS if self.leads else (OPERATOR,)))
+        return (*self.kmes, *(SERVICE_USERS if self.leads else (CLI, OPERATOR)))
+
+    @property
+    def clients(self) -> tuple[str, ...]:
+        """Who asks the coordinator from here: the command line at every site, the page at the coordinator's."""
+        return CLIENTS if self.leads else (CLI,)
 
     @property
     def directions(self) -> list[tuple[str, str]]:
@@ -89,6 +106,9 @@ def permissions(broker: BrokerContents) -> Iterator[tuple[str, dict[str, str]]]:
         )
     if broker.leads:
         yield from _permissions_of_coordination(broker)
+    else:
+        # Its answers are read at the coordinator's broker, by its site.
+        yield CLI, {"configure": _NOTHING, "write": _any_of(_literal(client_exchange(CLI))), "read": _NOTHING}
     for site, readable in broker.sites.items():
         yield (
             site_user(site),
@@ -144,9 +164,9 @@ def exchanges(broker: BrokerContents) -> Iterator[tuple[str, str]]:
     yield from ((kme_exchange(kme), "direct") for kme in broker.kmes)
     if broker.leads:
         yield COORD_EXCHANGE, "direct"
-        yield from ((client_exchange(client), "direct") for client in CLIENTS)
         yield REPLIES_EXCHANGE, "direct"
         yield EVENTS_EXCHANGE, "topic"
+    yield from ((client_exchange(client), "direct") for client in broker.clients)
     yield DEAD_LETTER_EXCHANGE, "fanout"
 
 
@@ -157,6 +177,16 @@ def queues(broker: BrokerContents) -> Iterator[str]:
     yield from (coordinator_queues if broker.leads else site_queues)(broker.kmes, lab=broker.lab)
     if broker.leads:
         yield LEAD_QUEUE
+        for site in broker.sites:
+            yield from answer_queues(site)
+
+
+def queue_arguments(queue: str) -> dict[str, Any]:
+    """Return what a queue is made with. They cannot change once it exists, so all that might is a policy."""
+    if CLIENT_QUEUE.fullmatch(queue):
+        # One reader at a time, and the next is told so: of quorum queues none can be had for itself.
+        return {"x-queue-type": "classic"}
+    return {"x-queue-type": "quorum", "x-single-active-consumer": True}
 
 
 def bindings(broker: BrokerContents) -> Iterator[tuple[str, str, str, str]]:
@@ -179,8 +209,10 @@ def bindings(broker: BrokerContents) -> Iterator[tuple[str, str, str, str]]:
             yield own, LEAKS_KEY, "queue", LEAKS_QUEUE
     if broker.leads:
         yield COORD_EXCHANGE, LEAD_QUEUE, "queue", LEAD_QUEUE
-        for client in CLIENTS:
-            yield client_exchange(client), REQUESTS_KEY, "queue", requests_queue(client)
+        for queue in (queue for site in broker.sites for queue in answer_queues(site)):
+            yield REPLIES_EXCHANGE, queue, "queue", queue
+    for client in broker.clients:
+        yield client_exchange(client), REQUESTS_KEY, "queue", requests_queue(client)
     yield DEAD_LETTER_EXCHANGE, "", "queue", DEAD_LETTERS_QUEUE
 
 
@@ -204,6 +236,8 @@ def policies(lab: bool) -> Iterator[tuple[str, str, dict[str, Any]]]:
     if lab:
         leaks = {**shed, "max-length-bytes": LEAKS_BYTES_MAX, "message-ttl": LEAKS_AGE_MS_MAX}
         yield "leaks", _any_of(_literal(LEAKS_QUEUE)), leaks
+    answers = {**shed, "max-length-bytes": ANSWERS_BYTES_MAX, "message-ttl": ANSWERS_AGE_MS_MAX}
+    yield "answers", rf"^{CLI}\.[^.]+\.q\.", answers
     # Classic queues: no delivery limit there.
     yield (
         "clients",

@@ -10,7 +10,7 @@ from typing import Any
 
 from qkdrelay.broker import contents
 from qkdrelay.broker.contents import BrokerContents
-from qkdrelay.broker.names import VHOST, control_queue, directions, link_queue, site_queues
+from qkdrelay.broker.names import VHOST, answer_queues, control_queue, directions, link_queue, site_queues
 from qkdrelay.errors import SettingsError, TopologyError
 from qkdrelay.network.names import KME_NAME, KME_NAME_RULE, OPERATOR, SERVICE_USERS, site_user
 from qkdrelay.network.topology import Topology
@@ -61,6 +61,8 @@ def site_contents(topology: Topology, site: str, *, lab: bool = False) -> Broker
         for kme in topology.kmes:
             if kme not in here:
                 readers[topology.site_of[kme]].append(control_queue(kme))
+        for name in readers:
+            readers[name] += answer_queues(name)
     else:
         readers[topology.coordinator] += site_queues(here, lab=lab)
     reads = {name: queues for name, queues in readers.items() if queues}
@@ -94,8 +96,7 @@ def _document(broker: BrokerContents, passwords: Mapping[str, str], vhost: str) 
                 "vhost": vhost,
                 "durable": True,
                 "auto_delete": False,
-                # Arguments of an existing queue cannot change, so all that might is a policy.
-                "arguments": {"x-queue-type": "quorum", "x-single-active-consumer": True},
+                "arguments": contents.queue_arguments(name),
             }
             for name in contents.queues(broker)
         ],

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from qkdrelay.errors import TopologyError
-from qkdrelay.network.names import CLI, CLIENTS, COORDINATOR, KME_NAME
+from qkdrelay.network.names import CLI, CLIENTS, COORDINATOR, KME_NAME, client_queue_prefix
 
 VHOST: Final = "qkdrelay"
 COORD_EXCHANGE: Final = "coord"
@@ -26,6 +26,8 @@ LEAKS_KEY: Final = "lab.leaks"
 REQUESTS_AGE_MS_MAX: Final = 30_000
 LEAKS_AGE_MS_MAX: Final = 600_000
 TOKEN_AGE_MS_MAX: Final = 15_000
+ANSWERS_AGE_MS_MAX: Final = 60_000
+ASKING_AT_ONCE: Final = 4
 
 
 def kme_exchange(kme: str) -> str:
@@ -49,6 +51,14 @@ def client_exchange(client: str) -> str:
 def requests_queue(client: str) -> str:
     """Name the queue of a client's requests: one for each, for the page must not fill the command line's."""
     return "coordinator.requests" if client == CLI else f"coordinator.requests.{client}"
+
+
+def answer_queues(site: str) -> tuple[str, ...]:
+    """Name the queues at the coordinator's broker by which command lines at another site are answered.
+
+    Each is read by one at a time; so many may be at work at once.
+    """
+    return tuple(f"{client_queue_prefix(CLI, site)}{number}" for number in range(ASKING_AT_ONCE))
 
 
 def link_queue(sender: str, receiver: str) -> str:
@@ -98,11 +108,15 @@ def kme_queues(kme: str, links: Iterable[tuple[str, str]]) -> tuple[str, ...]:
 
 def coordinator_queues(kmes: Iterable[str], *, lab: bool = False) -> tuple[str, ...]:
     """List the queues the coordinator reads; of several sites' KMEs, those at its own site's broker."""
-    return (*map(requests_queue, CLIENTS), *site_queues(kmes, lab=lab))
+    return (*map(requests_queue, CLIENTS), *_queues_of(kmes, lab=lab))
 
 
 def site_queues(kmes: Iterable[str], *, lab: bool = False) -> tuple[str, ...]:
-    """List the queues at the broker of these KMEs that the coordinator reads."""
+    """List the queues at the broker of these KMEs, another than the coordinator's, that the coordinator reads."""
+    return (requests_queue(CLI), *_queues_of(kmes, lab=lab))
+
+
+def _queues_of(kmes: Iterable[str], *, lab: bool) -> tuple[str, ...]:
     leaks = (LEAKS_QUEUE,) if lab else ()
     return (DEAD_LETTERS_QUEUE, *leaks, *(results_queue(kme) for kme in kmes))
 

@@ -40,8 +40,8 @@ class Asker:
 
     def __init__(self, key: bytes, address: str, clock: Callable[[], float] = time.time) -> None:
         """``address`` is the session's queue, which says whose it is; ``clock`` returns seconds since the epoch."""
-        self.client = parse_client_queue(address)
-        """Who asks: one of `CLIENTS`."""
+        self.client, self.site = parse_client_queue(address)
+        """Who asks: one of `CLIENTS`, and its site if that is not the coordinator's."""
         self._key, self._address, self._clock = key, address, clock
         self._ahead_s = 0.0
         """Seconds that the coordinator's clock is ahead, as far as it has told."""
@@ -89,12 +89,14 @@ class Answerer:
         taken: dict[bytes, float] | None = None,
         *,
         client: str = CLI,
+        site: str = "",
     ) -> None:
         """``epoch`` returns one that sorts after all of earlier starts; ``since`` is the `latest` of the one before.
 
-        ``taken`` is where requests taken are remembered: whoever undoes that has them taken again.
+        ``taken`` is where requests taken are remembered: whoever undoes that has them taken again. ``client`` asks, at
+        the coordinator's site or at another ``site``.
         """
-        self._key, self._epoch, self._numbers, self._client = key, epoch, count(), client
+        self._key, self._epoch, self._numbers, self._client, self._site = key, epoch, count(), client, site
         self._since: float | None = None
         """No request that was sent before is taken; never set back. None before the start."""
         self.latest = since
@@ -113,10 +115,11 @@ class Answerer:
         try:
             signing.verify(self._key, self._client, COORDINATOR, message)
         except ForgedMessageError as error:
-            setting = key_setting(self._client)
-            raise ForgedMessageError(f"{error}: {setting} is another there, or somebody forges") from None
+            where = f"at site {self._site}" if self._site else "there"
+            what = f"{key_setting(self._client)} is another {where}, or somebody forges"
+            raise ForgedMessageError(f"{error}: {what}") from None
         request = codec.decode(message.body, Request)
-        if not request.reply_to.startswith(client_queue_prefix(self._client)):
+        if not request.reply_to.startswith(client_queue_prefix(self._client, self._site)):
             raise MalformedMessageError(f"{request.reply_to} is no queue of the {self._client}'s")
         self.open(now)
         since, until = self._window(now)

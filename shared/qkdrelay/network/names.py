@@ -24,8 +24,8 @@ CLIENTS: Final = (CLI, PAGE)
 OPERATOR: Final = "operator"
 SERVICE_USERS: Final = (COORDINATOR, *CLIENTS, OPERATOR)
 """Users of the broker beside the KMEs; no KME may have such a name."""
-CLIENT_QUEUE: Final = re.compile(rf"({'|'.join(CLIENTS)})\.q\.[0-9a-f-]{{1,64}}")
-"""A queue that a client has answers sent to."""
+CLIENT_QUEUE: Final = re.compile(rf"({CLI}(\.{KME_NAME.pattern})?|{PAGE})\.q\.[0-9a-f-]{{1,64}}")
+"""A queue that a client has answers sent to; that of a command line at another site than the coordinator's names it."""
 # No name has this character.
 _STEP: Final = ">"
 
@@ -35,14 +35,18 @@ def site_user(site: str) -> str:
     return f"site.{site}"
 
 
-def client_queue_prefix(client: str) -> str:
-    """Return the beginning of the names of the queues that a client (one of `CLIENTS`) has answers sent to."""
-    return f"{client}.q."
+def client_queue_prefix(client: str, site: str = "") -> str:
+    """Return the beginning of the names of the queues that a client (one of `CLIENTS`) has answers sent to.
+
+    ``site`` is where it is, if that is another than the coordinator's.
+    """
+    return f"{client}.{site}.q." if site else f"{client}.q."
 
 
-def parse_client_queue(queue: str) -> str:
-    """Return whose queue it is, by a name that is one of `CLIENT_QUEUE`."""
-    return queue.partition(".")[0]
+def parse_client_queue(queue: str) -> tuple[str, str]:
+    """Return whose queue it is, by a name that is one of `CLIENT_QUEUE`: the client, and its site if another."""
+    client, _, site = queue.rpartition(".q.")[0].partition(".")
+    return client, site
 
 
 def link_name(sender: str, receiver: str) -> str:

@@ -42,10 +42,15 @@ class RabbitMqClient:
     ``connect_timeout_s`` to answer, and `BLOCKED_S` if it says itself that it takes nothing.
     """
 
-    def __init__(self, settings: RabbitMqSettings, client: str = CLI, *, watch: Sequence[str] = ()) -> None:
-        """``client`` is one of `CLIENTS`, whatever the user is called."""
-        self._settings, self._exchange = settings, client_exchange(client)
-        self._address = f"{client_queue_prefix(client)}{uuid.uuid4()}"
+    def __init__(
+        self, settings: RabbitMqSettings, client: str = CLI, *, watch: Sequence[str] = (), reads: str | None = None
+    ) -> None:
+        """``client`` is one of `CLIENTS`, whatever the user is called.
+
+        ``reads`` is a queue that is there, and is read instead of one of its own, if nobody else does; empty for none.
+        """
+        self._settings, self._exchange, self._reads = settings, client_exchange(client), reads
+        self._address = f"{client_queue_prefix(client)}{uuid.uuid4()}" if reads is None else reads
         self._arrived: deque[tuple[int | None, tuple[str, str, bytes]]] = deque()
         """Messages with the delivery tag to acknowledge once each is taken: of those in a bundle, the last has it."""
         self._loop = IOLoop()
@@ -145,6 +150,11 @@ class RabbitMqClient:
         self._until(lambda: channel.is_open, "channel")
         channel.add_on_return_callback(self._note_return)
         self._answered(partial(channel.confirm_delivery, self._settle))
+        if self._reads is not None:
+            if self._reads:
+                self._answered(partial(channel.basic_qos, prefetch_count=CLIENT_PREFETCH))
+                self._answered(partial(channel.basic_consume, self._reads, self._keep, exclusive=True))
+            return channel
         # Its type is said outright: a virtual host's default may be quorum, which cannot be exclusive.
         declare = partial(channel.queue_declare, exclusive=True, arguments={"x-queue-type": "classic"})
         self._answered(partial(declare, self._address))

@@ -14,14 +14,12 @@ from qkdrelay.broker.rabbitmq.connection import LiveConnection
 from qkdrelay.broker.rabbitmq.inbox import Inbox
 from qkdrelay.broker.rabbitmq.lane import Lane
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
-from qkdrelay.network.names import CLIENTS, client_queue_prefix
 
 ROLE: Final = "publish"
 _LANES_MAX: Final = 500
 """Each is a channel, of which RabbitMQ allows 2,047 on a connection."""
 
 _log = structlog.get_logger()
-_OF_CLIENTS = tuple(map(client_queue_prefix, CLIENTS))
 
 
 class Publisher:
@@ -58,7 +56,7 @@ class Publisher:
 
     def _lane(self, exchange: str, key: str) -> Lane:
         is_full = len(self._lanes) >= _LANES_MAX and (exchange, key) not in self._lanes
-        if is_full or key.startswith(_OF_CLIENTS):
+        if is_full or ".q." in key:
             key = ""
         lane = self._lanes.get((exchange, key))
         if lane is None:
