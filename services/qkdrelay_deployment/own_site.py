@@ -21,7 +21,7 @@ from qkdrelay_deployment.site_exchange import shared_between, standing
 from qkdrelay_deployment.site_papers import check_certificate, key_files, load_certificate
 from qkdrelay_deployment.site_requests import require_site, with_sites
 from qkdrelay_deployment.sites import IMAGES, as_seen_from, kept_of, write_bundle
-from qkdrelay_deployment.variables import control_key_variable, link_secret_variable, part
+from qkdrelay_deployment.variables import control_key_variable, link_secret_variable, part, site_key_variable
 
 
 def write_site(
@@ -77,6 +77,7 @@ def _missing(topology: Topology, site: str, root: Path, kept: Mapping[str, str])
     if accepted(root) is None:
         yield f"the certificates: `coordinator site accept {site}.signed`"
     known = {control_key_variable(kme): f"the control key of {kme}" for kme in topology.kmes}
+    known |= {site_key_variable(name): f"the key of {name}'s command line" for name in topology.sites}
     known |= {link_secret_variable(*link): f"the secret of the link {link[0]} to {link[1]}" for link in topology.links}
     for other in topology.sites:
         lacking = (

@@ -1,8 +1,8 @@
 """Secrets that two sites share, handed from one to the other so that nobody else ever has them.
 
 Of two sites that whose name sorts first makes all that they share: the secret of each simulated link between them and,
-if one has the coordinator, the control keys of the other's KMEs. It sends them sealed (ECDH with the recipient's
-certified key, HKDF-SHA256, AES-256-GCM) and signed by its own.
+if one has the coordinator, the control keys of the other's KMEs and the key of its command line. It sends them sealed
+(ECDH with the recipient's certified key, HKDF-SHA256, AES-256-GCM) and signed by its own.
 """
 
 from __future__ import annotations

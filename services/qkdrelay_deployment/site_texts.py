@@ -19,9 +19,10 @@ What is here is this site's alone: {holds}, with their RabbitMQ and their secret
 5. After this folder was provisioned again: `docker compose up -d`, then `sh deploy/tidy.sh`.
 {applications}{asking}"""
 _ASKING: Final = """
-The coordinator is here: `docker compose exec coordinator coordinator network` shows the network, `... coordinator relay
-KME KME` relays keys. The page is at http://127.0.0.1:{page_port}/.
+`docker compose run --rm cli network` shows the network, `docker compose run --rm cli relay KME KME` relays keys{what}.
 """
+_ALL_OF_IT: Final = ". The coordinator\nis here, and the page, at http://127.0.0.1:{page_port}/"
+_ITS_OWN: Final = ": what\nbegins or ends here, as the coordinator answers this site"
 _APPLICATIONS: Final = """
 Applications find their keys by `deploy/saes.json`.
 """
@@ -70,7 +71,7 @@ def readme(topology: Topology, site: str, page_port: str) -> str:
         host=here.host,
         others=others or "nobody",
         applications=_APPLICATIONS if topology.saes else "",
-        asking=_ASKING.format(page_port=page_port) if has_coordinator else "",
+        asking=_ASKING.format(what=_ALL_OF_IT.format(page_port=page_port) if has_coordinator else _ITS_OWN),
     )
 
 

@@ -1,7 +1,8 @@
 """Bundles: for each site of a network a folder that starts by itself, with its own secrets and nobody else's.
 
-Of what others have, too, a bundle holds what two share: the secret of a simulated link with a KME there, and the
-control key of each KME, which the coordinator's has as well. The authority that names the sites is in none.
+Of what others have, too, a bundle holds what two share: the secret of a simulated link with a KME there, the control
+key of each KME and the key of each command line, which the coordinator's has as well. The authority that names the
+sites is in none.
 """
 
 from __future__ import annotations

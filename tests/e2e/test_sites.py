@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import secrets
 import ssl
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,17 @@ import pytest
 from cryptography import x509
 from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker
 
-from qkdrelay.broker.names import VHOST, control_queue, link_queue
+from qkdrelay.broker.names import VHOST, answer_queues, control_queue, link_queue
+from qkdrelay.broker.rabbitmq import RabbitMqSettings
+from qkdrelay.broker.rabbitmq.site_client import SiteClient
 from qkdrelay.broker.rabbitmq.tls import client_context
+from qkdrelay.client import CoordinatorClient
+from qkdrelay.errors import BrokerUnreachableError
+from qkdrelay.messages.network_answers import NetworkView
+from qkdrelay.messages.requests import NetworkRequest
 from qkdrelay.network.sites import Site
 from qkdrelay.network.topology_file import load_topology
+from qkdrelay.service import dotenv_file
 from qkdrelay_deployment.certificates import Authority
 from support import rabbitmq, stack
 from support.sites import Bundles, away, bundles, shown, until_whole
@@ -85,7 +94,10 @@ def test_a_site_reads_what_is_for_it_at_the_brokers_of_others_and_does_nothing_e
     """Whoever has bonn's certificate."""
     for site, its_own in (
         ("munich", {link_queue("kme-2", "kme-4")}),
-        ("berlin", {link_queue("kme-1", "kme-3"), control_queue("kme-3"), control_queue("kme-4")}),
+        (
+            "berlin",
+            {link_queue("kme-1", "kme-3"), *map(control_queue, ("kme-3", "kme-4")), *answer_queues("bonn")},
+        ),
     ):
         listed = json.loads((network.folder / site / "deploy" / "definitions.json").read_text())
         assert its_own <= {queue["name"] for queue in listed["queues"]}
@@ -215,6 +227,73 @@ def test_a_site_comes_and_goes_while_relays_are_under_way(network: Bundles) -> N
         with pytest.raises(AMQPConnectionError):
             connect(network, site, gone, pika.credentials.ExternalCredentials())
     assert network.coordinator("relay", "kme-1", "kme-4", "--json").json()["state"] == "confirmed"
+
+
+def test_each_site_asks_for_what_concerns_it_and_is_told_of_nothing_else(network: Bundles) -> None:
+    asked = ("--allow-unprotected", "--json")
+    own, other = (
+        network.cli("munich", "relay", "kme-2", "kme-3", *asked).json(),
+        network.cli("bonn", "relay", "kme-4", "kme-1", *asked).json(),
+    )
+    assert {own["state"], other["state"]} == {"confirmed"}
+    refused = network.cli("munich", "relay", "kme-1", "kme-4", *asked)
+    assert refused.code != 0
+    assert "error: neither kme-1 nor kme-4 is at this site\nhint: one of them must be kme-2" in refused.err
+    listed = network.cli("munich", "relays", "--limit", "1000", "--json").json()["relays"]
+    assert own["relay_id"] in {relay["relay_id"] for relay in listed}
+    assert all("kme-2" in (relay["source"], relay["target"]) for relay in listed)
+    assert "there is no relay" in network.cli("munich", "show", other["relay_id"]).err
+    seen = network.cli("munich", "network", "--json").json()
+    assert {kme["name"] for kme in seen["kmes"]} == {"kme-1", "kme-2", "kme-4"}
+    for command in (("dead-letters", "list"), ("watch",), ("link", "down", "kme-1", "kme-3")):
+        answer = network.cli("munich", *command)
+        assert answer.code != 0
+        assert "Traceback" not in answer.err
+        assert "hint: " in answer.err
+    assert network.cli("berlin", "show", other["relay_id"], "--json").json()["state"] == "confirmed"
+
+
+def test_four_command_lines_of_a_site_are_answered_at_a_time(network: Bundles) -> None:
+    said = dotenv_file.read(network.folder / "munich" / ".env")
+    at = network.topology.sites["berlin"]
+    home = RabbitMqSettings(
+        addresses=f"127.0.0.1:{said['QKDRELAY_AMQP_PORT']}", user="cli", password=said["QKDRELAY_CLI_PASSWORD"]
+    )
+    own = network.folder / "munich" / TLS / "site"
+    coordinator = RabbitMqSettings(addresses=at.broker, user="site.munich", password=None, tls=own)
+    key = bytes.fromhex(said["SITE_KEY_MUNICH"])
+    with ExitStack() as open_ones:
+        clients = [open_ones.enter_context(SiteClient(home, coordinator, "munich")) for _ in range(4)]
+        assert len({client.address for client in clients}) == 4
+        for client in clients:
+            assert CoordinatorClient(client, key).ask(NetworkRequest(), NetworkView).name == network.topology.name
+        with pytest.raises(BrokerUnreachableError, match="4 command lines of this site are at work"):
+            SiteClient(home, coordinator, "munich")
+    with SiteClient(home, coordinator, "munich") as client, pytest.raises(BrokerUnreachableError):
+        CoordinatorClient(client, secrets.token_bytes(32)).ask(NetworkRequest(), NetworkView)
+
+
+@pytest.mark.usefixtures("disturbed")
+def test_a_second_coordinator_takes_over_where_the_first_is_gone(network: Bundles) -> None:
+    network.provision(None, "--standby")
+    network.up("berlin")
+    both = ("coordinator", "coordinator-2")
+
+    def waits(service: str) -> bool:
+        return "this coordinator does not lead; it waits" in network.ready("berlin", service)
+
+    eventually(lambda: sorted(map(waits, both)) == [False, True], timeout_s=90, what="one to lead, and one to wait")
+    until_whole(network)
+    first = next(service for service in both if not waits(service))
+    asked = ("relay", "kme-1", "kme-4", "--allow-unprotected", "--json")
+    assert network.cli("berlin", *asked).json()["state"] == "confirmed"
+    assert network.compose("berlin", "kill", first).code == 0
+    second = next(service for service in both if service != first)
+    eventually(lambda: not waits(second), timeout_s=60, what="the other to lead")
+    assert network.cli("berlin", *asked).json()["state"] == "confirmed"
+    network.provision()
+    assert network.compose("berlin", "up", "-d", "--remove-orphans").code == 0
+    assert "coordinator-2" not in network.compose("berlin", "ps").out
 
 
 def states(network: Bundles, relays: list[str]) -> dict[str, str]:

@@ -30,8 +30,8 @@ vienna = { kmes = ["kme-4"], broker = "qkd.vienna.example:5671" }
 CITIES = parse_topology(TOPOLOGY, "three-cities.toml")
 SITES = tuple(CITIES.sites)
 SHARED = {
-    ("berlin", "munich"): ("CONTROL_KEY_KME_1", "LINK_SECRET_KME_1__KME_2"),
-    ("munich", "vienna"): ("CONTROL_KEY_KME_4", "LINK_SECRET_KME_3__KME_4"),
+    ("berlin", "munich"): ("CONTROL_KEY_KME_1", "SITE_KEY_BERLIN", "LINK_SECRET_KME_1__KME_2"),
+    ("munich", "vienna"): ("CONTROL_KEY_KME_4", "SITE_KEY_VIENNA", "LINK_SECRET_KME_3__KME_4"),
 }
 
 

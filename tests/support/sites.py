@@ -67,6 +67,10 @@ class Bundles:
         """Run the coordinator's command line at its site."""
         return self.compose(self.topology.coordinator, "exec", "-T", "coordinator", "coordinator", *arguments)
 
+    def cli(self, site: str, *arguments: str) -> stack.Answer:
+        """Run the command line at a site, as its README says."""
+        return self.compose(site, "run", "--rm", "-T", "cli", *arguments)
+
     def ready(self, site: str, service: str) -> str:
         """Return what a service says of its readiness: ``ok``, a remark perhaps, or why not; empty if it is away."""
         ask = "exec 3<>/dev/tcp/127.0.0.1/9464; printf 'GET /readyz HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3 | tail -n 1"

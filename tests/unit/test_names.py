@@ -54,7 +54,7 @@ def test_permissions_are_those_of_the_design() -> None:
         "coordinator": (
             "^$",
             "^(coord|replies)$",
-            r"^(results\.[^.]+|coordinator\.requests|coordinator\.requests\.page|dead-letters)$",
+            r"^(results\.[^.]+|coordinator\.requests|coordinator\.requests\.page|coordinator\.lead|dead-letters)$",
         ),
         "cli": (r"^cli\.q\..*$", r"^(cli|cli\.q\..*)$", r"^(cli\.q\..*|replies|events)$"),
         "page": (r"^page\.q\..*$", r"^(page|page\.q\..*)$", r"^(page\.q\..*|replies)$"),
@@ -98,6 +98,7 @@ def test_bindings_of_control_reports_and_events() -> None:
         each for each in found if "link." not in each[1] and "kme-2" not in each[1] and "kme-10" not in each[1]
     } == {
         ("coord", "kme.kme-1.control", "queue", "kme.kme-1.control"),
+        ("coord", "coordinator.lead", "queue", "coordinator.lead"),
         ("kme.kme-1", "results.kme-1", "queue", "results.kme-1"),
         ("kme.kme-1", "results.kme-1", "exchange", "events"),
         ("kme.kme-1", "dead.kme-1", "queue", "dead-letters"),
@@ -118,13 +119,13 @@ def test_every_binding_joins_what_is_declared() -> None:
 
 def test_every_queue_is_bounded_by_one_policy() -> None:
     document = make(lab=True)
-    for queue in [*(each["name"] for each in document["queues"]), "cli.q.1", "page.q.1"]:
+    for queue in [*(each["name"] for each in document["queues"]), "cli.q.1", "page.q.1", "cli.berlin.q.0"]:
         matching = [each for each in document["policies"] if re.search(each["pattern"], queue)]
         assert len(matching) == 1, queue
         definition = matching[0]["definition"]
         assert definition["max-length-bytes"] > 0
         refuses = definition["overflow"] == "reject-publish"
-        assert refuses == (queue not in ("dead-letters", "lab.leaks", "cli.q.1", "page.q.1"))
+        assert refuses == (queue not in ("dead-letters", "lab.leaks", "coordinator.lead") and ".q." not in queue)
         assert ("dead-letter-exchange" in definition) == refuses
         if refuses:
             assert definition["delivery-limit"] == 1000

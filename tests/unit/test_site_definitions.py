@@ -55,7 +55,7 @@ def documents(network: Topology, lab: bool) -> dict[str, dict[str, Any]]:
 def users_here(network: Topology, site: str) -> set[str]:
     """Those who get in at a site's broker by password."""
     here = {kme for kme in network.kmes if network.site_of[kme] == site} | {"operator"}
-    return here | ({"coordinator", *CLIENTS} if site == network.coordinator else set())
+    return here | ({"coordinator", *CLIENTS} if site == network.coordinator else {"cli"})
 
 
 def names(document: dict[str, Any], kind: str) -> set[str]:
@@ -67,7 +67,7 @@ def written_by(network: Topology, queue: str) -> str:
     kind, *rest = queue.split(".")
     if kind in ("link", "results"):
         return network.site_of[rest[0]]
-    assert kind in ("kme", "coordinator")
+    assert kind in ("kme", "coordinator", "cli")
     return network.coordinator
 
 
@@ -78,6 +78,8 @@ def reader_of(network: Topology, queue: str) -> tuple[str, str]:
         return rest[1], network.site_of[rest[1]]
     if kind == "kme":
         return rest[0], network.site_of[rest[0]]
+    if kind == "cli":
+        return "cli", rest[0]
     return "coordinator", network.coordinator
 
 
@@ -91,29 +93,28 @@ def is_read_by_services(name: str) -> bool:
 def may_read(network: Topology, site: str, user: str, name: str) -> bool:
     """What is meant: who reads a queue does, at home as itself and elsewhere as its site; clients their own."""
     client, _, own = name.partition(".q.")
-    if own:
-        return user == client
-    if name == "replies":
-        return user in CLIENTS
-    if name == "events":
-        return user == "cli"
+    if "." in client and own:
+        return site == network.coordinator and user == client.replace("cli", "site")
+    if own or name in ("replies", "events"):
+        readers = {client} if own else {"cli", "page"} if name == "replies" else {"cli"}
+        return site == network.coordinator and user in readers
     if not is_read_by_services(name):
         return False
     reader, home = reader_of(network, name)
     return user == (reader if home == site else f"site.{home}")
 
 
-def may_write(network: Topology, user: str, name: str) -> bool:
+def may_write(network: Topology, site: str, user: str, name: str) -> bool:
     """What is meant: everybody its own exchange; nobody who is elsewhere anything."""
     client, _, own = name.partition(".q.")
     if own:
-        return user == client
+        return site == network.coordinator and user == client
     if user == "coordinator":
         return name in ("coord", "replies") or (name == "events" and len(network.sites) > 1)
     return name == (user if user in CLIENTS else f"kme.{user}")
 
 
-STRANGE = {"amq.default", "amq.topic", "cli.q.1", "page.q.1", "x", "link", "results", "site.a"}
+STRANGE = {"amq.default", "amq.topic", "cli.q.1", "page.q.1", "cli.x.q.0", "x", "link", "results", "site.a"}
 
 
 def test_everybody_may_what_is_meant_and_nothing_else(network: Topology, lab: bool) -> None:
@@ -125,8 +126,10 @@ def test_everybody_may_what_is_meant_and_nothing_else(network: Topology, lab: bo
             for name in there:
                 asked = site, user, name
                 assert bool(re.search(granted["read"], name)) == may_read(network, *asked), asked
-                assert bool(re.search(granted["write"], name)) == may_write(network, user, name), asked
-                assert bool(re.search(granted["configure"], name)) == (name == f"{user}.q.1"), asked
+                assert bool(re.search(granted["write"], name)) == may_write(network, *asked), asked
+                assert bool(re.search(granted["configure"], name)) == (
+                    name == f"{user}.q.1" and site == network.coordinator
+                ), asked
                 tried += 1
     assert tried > 100
 
@@ -184,25 +187,30 @@ def one_broker(network: Topology, lab: bool) -> dict[str, Any]:
 
 
 def test_all_queues_together_are_those_of_one_broker_each_where_its_writer_is(network: Topology, lab: bool) -> None:
-    at_each = {"dead-letters"} | ({"lab.leaks"} if lab else set())
+    """But for those that a command line has at each other site: to ask, and, at the coordinator's, to be answered."""
+    at_each = {"dead-letters", "coordinator.requests"} | ({"lab.leaks"} if lab else set())
     everywhere = documents(network, lab)
     found: Counter[str] = Counter()
     for site, document in everywhere.items():
         here = [each["name"] for each in document["queues"]]
         assert at_each <= set(here)
         assert {written_by(network, queue) for queue in here if queue not in at_each} == {site}
-        found.update(here)
+        answered = Counter(queue.split(".")[1] for queue in here if queue.startswith("cli."))
+        others = network.sites.keys() - {site}
+        assert answered == (Counter(dict.fromkeys(others, 4)) if site == network.coordinator else {})
+        found.update(queue for queue in here if not queue.startswith("cli."))
     one = one_broker(network, lab)
     assert found == Counter({queue: len(everywhere) if queue in at_each else 1 for queue in names(one, "queues")})
-    arguments = {json.dumps(each["arguments"]) for document in everywhere.values() for each in document["queues"]}
-    assert arguments == {json.dumps(each["arguments"]) for each in one["queues"]}
+    for queue in (each for document in everywhere.values() for each in document["queues"]):
+        classic = {"x-queue-type": "classic"} if queue["name"].startswith("cli.") else None
+        assert queue["arguments"] == (classic or one["queues"][0]["arguments"])
 
 
 def test_all_exchanges_together_are_those_of_one_broker_each_where_its_writer_is(network: Topology, lab: bool) -> None:
     everywhere = documents(network, lab)
     kinds = {each["name"]: each["type"] for each in one_broker(network, lab)["exchanges"]}
     for site, document in everywhere.items():
-        of_all = {"coord", "cli", "page", "replies", "events"} if site == network.coordinator else set()
+        of_all = {"coord", "cli", "page", "replies", "events"} if site == network.coordinator else {"cli"}
         own = {f"kme.{kme}" for kme in network.kmes if network.site_of[kme] == site}
         assert {each["name"]: each["type"] for each in document["exchanges"]} == {
             name: kinds[name] for name in {"dlx", *own, *of_all}
@@ -225,9 +233,12 @@ def test_a_queue_is_reached_through_its_writers_exchange_and_where_the_coordinat
             expected |= {(own, f"results.{kme}", "exchange", "events")} if leads else set()
             queues = {f"link.{kme}.{b if a == kme else a}" for a, b in network.links if kme in (a, b)}
             expected |= {(exchange, q, "queue", q) for q in queues for exchange in (own, *["coord"][: int(leads)])}
+        expected |= {("cli", "requests", "queue", "coordinator.requests")}
         if leads:
+            expected |= {("coord", "coordinator.lead", "queue", "coordinator.lead")}
+            answers = [f"cli.{other}.q.{n}" for other in network.sites if other != site for n in range(4)]
+            expected |= {("replies", queue, "queue", queue) for queue in answers}
             expected |= {("coord", f"kme.{kme}.control", "queue", f"kme.{kme}.control") for kme in network.kmes}
-            expected |= {("cli", "requests", "queue", "coordinator.requests")}
             expected |= {("page", "requests", "queue", "coordinator.requests.page")}
         found = [(e["source"], e["routing_key"], e["destination_type"], e["destination"]) for e in document["bindings"]]
         assert Counter(found) == Counter(dict.fromkeys(expected, 1))

@@ -184,9 +184,10 @@ def test_what_a_bundle_lacks_is_listed_with_the_commands_and_nothing_is_written(
     for part in (
         "the private keys: `coordinator site init munich`",
         "the certificates: `coordinator site accept munich.signed`",
-        "the control key of kme-1, the secret of the link kme-1 to kme-2: "
+        "the control key of kme-1, the key of berlin's command line, the secret of the link kme-1 to kme-2: "
         "ask site berlin for an offer, then `coordinator site take berlin-to-munich.offer`",
-        "the control key of kme-4, the secret of the link kme-3 to kme-4: `coordinator site offer vienna`",
+        "the control key of kme-4, the key of vienna's command line, the secret of the link kme-3 to kme-4: "
+        "`coordinator site offer vienna`",
     ):
         assert part in said
     operators.certified()

@@ -62,8 +62,7 @@ class Loop:
         self.service, self.journal, self.broker, self.clock = service, service.journal, broker, clock
         self.health = Health()
         self.mailbox = Mailbox(broker.wake)
-        self._batch_s = batch_s
-        self._pacing = Pacing(broker, gather_s)
+        self._batch_s, self._pacing = batch_s, Pacing(broker, gather_s)
         self._turned_at = 0.0  # when the last turn was, by the monotonic clock
         self._generation = self._publishing = 0
         self._resting = Resting()
@@ -84,10 +83,9 @@ class Loop:
 
     def start(self) -> None:
         """Have the service begin, connect to the broker, and publish what it has not confirmed."""
-        now = self.clock()
         with self.journal.transaction():
-            self.service.start(now)
-            self.journal.outbox.publish_unconfirmed(now)
+            self.service.start(self.clock())
+            self.journal.outbox.publish_unconfirmed(self.clock())
         self._started = True
         self.broker.start()
         self._publish()
@@ -99,8 +97,7 @@ class Loop:
         received = self._receive(timeout_s)
         now = self.clock()
         self.journal.outbox.note_confirmed(received.confirmed, now)
-        if self._stop.is_set():
-            # Whoever was stopped meanwhile may not be who leads any more; what came goes back.
+        if self._stop.is_set():  # who was stopped meanwhile may not be who leads any more; what came goes back
             return False
         reconnected = received.connected and received.generation != self._generation
         self._pacing.send_what_is_due()  # before the commit, which may fail for hours
@@ -250,7 +247,6 @@ class Loop:
         self.close()
 
     def _turn(self) -> None:
-        """Step, and wait for work until a timer of the service's is due."""
         self.step(max(0.0, min(IDLE_S, self.service.wait_s(self.clock()) if self._started else 0.0)))
 
     def _guard(self, work: Callable[[], object]) -> str:

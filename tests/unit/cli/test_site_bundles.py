@@ -84,8 +84,8 @@ def without_salts(bundle: Path) -> dict[Path, str]:
 def test_a_bundle_has_of_others_what_two_share_and_nothing_more(folder: Path) -> None:
     held = {site: secrets_of(folder, site) for site in NETWORK.sites}
     shared = {
-        frozenset(("berlin", "bonn")): {"LINK_SECRET_KME_1__KME_2", "CONTROL_KEY_KME_2"},
-        frozenset(("berlin", "ulm")): {"LINK_SECRET_KME_10__KME_3", "CONTROL_KEY_KME_3"},
+        frozenset(("berlin", "bonn")): {"LINK_SECRET_KME_1__KME_2", "CONTROL_KEY_KME_2", "SITE_KEY_BONN"},
+        frozenset(("berlin", "ulm")): {"LINK_SECRET_KME_10__KME_3", "CONTROL_KEY_KME_3", "SITE_KEY_ULM"},
         frozenset(("bonn", "ulm")): set(),
     }
     for site in NETWORK.sites:
@@ -120,7 +120,11 @@ def test_a_bundle_that_was_lost_gets_what_it_shares_from_the_others(folder: Path
     (folder / "ulm" / ".env").unlink()
     written(folder)
     after = secrets_of(folder, "ulm")
-    assert {name for name in after if after[name] == before[name]} == {"LINK_SECRET_KME_10__KME_3", "CONTROL_KEY_KME_3"}
+    assert {name for name in after if after[name] == before[name]} == {
+        "LINK_SECRET_KME_10__KME_3",
+        "CONTROL_KEY_KME_3",
+        "SITE_KEY_ULM",
+    }
 
 
 def test_two_sites_that_have_another_secret_each_are_told_which(folder: Path) -> None:
@@ -187,9 +191,9 @@ def services(folder: Path, site: str) -> dict[str, str]:
 
 def test_each_site_has_its_own_services_and_the_coordinators_site_that(folder: Path) -> None:
     assert {site: set(services(folder, site)) for site in NETWORK.sites} == {
-        "berlin": {"rabbitmq", "coordinator", "page", "kme-1", "kme-10"},
-        "bonn": {"rabbitmq", "kme-2"},
-        "ulm": {"rabbitmq", "kme-3"},
+        "berlin": {"rabbitmq", "coordinator", "page", "kme-1", "kme-10", "cli"},
+        "bonn": {"rabbitmq", "kme-2", "cli"},
+        "ulm": {"rabbitmq", "kme-3", "cli"},
     }
 
 
@@ -362,6 +366,8 @@ def test_any_network_divided_in_any_way_shares_what_it_must_and_no_more(tmp_path
             elif name.startswith("CONTROL_KEY_"):
                 kme = name.removeprefix("CONTROL_KEY_").lower().replace("_", "-")
                 assert holders == {topology.site_of[kme], topology.coordinator}
+            elif name.startswith("SITE_KEY_"):
+                assert holders == {name.removeprefix("SITE_KEY_").lower(), topology.coordinator}
             else:
                 assert holders == {site}
 
