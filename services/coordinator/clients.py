@@ -109,10 +109,6 @@ class Clients:
         """Return what signs answers to a client's queue."""
         return self._clients[parse_client_queue(queue)].answerer
 
-    def may_see(self, queue: str, ends: Collection[str]) -> bool:
-        """Whether who is answered by this queue is told of a relay between these two."""
-        return self._clients[parse_client_queue(queue)].may_see(ends)
-
     def open(self, now: float) -> None:
         """Take requests from now on."""
         for client in self._clients.values():
