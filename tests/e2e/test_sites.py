@@ -274,6 +274,52 @@ def test_four_command_lines_of_a_site_are_answered_at_a_time(network: Bundles) -
 
 
 @pytest.mark.usefixtures("disturbed")
+def test_secrets_are_renewed_one_after_the_other_and_no_share_is_lost(network: Bundles) -> None:
+    """As docs/sites.md says: of a simulated link, between coordinator and KME, and of a site's command line."""
+    relays: list[str] = []
+
+    def ask() -> None:
+        for source, target in (("kme-1", "kme-4"), ("kme-4", "kme-1"), ("kme-2", "kme-3")):
+            told = ("--timeout", "600", "--allow-unprotected", "--no-wait", "--json")
+            relays.append(network.coordinator("relay", source, target, *told).json()["relay_id"])
+
+    def waiting(site: str, queue: str) -> str:
+        told = ("exec", "-T", "rabbitmq", "rabbitmqctl", "--quiet", "-p", VHOST, "list_queues", "name", "messages")
+        return next(line.split()[1] for line in network.compose(site, *told).out.splitlines() if line.startswith(queue))
+
+    def renew(name: str, *sites: str) -> None:
+        before = {site: dotenv_file.read(network.folder / site / ".env") for site in sites}
+        for site, said in before.items():
+            lines = (f"{other}={value}\n" for other, value in said.items() if other != name)
+            (network.folder / site / ".env").write_text("".join(lines))
+        network.provision()
+        after = {dotenv_file.read(network.folder / site / ".env")[name] for site in sites}
+        assert len(after) == 1
+        assert after.isdisjoint(said[name] for said in before.values())
+        for site in sites:
+            ask()
+            network.up(site)
+
+    ask()
+    assert network.cli("munich", "link", "down", "kme-1", "kme-2").code == 0
+    ask()
+    for site, queue in (("berlin", link_queue("kme-1", "kme-2")), ("munich", link_queue("kme-2", "kme-1"))):
+        eventually(lambda s=site, q=queue: waiting(s, q) == "0", timeout_s=60, what=f"{queue} to be empty")
+    renew("LINK_SECRET_KME_1__KME_2", "munich", "berlin")
+    until_whole(network)
+    assert network.cli("munich", "link", "up", "kme-1", "kme-2").code == 0
+    renew("CONTROL_KEY_KME_4", "berlin", "bonn")
+    renew("SITE_KEY_MUNICH", "berlin", "munich")
+    until_whole(network)
+    eventually(
+        lambda: states(network, relays) == dict.fromkeys(relays, "confirmed"), timeout_s=180, what="all to be confirmed"
+    )
+    assert network.cli("munich", "network").code == 0
+    letters = network.coordinator("dead-letters", "list", "--json").json()["dead_letters"]
+    assert not [letter for letter in letters if letter["queue"].startswith("link.")]
+
+
+@pytest.mark.usefixtures("disturbed")
 def test_a_second_coordinator_takes_over_where_the_first_is_gone(network: Bundles) -> None:
     network.provision(None, "--standby")
     network.up("berlin")

@@ -15,6 +15,7 @@ import typer
 from coordinator.settings import CoordinatorSettings
 from kme.__main__ import app as kme
 from kme.settings import KmeSettings
+from qkdrelay.network.names import CLI
 from qkdrelay.network.topology_file import reference_topology
 from qkdrelay.service.settings import PREFIX
 from qkdrelay_cli import app as coordinator
@@ -26,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MAKEFILE = (ROOT / "Makefile").read_text()
 OURS = {"coordinator": typer.main.get_command(coordinator), "kme": typer.main.get_command(kme)}
-SERVICES = {"coordinator", "page", "cli", *CLUSTER_SERVICES, *reference_topology().kmes, "SERVICE"}
+SERVICES = {"coordinator", "page", CLI, *CLUSTER_SERVICES, *reference_topology().kmes, "SERVICE"}
 COMPOSE = {"exec", "logs", "restart", "ps", "stop", "run", "start", "up"}
 UNIX = {"grep", "sed", "sort", "git", "tar", "sh", "umask", ".", "rabbitmqctl", "until", "do", "sleep", "done"}
 UNIX |= {"cd", "curl", "rm"}
@@ -91,7 +92,7 @@ def check_compose(words: list[str]) -> None:
     if words[0] in ("exec", "run"):
         service, *command = (word for word in words[1:] if word not in ("-T", "--rm", "--no-deps"))
         assert service in SERVICES, service
-        check(command)
+        check(["coordinator", *command] if service == CLI else command)
 
 
 def check(words: list[str], *, engine: bool = False, at_a_site: bool = False) -> None:
