@@ -11,11 +11,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from coordinator.settings import CoordinatorSettings
     from coordinator.store import CoordinatorStore
     from qkdrelay.broker.port import Broker
     from qkdrelay.network.directory import Directory
     from qkdrelay.network.topology import Topology
     from qkdrelay.service.loop import Loop
+    from qkdrelay.service.process import StopRequest
 
 
 def assemble(
@@ -64,11 +66,9 @@ def serve() -> None:
 
     Example: QKDRELAY_TOPOLOGY=eight-kmes.toml QKDRELAY_BROKER=127.0.0.1:5672 ... coordinator serve
     """
-    from coordinator.lead import LEAD, LeadLostError, Term
-    from coordinator.metrics import watch_lead
     from coordinator.settings import CoordinatorSettings
     from coordinator.store import open_coordinator_store
-    from qkdrelay.broker.names import LEAD_QUEUE, coordinator_queues, site_queues
+    from qkdrelay.broker.names import coordinator_queues, site_queues
     from qkdrelay.broker.rabbitmq import RabbitMqBroker
     from qkdrelay.broker.rabbitmq.tls import CERTIFICATE
     from qkdrelay.errors import SettingsError
@@ -127,13 +127,25 @@ def serve() -> None:
         loop.service.metrics.watch_certificate(settings.site_tls / CERTIFICATE)
     health = monitoring(loop.service.metrics.registry, loop.health)
     with serving(health, settings.http, setting="QKDRELAY_HTTP"):
-        if not settings.standby:
+        if settings.standby:
+            _run_while_leading(loop, settings, stop)
+        else:
             loop.run(stop)
-            return
-        tokens = RabbitMqBroker(replace(settings.rabbitmq(COORDINATOR, (LEAD_QUEUE,)), service=LEAD))
-        with Term(tokens, stop, loop.health) as term:
-            watch_lead(loop.service.metrics, term.lead)
-            if term.begins():
-                loop.run(term)
-        if term.is_lost:
-            raise LeadLostError("another coordinator may lead; this one has to start anew", hint="compose does that")
+
+
+def _run_while_leading(loop: Loop, settings: CoordinatorSettings, stop: StopRequest) -> None:
+    """Wait until this coordinator leads, and run for as long. Raises LeadLostError if it does no more."""
+    from coordinator.lead import LEAD, LeadLostError, Term
+    from coordinator.metrics import watch_lead
+    from qkdrelay.broker.names import LEAD_QUEUE
+    from qkdrelay.broker.rabbitmq import RabbitMqBroker
+    from qkdrelay.network.names import COORDINATOR
+
+    tokens = RabbitMqBroker(replace(settings.rabbitmq(COORDINATOR, (LEAD_QUEUE,)), service=LEAD))
+    metrics = loop.service.metrics
+    with Term(tokens, stop, loop.health, connected=metrics.connected.set) as term:
+        watch_lead(metrics, term.lead)
+        if term.begins():
+            loop.run(term)
+    if term.is_lost:
+        raise LeadLostError("another coordinator may lead; this one has to start anew", hint="compose does that")

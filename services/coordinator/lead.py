@@ -19,7 +19,7 @@ from typing import Final, Self
 import structlog
 
 from qkdrelay.broker.names import COORD_EXCHANGE, LEAD_QUEUE
-from qkdrelay.broker.port import Broker, Publication
+from qkdrelay.broker.port import Broker, Publication, Received
 from qkdrelay.errors import UnreachableError
 from qkdrelay.service.health import Health
 from qkdrelay.service.process import StopRequest
@@ -61,6 +61,8 @@ class Lead:
         self._sent_at, self._until = -math.inf, -math.inf
         self._heard_at = clock()
         """When another coordinator's token came last, which only who leads sees; or when this began to lead."""
+        self.seen: Received | None = None
+        """What the broker said last, of its own state, too."""
 
     @property
     def held(self) -> bool:
@@ -80,7 +82,8 @@ class Lead:
             while len(self._sent) > _OUTSTANDING_MAX:
                 del self._sent[next(iter(self._sent))]
             self._broker.publish([Publication(None, COORD_EXCHANGE, LEAD_QUEUE, token)])
-        for delivery in (came := self._broker.receive(_READ_AT_ONCE, timeout_s).deliveries):
+        self.seen = self._broker.receive(_READ_AT_ONCE, timeout_s)
+        for delivery in self.seen.deliveries:
             sent_at = self._sent.pop(delivery.body, None)
             if sent_at is None:
                 self._heard_at = self._clock()
@@ -88,7 +91,7 @@ class Lead:
                 self._heard_at = self._heard_at if self.held else self._clock()
                 self._until = max(self._until, sent_at + LEASE_S)
         # At once: one that is held would count against whoever reads next.
-        self._broker.acknowledge(came)
+        self._broker.acknowledge(self.seen.deliveries)
 
     def close(self) -> None:
         """Leave the queue to the others."""
@@ -102,8 +105,19 @@ class Term(StopRequest):
     In the ``with`` a thread of its own sends the tokens.
     """
 
-    def __init__(self, broker: Broker, stop: StopRequest, health: Health) -> None:
-        """``health`` is the loop's: without turns there is no leading; ``stop`` is what ends the process."""
+    def __init__(
+        self,
+        broker: Broker,
+        stop: StopRequest,
+        health: Health,
+        *,
+        connected: Callable[[bool], object] = lambda _: None,
+    ) -> None:
+        """``health`` is the loop's: without turns there is no leading; ``stop`` is what ends the process.
+
+        ``connected`` is told while it waits whether the broker is there.
+        """
+        self._connected = connected
         super().__init__()
         self._stop, self._health, self._broker = stop, health, broker
         self.lead = Lead(broker, may_lead=lambda: not health.liveness_problem())
@@ -141,7 +155,10 @@ class Term(StopRequest):
                 self._begun = True
                 _log.info("coordinator.leads")
                 return True
-            self._health.turned(problem="", remark="this coordinator does not lead; it waits")
+            seen = self.lead.seen
+            problem = "not connected to the broker" if seen is None else seen.hindrance
+            self._health.turned(problem=problem, remark="this coordinator does not lead; it waits")
+            self._connected(not problem)
             self.wait(_LOOK_EVERY_S)
         return False
 

@@ -20,6 +20,8 @@ from qkdrelay.service.batch_events import BatchEvents
 
 EPOCH_AHEAD_S_MAX = 86_400.0
 """How far ahead of now an epoch may be that a KME says it has heard: who invents one must not use up all to come."""
+RECALLS_WITHIN_S = 120.0
+"""A KME that was told to recall what is under way there has done so by then."""
 ORDER_AGAIN_S = 30.0
 """A KME whose link does not keep to its order is given it again so often, whatever it says how often."""
 
@@ -47,6 +49,8 @@ class Liveness:
         """Times at which a KME was ordered again to turn its link to another up, or down; seconds since the epoch."""
         self._adopts: dict[str, None] = BatchDict(batch)
         """KMEs whose links are as they say, and not as they were ordered here: another may have ordered since."""
+        self._told_to_recall: dict[str, float] = BatchDict(batch)
+        """When each KME was, in seconds since the epoch."""
         self.away: Collection[str] = ()
         """The sites at which the coordinator can read nothing now."""
 
@@ -55,11 +59,19 @@ class Liveness:
         """The last hello of each KME, and its time in seconds since the epoch."""
         return self._last_hellos
 
-    def begin_anew(self, kmes: Collection[str]) -> None:
+    def begin_anew(self, kmes: Collection[str], now: float) -> None:
         """Ask all KMEs how things are, and take it as they say: another coordinator has led."""
         self._adopts.update(dict.fromkeys(kmes))
         for kme in kmes:
-            self._commands.put(kme, Recall())
+            self._recall(kme, now)
+
+    def _recall(self, kme: str, now: float) -> None:
+        self._told_to_recall[kme] = now
+        self._commands.put(kme, Recall())
+
+    def recalls(self, kme: str, now: float) -> bool:
+        """Whether a KME was told to recall, and may still be about it."""
+        return abs(now - self._told_to_recall.get(kme, -math.inf)) < RECALLS_WITHIN_S
 
     def note(self, kme: str, hello: Hello) -> None:
         """Take note of a hello; of several in a batch the last counts."""
@@ -101,7 +113,7 @@ class Liveness:
             self._events.note("epoch.too_far", "error", kme=kme, text=text)
             return
         self._store.journal.numbers.go_beyond(hello.heard)
-        self._commands.put(kme, Recall())
+        self._recall(kme, now)
 
     def _hold_links(self, kme: str, hello: Hello, now: float) -> None:
         """Order again what a KME's links do not keep to, but not while that is under way.

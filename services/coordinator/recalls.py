@@ -13,6 +13,7 @@ from coordinator.store import CoordinatorStore
 from qkdrelay.errors import QkdRelayError
 from qkdrelay.messages import codec
 from qkdrelay.messages.control import Terms
+from qkdrelay.messages.fields import TIMEOUT_S_MAX
 from qkdrelay.messages.plans import decode_plan
 from qkdrelay.messages.relay_ids import made_at
 from qkdrelay.messages.reports import Recalled
@@ -23,6 +24,8 @@ from qkdrelay.service.lru import LruCache
 
 POLICY: Final = "recalled"
 """In place of how a plan was found, which its ends do not know."""
+_UNDECIDED_MAX: Final = UNDECIDED_MAX // 2
+"""Two ends may have made up what they recall: so much is left for what is asked for."""
 _SOMEWHERE_ELSE: Final = "another coordinator led when it ended; that one, and its ends, know what became of it"
 
 
@@ -38,9 +41,12 @@ class Recalls:
         store: CoordinatorStore,
         relays: RelayActions,
         events: BatchEvents,
+        *,
+        asked: Callable[[str, float], bool],
         adopted: Callable[[Relay], None],
     ) -> None:
-        """``adopted`` is told of each relay that is gone on with."""
+        """``asked`` says whether a KME was told to recall a moment ago; ``adopted`` is told of what is gone on with."""
+        self._asked = asked
         self._links, self._store = frozenset(map(frozenset, topology.links)), store
         self._relays, self._events, self._adopted = relays, events, adopted
         # In a network of two there is nobody to withstand.
@@ -52,7 +58,10 @@ class Recalls:
     def take(self, sender: str, report: Recalled, now: float) -> None:
         """Take what one end says; go on with the relay once the other has said so, too."""
         terms = report.terms
-        if self._store.relays.get(terms.relay_id) is not None or now >= terms.deadline:
+        if self._store.relays.get(terms.relay_id) is not None or not now < terms.deadline <= now + TIMEOUT_S_MAX:
+            return
+        if not self._asked(sender, now):
+            self._misplaced(sender, terms, "nobody has asked for it")
             return
         try:
             plan = decode_plan(terms.plan)
@@ -66,7 +75,7 @@ class Recalls:
         other = plan.target if sender == plan.source else plan.source
         if self._said[other].get(name) != digest:
             self._said[sender].keep(name, digest)
-        elif self._store.relays.undecided_count() < UNDECIDED_MAX:
+        elif self._store.relays.undecided_count() < _UNDECIDED_MAX:
             self._said[other].drop(name)
             relay = Relay(
                 terms=terms,

@@ -122,7 +122,9 @@ class CoordinatorService:
             events=events,
             directory=directory or (lambda: NO_SAES),
         )
-        self._recalls = Recalls(topology, store, self.relays, events, self.supply.refills.adopt)
+        self._recalls = Recalls(
+            topology, store, self.relays, events, asked=self.liveness.recalls, adopted=self.supply.refills.adopt
+        )
         self._reports = ReportHandler(
             topology,
             self._channels,
@@ -157,7 +159,7 @@ class CoordinatorService:
         if self._anew:
             drop_orders(self._store, [control_queue(kme) for kme in self._keys])
             self._recalls.disown(now)
-            self.liveness.begin_anew(self._keys.keys())
+            self.liveness.begin_anew(self._keys.keys(), now)
             self._commands.send()
 
     def wait_s(self, now: float) -> float:

@@ -32,6 +32,7 @@ from qkdrelay.service.signed_channel import SignedChannel
 _OF_OTHERS = {
     "share.rejected": "link",
     "command.rejected": "queue",
+    "command.overtaken": "queue",
     "link.number_reused": "link",
     "link.key_given_up": "link",
     "link.key_dry": "link",

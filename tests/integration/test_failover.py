@@ -187,12 +187,8 @@ def test_one_whose_clock_is_behind_is_obeyed_once_it_has_heard_of_the_latest_epo
 def claimed(network, kme, epoch):
     """Have a KME say that it has heard orders of this epoch."""
     service = network.service(kme)
-    hello = replace_hello(service._hello_now(network.clock(), ()), heard=epoch)
+    hello = changed(service._hello_now(network.clock(), ()), heard=epoch)
     return signed_by(network, kme, hello)
-
-
-def replace_hello(hello, **changes):
-    return type(hello)(**{**{name: getattr(hello, name) for name in hello.__struct_fields__}, **changes})
 
 
 def signed_by(network, kme, *reports):
@@ -208,45 +204,88 @@ def test_a_kme_that_invents_an_epoch_from_far_ahead_does_not_use_up_all_to_come(
     assert network.relay("kme-1", "kme-4").state == "confirmed"
 
 
+def changed(struct, **changes):
+    return type(struct)(**{**{name: getattr(struct, name) for name in struct.__struct_fields__}, **changes})
+
+
 def terms_of(network, **changes):
+    """Those of a relay that nobody has asked for."""
     network.stop("kme-2", "kme-3")
-    relay = network.coordinator_store.relays.get(ask(network, "kme-1", "kme-4"))
-    if relay is None:
+    ask(network, "kme-1", "kme-4")
+    network.settle()
+    terms = network.coordinator_store.relays.latest(1, supply=False)[0].terms
+    return changed(terms, **{"relay_id": new_relay_id(network.clock()), **changes})
+
+
+def say(network, *said):
+    """Have KMEs say that they have relays with these terms under way: (KME, terms)."""
+    for kme, terms in said:
+        network.time.forward(1.0)
+        network.as_kme(kme, signed_by(network, kme, Recalled(terms=terms)))
         network.settle()
-        relay = network.coordinator_store.relays.latest(1, supply=False)[0]
-    values = {name: getattr(relay.terms, name) for name in relay.terms.__struct_fields__}
-    return type(relay.terms)(**{**values, "relay_id": new_relay_id(network.clock()), **changes})
+
+
+@pytest.fixture
+def anew():
+    """A network whose coordinator leads anew, and has asked all KMEs."""
+    network = Network(DIAMOND)
+    network.take_over("another")
+    network.settle()
+    return network
+
+
+def test_what_both_ends_say_is_gone_on_with(anew):
+    terms = terms_of(anew)
+    say(anew, ("kme-1", terms), ("kme-4", terms))
+    assert relay_of(anew, terms.relay_id).policy == "recalled"
 
 
 @pytest.mark.parametrize("sayers", [("kme-1",), ("kme-4",), ("kme-1", "kme-2"), ("kme-2", "kme-3"), ("kme-1", "kme-1")])
-def test_no_end_alone_and_nobody_on_the_way_can_have_a_relay_begun(sayers):
+def test_no_end_alone_and_nobody_on_the_way_can_have_a_relay_begun(anew, sayers):
+    terms = terms_of(anew)
+    say(anew, *((kme, terms) for kme in sayers))
+    assert relay_of(anew, terms.relay_id) is None
+
+
+def test_ends_that_say_different_terms_have_none_begun(anew):
+    terms = terms_of(anew)
+    say(anew, ("kme-1", terms), ("kme-4", changed(terms, key_count=7)))
+    assert relay_of(anew, terms.relay_id) is None
+
+
+@pytest.mark.parametrize("left_s", [-1.0, 3700.0])
+def test_what_is_over_or_has_more_time_than_there_is_is_not_gone_on_with(anew, left_s):
+    terms = terms_of(anew, deadline=anew.clock() + left_s)
+    say(anew, ("kme-1", terms), ("kme-4", terms))
+    assert relay_of(anew, terms.relay_id) is None
+
+
+@pytest.mark.parametrize("later_s", [None, 130.0])
+def test_what_nobody_asked_for_is_not_gone_on_with(later_s):
     network = Network(DIAMOND)
+    if later_s is not None:
+        network.take_over("another")
+        network.later(later_s)
     terms = terms_of(network)
-    for number, kme in enumerate(sayers):
-        network.time.forward(number)
-        network.as_kme(kme, signed_by(network, kme, Recalled(terms=terms)))
-        network.settle()
+    say(network, ("kme-1", terms), ("kme-4", terms))
     assert relay_of(network, terms.relay_id) is None
 
 
-def test_ends_that_say_different_terms_have_none_begun():
-    network = Network(DIAMOND)
-    terms = terms_of(network)
-    other = type(terms)(**{**{name: getattr(terms, name) for name in terms.__struct_fields__}, "key_count": 7})
-    network.as_kme("kme-1", signed_by(network, "kme-1", Recalled(terms=terms)))
-    network.as_kme("kme-4", signed_by(network, "kme-4", Recalled(terms=other)))
-    network.settle()
-    assert relay_of(network, terms.relay_id) is None
+def test_what_two_ends_make_up_leaves_room_for_what_is_asked_for(anew, monkeypatch):
+    monkeypatch.setattr("coordinator.recalls._UNDECIDED_MAX", 3)
+    made_up = [terms_of(anew) for _ in range(5)]
+    say(anew, *((kme, terms) for terms in made_up for kme in ("kme-1", "kme-4")))
+    assert [relay_of(anew, terms.relay_id) for terms in made_up] == [None] * 5
+    assert anew.coordinator_store.relays.undecided_count() == 5  # those asked for, in `terms_of`
 
 
 def test_a_plan_of_another_network_is_not_gone_on_with():
     network = Network(replace(DIAMOND, links=tuple(link for link in DIAMOND.links if "kme-3" not in link)))
-    with_all = Network(DIAMOND)
-    terms = terms_of(with_all)
-    assert any("kme-3" in link for link in decode_plan(terms.plan).links)
-    for kme in ("kme-1", "kme-4"):
-        network.as_kme(kme, signed_by(network, kme, Recalled(terms=terms)))
+    network.take_over("another")
     network.settle()
+    terms = terms_of(Network(DIAMOND))
+    assert any("kme-3" in link for link in decode_plan(terms.plan).links)
+    say(network, ("kme-1", terms), ("kme-4", terms))
     assert relay_of(network, terms.relay_id) is None
 
 

@@ -144,8 +144,8 @@ def test_a_term_begins_once_it_leads_and_ends_with_the_lead(hub, stop):
 
 
 def test_who_waits_is_ready_and_says_so_and_ends_when_the_process_does(hub, stop):
-    health, first = Health(), broker(hub)
-    with Term(MemoryBroker(hub, COORDINATOR, [LEAD_QUEUE]), stop, health) as term:
+    health, first, connected = Health(), broker(hub), []
+    with Term(MemoryBroker(hub, COORDINATOR, [LEAD_QUEUE]), stop, health, connected=connected.append) as term:
         begins = []
         waiting = threading.Thread(target=lambda: begins.append(term.begins()))
         waiting.start()
@@ -154,5 +154,6 @@ def test_who_waits_is_ready_and_says_so_and_ends_when_the_process_does(hub, stop
         stop.set()
         waiting.join(10)
     assert begins == [False]
+    assert connected[-1]
     assert not term.is_lost
     first.close(0.0)
