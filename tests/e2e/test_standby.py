@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -143,19 +144,22 @@ def test_the_lead_is_killed_stopped_and_cut_off_in_turn_and_no_key_is_lost(deplo
         customers.go_on()
         for _, befalls in zip(range(6), cycle((is_killed, is_stopped, is_cut_off)), strict=False):
             lead, terms = deployment.lead(), sum(deployment.terms().values())
+            since = time.monotonic()
             ends = befalls(network.running[lead], deployment.proxies[lead])
             eventually(
                 lambda t=terms: sum(deployment.terms().values()) > t, timeout_s=LEADS_WITHIN_S, what="a new lead"
             )
+            took.append((befalls.__name__, round(time.monotonic() - since, 1)))
             assert deployment.lead() != lead
             customers.go_on()
             ends()
             # Whoever goes on finds that it leads no longer, and ends.
             deployment.restart(lead)
             customers.go_on()
-            took.append(befalls.__name__)
     states = list(customers.ended.values())
-    print(f"{len(took)} times {took[:3]}: of {len(states)} relays {customers.confirmed} confirmed; {set(states)}")
+    print(
+        f"another led after, in seconds, {took}; of {len(states)} relays {customers.confirmed} confirmed; {set(states)}"
+    )
     check(network, customers.ended)
     # Each costs at most the relays that had been begun at one end alone; who gets no answer asks once more.
     cost = [state for state in states if state != "confirmed" and "did not answer" not in state]

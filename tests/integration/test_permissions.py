@@ -23,14 +23,17 @@ QUEUES = (
     *("link.kme-1.kme-2", "link.kme-2.kme-1", "link.kme-10.kme-2", "link.kme-2.kme-10"),
     *(f"kme.{kme}.control" for kme in KMES),
     *(f"results.{kme}" for kme in KMES),
-    *("coordinator.requests", "coordinator.requests.page", "dead-letters", "lab.leaks"),
+    *("coordinator.requests", "coordinator.requests.page", "coordinator.lead", "dead-letters", "lab.leaks"),
 )
 EXCHANGES = (*(f"kme.{kme}" for kme in KMES), "coord", "cli", "page", "replies", "events", "dlx", "amq.topic")
 KINDS = {"events": "topic", "amq.topic": "topic", "dlx": "fanout"}
 
 # The table of design document "RabbitMQ", once more and in another form: names as a shell would match them.
 READ = {kme: (f"link.*.{kme}", f"kme.{kme}.control") for kme in KMES} | {
-    "coordinator": ("results.*", "coordinator.requests", "coordinator.requests.page", "dead-letters", "lab.leaks"),
+    "coordinator": (
+        *("results.*", "coordinator.requests", "coordinator.requests.page", "coordinator.lead"),
+        *("dead-letters", "lab.leaks"),
+    ),
     "cli": ("cli.q.*", "replies", "events"),
     "page": ("page.q.*", "replies"),
     "operator": (),
@@ -44,7 +47,7 @@ WRITE = {kme: (f"kme.{kme}",) for kme in KMES} | {
 CONFIGURE: dict[str, tuple[str, ...]] = dict.fromkeys(USERS, ()) | {"cli": ("cli.q.*",), "page": ("page.q.*",)}
 ROUTED = {kme: (f"link.{kme}.*", f"results.{kme}", f"dead.{kme}", "lab.leaks") for kme in KMES} | {
     # What it puts back from the dead letters; the tag inside is the sender's, and its receiver checks it.
-    "coordinator": ("kme.*.control", "link.*.*"),
+    "coordinator": ("kme.*.control", "link.*.*", "coordinator.lead"),
     "cli": ("requests",),
     "page": ("requests",),
 }
