@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import secrets
 import ssl
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ import pytest
 from cryptography import x509
 from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker
 
+from qkdrelay import __version__
 from qkdrelay.broker.names import VHOST, answer_queues, control_queue, link_queue
 from qkdrelay.broker.rabbitmq import RabbitMqSettings
 from qkdrelay.broker.rabbitmq.site_client import SiteClient
@@ -317,6 +320,53 @@ def test_secrets_are_renewed_one_after_the_other_and_no_share_is_lost(network: B
     assert network.cli("munich", "network").code == 0
     letters = network.coordinator("dead-letters", "list", "--json").json()["dead_letters"]
     assert not [letter for letter in letters if letter["queue"].startswith("link.")]
+
+
+@pytest.fixture
+def later_version() -> Iterator[str]:
+    """An image of a version to come, which speaks as this one does."""
+    import docker  # noqa: PLC0415 - slow, and only this test needs it
+
+    raise_it = (
+        "sed -i 's/^__version__ = .*/__version__ = \"99.0.0\"/' $(python -c 'import qkdrelay as q; print(q.__file__)')"
+    )
+    text = f"FROM {stack.IMAGE}\nUSER root\nRUN {raise_it}\nUSER 10001:10001\n"
+    client = docker.from_env()
+    image, _ = client.images.build(fileobj=io.BytesIO(text.encode()), tag="qkdrelay:later", rm=True)
+    yield "qkdrelay:later"
+    client.images.remove(image.id, force=True)
+
+
+@pytest.mark.usefixtures("disturbed")
+def test_sites_are_upgraded_one_after_the_other_and_back_while_relays_are_under_way(
+    network: Bundles, later_version: str
+) -> None:
+    """The coordinator's site last, and first on the way back; each shows its version meanwhile."""
+    relays: list[str] = []
+
+    def versions() -> dict[str, str]:
+        return {kme["name"]: kme["version"] for kme in shown(network)["kmes"]}
+
+    def run(site: str, image: str) -> None:
+        dotenv = network.folder / site / ".env"
+        dotenv.write_text(re.sub("(?m)^QKDRELAY_IMAGE=.*", f"QKDRELAY_IMAGE={image}", dotenv.read_text()))
+        for source, target in (("kme-1", "kme-4"), ("kme-4", "kme-1"), ("kme-2", "kme-3")):
+            told = ("--timeout", "600", "--allow-unprotected", "--no-wait", "--json")
+            relays.append(network.coordinator("relay", source, target, *told).json()["relay_id"])
+        network.up(site)
+        until_whole(network)
+
+    before = versions()
+    assert set(before.values()) == {__version__}
+    for number, site in enumerate(("munich", "bonn", "berlin"), 1):
+        run(site, later_version)
+        assert list(versions().values()).count("99.0.0") == (1, 3, 4)[number - 1]
+    for site in ("berlin", "bonn", "munich"):
+        run(site, stack.IMAGE)
+    assert versions() == before
+    eventually(
+        lambda: states(network, relays) == dict.fromkeys(relays, "confirmed"), timeout_s=180, what="all to be confirmed"
+    )
 
 
 @pytest.mark.usefixtures("disturbed")
