@@ -32,10 +32,13 @@ def _sites(view: NetworkView) -> Table:
 
 
 def _kmes(view: NetworkView) -> Table:
-    table = Table("KME", "heard", "relays pending", "lab", "noted", box=None, pad_edge=False)
+    several = len({kme.version for kme in view.kmes if kme.version}) > 1
+    version = ["version"] if several else []
+    table = Table("KME", "heard", "relays pending", "lab", *version, "noted", box=None, pad_edge=False)
     for kme in view.kmes:
         pending = str(kme.pending) if kme.heard_s_ago is not None else "?"
-        table.add_row(kme.name, _heard(kme), pending, _lab(kme), kme.trust or "")
+        of_version = [Text(escaped(kme.version, NAME_MAX), "yellow")] if several else []
+        table.add_row(kme.name, _heard(kme), pending, _lab(kme), *of_version, kme.trust or "")
     table.columns[-1].header = "noted" if any(kme.trust for kme in view.kmes) else ""
     return table
 

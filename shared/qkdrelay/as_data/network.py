@@ -22,6 +22,7 @@ def network_as_data(view: NetworkView) -> dict[str, Any]:
                 "name": kme.name,
                 "trust": kme.trust,
                 "heard_s_ago": kme.heard_s_ago,
+                "version": kme.version or None,
                 "lab": kme.lab,
                 "lab_mode": kme.lab_mode,
                 "pending": kme.pending,

@@ -9,13 +9,18 @@ from uuid import UUID
 
 import pytest
 import typer.main
+from msgspec import structs
 from rich.console import Console
 
+from qkdrelay import __version__
 from qkdrelay.messages.reports import Alarm, Rejected
+from qkdrelay.messages.requests import NetworkRequest
 from qkdrelay.network.topology import LinkNote, Topology
 from qkdrelay_cli import app
 from qkdrelay_cli.render import outcome, tree
+from qkdrelay_cli.render.network import network_as_tables
 from qkdrelay_cli.render.reports import report_in_words
+from support.network import DIAMOND, Network
 from support.plans import REFERENCE_RELAY
 
 
@@ -184,6 +189,7 @@ def test_the_network_in_json(lab):
     modes = {kme["name"]: kme["lab_mode"] for kme in data["kmes"]}
     assert modes.pop("kme-4") == "withhold"
     assert set(modes.values()) == {None}
+    assert {kme["version"] for kme in data["kmes"]} == {__version__}
     links = {tuple(link["link"]): link for link in data["links"]}
     assert len(links) == 13
     broken = links["kme-7", "kme-8"]
@@ -201,6 +207,19 @@ def test_the_network_for_people(lab):
     broken = next(line for line in result.out.splitlines() if line.startswith("kme-7>kme-8"))
     assert broken.split().count("down") == 3
     assert max(len(line.rstrip()) for line in result.out.splitlines()) <= 80
+
+
+def test_versions_are_shown_where_there_are_several():
+    view = Network(DIAMOND).ask(NetworkRequest())
+    first, *others = view.kmes
+    mixed = structs.replace(view, kmes=(structs.replace(first, version="99.0"), *others))
+    for shown, versions in ((view, []), (mixed, ["99.0", *[__version__] * 3])):
+        console = Console(width=120, color_system=None)
+        with console.capture() as capture:
+            console.print(network_as_tables(shown))
+        head, *rows = (line.split() for line in capture.get().split("\n\n")[1].splitlines())
+        assert ("version" in head) == bool(versions)
+        assert [row[-1] for row in rows if versions] == versions
 
 
 def test_plans_are_those_of_the_running_network_with_all_that_is_noted_of_it(place):
