@@ -51,6 +51,8 @@ from qkdrelay.service.batch_events import BatchEvents
 from qkdrelay.service.logs import LogLevel
 from qkdrelay.terminal.refusals import hint_for
 
+OF_A_SITE_MAX = 1_000
+"""Relays under way with an end at a site, above which its own command line begins no more: there is room for others."""
 LAB_HINT = "start the stack with the lab switched on (make up LAB=1)"
 
 
@@ -151,6 +153,8 @@ class RequestHandler:
     def _relay(self, client: Principal, request: Request, wanted: RelayRequest, now: float) -> None:
         known = self._store.relays.get(wanted.relay_id)
         if known is None:
+            if client.kmes is not None and self._store.relays.undecided_with(client.kmes) >= OF_A_SITE_MAX:
+                raise RequestRefusedError(f"{OF_A_SITE_MAX} relays of this site are under way", hint="try again later")
             self._relays.change(None, self._admission.admit(_spec(wanted), now), now)
         elif not client.may_see(known.ends):
             raise RequestRefusedError(

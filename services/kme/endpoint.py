@@ -22,6 +22,9 @@ from qkdrelay.network.key_cost import CONFIRMATION_KEY_BYTES, TAG_PAIR_BYTES
 from qkdrelay.schemes.recursive import deal
 from qkdrelay.service.logs import LogLevel
 
+RECALLED_BYTES_MAX = 4 << 20
+"""Bytes of plans that are told of at once."""
+
 
 class Endpoint:
     """The decisions of one KME on the coordinator's commands about relays."""
@@ -128,20 +131,33 @@ class Endpoint:
 
     # --- the end of what nobody ends ---------------------------------------------------------------
 
-    def recall(self, relays: Iterable[EndpointRelay], *, with_terms: bool = False) -> list[Effect]:
+    def recall(self, relays: Iterable[EndpointRelay]) -> list[Effect]:
         """Report once more, at a start, how far the open relays are: what was reported may have been lost.
 
-        With their terms, if the coordinator may not know them. Supply was in memory only at its source.
+        Supply was in memory only at its source.
         """
         effects: list[Effect] = []
         for relay in relays:
-            if relay.is_undecided and relay.role == "source" and relay.payload is None:
+            if relay.role == "source" and relay.payload is None:
                 reason = "its supply was in memory only, and the KME has been started since"
                 effects += [*_failed(relay, reason), self._refused(relay.relay_id, reason)]
             else:
-                if with_terms:
-                    effects.append(SendReport(Recalled(terms=_terms(relay))))
                 effects.append(SendReport(endpoint_report(relay)))
+        return effects
+
+    def recalled(self, relays: Iterable[EndpointRelay]) -> list[Effect]:
+        """Tell a coordinator that may know none of these relays of their terms, and how far they are.
+
+        Of terms no more than fit into the queue; what is left out ends by itself.
+        """
+        effects: list[Effect] = []
+        left = RECALLED_BYTES_MAX
+        for relay in relays:
+            terms = _terms(relay)
+            left -= len(terms.plan)
+            if left >= 0:
+                effects.append(SendReport(Recalled(terms=terms)))
+            effects.append(SendReport(endpoint_report(relay)))
         return effects
 
     def end(self, relays: Iterable[EndpointRelay]) -> list[Effect]:

@@ -162,8 +162,7 @@ class KmeService:
                     return [SendReport(Done(command=command, error=f"the lab is off at {self._me.name}"))]
                 return self._lab.on_order(command)
             case Recall():
-                recalled = self._endpoint.recall(self._store.relays.lately(now), with_terms=True)
-                return [SayHello(), *recalled]
+                return [SayHello(), *self._endpoint.recalled(self._store.relays.lately(now))]
             case Expect() | Start() | Confirm() | Cancel() | Deliver():
                 return self._endpoint.on_command(command, self._store, now)
             case _:

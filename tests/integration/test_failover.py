@@ -81,6 +81,19 @@ def test_what_was_just_confirmed_is_known_to_the_next_one_and_shown_as_such_at_b
     assert ends_alike(network, relay_id)
 
 
+def test_of_many_terms_so_many_are_told_and_the_rest_end_by_themselves(monkeypatch):
+    network = Network(DIAMOND)
+    network.stop("kme-2", "kme-3")
+    relays = [ask(network, "kme-1", "kme-4") for _ in range(8)]
+    network.settle()
+    monkeypatch.setattr("kme.endpoint.RECALLED_BYTES_MAX", 3 * len(relay_of(network, relays[0]).terms.plan))
+    network.take_over("another")
+    network.settle()
+    assert sum(relay_of(network, relay_id) is not None for relay_id in relays) == 3
+    network.later(31.0 + UNDECIDED_S + 10.0)
+    assert not network.stores["kme-1"].relays.pending()
+
+
 @SHAPES
 def test_relays_under_way_are_finished_by_another_that_knew_nothing_of_them(topology):
     network = Network(topology)

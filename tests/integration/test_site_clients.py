@@ -191,6 +191,18 @@ def test_a_site_is_answered_so_many_requests_a_second(network):
     assert mid.ask(requests.NetworkRequest(), NetworkView)
 
 
+def test_a_site_leaves_room_for_the_relays_of_others(network, monkeypatch):
+    monkeypatch.setattr("coordinator.requests.OF_A_SITE_MAX", 3)
+    network.stop("kme-5")
+    mid = at(network, "mid")
+    for _ in range(3):
+        mid.ask(relay_request("kme-5", "kme-2", relay_id=new_relay_id(NOW)), RelayView)
+    with pytest.raises(RequestRefusedError, match="3 relays of this site are under way"):
+        mid.ask(relay_request("kme-4", "kme-1", relay_id=new_relay_id(NOW)), object)
+    assert network.relay("kme-4", "kme-1").state == "confirmed"  # as the coordinator's own site asks
+    assert at(network, "east").ask(relay_request("kme-8", "kme-1", relay_id=new_relay_id(NOW)), RelayView)
+
+
 @pytest.mark.parametrize("whose", ["east", "cli", "page"])
 def test_no_other_key_opens_the_coordinator_to_a_site(network, whose):
     """Nor does a site's open it to another, nor to the coordinator's own command line."""

@@ -165,6 +165,11 @@ class RelayTable(Table):
         """Return how many relays are under way."""
         return len(self._undecided)
 
+    def undecided_with(self, kmes: Collection[str]) -> int:
+        """Return how many relays are under way with an end among these."""
+        there, ends = _with_end(kmes)
+        return int(self.one(f"SELECT count(*) FROM relays WHERE ended_at IS NULL{there}", *ends)[0])
+
     def wait_s(self, now: float) -> float:
         """Return in how many seconds `overdue` may find something; it may be less than that."""
         return max(0.0, self._none_due_before.value - now)

@@ -161,12 +161,14 @@ class Relays(Table):
         return self._relays(f"{_UNDECIDED} OR (state = 'held' AND deadline > ?)", now)
 
     def lately(self, now: float) -> list[EndpointRelay]:
-        """Return those of `open`, and of the others that are released the latest whose deadline is ahead.
+        """Return those of `open`, and of the others that are released the latest whose deadline is ahead; no keys.
 
         Of them, too, a coordinator that knows of none has something to tell the ends, and whoever asks.
         """
-        released = "state IN ('held', 'delivered') AND deadline > ? ORDER BY deadline DESC LIMIT ?"
-        return self._relays(_UNDECIDED) + self._relays(released, now, _LATELY_MAX)
+        select = f"SELECT {', '.join(self._record.names)} FROM relays WHERE"
+        released = f"{select} state IN ('held', 'delivered') AND deadline > ? ORDER BY deadline DESC LIMIT ?"
+        rows = self.all(f"{select} {_UNDECIDED}") + self.all(released, now, _LATELY_MAX)
+        return [self._store.parsed(self._record.read, row) for row in rows]
 
     def ending(self, now: float) -> list[EndpointRelay]:
         """Return relays that have come to their own end, at most so many that a turn is not held up."""
