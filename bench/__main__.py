@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from bench import against_broker, applications, chains, devices, growth, page, profiles, supply, supply_stack
+from bench import against_broker, applications, chains, devices, growth, page, profiles, sites, supply, supply_stack
 
 FOLDER = Path(__file__).parents[1] / "docs" / "performance"
 RESULTS = FOLDER / "results.json"
@@ -24,6 +24,7 @@ PARTS = (
     "supply",
     "supply_stack",
     "devices",
+    "sites",
     "sharing",
     "link_key",
     "growth",
@@ -84,6 +85,8 @@ def _run(part: str, arguments: argparse.Namespace, results: dict[str, Any]) -> N
             results["supply_stack"] = supply_stack.measure()
         case "devices":
             results["devices"] = devices.measure(arguments.rounds)
+        case "sites":
+            results["sites"] = sites.measure(arguments.rounds)
         case "sharing":
             from bench import sharing  # noqa: PLC0415 - needs libraries that the other parts do not
 

@@ -34,7 +34,7 @@ from qkdrelay.network.topology import Topology
 ROOT = Path(__file__).parents[1]
 UP_WITHIN_S = 60.0
 RELAYS_WITHIN_S = 120.0
-_KEY_FOR_ALL = {"rate_bps": 10**12, "buffer_bytes": 1 << 34}
+KEY_FOR_ALL = {"rate_bps": 10**12, "buffer_bytes": 1 << 34}
 """Most parts ask what the software can do, not what a QKD link can."""
 
 
@@ -209,7 +209,7 @@ def _environments(
 
     def key_of(kme: str, peer: str) -> dict[str, int]:
         if buffer_bytes is None:
-            return _KEY_FOR_ALL
+            return KEY_FOR_ALL
         rate = next(note.rate_bps for pair, note in topology.link_notes.items() if set(pair) == {kme, peer})
         assert rate is not None
         return {"rate_bps": rate, "buffer_bytes": buffer_bytes}
