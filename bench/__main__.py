@@ -12,7 +12,19 @@ from typing import Any
 
 import structlog
 
-from bench import against_broker, applications, chains, devices, growth, page, profiles, sites, supply, supply_stack
+from bench import (
+    against_broker,
+    applications,
+    chains,
+    devices,
+    fifty_sites,
+    growth,
+    page,
+    profiles,
+    sites,
+    supply,
+    supply_stack,
+)
 
 FOLDER = Path(__file__).parents[1] / "docs" / "performance"
 RESULTS = FOLDER / "results.json"
@@ -25,6 +37,7 @@ PARTS = (
     "supply_stack",
     "devices",
     "sites",
+    "fifty_sites",
     "sharing",
     "link_key",
     "growth",
@@ -87,6 +100,8 @@ def _run(part: str, arguments: argparse.Namespace, results: dict[str, Any]) -> N
             results["devices"] = devices.measure(arguments.rounds)
         case "sites":
             results["sites"] = sites.measure(arguments.rounds)
+        case "fifty_sites":
+            results["fifty_sites"] = fifty_sites.measure()
         case "sharing":
             from bench import sharing  # noqa: PLC0415 - needs libraries that the other parts do not
 

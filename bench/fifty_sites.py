@@ -1,4 +1,4 @@
-"""What fifty sites of one KME each take of their coordinator: connections, memory and time to start.
+"""Part "fifty_sites": what a coordinator takes that has fifty sites of one KME: connections, memory, time to start.
 
 One broker stands for all fifty: it has every queue, takes the connections to each of them at an address of its own, and
 lets each site in by its certificate. So the coordinator does all that it does with fifty brokers, and the machine has
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.processor import resident_mib, spent
-from bench.provisioned import Provisioned, in_sites, on_one_broker
+from bench.provisioned import Provisioned, free_port, in_sites, on_one_broker
 from bench.stack import ROOT, UP_WITHIN_S, Services, Stack
 from qkdrelay.broker.definitions import site_contents, site_definitions
 from qkdrelay.broker.rabbitmq.tls import CERTIFICATE, KEY
@@ -31,7 +31,6 @@ from qkdrelay_deployment.certificates import stored_authority
 from qkdrelay_deployment.compose import BROKER_SERVICE, TLS_FOLDER
 from qkdrelay_deployment.site_certificates import AUTHORITY_FOLDER, broker_name
 from qkdrelay_deployment.variables import AMQP_PORTS, CLI_KEY, password_variable
-from support import rabbitmq
 
 TOPOLOGY = ROOT / "infra" / "topologies" / "germany50.toml"
 STARTS = 6
@@ -44,7 +43,7 @@ _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 def measure() -> dict[str, Any]:
     """Return what the coordinator takes with all sites in reach and no KME, by side, and with all KMEs."""
     topology = load_topology(TOPOLOGY)
-    port = rabbitmq.free_port()
+    port = free_port()
     placed = {kme: Site((kme,), f"127.0.0.{number}", port) for number, kme in enumerate(topology.kmes, 1)}
     folder = Path(tempfile.mkdtemp(prefix="qkdrelay-bench-"))
     with ExitStack() as cleanup:
@@ -58,6 +57,7 @@ def measure() -> dict[str, Any]:
         for _ in range(STARTS):
             for network in (one, many):
                 starts[network.side].append(_started(network))
+                print(f"bench: {network.side}: {starts[network.side][-1]}", flush=True)
         return {
             "network": topology.name,
             "starts": starts,
@@ -143,7 +143,7 @@ def _with_kmes(network: Provisioned) -> dict[str, float]:
 
 def _services(network: Provisioned) -> tuple[Services, str]:
     """Return the services, all at the one broker, and where the coordinator says how it is."""
-    http = f"127.0.0.1:{rabbitmq.free_port()}"
+    http = f"127.0.0.1:{free_port()}"
     environments = network.environments()
     for own in environments.values():
         own["QKDRELAY_BROKER"] = f"127.0.0.1:{network.values(network.lead)[AMQP_PORTS[0]]}"

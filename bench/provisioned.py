@@ -10,9 +10,10 @@ import json
 import os
 import re
 import secrets
+import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +44,8 @@ from support.sites import Bundles
 
 BROKERS_UP_WITHIN_S = 180.0
 _ONE = "one-broker"
+_PORTS = iter(range(20_000, 30_000))
+"""Below those that the system gives connections: what is to be published later must not be taken until then."""
 _MARK = "QKDRELAY_BENCH"
 _OVERLAY = "bench.yml"
 _OVERLAY_TEXT = """\
@@ -177,6 +180,15 @@ def _told(composed: str, service: str, variable: str, values: Mapping[str, str])
     return json.JSONDecoder().raw_decode(filled)[0]
 
 
+def free_port() -> int:
+    """Return a port of the loopback interface at which nothing listens, each time another one."""
+    for port in _PORTS:
+        with socket.socket() as trial, suppress(OSError):
+            trial.bind((rabbitmq.LOOPBACK, port))
+            return port
+    raise RuntimeError("no port is free")
+
+
 def on_one_broker(folder: Path, topology: Topology) -> Provisioned:
     """Provision a network on one broker with TLS."""
     network = replace(topology, sites={}, coordinator="")
@@ -187,7 +199,7 @@ def on_one_broker(folder: Path, topology: Topology) -> Provisioned:
 
 def in_sites(folder: Path, topology: Topology, sites: Mapping[str, Site] | None = None) -> Provisioned:
     """Provision it as ``sites`` of which the first leads; by default one for each KME."""
-    placed = dict(sites or {kme: Site((kme,), "127.0.0.1", rabbitmq.free_port()) for kme in topology.kmes})
+    placed = dict(sites or {kme: Site((kme,), rabbitmq.LOOPBACK, free_port()) for kme in topology.kmes})
     network = replace(topology, sites=placed, coordinator=next(iter(placed)))
     for site in placed:
         (folder / site).mkdir(parents=True)
@@ -202,8 +214,8 @@ def _chosen(place: str) -> dict[str, str]:
     return {
         "RABBITMQ_IMAGE": rabbitmq.IMAGE,
         "COMPOSE_PROJECT_NAME": f"qkdrelay-bench-{secrets.token_hex(4)}-{place}",
-        AMQP_PORTS[0]: str(rabbitmq.free_port()),
-        MANAGEMENT_PORT: str(rabbitmq.free_port()),
+        AMQP_PORTS[0]: str(free_port()),
+        MANAGEMENT_PORT: str(free_port()),
     }
 
 
@@ -216,10 +228,9 @@ def _marked(network: Provisioned) -> Provisioned:
 
 @contextmanager
 def running(network: Provisioned) -> Iterator[Stack]:
-    """Run all of a network; what it has written is left to whoever has the folder."""
+    """Run the services of a network whose brokers are up."""
     services = Services(network.environments(), network.folder, ())
     try:
-        network.start_brokers()
         for name in (*network.topology.kmes, COORDINATOR):
             services.start(name)
         key = bytes.fromhex(network.values(network.lead)[CLI_KEY])
@@ -229,4 +240,3 @@ def running(network: Provisioned) -> Iterator[Stack]:
         stack.close()
     finally:
         services.stop()
-        network.remove()

@@ -14,7 +14,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bench import fifty_sites
 from bench.against_broker import TOPOLOGY
 from bench.processor import spent
 from bench.provisioned import Provisioned, in_sites, on_one_broker, running
@@ -29,16 +28,19 @@ _Sides = dict[str, tuple[Provisioned, Stack]]
 
 
 def measure(rounds: int) -> dict[str, Any]:
-    """Return relays/s of both sides and their ratio within a round, processor time, and what fifty sites take."""
+    """Return relays/s of both sides, their ratio within a round, and processor time, by how many keys a relay has."""
     topology = load_topology(TOPOLOGY)
     rounds = max(rounds, ROUNDS_MIN)
     folder = Path(tempfile.mkdtemp(prefix="qkdrelay-bench-"))
     with ExitStack() as cleanup:
         cleanup.callback(shutil.rmtree, folder)
         networks = on_one_broker(folder / "one", topology), in_sites(folder / "many", topology)
+        for network in networks:
+            cleanup.callback(network.remove)
+            network.start_brokers()
         sides = {network.side: (network, cleanup.enter_context(running(network))) for network in networks}
         found = {keys: _throughput(sides, keys, relays, rounds) for keys, relays in RELAYS.items()}
-    return {"sites": len(topology.kmes), "throughput": found, "fifty": fifty_sites.measure()}
+    return {"sites": len(topology.kmes), "throughput": found}
 
 
 def _throughput(sides: _Sides, keys: int, relays: int, rounds: int) -> dict[str, Any]:
@@ -53,6 +55,7 @@ def _throughput(sides: _Sides, keys: int, relays: int, rounds: int) -> dict[str,
             began, before = time.monotonic(), {side: spent(network.processes) for side, (network, _) in sides.items()}
             times = sides[name][1].relay(relays, key_count=keys)
             rates[name].append(relays / (max(t[1] for t in times) - min(t[0] for t in times)))
+            print(f"bench: {keys} keys, {name}: {rates[name][-1]:.1f} relays/s", flush=True)
             for side, (network, _) in sides.items():
                 took = spent(network.processes) - before[side]
                 if side == name:
