@@ -154,10 +154,12 @@ class Provisioned:
         }
         composed = (root / COMPOSE_BASE).read_text()
         if name == COORDINATOR:
+            sites = _told(composed, name, "QKDRELAY_SITE_KEYS", values) if len(self.topology.sites) > 1 else {}
             return {
                 **common,
                 "QKDRELAY_TOPOLOGY": str(root / DEPLOYED_TOPOLOGY),
                 "QKDRELAY_CONTROL_KEYS": json.dumps(_told(composed, name, "QKDRELAY_CONTROL_KEYS", values)),
+                "QKDRELAY_SITE_KEYS": json.dumps(sites),
                 "QKDRELAY_CLI_KEY": values[CLI_KEY],
                 "QKDRELAY_PAGE_KEY": values[PAGE_KEY],
             }
