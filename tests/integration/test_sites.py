@@ -16,6 +16,7 @@ from qkdrelay.broker.memory import Elsewhere, MemoryBroker, MemoryClient
 from qkdrelay.broker.names import (
     DEAD_LETTER_EXCHANGE,
     DEAD_LETTERS_QUEUE,
+    LEAD_QUEUE,
     LEAKS_KEY,
     LEAKS_QUEUE,
     control_queue,
@@ -23,6 +24,7 @@ from qkdrelay.broker.names import (
     kme_exchange,
     link_queue,
     parse_link_queue,
+    requests_queue,
     results_queue,
 )
 from qkdrelay.broker.port import Publication, place
@@ -40,7 +42,7 @@ from qkdrelay.messages.requests import (
     DropRequest,
     RequeueRequest,
 )
-from qkdrelay.network.names import COORDINATOR, site_user
+from qkdrelay.network.names import CLI, COORDINATOR, site_user
 from qkdrelay.network.sites import Site
 from qkdrelay.network.topology import one_site_each
 from support.fuzzing import fuzzed
@@ -529,7 +531,7 @@ def test_what_is_taken_from_one_link_is_refused_on_every_other_and_taken_once_on
 
 def test_queues_that_a_site_makes_for_others_are_read_by_nobody(network):
     hub = network.hubs["kme-3"]
-    made = (link_queue("kme-5", "kme-8"), results_queue("kme-5"), control_queue("kme-5"), "coordinator.requests")
+    made = (link_queue("kme-5", "kme-8"), results_queue("kme-5"), control_queue("kme-5"), LEAD_QUEUE)
     for queue in made:
         hub.make_queue(queue)
         put(network, "kme-3", queue, kme_exchange("kme-5"), b"forged")
@@ -538,7 +540,10 @@ def test_queues_that_a_site_makes_for_others_are_read_by_nobody(network):
     assert network.dead_letters() == []
 
 
-QUEUES = (*(link_queue("kme-3", kme) for kme in EACH.neighbours["kme-3"]), results_queue("kme-3"), DEAD_LETTERS_QUEUE)
+QUEUES = (
+    *(link_queue("kme-3", kme) for kme in EACH.neighbours["kme-3"]),
+    *(results_queue("kme-3"), requests_queue(CLI), DEAD_LETTERS_QUEUE),
+)
 NAMES = TEXT | st.sampled_from((*QUEUES, *ALL_EXCHANGES, *map(dead_key, EACH.kmes), control_queue("kme-2")))
 BODIES = st.binary(max_size=200) | st.builds(
     lambda kme, queue, reason: codec.encode(
