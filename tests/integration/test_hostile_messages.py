@@ -265,7 +265,7 @@ def test_a_request_that_did_not_come_from_the_command_line_is_not_carried_out(ne
     request = slow.message({**slow.MESSAGES["Request"][0], "body": slow.REQUESTS[4]})
     network.inject("kme-3", "kme.kme-3", "stolen", request)
     network.settle()
-    assert "did not come from the command line" in network.dead_letters()[0][2]
+    assert "did not come from a command line" in network.dead_letters()[0][2]
     assert network.coordinator_store.links.down() == ()
 
 

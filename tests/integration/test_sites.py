@@ -693,9 +693,10 @@ def test_at_others_brokers_a_site_reads_what_is_for_it_and_writes_nothing(site):
                     assert "refused" in refusal or "no exchange" in refusal
         own = {queue for queue in hub.queues if queue.startswith("link.") and parse_link_queue(queue)[1] in here}
         if other == APART.coordinator:
-            own |= set(map(control_queue, here))
+            own |= {*map(control_queue, here), *(f"cli.{site}.q.{number}" for number in range(4))}
         if site == APART.coordinator:
-            own |= {queue for queue in hub.queues if queue.startswith("results.")} | {DEAD_LETTERS_QUEUE, LEAKS_QUEUE}
+            own |= {queue for queue in hub.queues if queue.startswith("results.")}
+            own |= {DEAD_LETTERS_QUEUE, LEAKS_QUEUE, requests_queue(CLI)}
         for name in (*hub._kinds, "amq.topic", "cli.q.x"):
             assert not hub.may_read(user, name)
         asking = MemoryBroker(network.hubs[site], "operator", others=[Elsewhere(other, hub, user, tuple(hub.queues))])
