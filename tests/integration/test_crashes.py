@@ -329,7 +329,7 @@ def test_what_is_settled_later_is_settled_in_parts(monkeypatch):
 def test_one_request_that_the_coordinator_fails_on_does_not_take_the_others_with_it(monkeypatch):
     network = Network()
 
-    def failing(self, now):
+    def failing(self, client, now):
         raise ZeroDivisionError
 
     monkeypatch.setattr(RequestHandler, "_network", failing)

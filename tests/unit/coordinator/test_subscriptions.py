@@ -39,7 +39,7 @@ def said(store, subscriptions, now):
 
 
 def waiting(store):
-    return Subscriptions(store, Clients(store, {CLI: bytes(32)}))
+    return Subscriptions(store, Clients(store, {CLI: bytes(32)}, {}))
 
 
 @pytest.mark.parametrize("later", [COMMAND_WAIT_S, HOURS, -HOURS])
