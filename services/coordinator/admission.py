@@ -86,8 +86,7 @@ class Admission:
     def __init__(self, topology: Topology, relays: RelayTable, last_hellos: Mapping[str, tuple[float, Hello]]) -> None:
         """``last_hellos`` has the time and text of each KME's last hello: it tells what key is left."""
         self._topology, self._relays, self._last_hellos = topology, relays, last_hellos
-        # In a network of two there is nobody to withstand.
-        self._compromised_min = min(1, len(topology.kmes) - 2)
+        self._compromised_min = compromised_min(topology)
         self._choose: Callable[..., Candidate] = lru_cache(maxsize=_CHOICES_KEPT)(partial(choose, topology))
 
     def admit(
@@ -165,6 +164,11 @@ class Admission:
                 elif way not in costs:
                     costs[way] = cost(round(_STEPS * link.available_bytes / link.buffer_bytes) / _STEPS)
         return frozenset((way, what) for way, what in costs.items() if what > FULL)
+
+
+def compromised_min(topology: Topology) -> int:
+    """Return how many compromised KMEs a plan must withstand to protect; in a network of two there are none."""
+    return min(1, len(topology.kmes) - 2)
 
 
 def _demanded(demand: Demand, candidate: Candidate) -> FixedDemand:

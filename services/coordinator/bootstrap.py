@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pydantic import SecretStr
+
     from coordinator.settings import CoordinatorSettings
     from coordinator.store import CoordinatorStore
     from qkdrelay.broker.port import Broker
@@ -86,23 +88,16 @@ def serve() -> None:
     settings = load(CoordinatorSettings)
     set_up_logging(settings.log_format, settings.log_level, site=settings.site)
     topology = load_topology(settings.topology)
-    if wrong := set(topology.kmes) ^ set(settings.control_keys):
-        raise SettingsError(
-            f"QKDRELAY_CONTROL_KEYS and the topology disagree about {', '.join(sorted(wrong)[:5])}",
-            hint="it must have one key for each KME of the topology and no other",
-        )
-    keys = {kme: key_bytes(key) for kme, key in settings.control_keys.items()}
+    hint = "it must have one key for each KME of the topology and no other"
+    keys = _keys("QKDRELAY_CONTROL_KEYS", settings.control_keys, topology.kmes, hint)
     store, cli_key = open_coordinator_store(settings.store), key_bytes(settings.cli_key)
     sites, here = dict(topology.sites), topology.coordinator
     if here != settings.site:
         is_at = settings.site or "not set"
         raise SettingsError(f"QKDRELAY_SITE is {is_at}, and the topology has the coordinator at {here or 'no site'}")
-    if wrong := set(settings.site_keys) ^ (set(sites) - {here}):
-        raise SettingsError(
-            f"QKDRELAY_SITE_KEYS and the topology disagree about {', '.join(sorted(wrong)[:5])}",
-            hint="it must have one key for each other site of the topology and no more",
-        )
     kmes_here = sites.pop(here).kmes if here else topology.kmes
+    hint = "it must have one key for each other site of the topology and no more"
+    site_keys = _keys("QKDRELAY_SITE_KEYS", settings.site_keys, sites, hint)
     others = [
         settings.elsewhere(COORDINATOR, name, site.broker, site_queues(site.kmes, lab=settings.lab))
         for name, site in sites.items()
@@ -120,7 +115,7 @@ def serve() -> None:
         batch_s=BATCH_S,
         directory=directory,
         elsewhere=topology.elsewhere(here),
-        site_keys={site: key_bytes(key) for site, key in settings.site_keys.items()},
+        site_keys=site_keys,
         anew=settings.standby,
     )
     if settings.site_tls is not None:
@@ -131,6 +126,16 @@ def serve() -> None:
             _run_while_leading(loop, settings, stop)
         else:
             loop.run(stop)
+
+
+def _keys(setting: str, given: Mapping[str, SecretStr], wanted: Collection[str], hint: str) -> dict[str, bytes]:
+    """Return the keys that a setting has; raise SettingsError unless it has those that are ``wanted``."""
+    from qkdrelay.errors import SettingsError
+    from qkdrelay.service.settings import key_bytes
+
+    if wrong := given.keys() ^ set(wanted):
+        raise SettingsError(f"{setting} and the topology disagree about {', '.join(sorted(wrong)[:5])}", hint=hint)
+    return {name: key_bytes(key) for name, key in given.items()}
 
 
 def _run_while_leading(loop: Loop, settings: CoordinatorSettings, stop: StopRequest) -> None:

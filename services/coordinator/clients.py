@@ -27,7 +27,7 @@ from qkdrelay.messages.requests import (
     ShowRequest,
     SuppliesRequest,
 )
-from qkdrelay.network.names import CLI, CLIENTS, parse_client_queue
+from qkdrelay.network.names import CLI, parse_client_queue
 from qkdrelay.service.allowance import Allowance
 from qkdrelay.service.batch import BatchDict
 
@@ -94,20 +94,21 @@ class Clients:
             return Principal(name, answerer, check, frozenset(kmes) if site else None)
 
         self._clients = {
-            (name, ""): principal(name, key, _anything if name == CLI else viewer) for name, key in keys.items()
+            (client_exchange(name), ""): principal(name, key, _anything if name == CLI else viewer)
+            for name, key in keys.items()
         }
         for site, (key, kmes) in sites.items():
             check = partial(of_site, Allowance(batch, VIEWER_PER_S), frozenset(kmes))
-            self._clients[CLI, site] = principal(CLI, key, check, site, kmes)
+            self._clients[client_exchange(CLI), site] = principal(CLI, key, check, site, kmes)
 
     def of(self, delivery: Delivery) -> Principal | None:
         """Return who alone can have written it where it was read, if it is a client."""
-        of_client = (client for client in CLIENTS if client_exchange(client) == delivery.exchange)
-        return self._clients.get((next(of_client, ""), delivery.site))
+        return self._clients.get((delivery.exchange, delivery.site))
 
     def answerer(self, queue: str) -> Answerer:
         """Return what signs answers to a client's queue."""
-        return self._clients[parse_client_queue(queue)].answerer
+        client, site = parse_client_queue(queue)
+        return self._clients[client_exchange(client), site].answerer
 
     def open(self, now: float) -> None:
         """Take requests from now on."""

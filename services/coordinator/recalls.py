@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Collection
 from typing import Final
 
-from coordinator.admission import UNDECIDED_MAX
+from coordinator.admission import UNDECIDED_MAX, compromised_min
 from coordinator.lifecycle import Relay, ended
 from coordinator.relay_actions import RelayActions
 from coordinator.store import CoordinatorStore
@@ -49,8 +49,7 @@ class Recalls:
         self._asked = asked
         self._links, self._store = frozenset(map(frozenset, topology.links)), store
         self._relays, self._events, self._adopted = relays, events, adopted
-        # In a network of two there is nobody to withstand.
-        self._compromised_min = min(1, len(topology.kmes) - 2)
+        self._compromised_min = compromised_min(topology)
         batch = store.journal.batch
         self._said = {kme: batch.cache(LruCache[bytes, bytes](UNDECIDED_MAX)) for kme in topology.kmes}
         """By end and relay, a digest of the terms."""

@@ -94,9 +94,8 @@ class CoordinatorService:
         self._refused: list[str] = batch.scratch([])
         self._now = 0.0
         self._housekeeping_at = Cell(batch, 0.0)
-        clients = Clients(
-            store, {CLI: cli_key} | ({PAGE: page_key} if page_key else {}), _sites(site_keys or {}, elsewhere or {})
-        )
+        sites = {site: (key, topology.sites[site].kmes) for site, key in (site_keys or {}).items()}
+        clients = Clients(store, {CLI: cli_key} | ({PAGE: page_key} if page_key else {}), sites)
         self.subscriptions = Subscriptions(store, clients)
         self._channels = {
             kme: SignedChannel(
@@ -227,10 +226,3 @@ class CoordinatorService:
         undecided, dead_letters = store.relays.undecided_count(), store.dead_letters.count()
         self.metrics.measured_here(undecided, dead_letters, self.liveness.last_hellos)
         self.metrics.measured_supply(len(self.supply.refills.under_way.all()), self.supply.dry(self._now))
-
-
-def _sites(keys: Mapping[str, bytes], elsewhere: Mapping[str, str]) -> dict[str, tuple[bytes, frozenset[str]]]:
-    """Return, of each site whose command line may ask, its key and its KMEs."""
-    return {
-        site: (key, frozenset(kme for kme, where in elsewhere.items() if where == site)) for site, key in keys.items()
-    }

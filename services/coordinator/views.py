@@ -131,17 +131,17 @@ def _site(
     )
 
 
-def seen_from(view: NetworkView, here: Collection[str]) -> NetworkView:
+def seen_from(view: NetworkView, here: frozenset[str]) -> NetworkView:
     """Return what a site with these KMEs is told of the network: these, their neighbours, and the links of both."""
-    links = tuple(link for link in view.links if not set(here).isdisjoint(link))
-    near = set(here).union(*links)
+    links = tuple(link for link in view.links if not here.isdisjoint(link))
+    near = here.union(*links)
 
     def told(kme: KmeView) -> KmeView:
         own = kme.links if kme.name in here else tuple(link for link in kme.links if link.peer in here)
         return structs.replace(kme, links=own)
 
     def of_site(site: SiteView) -> SiteView:
-        away = site.away_from if not set(here).isdisjoint(site.kmes) else set(here).intersection(site.away_from)
+        away = site.away_from if not here.isdisjoint(site.kmes) else here.intersection(site.away_from)
         return structs.replace(site, kmes=tuple(kme for kme in site.kmes if kme in near), away_from=tuple(sorted(away)))
 
     sites = map(of_site, view.sites)

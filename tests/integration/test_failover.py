@@ -6,6 +6,7 @@ from itertools import count
 from uuid import uuid4
 
 import pytest
+from msgspec import structs
 
 from kme.model import UNDECIDED_S
 from qkdrelay.messages import codec, signing
@@ -200,7 +201,7 @@ def test_one_whose_clock_is_behind_is_obeyed_once_it_has_heard_of_the_latest_epo
 def claimed(network, kme, epoch):
     """Have a KME say that it has heard orders of this epoch."""
     service = network.service(kme)
-    hello = changed(service._hello_now(network.clock(), ()), heard=epoch)
+    hello = structs.replace(service._hello_now(network.clock(), ()), heard=epoch)
     return signed_by(network, kme, hello)
 
 
@@ -217,17 +218,13 @@ def test_a_kme_that_invents_an_epoch_from_far_ahead_does_not_use_up_all_to_come(
     assert network.relay("kme-1", "kme-4").state == "confirmed"
 
 
-def changed(struct, **changes):
-    return type(struct)(**{**{name: getattr(struct, name) for name in struct.__struct_fields__}, **changes})
-
-
 def terms_of(network, **changes):
     """Those of a relay that nobody has asked for."""
     network.stop("kme-2", "kme-3")
     ask(network, "kme-1", "kme-4")
     network.settle()
     terms = network.coordinator_store.relays.latest(1, supply=False)[0].terms
-    return changed(terms, **{"relay_id": new_relay_id(network.clock()), **changes})
+    return structs.replace(terms, **{"relay_id": new_relay_id(network.clock()), **changes})
 
 
 def say(network, *said):
@@ -262,7 +259,7 @@ def test_no_end_alone_and_nobody_on_the_way_can_have_a_relay_begun(anew, sayers)
 
 def test_ends_that_say_different_terms_have_none_begun(anew):
     terms = terms_of(anew)
-    say(anew, ("kme-1", terms), ("kme-4", changed(terms, key_count=7)))
+    say(anew, ("kme-1", terms), ("kme-4", structs.replace(terms, key_count=7)))
     assert relay_of(anew, terms.relay_id) is None
 
 
