@@ -17,6 +17,7 @@ BENCH_VENV ?= .venv-bench
 PARTS ?=
 KILLS ?= 400
 RELAYS ?= 2000
+SITES ?= 300
 ATTACKS ?= 20000
 FUZZ ?= 20
 SEED ?=
@@ -57,8 +58,8 @@ logs: ## follow the containers' logs
 bench: $(BENCH_VENV)/.installed ## measure, into docs/performance/ (PARTS="broker sharing" for some only)
 	$(WITH_IMAGES) infra/bench.sh $(BENCH_VENV)/bin/python $(PARTS)
 
-chaos: $(INSTALLED) ## long attacks and kills, with figures (KILLS= RELAYS= SEED=)
-	$(WITH_IMAGES) infra/chaos.sh $(BIN)/python $(KILLS) $(RELAYS) $(ATTACKS) $(FUZZ) $(SEED)
+chaos: $(INSTALLED) ## long attacks and kills, with figures (KILLS= RELAYS= SITES= SEED=)
+	$(WITH_IMAGES) infra/chaos.sh $(BIN)/python $(KILLS) $(RELAYS) $(SITES) $(ATTACKS) $(FUZZ) $(SEED)
 
 screenshots: $(INSTALLED) ## make the pictures of the page in docs/ anew, in Chromium
 	@infra/ensure-chromium.sh

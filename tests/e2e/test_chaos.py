@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from support import killable, rabbitmq
-from support.chaos import BROKER, Chaos
+from support.chaos import BROKER, STOPPED, Chaos
 from support.customers import Site
 from support.waiting import eventually
 
@@ -37,7 +37,7 @@ def network(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ki
 def chaos(network: killable.Processes, site: Site) -> Chaos:
     seed = int(os.environ.get("QKDRELAY_SEED", random.randrange(2**32)))
     print(f"QKDRELAY_SEED={seed}")
-    return Chaos(network, site, seed)
+    return Chaos(network, site.client, seed)
 
 
 def test_kills_lose_no_relay_part_no_ends_and_use_no_key_twice(chaos: Chaos) -> None:
@@ -61,7 +61,7 @@ def test_sigterm_is_clean_and_loses_nothing_under_load(chaos: Chaos) -> None:
     figures = chaos.look()
     print(figures.report())
     assert figures.broken == []
-    assert figures.stops == len(chaos.network.services)
+    assert figures.others[STOPPED] == len(chaos.network.services)
     assert figures.confirmed >= figures.accepted // 2
     for name in chaos.network.services:
         assert "Traceback" not in chaos.network.log(name).read_text()

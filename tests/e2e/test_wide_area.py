@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import ssl
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from qkdrelay.network.topology_file import reference_topology
-from support.saes import Sae
 from support.sites import Bundles, bundles, until_whole
 from support.waiting import eventually
 
@@ -83,7 +81,7 @@ def all_but_two_have_come(network: Bundles, relay_id: str) -> bool:
 
 def test_applications_at_two_sites_have_the_same_keys(network: Bundles) -> None:
     """In milliseconds, once there is supply: nothing goes over the wide area for a request."""
-    master, slave = application(network, "berlin", "sae-1"), application(network, "bonn", "sae-8")
+    master, slave = network.application("sae-1"), network.application("sae-8")
 
     def given() -> Any:
         status, _, answer = master.get("sae-8", "enc_keys", "?number=5")
@@ -93,12 +91,3 @@ def test_applications_at_two_sites_have_the_same_keys(network: Bundles) -> None:
     for key in took:
         status, _, answer = slave.get("sae-1", "dec_keys", f"?key_ID={key['key_ID']}")
         assert (status, answer["keys"]) == (200, [key])
-
-
-def application(network: Bundles, site: str, name: str) -> Sae:
-    """An SAE at a site, by what the site's bundle says of it."""
-    folder = network.folder / site
-    where = json.loads((folder / "deploy/saes.json").read_text())[name]
-    context = ssl.create_default_context(cafile=folder / where["ca"])
-    context.load_cert_chain(folder / where["cert"], folder / where["key"])
-    return Sae(int(where["url"].rpartition(":")[2]), context)

@@ -19,6 +19,7 @@ from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 from uuid import UUID
 
 from qkdrelay.broker.rabbitmq.client import RabbitMqClient
@@ -30,12 +31,14 @@ from qkdrelay.messages.relay_ids import new_relay_id
 from qkdrelay.messages.requests import Request
 from qkdrelay.messages.states import TERMINAL
 from qkdrelay.network.names import COORDINATOR
+from qkdrelay.network.topology import Topology
 from support import customers, killable, recorder
-from support.customers import Customers, Site
+from support.customers import Clients, Customers, Site
 from support.killable import Processes
 from support.waiting import POLL_S, eventually
 
 BROKER = "rabbitmq"
+STOPPED = "stopped by SIGTERM"
 PAIRS = (("kme-1", "kme-8"), ("kme-8", "kme-1"), ("kme-2", "kme-7"), ("kme-4", "kme-1"), ("kme-3", "kme-8"))
 UNDER_WAY = 24
 """Relays asked for and not ended, at most: the load."""
@@ -76,8 +79,8 @@ class Figures:
 
     seed: int
     kills: Counter[str] = field(default_factory=Counter)
-    stops: int = 0
-    """By SIGTERM."""
+    others: Counter[str] = field(default_factory=Counter)
+    """What else was done to services, brokers and ways, by its name."""
     asked: int = 0
     accepted: int = 0
     confirmed: int = 0
@@ -94,7 +97,7 @@ class Figures:
         rows = [
             ("seed", self.seed),
             ("kills", f"{self.kills.total()}  ({', '.join(f'{n} {kind}' for kind, n in sorted(self.kills.items()))})"),
-            ("stopped by SIGTERM", self.stops),
+            *sorted(self.others.items()),
             ("relays", f"{self.accepted} accepted of {self.asked} asked for"),
             ("confirmed", self.confirmed),
             ("failed", self.failed.total()),
@@ -112,10 +115,30 @@ class Figures:
         )
 
 
+class Watched(Protocol):
+    """A network of which everything can be seen from the outside."""
+
+    @property
+    def topology(self) -> Topology: ...
+    @property
+    def cli_key(self) -> bytes: ...
+    def client(self) -> RabbitMqClient:
+        """Return a connection as the command line has one."""
+        ...
+
+    def keys(self, kme: str) -> list[dict[str, Any]]:
+        """Return the keys at ``kme`` as the person there sees them, delivered ones with their bytes."""
+        ...
+
+    def recorders(self, ledger: recorder.Ledger) -> list[recorder.Recorder]:
+        """Record into a ledger, from now on, what goes over QKD links."""
+        ...
+
+
 class Load:
     """Asks for relays in a thread of its own, as many at a time as it may, over every restart of anything."""
 
-    def __init__(self, network: Processes, choice: random.Random) -> None:
+    def __init__(self, network: Watched, choice: random.Random) -> None:
         self._network, self._choice = network, choice
         self.relays: dict[UUID, Asked] = {}
         self.allowed = 0
@@ -194,63 +217,17 @@ class Load:
                 relay.ended = reply.body.state in TERMINAL
 
 
-class Chaos:
-    """One run on one network; the caller kills as it likes, and then has everything looked at."""
+class Watch:
+    """Uses a network, whatever is done to it meanwhile, and then looks at what there is."""
 
-    def __init__(self, network: Processes, site: Site, seed: int) -> None:
-        """``site`` is of the applications that use the network meanwhile."""
+    def __init__(self, network: Watched, clients: Clients, seed: int) -> None:
+        """``clients`` returns those of the applications that use the network meanwhile."""
         self.figures = Figures(seed)
         self.choice = random.Random(seed)
-        self.network = network
-        self.recorder = recorder.Recorder(network.server, network.vhost)
+        self._watched, self._ledger = network, recorder.Ledger()
+        self._recorders = network.recorders(self._ledger)
         self.load = Load(network, random.Random(seed + 1))
-        self.customers = Customers(site, random.Random(seed + 2))
-
-    def kill_at_random(self, kills: int, relays: int) -> None:
-        """Kill so many times at random moments, while ``relays`` relays are asked for.
-
-        One to three services at once, or the broker; now and then one service is stopped by SIGTERM instead.
-        """
-        already, counted = self.load.allowed, self.figures.kills
-        brokers = sorted(self.choice.sample(range(kills), max(1, kills // BROKER_ONE_IN)))
-        while (done := counted.total()) < kills:
-            self.load.allowed = already + relays * (done + 1) // kills
-            time.sleep(self.choice.uniform(0.0, 0.7))
-            if brokers and brokers[0] <= done:
-                brokers.pop(0)
-                self.kill_broker()
-            elif self.choice.randrange(STOP_ONE_IN) == 0:
-                self.stop(self.choice.choice(self.network.services))
-            else:
-                at_once = min(self.choice.choice((1, 1, 1, 2, 3)), kills - done)
-                self.kill_services(self.choice.sample(self.network.services, at_once))
-        self.load.allowed = already + relays
-
-    def stop(self, name: str) -> None:
-        """Stop a service by SIGTERM and start it again."""
-        self.network.await_started(name)
-        status = self.network.stop(name)
-        self.figures.stops += 1
-        if status != 0:
-            self.figures.broken.append(f"{name} ended with status {status} at SIGTERM")
-        self.network.start(name)
-
-    def kill_services(self, names: list[str]) -> None:
-        """Kill these at once; start them again a little later."""
-        for name in names:
-            self.network.kill(name)
-            self.figures.kills["coordinator" if name == COORDINATOR else "KME"] += 1
-        time.sleep(self.choice.choice((0.0, 0.0, self.choice.uniform(0.0, 1.5))))
-        for name in names:
-            self.network.start(name)
-
-    def kill_broker(self) -> None:
-        """Kill RabbitMQ and start it again; the services run on."""
-        self.network.server.kill()
-        self.figures.kills[BROKER] += 1
-        time.sleep(self.choice.uniform(0.0, 1.0))
-        self.network.server.start()
-        eventually(self.network.server.answers, timeout_s=BROKER_UP_WITHIN_S, what="RabbitMQ to come back")
+        self.customers = Customers(clients, random.Random(seed + 2))
 
     def look(self) -> Figures:
         """Wait until everything has ended, and compare what there is with what was promised."""
@@ -262,9 +239,11 @@ class Chaos:
         figures.applications = self.customers.finish()
         figures.broken += figures.applications.broken
         until = time.monotonic() + SETTLED_WITHIN_S
-        with closing(self.network.client()) as client:
+        with closing(self._watched.client()) as client:
             views = {relay_id: self._settled(client, relay_id, until) for relay_id in self.load.relays}
-        ledger = self.recorder.finish()
+        for recording in self._recorders:
+            recording.finish()
+        ledger = self._ledger
         figures.key_use = ledger.use()
         figures.broken += figures.key_use.reused
         keys = self._keys(
@@ -284,7 +263,7 @@ class Chaos:
     def _keys(self, confirmed: set[str], until: float) -> dict[str, dict[str, list[tuple[str, str]]]]:
         """Return (state, key) of each key, by KME and relay, once their targets know which relays are ``confirmed``."""
         while True:
-            keys = {kme: _by_relay(self.network.keys(kme)) for kme in self.network.topology.kmes}
+            keys = {kme: _by_relay(self._watched.keys(kme)) for kme in self._watched.topology.kmes}
             held = {relay for there in keys.values() for relay, found in there.items() if found[0][0] == "held"}
             if not held & confirmed or time.monotonic() > until:
                 return keys
@@ -293,7 +272,7 @@ class Chaos:
     def _settled(self, client: RabbitMqClient, relay_id: UUID, until: float) -> RelayView | None:
         """Return a relay once it has failed or both ends have its keys, or as it is then; None if it is not known."""
         while True:
-            view = killable.show(client, self.network.cli_key, relay_id)
+            view = killable.show(client, self._watched.cli_key, relay_id)
             if isinstance(view, Refusal):
                 return None
             if view is not None and (view.state == "failed" or len(view.released_at) == 2):
@@ -338,6 +317,60 @@ class Chaos:
         return found[0]
 
 
+class Chaos(Watch):
+    """One run on one network; the caller kills as it likes, and then has everything looked at."""
+
+    def __init__(self, network: Processes, clients: Clients, seed: int) -> None:
+        super().__init__(network, clients, seed)
+        self.network = network
+
+    def kill_at_random(self, kills: int, relays: int) -> None:
+        """Kill so many times at random moments, while ``relays`` relays are asked for.
+
+        One to three services at once, or the broker; now and then one service is stopped by SIGTERM instead.
+        """
+        already, counted = self.load.allowed, self.figures.kills
+        brokers = sorted(self.choice.sample(range(kills), max(1, kills // BROKER_ONE_IN)))
+        while (done := counted.total()) < kills:
+            self.load.allowed = already + relays * (done + 1) // kills
+            time.sleep(self.choice.uniform(0.0, 0.7))
+            if brokers and brokers[0] <= done:
+                brokers.pop(0)
+                self.kill_broker()
+            elif self.choice.randrange(STOP_ONE_IN) == 0:
+                self.stop(self.choice.choice(self.network.services))
+            else:
+                at_once = min(self.choice.choice((1, 1, 1, 2, 3)), kills - done)
+                self.kill_services(self.choice.sample(self.network.services, at_once))
+        self.load.allowed = already + relays
+
+    def stop(self, name: str) -> None:
+        """Stop a service by SIGTERM and start it again."""
+        self.network.await_started(name)
+        status = self.network.stop(name)
+        self.figures.others[STOPPED] += 1
+        if status != 0:
+            self.figures.broken.append(f"{name} ended with status {status} at SIGTERM")
+        self.network.start(name)
+
+    def kill_services(self, names: list[str]) -> None:
+        """Kill these at once; start them again a little later."""
+        for name in names:
+            self.network.kill(name)
+            self.figures.kills["coordinator" if name == COORDINATOR else "KME"] += 1
+        time.sleep(self.choice.choice((0.0, 0.0, self.choice.uniform(0.0, 1.5))))
+        for name in names:
+            self.network.start(name)
+
+    def kill_broker(self) -> None:
+        """Kill RabbitMQ and start it again; the services run on."""
+        self.network.server.kill()
+        self.figures.kills[BROKER] += 1
+        time.sleep(self.choice.uniform(0.0, 1.0))
+        self.network.server.start()
+        eventually(self.network.server.answers, timeout_s=BROKER_UP_WITHIN_S, what="RabbitMQ to come back")
+
+
 def _kind_of(reason: str) -> str:
     """Return a reason without what differs from relay to relay."""
     return next((words for words in TIMELY if words in reason), reason)
@@ -367,7 +400,7 @@ def main() -> int:
     print(f"stores and logs are in {folder}", flush=True)
     site = Site.new(folder)
     with killable.running(folder, more=site.settings()) as network:
-        chaos = Chaos(network, site, arguments.seed)
+        chaos = Chaos(network, site.client, arguments.seed)
         chaos.kill_at_random(arguments.kills, arguments.relays)
         figures = chaos.look()
     print(figures.report())

@@ -22,6 +22,7 @@ from support.saes import Authority
 from support.saes import Sae as Client
 from support.waiting import eventually
 
+Clients = Callable[[str], Client]
 SAES = {"sae-1": "kme-1", "sae-8": "kme-8"}
 NUMBERS = (1, 1, 2, 7, 40)
 TO_FETCH_MAX = 400
@@ -109,7 +110,7 @@ class Ledger:
 class Direction:
     """One application takes keys, the other fetches them: a thread each, over every restart of anything."""
 
-    def __init__(self, site: Site, ledger: Ledger, choice: random.Random, master: str, slave: str) -> None:
+    def __init__(self, clients: Clients, ledger: Ledger, choice: random.Random, master: str, slave: str) -> None:
         self.ends, self.ledger = (master, slave), ledger
         self.waiting: deque[str] = deque()
         """Key_IDs that were handed out and are not fetched yet, in order."""
@@ -117,7 +118,7 @@ class Direction:
         """Requests of the master that got keys."""
         self.failure: BaseException | None = None
         """What ended a thread of it."""
-        self._clients = site.client(master), site.client(slave)
+        self._clients = clients(master), clients(slave)
         self._doubtful: set[str] = set()
         """Key_IDs that were asked for without an answer."""
         self._may_take, self._stop = True, threading.Event()
@@ -200,10 +201,11 @@ class Direction:
 class Customers:
     """The two applications, in both directions."""
 
-    def __init__(self, site: Site, choice: random.Random) -> None:
+    def __init__(self, clients: Clients, choice: random.Random) -> None:
+        """``clients`` returns an SAE's, which is not connected yet."""
         self.ledger = Ledger()
         pairs = (("sae-1", "sae-8"), ("sae-8", "sae-1"))
-        self._directions = [Direction(site, self.ledger, choice, *pair) for pair in pairs]
+        self._directions = [Direction(clients, self.ledger, choice, *pair) for pair in pairs]
 
     def finish(self) -> Ledger:
         """Wait until both directions are served once more and all is fetched; return what was written down."""

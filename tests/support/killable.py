@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pika
+
 from qkdrelay.broker.definitions import definitions
 from qkdrelay.broker.names import VHOST
 from qkdrelay.broker.rabbitmq.client import RabbitMqClient
@@ -27,7 +29,7 @@ from qkdrelay.messages.dialogue import Asker
 from qkdrelay.messages.network_answers import NetworkView
 from qkdrelay.messages.requests import NetworkRequest, RequestBody
 from qkdrelay.messages.requests import ShowRequest as Show
-from qkdrelay.network.names import CLI, COORDINATOR, SERVICE_USERS
+from qkdrelay.network.names import CLI, COORDINATOR, OPERATOR, SERVICE_USERS
 from qkdrelay.network.topology import Topology
 from qkdrelay.network.topology_file import load_topology
 from support import rabbitmq, recorder, stack
@@ -117,6 +119,12 @@ class Processes:
             RabbitMqSettings(addresses=self.server.addresses, vhost=self.vhost, user=CLI, password=self.passwords[CLI])
         )
 
+    def recorders(self, ledger: recorder.Ledger) -> list[recorder.Recorder]:
+        """Record into a ledger, from now on, what goes over QKD links."""
+        operator = pika.PlainCredentials(OPERATOR, self.passwords[OPERATOR])
+        way = pika.ConnectionParameters(self.server.host, self.server.amqp_port, self.vhost, operator)
+        return [recorder.Recorder(way, ledger)]
+
     @property
     def cli_key(self) -> bytes:
         """What the command line signs with."""
@@ -176,8 +184,6 @@ def running(
     with rabbitmq.running() as server:
         document = definitions(topology.kmes, topology.links, passwords)
         server.call("POST", "definitions", recorder.with_recording(document, topology.links))
-        everything = dict.fromkeys(("configure", "write", "read"), ".*")
-        server.call("PUT", f"permissions/{VHOST}/{server.administrator[0]}", everything)
         environments = {
             name: {
                 **environment,

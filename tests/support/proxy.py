@@ -24,14 +24,16 @@ _RESET = struct.pack("ii", 1, 0)
 class Proxy:
     """Forwards to ``target`` (host, port). Counts the connections it took in `accepted`."""
 
-    def __init__(self, target: tuple[str, int]) -> None:
+    def __init__(self, target: tuple[str, int], listen: tuple[str, int] = (LOOPBACK, 0)) -> None:
         self._target = target
-        self._listener = socket.create_server((LOOPBACK, 0), backlog=64)
+        self._listener = socket.create_server(listen, backlog=64)
         self._pairs: set[tuple[socket.socket, socket.socket]] = set()
         self._lock = threading.Lock()
         self._flowing = threading.Event()
         self._flowing.set()
         self.accepted = 0
+        self.is_parted = False
+        """Whether each new connection is reset at once."""
         self.cut_after: Callable[[], int] | None = None
         """Gives, for each new connection, how many bytes pass before it is cut, in whichever direction they go."""
         threading.Thread(target=self._accept, daemon=True).start()
@@ -59,6 +61,9 @@ class Proxy:
         while True:
             try:
                 client, _ = self._listener.accept()
+                if self.is_parted:
+                    _reset(client)
+                    continue
                 server = socket.create_connection(self._target, timeout=5)
             except OSError:
                 if self._listener.fileno() < 0:
@@ -96,6 +101,10 @@ class Proxy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take no more, and cut what there is."""
         self._listener.close()
         self.cut()
 

@@ -1,7 +1,7 @@
 """Everything that goes over any QKD link, recorded at the broker: is any byte of link key used twice?
 
-A queue of its own is bound to every KME's exchange, so it gets what the links' queues get, and the broker confirms
-a message only once it has both. Stores and services are not asked.
+A queue of its own is bound to the exchange of every KME there, so it gets what the links' queues get, and the broker
+confirms a message only once it has both. Stores and services are not asked. Of a network of sites each broker has one.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from qkdrelay.link.blocks.content import pad_bytes
 from qkdrelay.messages import codec
 from qkdrelay.messages.blocks import Announce, BlocksHeld, Facts
 from qkdrelay.messages.link import SealedMessage, ShareHeader
-from qkdrelay.network.names import Link, Route
-from support.rabbitmq import RabbitMqServer
+from qkdrelay.network.names import OPERATOR, Link, Route
 from support.waiting import eventually
 
 QUEUE = "recorder"
@@ -55,9 +54,13 @@ class KeyUse:
 
 
 class Ledger:
-    """Keeps, for each message, where its key was and a digest of all of it; of each block what it was said to be."""
+    """Keeps, for each message, where its key was and a digest of all of it; of each block what it was said to be.
+
+    Several threads may write into it.
+    """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._slots: dict[Block, dict[int, bytes]] = defaultdict(dict)
         self._pads: dict[Block, list[tuple[int, int]]] = defaultdict(list)
         self._facts: dict[Block, Facts] = {}
@@ -69,6 +72,10 @@ class Ledger:
 
     def add(self, queue: str, body: bytes) -> None:
         """Note one message that went to the queue of a link."""
+        with self._lock:
+            self._add(queue, body)
+
+    def _add(self, queue: str, body: bytes) -> None:
         if codec.is_of(body, Announce):
             self._announced(queue, codec.decode(body, Announce).facts)
         elif codec.is_of(body, BlocksHeld):
@@ -140,11 +147,12 @@ def _named(block: Block) -> str:
 
 
 def with_recording(definitions: dict[str, Any], links: Iterable[Link]) -> dict[str, Any]:
-    """Return a virtual host's definitions with the recording queue.
+    """Return a virtual host's definitions with the recording queue, which the operator may read.
 
     Made together with all the others: a queue made seconds before RabbitMQ is killed may not come back whole.
     """
     vhost = definitions["vhosts"][0]["name"]
+    exchanges = {exchange["name"] for exchange in definitions["exchanges"]}
     queue = {"name": QUEUE, "vhost": vhost, "durable": True, "auto_delete": False}
     bindings = [
         {
@@ -156,9 +164,14 @@ def with_recording(definitions: dict[str, Any], links: Iterable[Link]) -> dict[s
             "arguments": {},
         }
         for sender, receiver in (way for a, b in links for way in ((a, b), (b, a)))
+        if kme_exchange(sender) in exchanges
     ]
+    reads = {"read": f"^{QUEUE}$"}
     return {
         **definitions,
+        "permissions": [
+            granted | (reads if granted["user"] == OPERATOR else {}) for granted in definitions["permissions"]
+        ],
         "queues": [*definitions["queues"], {**queue, "arguments": {"x-queue-type": "quorum"}}],
         "bindings": [*definitions["bindings"], *bindings],
     }
@@ -167,43 +180,34 @@ def with_recording(definitions: dict[str, Any], links: Iterable[Link]) -> dict[s
 class Recorder:
     """Reads the recording queue in a thread of its own, over every restart of the broker."""
 
-    def __init__(self, server: RabbitMqServer, vhost: str) -> None:
-        """The virtual host's definitions must be `with_recording`."""
-        self._server, self._vhost = server, vhost
-        self.ledger = Ledger()
+    def __init__(self, way: pika.ConnectionParameters, ledger: Ledger) -> None:
+        """``way`` is the operator's; the virtual host's definitions must be `with_recording`."""
+        self._way, self._ledger = way, ledger
         self._stop, self._idle = threading.Event(), threading.Event()
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
 
-    def finish(self) -> Ledger:
-        """Return the ledger once nothing is left in the queue."""
+    def finish(self) -> None:
+        """End once nothing is left in the queue."""
         eventually(self._is_empty, timeout_s=_RECONNECTED_WITHIN_S, what="the recording to be read")
         self._stop.set()
         self._thread.join()
-        return self.ledger
 
     def _is_empty(self) -> bool:
         if self._failure is not None:
             raise self._failure
-        connection = self._connect()
+        connection = pika.BlockingConnection(self._way)
         try:
             declared = connection.channel().queue_declare(QUEUE, passive=True).method
         finally:
             connection.close()
         return self._idle.is_set() and declared.message_count == 0
 
-    def _connect(self) -> Any:
-        server = self._server
-        credentials = pika.PlainCredentials(*server.administrator)
-        return pika.BlockingConnection(
-            pika.ConnectionParameters(server.host, server.amqp_port, self._vhost, credentials)
-        )
-
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                connection = self._connect()
+                connection = pika.BlockingConnection(self._way)
                 channel = connection.channel()
                 channel.basic_qos(prefetch_count=_PREFETCH)
                 for method, properties, body in channel.consume(QUEUE, inactivity_timeout=_RETRY_S):
@@ -214,7 +218,7 @@ class Recorder:
                         continue
                     self._idle.clear()
                     for message in unpacked(body, properties.content_type):
-                        self.ledger.add(method.routing_key, message)
+                        self._ledger.add(method.routing_key, message)
                     channel.basic_ack(method.delivery_tag)
                 connection.close()
             except (AMQPError, OSError):

@@ -6,11 +6,12 @@ import json
 import os
 import secrets
 import shutil
+import ssl
 import subprocess
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from qkdrelay.network.topology_file import format_topology
 from qkdrelay.service import dotenv_file
 from support import rabbitmq, stack
 from support.deployment import free_ports
-from support.proxy import DistantProxy
+from support.proxy import DistantProxy, Proxy
+from support.recorder import with_recording
+from support.saes import Sae
 from support.waiting import eventually
 
 _PORTS = ("QKDRELAY_AMQP_PORT", "QKDRELAY_MANAGEMENT_PORT", "QKDRELAY_PAGE_PORT")
@@ -34,6 +37,10 @@ class Bundles:
     folder: Path
     topology: Topology
     environment: dict[str, str]
+    proxies: dict[str, Proxy] = field(default_factory=dict)
+    """The others' way to each site's broker, where there is such a thing."""
+    is_recorded: bool = False
+    """Whether what is published to QKD links is recorded at each broker."""
 
     def provision(self, topology: Topology | None = None, *switches: str) -> None:
         """Write the bundles, of another topology if one is given; each has ports of its own on this machine."""
@@ -47,6 +54,10 @@ class Bundles:
             assert made.code == 0, made.err
             for site in network.sites:
                 _choose(self.folder / site / ".env", site)
+                if self.is_recorded:
+                    definitions = self.folder / site / "deploy" / "definitions.json"
+                    recorded = with_recording(json.loads(definitions.read_text()), network.links)
+                    definitions.write_text(json.dumps(recorded))
 
     def compose(self, site: str, *arguments: str, timeout_s: float = 300) -> stack.Answer:
         """Run compose in the folder of a site, as its README says."""
@@ -70,6 +81,14 @@ class Bundles:
     def cli(self, site: str, *arguments: str) -> stack.Answer:
         """Run the command line at a site, as its README says."""
         return self.compose(site, "run", "--rm", "-T", "cli", *arguments)
+
+    def application(self, sae: str) -> Sae:
+        """Return an SAE's client, by what the bundle of its KME's site says of it."""
+        folder = self.folder / self.topology.site_of[self.topology.saes[sae]]
+        where = json.loads((folder / "deploy" / "saes.json").read_text())[sae]
+        context = ssl.create_default_context(cafile=folder / where["ca"])
+        context.load_cert_chain(folder / where["cert"], folder / where["key"])
+        return Sae(int(where["url"].rpartition(":")[2]), context)
 
     def ready(self, site: str, service: str) -> str:
         """Return what a service says of its readiness: ``ok``, a remark perhaps, or why not; empty if it is away."""
@@ -114,11 +133,13 @@ def bundles(
     *switches: str,
     round_trip_s: float = 0.0,
     loss: float = 0.0,
+    is_for_chaos: bool = False,
 ) -> Iterator[Bundles]:
     """Provision the bundles of a network of these sites, the first with the coordinator; take all down at the end.
 
     Their brokers meet at an address of this machine that containers reach; as if ``round_trip_s`` away, where that is
-    given, with such a part of all packets to them lost.
+    given, with such a part of all packets to them lost. For chaos what goes over QKD links is recorded, and proxies can
+    cut sites off.
     """
     import docker  # noqa: PLC0415 - slow, and only these tests need it
 
@@ -130,13 +151,18 @@ def bundles(
     placed = {name: Site(tuple(kmes), address, rabbitmq.free_port()) for name, kmes in sites.items()}
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("QKDRELAY_", "COMPOSE_"))}
     network = replace(topology, sites=placed, coordinator=next(iter(placed)))
-    made = Bundles(folder, network, environment)
+    made = Bundles(folder, network, environment, is_recorded=is_for_chaos)
     closing = ExitStack()
     try:
         made.provision(None, *switches)
-        if round_trip_s:
-            for name, site in placed.items():
-                closing.enter_context(_far_away(folder / name / ".env", site, round_trip_s, loss))
+        for name, site in placed.items() if round_trip_s or is_for_chaos else ():
+            there = _published_elsewhere(folder / name / ".env", site)
+            if round_trip_s:
+                proxy = DistantProxy((site.host, site.port), there, round_trip_s / 2)
+                closing.callback(proxy.close)
+                closing.enter_context(_losing(site.port, loss))
+            else:
+                made.proxies[name] = closing.enter_context(Proxy(there, (site.host, site.port)))
         yield made
     finally:
         made.down()
@@ -144,21 +170,22 @@ def bundles(
         meeting.remove()
 
 
-@contextmanager
-def _far_away(dotenv: Path, site: Site, round_trip_s: float, loss: float) -> Iterator[None]:
-    """Have a site's broker publish its port elsewhere, and whoever comes to the site's go a long way to it."""
+def _published_elsewhere(dotenv: Path, site: Site) -> tuple[str, int]:
+    """Have a site's broker publish its port at another one, and return that: a proxy takes its place."""
     port = rabbitmq.free_port()
     dotenv.write_text(f"{dotenv.read_text()}QKDRELAY_AMQPS_PORT={port}\n")
-    proxy = DistantProxy((site.host, site.port), (site.host, port), round_trip_s / 2)
-    rule = f"INPUT -p tcp --dport {site.port} -m statistic --mode random --probability {loss} -j DROP".split()
+    return site.host, port
+
+
+@contextmanager
+def _losing(port: int, loss: float) -> Iterator[None]:
+    """Lose such a part of the packets to a port."""
+    rule = f"INPUT -p tcp --dport {port} -m statistic --mode random --probability {loss} -j DROP".split()
+    subprocess.run(["iptables", "--wait", "-I", *rule], check=True)
     try:
-        if loss:
-            subprocess.run(["iptables", "--wait", "-I", *rule], check=True)
         yield
     finally:
-        if loss:
-            subprocess.run(["iptables", "--wait", "-D", *rule], check=True)
-        proxy.close()
+        subprocess.run(["iptables", "--wait", "-D", *rule], check=True)
 
 
 def shown(network: Bundles) -> Any:
