@@ -19,6 +19,7 @@ from bench.https import Answer, Client, Work, client
 from bench.saes import BUSY, MASTERS_AT, SAES, SLAVES_AT, STOCK_MOST, TWO, Applications, path
 from qkdrelay.network.topology_file import load_topology
 from support import rabbitmq
+from support.ports import free_port
 from support.waiting import eventually
 
 REQUESTS = 100
@@ -64,7 +65,7 @@ def measure(rounds: int) -> dict[str, Any]:
 @contextmanager
 def _constant(applications: Applications, folder: Path) -> Iterator[int]:
     """Run the server with the constant answer; yield its port."""
-    port = rabbitmq.free_port()
+    port = free_port()
     arguments = [str(port), str(applications.folder / MASTERS_AT), str(folder / "constant.sqlite")]
     process = subprocess.Popen([sys.executable, "-m", "bench.constant", *arguments], stdout=subprocess.PIPE)
     try:

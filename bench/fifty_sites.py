@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.processor import resident_mib, spent
-from bench.provisioned import Provisioned, free_port, in_sites, on_one_broker
+from bench.provisioned import Provisioned, in_sites, on_one_broker
 from bench.stack import ROOT, UP_WITHIN_S, Services, Stack
 from qkdrelay.broker.definitions import site_contents, site_definitions
 from qkdrelay.broker.rabbitmq.tls import CERTIFICATE, KEY
@@ -31,6 +31,7 @@ from qkdrelay_deployment.certificates import stored_authority
 from qkdrelay_deployment.compose import BROKER_SERVICE, TLS_FOLDER
 from qkdrelay_deployment.site_certificates import AUTHORITY_FOLDER, broker_name
 from qkdrelay_deployment.variables import AMQP_PORTS, CLI_KEY, password_variable
+from support.ports import free_port
 
 TOPOLOGY = ROOT / "infra" / "topologies" / "germany50.toml"
 STARTS = 6

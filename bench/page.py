@@ -21,6 +21,7 @@ from bench.against_broker import TOPOLOGY, quantiles
 from bench.processor import spent
 from qkdrelay.network.topology_file import load_topology
 from support import rabbitmq
+from support.ports import free_port
 
 VIEWERS = 50
 PER_S, SECONDS = 200.0, 6.0
@@ -36,7 +37,7 @@ def measure(rounds: int) -> dict[str, Any]:
         cleanup.callback(shutil.rmtree, folder)
         server = cleanup.enter_context(rabbitmq.running())
         host = cleanup.enter_context(server.vhost(topology.kmes, topology.links))
-        port = rabbitmq.free_port()
+        port = free_port()
         full = cleanup.enter_context(stack.running(host, topology, TOPOLOGY, folder, page=port))
         full.relay(200)
         found: dict[int, dict[str, list[float]]] = {side: {"p50": [], "rate": [], "bytes": []} for side in _SIDES}

@@ -10,10 +10,9 @@ import json
 import os
 import re
 import secrets
-import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -40,12 +39,11 @@ from qkdrelay_deployment.variables import (
     password_variable,
 )
 from support import rabbitmq
+from support.ports import free_port
 from support.sites import Bundles
 
 BROKERS_UP_WITHIN_S = 180.0
 _ONE = "one-broker"
-_PORTS = iter(range(20_000, 30_000))
-"""Below those that the system gives connections: what is to be published later must not be taken until then."""
 _MARK = "QKDRELAY_BENCH"
 _OVERLAY = "bench.yml"
 _OVERLAY_TEXT = """\
@@ -180,15 +178,6 @@ def _told(composed: str, service: str, variable: str, values: Mapping[str, str])
     text = composed.partition(f"\n  {service}:\n")[2].partition(f"{variable}: >-")[2].lstrip()
     filled = re.sub(r"\$\{([A-Z0-9_]+)[^}]*\}", lambda found: values.get(found[1], ""), text)
     return json.JSONDecoder().raw_decode(filled)[0]
-
-
-def free_port() -> int:
-    """Return a port of the loopback interface at which nothing listens, each time another one."""
-    for port in _PORTS:
-        with socket.socket() as trial, suppress(OSError):
-            trial.bind((rabbitmq.LOOPBACK, port))
-            return port
-    raise RuntimeError("no port is free")
 
 
 def on_one_broker(folder: Path, topology: Topology) -> Provisioned:

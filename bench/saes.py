@@ -10,7 +10,8 @@ from pathlib import Path
 from bench.https import Server
 from qkdrelay.network.directory import Directory, PairSettings, Sae, directory_text
 from qkdrelay_deployment.certificates import Authority
-from support.rabbitmq import LOOPBACK, free_port
+from support.ports import free_port
+from support.rabbitmq import LOOPBACK
 
 MASTERS_AT, SLAVES_AT = "kme-1", "kme-8"
 SAES = 40

@@ -38,7 +38,7 @@ class Liveness:
         events: BatchEvents,
     ) -> None:
         batch = store.journal.batch
-        self._links, self._store = frozenset(map(frozenset, topology.links)), store
+        self._pairs, self._store = topology.pairs, store
         self._relays, self._commands, self._events = relays, commands, events
         self._last_hellos: dict[str, tuple[float, Hello]] = BatchDict(batch)
         self._said: dict[str, Hello] = batch.scratch({})
@@ -85,7 +85,7 @@ class Liveness:
 
     def _take(self, kme: str, hello: Hello, now: float) -> None:
         """Take in a hello, and in it the KME's own links, each once."""
-        links = {link.peer: link for link in hello.links if frozenset((kme, link.peer)) in self._links}
+        links = {link.peer: link for link in hello.links if frozenset((kme, link.peer)) in self._pairs}
         hello = structs.replace(hello, links=tuple(links.values()))
         self._check_clock(kme, hello.clock - now)
         if kme not in self._last_hellos:

@@ -47,7 +47,7 @@ class Recalls:
     ) -> None:
         """``asked`` says whether a KME was told to recall a moment ago; ``adopted`` is told of what is gone on with."""
         self._asked = asked
-        self._links, self._store = frozenset(map(frozenset, topology.links)), store
+        self._pairs, self._store = topology.pairs, store
         self._relays, self._events, self._adopted = relays, events, adopted
         self._compromised_min = compromised_min(topology)
         batch = store.journal.batch
@@ -87,7 +87,7 @@ class Recalls:
             self._adopted(relay)
 
     def _is_of_this_network(self, plan: Plan) -> bool:
-        return self._links.issuperset(map(frozenset, plan.links))
+        return self._pairs.issuperset(map(frozenset, plan.links))
 
     def _misplaced(self, sender: str, terms: Terms, text: str) -> None:
         self._events.note("report.misplaced", "warning", kme=sender, relay_id=terms.relay_id, text=text)

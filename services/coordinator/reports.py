@@ -56,7 +56,7 @@ class ReportHandler:
         events: BatchEvents,
     ) -> None:
         """``channels`` has that to each KME of ``topology``."""
-        self._links, self._channels, self._store = frozenset(map(frozenset, topology.links)), channels, store
+        self._pairs, self._channels, self._store = topology.pairs, channels, store
         self._relays, self._liveness, self._subscriptions, self._events = relays, liveness, subscriptions, events
         self._supply, self._recalls = supply, recalls
         self._batch = store.journal.batch
@@ -117,7 +117,7 @@ class ReportHandler:
 
     def _take_rejected(self, sender: str, report: Rejected) -> None:
         """Log it; and keep that the share did not arrive, if it is known which one it was."""
-        if report.link[1] != sender or frozenset(report.link) not in self._links:
+        if report.link[1] != sender or frozenset(report.link) not in self._pairs:
             self._events.note("report.misplaced", "warning", kme=sender, link=link_name(*report.link))
             return
         link = link_name(*report.link)

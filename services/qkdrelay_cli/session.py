@@ -16,7 +16,6 @@ from qkdrelay.messages.answers import ReplyBody
 from qkdrelay.messages.requests import RequestBody
 
 if TYPE_CHECKING:
-    from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
     from qkdrelay_cli.settings import CliSettings
 
 MISSING_KEY = "QKDRELAY_CLI_KEY: must be set"
@@ -46,6 +45,8 @@ def _settings() -> CliSettings:
 def _connected(settings: CliSettings, watch: Sequence[str] = ()) -> Client:
     from qkdrelay.broker.rabbitmq.client import RabbitMqClient
     from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
+    from qkdrelay.broker.rabbitmq.site_client import SiteClient
+    from qkdrelay.network.names import CLI
 
     way = RabbitMqSettings(
         addresses=settings.broker,
@@ -54,29 +55,12 @@ def _connected(settings: CliSettings, watch: Sequence[str] = ()) -> Client:
         vhost=settings.broker_vhost,
         tls=settings.broker_tls,
     )
-    return RabbitMqClient(way, watch=watch) if settings.coordinator is None else _at_a_site(settings, way, watch)
-
-
-def _at_a_site(settings: CliSettings, home: RabbitMqSettings, watch: Sequence[str]) -> Client:
-    from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
-    from qkdrelay.broker.rabbitmq.site_client import SiteClient
-    from qkdrelay.network.names import CLI, site_user
-
-    if settings.coordinator is None or not settings.site or settings.site_tls is None:
-        hint = "its certificate opens the coordinator's broker"
-        raise SettingsError("QKDRELAY_COORDINATOR needs QKDRELAY_SITE and QKDRELAY_SITE_TLS of this site", hint=hint)
+    if settings.coordinator is None:
+        return RabbitMqClient(way, watch=watch)
     if watch:
         hint = "`coordinator show RELAY --follow` follows one that begins or ends here"
         raise SettingsError("what KMEs report is to be seen at the coordinator's site alone", hint=hint)
-    coordinator = RabbitMqSettings(
-        addresses=settings.coordinator,
-        user=site_user(settings.site),
-        password=None,
-        tls=settings.site_tls,
-        vhost=settings.broker_vhost,
-        service=CLI,
-    )
-    return SiteClient(home, coordinator, settings.site)
+    return SiteClient(way, settings.at_site(settings.coordinator, CLI), settings.site)
 
 
 def _check_dotenv(path: Path) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import SecretStr
 from pydantic_settings import SettingsConfigDict
 
 from qkdrelay.broker.rabbitmq.settings import DEFAULT_PORT
-from qkdrelay.network.names import CLI, KME_NAME
+from qkdrelay.network.names import CLI
 from qkdrelay.service.settings import PREFIX, Addresses, BrokerSettings, HexKey, OrNothing
 
 
@@ -28,6 +27,3 @@ class CliSettings(BrokerSettings):
     """Shared with the coordinator, and with nobody else."""
     coordinator: Annotated[Addresses | None, *OrNothing] = None
     """The broker of the coordinator's site, where this is another: answers are read there, by certificate."""
-    site: Annotated[str, Field(pattern=rf"^({KME_NAME.pattern})?$")] = ""
-    site_tls: Annotated[Path | None, *OrNothing] = None
-    """Directory of that certificate."""

@@ -27,8 +27,9 @@ from qkdrelay.broker.names import REPLIES_EXCHANGE, control_queue, results_queue
 from qkdrelay.broker.port import Publication
 from qkdrelay.broker.rabbitmq import RabbitMqBroker, RabbitMqClient, RabbitMqSettings
 from qkdrelay.network.names import CLI, COORDINATOR
+from support.ports import free_port
 from support.proxy import resetting_port
-from support.rabbitmq import RabbitMqServer, VirtualHost, free_port
+from support.rabbitmq import RabbitMqServer, VirtualHost
 from support.waiting import eventually
 
 pytestmark = pytest.mark.rabbitmq

@@ -24,6 +24,7 @@ from qkdrelay_deployment.provision import write_deployment
 from qkdrelay_deployment.variables import AMQP_PORTS, password_variable
 from support import processes, rabbitmq, stack
 from support.network import DIAMOND
+from support.ports import free_port
 from support.waiting import eventually
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(400)]
@@ -114,7 +115,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(folder: Path) -> dict[str, str]:
     """What provisioning wrote into .env."""
     rabbitmq.require_containers(rabbitmq.IMAGE)
-    ports = {name: str(rabbitmq.free_port()) for name in (*AMQP_PORTS, "QKDRELAY_MANAGEMENT_PORT")}
+    ports = {name: str(free_port()) for name in (*AMQP_PORTS, "QKDRELAY_MANAGEMENT_PORT")}
     project = f"qkdrelay-test-{secrets.token_hex(4)}"
     environment = {"COMPOSE_PROJECT_NAME": project, "RABBITMQ_IMAGE": rabbitmq.IMAGE, **ports}
     shutil.copytree(stack.ROOT / "infra", folder / "infra")

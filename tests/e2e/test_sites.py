@@ -31,7 +31,8 @@ from qkdrelay.network.sites import Site
 from qkdrelay.network.topology_file import load_topology
 from qkdrelay.service import dotenv_file
 from qkdrelay_deployment.certificates import Authority
-from support import rabbitmq, stack
+from support import stack
+from support.ports import free_port
 from support.sites import Bundles, away, bundles, shown, until_whole
 from support.waiting import eventually
 
@@ -201,7 +202,7 @@ def test_relays_under_way_survive_the_death_of_each_broker_and_of_the_coordinato
 @pytest.mark.usefixtures("disturbed")
 def test_a_site_comes_and_goes_while_relays_are_under_way(network: Bundles) -> None:
     before = network.topology
-    at = Site(("kme-5",), before.sites["bonn"].host, rabbitmq.free_port())
+    at = Site(("kme-5",), before.sites["bonn"].host, free_port())
     more = replace(
         before,
         kmes=(*before.kmes, "kme-5"),

@@ -12,16 +12,11 @@ from pathlib import Path
 import pytest
 
 from qkdrelay.network.directory import Directory, Sae, directory_text
+from support.ports import free_port
 from support.saes import Authority, sae_at
 from support.waiting import eventually
 
 SAES = {sae: Sae(sae, kme) for sae, kme in (("sae-1", "kme-1"), ("sae-2", "kme-1"), ("sae-8", "kme-8"))}
-
-
-def free_port():
-    with closing(socket.socket()) as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from support.ports import free_port
 from support.waiting import eventually
 
 F_SETPIPE_SZ = 1031
@@ -53,12 +54,6 @@ def test_relays_go_on_whatever_becomes_of_the_log(output, loses, tmp_path):
     done = subprocess.run(["bash", "-c", script, RELAY], cwd=tmp_path, capture_output=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
     assert (tmp_path / "told").read_text() == f"{{'confirmed'}} {loses}"
-
-
-def free_port():
-    with socket.socket() as it:
-        it.bind(("127.0.0.1", 0))
-        return it.getsockname()[1]
 
 
 class Service:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from qkdrelay.network.directory import Directory, Sae, directory_text
-from support.rabbitmq import LOOPBACK, free_port
+from support.ports import free_port
+from support.rabbitmq import LOOPBACK
 from support.saes import Authority
 from support.saes import Sae as Client
 from support.waiting import eventually

@@ -5,32 +5,19 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from support import rabbitmq, stack
+from support.ports import free_port, free_ports
 
 PORTS = 16
 """As many as the largest network that tests bring up has KMEs, and more."""
 _IN_DOTENV = ("_IMAGE", "_PORT")
-
-
-def free_ports(number: int) -> int:
-    """Return the first of so many ports of the loopback interface, in a row, at which nothing listens."""
-    while True:
-        first = rabbitmq.free_port()
-        with ExitStack() as held:
-            try:
-                for port in range(first, first + number):
-                    held.enter_context(socket.socket()).bind((rabbitmq.LOOPBACK, port))
-            except (OSError, OverflowError):
-                continue
-            return first
 
 
 @dataclass(frozen=True)
@@ -80,9 +67,9 @@ def brought_up(
         "COMPOSE_PROJECT_NAME": f"qkdrelay-test-{secrets.token_hex(4)}",
         "QKDRELAY_IMAGE": stack.IMAGE,
         "RABBITMQ_IMAGE": broker,
-        "QKDRELAY_AMQP_PORT": str(rabbitmq.free_port()),
-        "QKDRELAY_MANAGEMENT_PORT": str(rabbitmq.free_port()),
-        "QKDRELAY_PAGE_PORT": str(rabbitmq.free_port()),
+        "QKDRELAY_AMQP_PORT": str(free_port()),
+        "QKDRELAY_MANAGEMENT_PORT": str(free_port()),
+        "QKDRELAY_PAGE_PORT": str(free_port()),
         "QKDRELAY_ETSI014_PORT": str(free_ports(PORTS)),
         **settings,
     }

@@ -61,14 +61,14 @@ class Proxy:
         while True:
             try:
                 client, _ = self._listener.accept()
+            except OSError:
+                return  # it was closed
+            try:
                 if self.is_parted:
-                    _reset(client)
-                    continue
+                    raise ConnectionResetError
                 server = socket.create_connection(self._target, timeout=5)
             except OSError:
-                if self._listener.fileno() < 0:
-                    return
-                client.close()
+                _reset(client)
                 continue
             server.settimeout(None)
             self.accepted += 1
@@ -105,6 +105,7 @@ class Proxy:
 
     def close(self) -> None:
         """Take no more, and cut what there is."""
+        self._listener.shutdown(socket.SHUT_RDWR)  # or the thread that waits for more would wait for ever
         self._listener.close()
         self.cut()
 

@@ -7,7 +7,6 @@ import http.client
 import json
 import os
 import secrets
-import socket
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -23,6 +22,7 @@ from qkdrelay.broker.definitions import definitions
 from qkdrelay.network.names import SERVICE_USERS
 from qkdrelay_deployment.certificates import Authority
 from qkdrelay_deployment.rabbitmq_conf import tls_options
+from support.ports import free_port
 from support.waiting import eventually
 
 # testcontainers reads these when it is imported. No reaper: its image could not be pulled everywhere,
@@ -196,13 +196,6 @@ class VirtualHost:
 
     def make_exchange(self, exchange: str) -> None:
         self.server.call("PUT", f"exchanges/{self.vhost}/{exchange}", {"type": "topic", "durable": True})
-
-
-def free_port() -> int:
-    """Return a port of the loopback interface at which nothing listens."""
-    with socket.socket() as unused:
-        unused.bind((LOOPBACK, 0))
-        return int(unused.getsockname()[1])
 
 
 def _quote(name: str) -> str:

@@ -20,7 +20,7 @@ from qkdrelay.network.topology import Topology
 from qkdrelay.network.topology_file import format_topology
 from qkdrelay.service import dotenv_file
 from support import rabbitmq, stack
-from support.deployment import free_ports
+from support.ports import free_port, free_ports
 from support.proxy import DistantProxy, Proxy
 from support.recorder import with_recording
 from support.saes import Sae
@@ -119,7 +119,7 @@ def _choose(dotenv: Path, site: str) -> None:
     """Say in a bundle's ``.env``, if it does not yet, what it is called and publishes among others on this machine."""
     said = dotenv_file.read(dotenv)
     if not said["COMPOSE_PROJECT_NAME"].startswith(_PROJECT):
-        said |= {name: str(rabbitmq.free_port()) for name in _PORTS}
+        said |= {name: str(free_port()) for name in _PORTS}
         said["QKDRELAY_ETSI014_PORT"] = str(free_ports(len(said)))
         said["COMPOSE_PROJECT_NAME"] = f"{_PROJECT}{secrets.token_hex(4)}-{site}"
         dotenv.write_text("".join(f"{name}={value}\n" for name, value in said.items()))
@@ -148,7 +148,7 @@ def bundles(
     meeting = client.networks.create(f"{_PROJECT}{secrets.token_hex(4)}")
     meeting.reload()
     address = meeting.attrs["IPAM"]["Config"][0]["Gateway"]
-    placed = {name: Site(tuple(kmes), address, rabbitmq.free_port()) for name, kmes in sites.items()}
+    placed = {name: Site(tuple(kmes), address, free_port()) for name, kmes in sites.items()}
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("QKDRELAY_", "COMPOSE_"))}
     network = replace(topology, sites=placed, coordinator=next(iter(placed)))
     made = Bundles(folder, network, environment, is_recorded=is_for_chaos)
@@ -172,7 +172,7 @@ def bundles(
 
 def _published_elsewhere(dotenv: Path, site: Site) -> tuple[str, int]:
     """Have a site's broker publish its port at another one, and return that: a proxy takes its place."""
-    port = rabbitmq.free_port()
+    port = free_port()
     dotenv.write_text(f"{dotenv.read_text()}QKDRELAY_AMQPS_PORT={port}\n")
     return site.host, port
 

@@ -213,11 +213,13 @@ class Client(Protocol):
         """Leave; the client's queue goes with it."""
         ...
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        self.close()
 
 
 def check_size(publications: Sequence[Publication]) -> None:

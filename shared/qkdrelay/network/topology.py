@@ -119,6 +119,11 @@ class Topology:
             near[b].add(a)
         return {kme: tuple(k for k in self.kmes if k in near[kme]) for kme in self.kmes}
 
+    @cached_property
+    def pairs(self) -> frozenset[frozenset[str]]:
+        """The two KMEs of each link, in no order."""
+        return frozenset(map(frozenset, self.links))
+
     def require(self, kme: str) -> str:
         """Return ``kme`` if it is in this network; else raise TopologyError with the nearest name as hint."""
         if kme in self.neighbours:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
@@ -124,6 +125,24 @@ class BrokerSettings(BaseSettings):
     broker_vhost: str = VHOST
     broker_tls: Annotated[Path | None, *OrNothing] = None
     """With this directory of certificates, by TLS (`qkdrelay.broker.rabbitmq.tls`)."""
+    site: Annotated[str, Field(pattern=rf"^({KME_NAME.pattern})?$")] = ""
+    """The site it is at; empty where there is one for all."""
+    site_tls: Annotated[Path | None, *OrNothing] = None
+    """Directory of the certificate by which the brokers of other sites know this one."""
+
+    def at_site(self, broker: str, name: str) -> RabbitMqSettings:
+        """Return the way of ``name`` to the ``broker`` of another site; SettingsError without what it is known by."""
+        if not self.site or self.site_tls is None:
+            hint = "other sites' brokers know this one by its certificate"
+            raise SettingsError("QKDRELAY_SITE and QKDRELAY_SITE_TLS must be set", hint=hint)
+        return RabbitMqSettings(
+            addresses=broker,
+            user=site_user(self.site),
+            password=None,
+            tls=self.site_tls,
+            vhost=self.broker_vhost,
+            service=name,
+        )
 
 
 class SiteSettings(BaseModel):
@@ -152,10 +171,6 @@ class ServiceSettings(BrokerSettings):
     http: HttpAddress | None = None
     """Address of health and metrics; not served unless set."""
     prefetch: Annotated[int, Field(ge=1, le=2_000)] = 64
-    site: Annotated[str, Field(pattern=rf"^({KME_NAME.pattern})?$")] = ""
-    """The site it is at; empty where there is one for all."""
-    site_tls: Annotated[Path | None, *OrNothing] = None
-    """Directory of the certificate by which the brokers of other sites know this one."""
 
     def rabbitmq(self, name: str, queues: tuple[str, ...]) -> RabbitMqSettings:
         """Return the way to the broker of the service called ``name``, consuming ``queues``."""
@@ -172,19 +187,7 @@ class ServiceSettings(BrokerSettings):
 
     def elsewhere(self, name: str, site: str, broker: str, queues: tuple[str, ...]) -> RabbitMqSettings:
         """Return the way of the service called ``name`` to the ``broker`` of another ``site``, to read ``queues``."""
-        if self.site_tls is None:
-            raise SettingsError(f"QKDRELAY_SITE_TLS must be set: site {site} knows this one by its certificate")
-        return RabbitMqSettings(
-            addresses=broker,
-            user=site_user(self.site),
-            password=None,
-            tls=self.site_tls,
-            vhost=self.broker_vhost,
-            queues=queues,
-            site=site,
-            service=name,
-            prefetch=self.prefetch,
-        )
+        return replace(self.at_site(broker, name), queues=queues, site=site, prefetch=self.prefetch)
 
 
 S = TypeVar("S", bound=BaseSettings)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Self
 
 from qkdrelay.broker.memory.broker import MemoryBroker
 from qkdrelay.broker.memory.hub import MemoryHub
 from qkdrelay.broker.names import EVENTS_EXCHANGE, REPLIES_EXCHANGE, REQUESTS_KEY, client_exchange
-from qkdrelay.broker.port import CLIENT_PREFETCH, Publication, check_size
+from qkdrelay.broker.port import CLIENT_PREFETCH, Client, Publication, check_size
 from qkdrelay.errors import BrokerUnreachableError
 from qkdrelay.network.names import CLI, client_queue_prefix
 
 
-class MemoryClient:
+class MemoryClient(Client):
     """Implements `qkdrelay.broker.port.Client`; ``watch`` lists topic patterns of events to receive, too."""
 
     def __init__(self, hub: MemoryHub, user: str = CLI, *, watch: Sequence[str] = ()) -> None:
@@ -61,11 +59,3 @@ class MemoryClient:
             self._broker.close(0)
             if self._address in self._hub.queues:
                 self._hub.delete(self._address)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()

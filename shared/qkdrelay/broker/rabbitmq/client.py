@@ -7,8 +7,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from pika.adapters.select_connection import IOLoop, SelectConnection
 from pika.channel import Channel
@@ -18,7 +17,7 @@ from pika.frame import Method
 from pika.spec import Basic, BasicProperties
 
 from qkdrelay.broker.names import EVENTS_EXCHANGE, REPLIES_EXCHANGE, REQUESTS_KEY, client_exchange
-from qkdrelay.broker.port import CLIENT_PREFETCH, Publication, check_size
+from qkdrelay.broker.port import CLIENT_PREFETCH, Client, Publication, check_size
 from qkdrelay.broker.rabbitmq.bundle import unpacked
 from qkdrelay.broker.rabbitmq.connection_errors import HINT_PROVISION, blocked, describe, explain
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
@@ -34,7 +33,7 @@ _NOBODYS_KEY: Final = "nobody"
 """Nothing is bound to it: what is published so goes nowhere, and the broker says whether it takes it."""
 
 
-class RabbitMqClient:
+class RabbitMqClient(Client):
     """Implements `qkdrelay.broker.port.Client`.
 
     Connects to the first of the settings' addresses that answers. ``watch`` lists topic patterns of
@@ -112,14 +111,6 @@ class RabbitMqClient:
             while self._failure is None and time.monotonic() < until:
                 self._run(until)
         self._loop.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _connect(self) -> SelectConnection:
         """Return a connection to the first address that takes one; raise what is wrong with the last."""

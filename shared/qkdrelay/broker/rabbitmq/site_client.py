@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from types import TracebackType
-from typing import Final, Self
+from typing import Final
 
 from qkdrelay.broker.names import answer_queues
+from qkdrelay.broker.port import Client
 from qkdrelay.broker.rabbitmq.client import RabbitMqClient
 from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
 from qkdrelay.errors import BrokerUnreachableError
@@ -16,7 +16,7 @@ _TAKEN: Final = "in exclusive use"
 """What RabbitMQ says of a queue that somebody else reads."""
 
 
-class SiteClient:
+class SiteClient(Client):
     """Implements `qkdrelay.broker.port.Client` with two connections: to the site's broker and to the coordinator's."""
 
     def __init__(self, home: RabbitMqSettings, coordinator: RabbitMqSettings, site: str) -> None:
@@ -52,14 +52,6 @@ class SiteClient:
         """See `Client.close`; answers that are still to come are thrown away after a while."""
         self._home.close()
         self._answers.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _first_free(settings: RabbitMqSettings, queues: Sequence[str]) -> RabbitMqClient:
