@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from fnmatch import fnmatchcase
 from itertools import product
 from typing import Any
 
 import pika
 import pytest
-from pika.exceptions import ChannelClosedByBroker, UnroutableError
+from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker, ConnectionClosedByBroker, UnroutableError
 
+from qkdrelay.broker.contents import CONNECTIONS_MAX, CONNECTIONS_PER_QUEUE
 from support.rabbitmq import RabbitMqServer, VirtualHost
 
 pytestmark = pytest.mark.rabbitmq
@@ -207,3 +209,22 @@ def test_nobody_can_sign_as_another(person: Person) -> None:
     for other in set(USERS) - {person.user}:
         with pytest.raises(ChannelClosedByBroker, match="user_id"):
             reaches(person, "nowhere", user_id=other)
+
+
+def test_a_kme_that_takes_all_connections_and_channels_there_are_leaves_those_of_others(host: VirtualHost) -> None:
+    queues = 3  # kme-2's: of two links, and its commands
+    most = CONNECTIONS_MAX + CONNECTIONS_PER_QUEUE * queues
+    with ExitStack() as held:
+
+        def connect(user: str) -> Person:
+            person = Person(host, user)
+            held.callback(lambda: person.connection.is_open and person.connection.close())
+            return person
+
+        taken = [connect("kme-2") for _ in range(most)]
+        with pytest.raises(AMQPConnectionError, match=f"limit \\({most}\\) is reached"):
+            connect("kme-2")
+        greedy = taken.pop().connection
+        with pytest.raises(ConnectionClosedByBroker, match=f"limit of \\({2 * most}\\)"):
+            [greedy.channel() for _ in range(2 * most)]
+        assert connect("kme-1").may(lambda it: it.basic_publish("kme.kme-1", "link.kme-1.kme-2", b""))

@@ -155,6 +155,12 @@ def test_passwords_are_salted_hashes() -> None:
     assert len({base64.b64decode(user["password_hash"])[:4] for user in users.values()}) == len(users)
 
 
+def test_kmes_alone_have_a_limit_of_connections() -> None:
+    limits = {user["name"]: user["limits"] for user in make()["users"] if "limits" in user}
+    assert set(limits) == set(KMES)
+    assert all(0 < limit["max-connections"] < limit["max-channels"] < 1000 for limit in limits.values())
+
+
 def test_only_the_operator_sees_the_management_pages() -> None:
     assert {user["name"] for user in make()["users"] if user["tags"]} == {"operator"}
 

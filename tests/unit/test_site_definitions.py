@@ -175,6 +175,7 @@ def test_sites_get_in_by_certificate_alone_and_are_no_administrators(network: To
         assert others or len(network.sites) == 1
         for user in others:
             assert (user["password_hash"], user["tags"]) == ("", []), site
+            assert 0 < user["limits"]["max-connections"] < user["limits"]["max-channels"]
         local = [each for each in document["users"] if not each["name"].startswith("site.")]
         assert all(len(each["password_hash"]) == 48 for each in local)
         assert [each["name"] for each in local if each["tags"]] == ["operator"]

@@ -55,6 +55,12 @@ LEAKS_BYTES_MAX: Final = 64 * _MIB
 TOKENS_BYTES_MAX: Final = 16 * 1024
 CLIENT_BYTES_MAX: Final = 16 * _MIB
 ANSWERS_BYTES_MAX: Final = 4 * _MIB
+CONNECTIONS_MAX: Final = 32
+"""Connections that a KME, or another site, may have at a time, beside `CONNECTIONS_PER_QUEUE` for each that it reads.
+
+It needs two, or one for each of its services; but what was cut off is counted until the broker has missed it.
+"""
+CONNECTIONS_PER_QUEUE: Final = 8
 _NOTHING = "^$"
 
 
@@ -116,6 +122,19 @@ def permissions(broker: BrokerContents) -> Iterator[tuple[str, dict[str, str]]]:
         )
     # An operator sees the management pages; messages are read by those they are meant for.
     yield OPERATOR, {"configure": _NOTHING, "write": _NOTHING, "read": _NOTHING}
+
+
+def limits(broker: BrokerContents) -> Iterator[tuple[str, dict[str, int]]]:
+    """Yield (user, how many connections and channels it may have at a time): of who may be somebody's who takes all."""
+    for kme in broker.kmes:
+        yield kme, _limits(1 + sum(kme in link for link in broker.links))
+    for site, readable in broker.sites.items():
+        yield site_user(site), _limits(len(readable))
+
+
+def _limits(queues: int) -> dict[str, int]:
+    connections = CONNECTIONS_MAX + CONNECTIONS_PER_QUEUE * queues
+    return {"max-connections": connections, "max-channels": 2 * connections}
 
 
 def _permissions_of_coordination(broker: BrokerContents) -> Iterator[tuple[str, dict[str, str]]]:

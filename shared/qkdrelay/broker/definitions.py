@@ -71,12 +71,14 @@ def site_contents(topology: Topology, site: str, *, lab: bool = False) -> Broker
 
 def _document(broker: BrokerContents, passwords: Mapping[str, str], vhost: str) -> dict[str, Any]:
     _check_passwords(broker.users, passwords)
+    users = [
+        *(_user(name, passwords[name]) for name in broker.users),
+        *(_user_without_password(site_user(site)) for site in broker.sites),
+    ]
+    limits = dict(contents.limits(broker))
     return {
         "vhosts": [{"name": vhost}],
-        "users": [
-            *(_user(name, passwords[name]) for name in broker.users),
-            *(_user_without_password(site_user(site)) for site in broker.sites),
-        ],
+        "users": [user | ({"limits": limits[user["name"]]} if user["name"] in limits else {}) for user in users],
         "permissions": [{"user": user, "vhost": vhost, **granted} for user, granted in contents.permissions(broker)],
         "exchanges": [
             {
