@@ -37,7 +37,7 @@ def test_whatever_is_done_to_sites_loses_no_relay_parts_no_ends_and_uses_no_key_
     print(figures.report())
     assert figures.broken == []
     assert figures.others == DECK
-    assert figures.accepted == RELAYS
-    assert figures.confirmed >= RELAYS // 2
+    assert figures.accepted == figures.asked >= RELAYS // 2
+    assert figures.confirmed >= RELAYS // 3
     assert figures.key_use.messages >= RELAYS
     assert figures.applications.fetched >= TIMES

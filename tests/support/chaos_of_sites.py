@@ -52,6 +52,7 @@ SHORT_S, LONG_S = (0.0, 4.0), (22.0, 32.0)
 """How long a disturbance lasts; one in `LONG_ONE_IN` is longer than two heartbeats."""
 LONG_ONE_IN = 8
 PAUSE_S = 0.7
+SAID_EVERY = 50
 UP_WITHIN_S = 180.0
 
 
@@ -132,7 +133,7 @@ class ChaosOfSites(Watch):
         }
 
     def disturb_at_random(self, times: int, relays: int) -> None:
-        """Disturb so many times at random moments, while ``relays`` relays are asked for; wait until all is whole."""
+        """Disturb so many times at random moments, while up to ``relays`` are asked for; wait until all is whole."""
         done, deck = 0, []
         while done < times:
             self.load.allowed = relays * (done + 1) // times
@@ -142,8 +143,12 @@ class ChaosOfSites(Watch):
             if len(self._ends) < AT_ONCE_MAX and self._kinds[deck[-1]]():
                 self.figures.others[deck.pop()] += 1
                 done += 1
+                if done % SAID_EVERY == 0:
+                    print(f"{done} of {times}, {len(self.load.relays)} relays asked for", flush=True)
         eventually(self._end_what_is_over, timeout_s=2 * LONG_S[1], what="the last disturbances to be over")
         until_whole(self.network.bundles)
+        # What is cut off for half a minute at a time cannot always keep up.
+        self.load.allowed = min(self.load.allowed, len(self.load.relays))
 
     def look(self) -> Figures:
         """Compare what there is with what was promised."""
