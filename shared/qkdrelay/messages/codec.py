@@ -17,7 +17,10 @@ import msgspec
 from qkdrelay.errors import MalformedMessageError
 
 VERSION = 3
-"""The protocol's; every encoded message carries it as ``v``, its first field."""
+"""The protocol's; every encoded message carries it as ``v``, its first field.
+
+Who is not upgraded yet waits with messages of a later one, and refuses whatever else it does not know.
+"""
 MESSAGE_BYTES_MAX = 1 << 20
 """Also the broker's own limit. It, times the prefetch, times the queues consumed, bounds the memory in use."""
 # msgspec crashes when one thread uses what it has of a type while another is still building it.
