@@ -93,6 +93,7 @@ def test_the_limits_are_those_of_the_code(what):
 _AGAIN = ", ".join(f"{pause:.0f}" for pause in announcing.ANNOUNCE_AGAIN_S)
 STATED = [
     f"it waits, unacknowledged, for {reception.HELD_S_MAX / 60:.0f} minutes at most, and is then refused",
+    f"sooner, once {reception.PASSED_BYTES_MAX:,} bytes of others have come by its queue",
     f"bytes of the block, {blocks.BLOCK_BYTES_MIN} to {blocks.BLOCK_BYTES_MAX:,}, and slots, 0 to {blocks.SLOTS_MAX:,}",
     f"in this order, at most {blocks.KEY_IDS_MAX:,}; none if it is computed",
     f"that are held, at most {blocks.HELD_MAX}, each with the proof",

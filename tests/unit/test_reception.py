@@ -116,6 +116,31 @@ def test_what_has_waited_long_enough_is_handled_once_and_in_its_order(now, broke
     assert received(reception) == []
 
 
+def test_so_many_bytes_may_pass_one_that_waits_and_the_broker_keeps_no_more(now, broker, reception, monkeypatch):
+    monkeypatch.setattr(module, "PASSED_BYTES_MAX", 100_000)
+    others = 100_000 // (1_000 + module._OVERHEAD_BYTES)
+    broker.bring(LINK, bytes(1_000), 3)
+    broker.bring(LINK, LATER)
+    broker.bring(LINK, bytes(1_000), others // 2)
+    broker.bring(LINK, LATER)
+    broker.bring(OTHER, LATER)
+    broker.bring(OTHER, bytes(50_000))
+    broker.bring(LINK, bytes(1_000), others - others // 2)
+    received(reception)
+    assert reception.counts() == {LINK: 2, OTHER: 1}
+    broker.bring(LINK, b"")
+    broker.bring(LINK, bytes(1_000))
+    assert received(reception)[-1] == 4
+    assert reception.counts() == {LINK: 1, OTHER: 1}
+    broker.bring(LINK, bytes(1_000), others)
+    assert received(reception)[-1] == 4 + others // 2 + 1
+    assert reception.counts() == {LINK: 0, OTHER: 1}
+    broker.bring(LINK, bytes(1_000), 10 * others)
+    broker.bring(LINK, LATER)
+    received(reception, 1_000)
+    assert reception.counts() == {LINK: 1, OTHER: 1}
+
+
 def test_what_has_waited_long_enough_has_its_turn_among_others_and_not_before_there_is_room(now, broker, reception):
     broker.bring(LINK, LATER, 5)
     broker.bring(OTHER, LATER, 2)

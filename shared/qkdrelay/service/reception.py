@@ -20,6 +20,14 @@ HELD_S_MAX: Final = 1200.0
 
 RabbitMQ closes the channel on which a delivery is not acknowledged for 30 minutes (`consumer_timeout`).
 """
+PASSED_BYTES_MAX: Final = 64 << 20
+"""Bytes of other messages of its queue that may pass one that waits; then it is handled, too.
+
+RabbitMQ keeps on its disk all that has come to a quorum queue since the oldest message that is not acknowledged. An
+upgraded sender sends nothing else; one that would fill the disk does.
+"""
+_OVERHEAD_BYTES: Final = 256
+"""What the broker keeps of a message besides its body, roughly."""
 _EVENT: Final = "message.of_later_version"
 _NAMED_MAX: Final = 5
 """Queues in a remark."""
@@ -29,8 +37,10 @@ _NAMED_MAX: Final = 5
 class _Queue:
     version: int = 0
     """The latest that waits in it."""
-    held: deque[tuple[float, Delivery]] = field(default_factory=deque)
-    """With the time (monotonic clock) at which each came, oldest first."""
+    passed: int = 0
+    """Bytes of others that have come while any waited."""
+    held: deque[tuple[float, int, Delivery]] = field(default_factory=deque)
+    """Oldest first, with the time (monotonic clock) at which each came, and what had passed then."""
 
 
 class Reception:
@@ -70,10 +80,12 @@ class Reception:
         """Keep a delivery back, and note so, if it is to wait; return whether it is."""
         version = later_version(delivery.body)
         if version is None or not is_between_services(delivery.queue):
+            if (queue := self._queues.get(delivery.place)) is not None and queue.held:
+                queue.passed += len(delivery.body) + _OVERHEAD_BYTES
             return False
         queue = self._queues.setdefault(delivery.place, _Queue())
         queue.version = max(version, queue.version if queue.held else 0)
-        queue.held.append((now, delivery))
+        queue.held.append((now, queue.passed, delivery))
         fields = {"queue": delivery.place, "version": version, "own_version": VERSION}
         lines.append(("warning", _EVENT, fields))
         return True
@@ -81,8 +93,12 @@ class Reception:
     def _end(self, now: float) -> None:
         """Have what has waited long enough handled."""
         for queue in self._queues.values():
-            while queue.held and now - queue.held[0][0] >= HELD_S_MAX:
-                self._overdue.add([queue.held.popleft()[1]])
+            while queue.held:
+                since, passed, delivery = queue.held[0]
+                if now - since < HELD_S_MAX and queue.passed - passed < PASSED_BYTES_MAX:
+                    break
+                queue.held.popleft()
+                self._overdue.add([delivery])
 
     def counts(self) -> Mapping[str, int]:
         """Return how many wait, by the place of each queue that ever brought one."""
