@@ -259,6 +259,33 @@ class BrokerContract:
         assert [delivery.redelivered for delivery in after] == [True] * 5
         assert before[0].token[0] < after[0].token[0] <= receiver.last.generation
 
+    def test_a_queue_whose_channel_was_lost_is_named_once_before_or_with_what_comes_of_it_again(
+        self, network: Network, sender: Service
+    ) -> None:
+        link, other = (place(queue, network.elsewhere) for queue in (LINK, OTHER_LINK))
+        receiver = Service(network.connect("kme-2", [LINK, OTHER_LINK]))
+        sender.publish([b"held"])
+        receiver.receive(1)
+        named: list[str] = []
+
+        def come_again() -> bool:
+            named.extend(receiver.last.returned)
+            assert link in named or not receiver.last.deliveries
+            return len(named) >= 2 and receiver.bodies == [b"held", b"held"]
+
+        network.drop("kme-2")
+        receiver.until(come_again, "the message once more")
+        receiver.step(QUIET_S)
+        assert sorted([*named, *receiver.last.returned]) == sorted([link, other])
+
+    def test_a_queue_that_is_lost_alone_is_named_alone(self, network: Network, sender: Service) -> None:
+        receiver = Service(network.connect("kme-2", [LINK, OTHER_LINK]))
+        sender.publish([b"held"])
+        receiver.receive(1)
+        network.delete_queue(LINK)
+        receiver.until(lambda: receiver.last.returned, "the name of the queue")
+        assert set(receiver.last.returned) == {place(LINK, network.elsewhere)}
+
     def test_stale_acknowledgements_are_ignored(self, network: Network, sender: Service, receiver: Service) -> None:
         sender.publish(numbered(3))
         stale = receiver.receive(3)

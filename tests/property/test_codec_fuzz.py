@@ -71,6 +71,33 @@ def test_altered_bytes_are_malformed_or_another_message(data):
 
 
 @fuzzed(400)
+@given(
+    st.integers(-(2**63), 2**64 - 1) | st.integers(0, 200), st.dictionaries(st.text(max_size=5), VALUES, max_size=20)
+)
+def test_a_later_version_is_known_whatever_else_is_in_the_message(version, fields):
+    later = version if codec.VERSION < version < 128 else None
+    assert codec.later_version(packed({"v": version} | {name: fields[name] for name in fields if name != "v"})) == later
+
+
+@fuzzed(800)
+@given(st.data())
+def test_what_is_of_a_later_version_is_refused_by_that_and_nothing_else_is(data):
+    example = data.draw(st.sampled_from(EXAMPLES))
+    kind = next(kind for kind in KINDS if kind.__name__ == example["kind"])
+    body = bytes.fromhex(example["bytes"])
+    of_another = body.replace(b"\xa1v\x03", b"\xa1v" + packed(data.draw(st.integers(0, 300))), 1)
+    altered = data.draw(st.sampled_from([body, of_another]) | st.binary(max_size=12))
+    altered = mutated(data.draw, altered) if altered and data.draw(st.booleans()) else altered
+    later, said = codec.later_version(altered), ""
+    try:
+        codec.decode(altered, kind)
+    except MalformedMessageError as error:
+        said = str(error)
+    assert (f"of protocol version {later}, which is later" in said) == (later is not None)
+    assert ("which is later" in said) == (later is not None)
+
+
+@fuzzed(400)
 @given(st.sampled_from(KINDS), st.binary(max_size=60) | VALUES.map(packed))
 def test_any_bytes_are_malformed_or_a_message(kind, data):
     with contextlib.suppress(MalformedMessageError):

@@ -51,6 +51,43 @@ def test_a_message_without_version_is_refused():
     assert "version 3" in refused(packed(slow.TERMS), Terms)
 
 
+@pytest.mark.parametrize("version", [4, 127])
+@pytest.mark.parametrize("fields", [{}, slow.TERMS, {str(number): number for number in range(40)}])
+def test_a_message_of_a_later_version_is_told_by_its_beginning_and_refused_by_its_version(version, fields):
+    data = packed({"v": version, **fields})
+    assert codec.later_version(data) == version
+    assert f"of protocol version {version}, which is later than 3" in refused(data, Terms)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x81\xa1v",
+        b"\xa1v\x04",
+        b"\x80\xa1v\x04",
+        packed({"v": 0}),
+        packed({"v": codec.VERSION}),
+        packed({"v": -1}),
+        packed({"v": 4.0}),
+        packed({"v": 128}),
+        packed({"w": 4}),
+        packed({"type": "expect", "v": 4}),
+        packed([{"v": 4}]),
+        b"\x81\xcc\x04\xa1v",
+        b"\x81\xa1v\xcc\x04",
+        b"\x81\xc4\x01v\x04",
+        b"\xde\x00\x01\xa1v\x04",
+        b"\xde\xff",
+        b"\xdf\x00\x01\x00\x00\xa1v\x04",
+        packed({"v": 4}) + bytes(codec.MESSAGE_BYTES_MAX),
+    ],
+)
+def test_what_does_not_begin_as_a_message_of_a_later_version_is_none(data):
+    assert codec.later_version(data) is None
+    refused(data, Terms)
+
+
 @pytest.mark.parametrize("missing", sorted(slow.TERMS))
 def test_a_missing_field_is_named(missing):
     fields = {name: value for name, value in slow.TERMS.items() if name != missing}

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from qkdrelay.broker.port import Received
+from qkdrelay.broker.port import Delivery, Received
 from qkdrelay.errors import StoreError
+from qkdrelay.messages.codec import VERSION
 from qkdrelay.service import http, loop
 from qkdrelay.service.health import ALIVE_S, Health, monitoring
 from qkdrelay.service.http import serving
@@ -18,6 +19,7 @@ from qkdrelay.service.metrics import Metrics
 from qkdrelay.service.process import StopRequest
 from support.clock import Clock
 from support.http import get
+from support.slow_msgpack import packed
 from support.waiting import eventually
 
 
@@ -96,6 +98,7 @@ class Broker:
     """A broker that is there, and has nothing, unless a test says so."""
 
     connected, holds = True, False
+    brings = ()
     refused, unrouted, blocked = {}, {}, ""
 
     def __init__(self):
@@ -107,7 +110,8 @@ class Broker:
             self.go_on.wait(60)
             self.connected = True
         time.sleep(0.001)
-        return Received([], [], self.connected, 1, 1, self.refused, self.unrouted, self.blocked)
+        brought, self.brings = list(self.brings), ()
+        return Received(brought, [], self.connected, 1, 1, self.refused, self.unrouted, self.blocked)
 
     def start(self): ...
     def wake(self): ...
@@ -176,6 +180,17 @@ def test_a_service_names_what_the_broker_does_not_let_it_use(running):
     broker.blocked, broker.refused, broker.unrouted = "", {}, {"link.kme-1.kme-2": "kme.kme-1"}
     eventually(lambda: asked() == (200, "ok, but nothing is bound to link.kme-1.kme-2 at exchange kme.kme-1\n"))
     assert asked("/healthz") == (200, "ok\n")
+
+
+def test_a_service_for_which_messages_of_a_later_version_wait_is_ready_and_says_so(running):
+    _, broker, asked = running
+    eventually(lambda: asked() == (200, "ok\n"))
+    queue, later = "link.kme-1.kme-2", packed({"v": VERSION + 1})
+    broker.brings = [Delivery(queue, "kme.kme-1", queue, later, redelivered=False, token=(1, 1), site="berlin")]
+    waits = f"messages of protocol version {VERSION + 1} wait in {queue} at berlin: this is version {VERSION}; upgrade"
+    eventually(lambda: asked() == (200, f"ok, but {waits}\n"))
+    assert asked("/healthz") == (200, "ok\n")
+    assert "qkdrelay_messages_held" in asked("/metrics")[1]
 
 
 def test_what_the_broker_does_not_let_a_service_use_is_measured_for_as_long_as_it_lasts(tmp_path):

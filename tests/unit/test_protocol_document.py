@@ -13,7 +13,7 @@ from qkdrelay.link.blocks import receiver, sender, turns
 from qkdrelay.messages import blocks, codec, control, dialogue, fields, keys, link, plans, reports
 from qkdrelay.messages.reports import SKEW_MAX_S
 from qkdrelay.network import plan
-from qkdrelay.service import loop, numbers
+from qkdrelay.service import loop, numbers, reception
 from qkdrelay.sharing import amd
 
 ROOT = Path(__file__).parents[2]
@@ -92,6 +92,8 @@ def test_the_limits_are_those_of_the_code(what):
 
 _AGAIN = ", ".join(f"{pause:.0f}" for pause in announcing.ANNOUNCE_AGAIN_S)
 STATED = [
+    f"it waits, unacknowledged, for {reception.HELD_S_MAX / 60:.0f} minutes at most, and is then refused",
+    f"sooner, once {reception.PASSED_BYTES_MAX:,} bytes of others have come by its queue",
     f"bytes of the block, {blocks.BLOCK_BYTES_MIN} to {blocks.BLOCK_BYTES_MAX:,}, and slots, 0 to {blocks.SLOTS_MAX:,}",
     f"in this order, at most {blocks.KEY_IDS_MAX:,}; none if it is computed",
     f"that are held, at most {blocks.HELD_MAX}, each with the proof",

@@ -14,6 +14,7 @@ class Intake:
     def __init__(self) -> None:
         self._waiting: dict[str, deque[Delivery]] = {}
         """The queue whose turn is next comes first; an empty one is not there."""
+        self._dropped: frozenset[str] = frozenset()
 
     def add(self, deliveries: Iterable[Delivery]) -> None:
         """Put deliveries behind those of their queues."""
@@ -38,6 +39,12 @@ class Intake:
     def drop(self, place: str) -> None:
         """Drop what has come of one queue."""
         self._waiting.pop(place, None)
+        self._dropped |= {place}
+
+    def dropped(self) -> frozenset[str]:
+        """Return the queues of which `drop` was told since the last call."""
+        dropped, self._dropped = self._dropped, frozenset()
+        return dropped
 
     def clear(self) -> None:
         """Drop all."""

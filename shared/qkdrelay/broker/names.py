@@ -6,6 +6,7 @@ Who writes is told by the exchange, who reads by the queue: each KME ``u`` may w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -28,6 +29,7 @@ LEAKS_AGE_MS_MAX: Final = 600_000
 TOKEN_AGE_MS_MAX: Final = 15_000
 ANSWERS_AGE_MS_MAX: Final = 60_000
 ASKING_AT_ONCE: Final = 4
+_BETWEEN_SERVICES: Final = re.compile(r"link\.[^.]+\.[^.]+|kme\.[^.]+\.control|results\.[^.]+")
 
 
 def kme_exchange(kme: str) -> str:
@@ -93,6 +95,11 @@ def parse_results_queue(queue: str) -> str:
     if prefix != "results" or not KME_NAME.fullmatch(kme):
         raise TopologyError(f"{queue!r} is not the queue of a KME's reports")
     return kme
+
+
+def is_between_services(queue: str) -> bool:
+    """Whether it is by this queue that a KME reaches another or the coordinator, or is reached by that."""
+    return _BETWEEN_SERVICES.fullmatch(queue) is not None
 
 
 def dead_key(kme: str) -> str:

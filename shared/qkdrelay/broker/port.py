@@ -97,6 +97,9 @@ class Received:
     """Addresses of the broker this user was given: of a cluster, the nodes that each queue should be on."""
     sites: Mapping[str, SiteState] = field(default_factory=dict)
     """The other sites that are read at."""
+    returned: Collection[str] = ()
+    """The places of queues whose channel was lost since the last call: what of them was delivered before, and is not
+    acknowledged, is the broker's again and comes again."""
 
     @property
     def hindrance(self) -> str:

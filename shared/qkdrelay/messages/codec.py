@@ -6,6 +6,7 @@ MalformedMessageError.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from threading import Lock
@@ -16,7 +17,10 @@ import msgspec
 from qkdrelay.errors import MalformedMessageError
 
 VERSION = 3
-"""The protocol's; every encoded message carries it as ``v``, its first field."""
+"""The protocol's; every encoded message carries it as ``v``, its first field.
+
+Who is not upgraded yet waits with messages of a later one, and refuses whatever else it does not know.
+"""
 MESSAGE_BYTES_MAX = 1 << 20
 """Also the broker's own limit. It, times the prefetch, times the queues consumed, bounds the memory in use."""
 # msgspec crashes when one thread uses what it has of a type while another is still building it.
@@ -26,6 +30,8 @@ T = TypeVar("T")
 _ENCODER = msgspec.msgpack.Encoder()
 _VERSION_FIELD = _ENCODER.encode({"v": VERSION})[1:]
 _FIXMAP, _FIXMAP_MAX, _MAP_16 = 0x80, 15, 0xDE
+_BEGINNING = re.compile(rb"(?:[\x81-\x8f]|\xde(?:\x00[\x10-\xff]|[^\x00].))\xa1v([\x00-\x7f])", re.DOTALL)
+"""How a message of any version begins: a map of so many fields, the first of them the version, which is one byte."""
 
 
 def encode(message: msgspec.Struct) -> bytes:
@@ -60,6 +66,18 @@ def is_of(data: bytes, kind: type[msgspec.Struct]) -> bool:
     return data[1 : 1 + len(start)] == start
 
 
+def later_version(data: bytes) -> int | None:
+    """Return the version of a message of a later one than this program's, up to 127; None for all else.
+
+    Only its beginning is read: what else is in it, and whether it is a message at all, that version may tell.
+    """
+    begun = _BEGINNING.match(data)
+    if begun is None or len(data) > MESSAGE_BYTES_MAX:
+        return None
+    version = begun[1][0]
+    return version if version > VERSION else None
+
+
 def typed(decoder: msgspec.msgpack.Decoder[T], data: bytes) -> T:
     """Return what ``decoder`` reads in ``data``, or raise MalformedMessageError."""
     try:
@@ -86,6 +104,8 @@ def _check_start(data: bytes, fields: int) -> None:
     """
     if not data:
         raise MalformedMessageError("not a MessagePack message: there are no bytes")
+    if (later := later_version(data)) is not None:
+        raise MalformedMessageError(f"the message is of protocol version {later}, which is later than {VERSION}")
     start = 3 if data[0] == _MAP_16 else 1
     count = int.from_bytes(data[1:3]) if data[0] == _MAP_16 else data[0] - _FIXMAP
     if not 0 < count <= (_FIXMAP_MAX if start == 1 else 0xFFFF):

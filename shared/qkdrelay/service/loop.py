@@ -21,6 +21,7 @@ from qkdrelay.service.mailbox import Mailbox, Post
 from qkdrelay.service.pacing import Pacing
 from qkdrelay.service.port import Service
 from qkdrelay.service.process import StopRequest
+from qkdrelay.service.reception import Reception
 from qkdrelay.service.resting import Resting
 from qkdrelay.storage.connection import SQLITE_VERSION
 
@@ -65,12 +66,10 @@ class Loop:
         self._batch_s, self._pacing = batch_s, Pacing(broker, gather_s)
         self._turned_at = 0.0  # when the last turn was, by the monotonic clock
         self._generation = self._publishing = 0
-        self._resting = Resting()
+        self._resting, self._reception = Resting(), Reception(broker)
         self._stop = StopRequest()
         self._started = self._published = self._more = False
         """Of these, the last: whether the service has more to do at once."""
-        self._seen = Received([], [], connected=False, generation=0, publishing=0)
-        """What the broker said last, of its own state, too."""
         self._store_failed = False
         self._again: list[Delivery] = []
         self._posts: list[Post[Any]] = []
@@ -123,8 +122,7 @@ class Loop:
         until_due_s = max(0.0, min(self._pacing.due_at - now, self._resting.left_s()))
         # A turn before that would be left out (`_can_wait`).
         timeout_s = max(timeout_s, self._turned_at + self._pacing.gather_s - now)
-        received = self.broker.receive(room, 0.0 if at_once else min(timeout_s, until_due_s), self._resting.now())
-        self._seen = received
+        received = self._reception.receive(room, 0.0 if at_once else min(timeout_s, until_due_s), self._resting.now())
         if received.publishing != self._publishing:
             # A machine that was copied while it ran, and goes on twice, has a new connection at least once.
             self._publishing = received.publishing
@@ -205,8 +203,8 @@ class Loop:
                 handled += 1
                 if time.perf_counter() > until:
                     break
-            about = {"connected": self._seen.connected, "reconnected": reconnected}
-            self._more = self.service.tick(now, **about, away=self._seen.away)
+            about = {"connected": self._reception.seen.connected, "reconnected": reconnected}
+            self._more = self.service.tick(now, **about, away=self._reception.seen.away)
         self._store_failed = False
         for delivery, accepted in zip(deliveries, vouched_for, strict=False):
             self._resting.note(delivery.place, accepted=accepted)
@@ -238,7 +236,7 @@ class Loop:
                 if not failure and time.monotonic() - measured_at >= _MEASURE_EVERY_S:
                     measured_at = time.monotonic()
                     failure = self._guard(self.measure)
-                self.health.turned(problem=failure or self._seen.hindrance, remark=self._seen.remark)
+                self.health.turned(problem=failure or self._reception.seen.hindrance, remark=self._reception.remark)
                 if failure:
                     # Nothing is acknowledged, nothing is lost; the same again, but not as fast as possible.
                     stop.wait(_RETRY_S)
@@ -269,7 +267,8 @@ class Loop:
     def measure(self) -> None:
         """Set all gauges as things are now."""
         self.service.metrics.measured(
-            broker=self._seen,
+            broker=self._reception.seen,
+            held=self._reception.counts(),
             store=self.journal.sizes(),
             outbox=self.journal.outbox.backlog.by_queue(),
             epochs=self.journal.seen.epochs(),

@@ -80,6 +80,9 @@ class Metrics:
             self.counter("qkdrelay_messages_refused_total", "Messages that were not accepted, by reason.", "reason"),
             _REFUSALS.values(),
         )
+        self._messages_held = self.gauge(
+            "qkdrelay_messages_held", "Messages of a later protocol version that wait here, by queue.", "queue"
+        )
         self._outbox_messages = self.gauge(
             "qkdrelay_outbox_messages", "Messages stored and not yet taken over by the broker, by queue.", "queue"
         )
@@ -130,13 +133,16 @@ class Metrics:
         self,
         *,
         broker: Received,
+        held: Mapping[str, int],
         store: Sizes | None,
         outbox: Mapping[str, tuple[int, int]],
         epochs: Mapping[str, int],
         log_lines_lost: int,
     ) -> None:
-        """Set what every service has; (messages, bytes) of the outbox by queue, epochs by stream."""
+        """Set what every service has; messages held and (messages, bytes) of the outbox by queue, epochs by stream."""
         self._set_broker(broker)
+        for queue, number in held.items():
+            self._messages_held.labels(queue).set(number)
         self._log_lost.inc(max(0, log_lines_lost - self._log_lost_before))
         self._log_lost_before = log_lines_lost
         if store is not None:

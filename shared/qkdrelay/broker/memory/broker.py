@@ -105,6 +105,7 @@ class MemoryBroker:
                 refused=dict(here.refused),
                 unrouted=dict(self._unrouted),
                 sites={site: reader.state for site, reader in self._readers.items() if site},
+                returned=self._inbox.dropped(),
             )
 
     def acknowledge(self, deliveries: Sequence[Delivery]) -> None:

@@ -161,4 +161,5 @@ class Inbox:
                 version=self._versions.get("", ""),
                 nodes=self._nodes,
                 sites=dict(self._sites),
+                returned=self._deliveries.dropped(),
             )
