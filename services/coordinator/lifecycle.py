@@ -63,16 +63,17 @@ class Relay:
 
 
 def outstanding(relay: Relay) -> list[tuple[str, Command]]:
-    """Return what the ends have to be told in this state and have not answered: (KME, command)."""
+    """Return what the ends have to be told in this state and have not answered: (KME, command).
+
+    The target answers once it has rebuilt: what it said of that may be lost, and is heard if it is told again.
+    """
     source, target = relay.ends
     if relay.state == "failed":
         return []
     if relay.target_proof is not None:
         confirm = Confirm(relay_id=relay.relay_id, proof=relay.target_proof)
         return [] if source in relay.released else [(source, confirm)]
-    told: list[tuple[str, Command]] = []
-    if not relay.expected:
-        told.append((target, Expect(terms=relay.terms)))
+    told: list[tuple[str, Command]] = [(target, Expect(terms=relay.terms))]
     if not relay.started:
         told.append((source, Start(terms=relay.terms)))
     return told

@@ -9,7 +9,6 @@ import secrets
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +18,23 @@ from cryptography import x509
 from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker
 
 from qkdrelay import __version__
-from qkdrelay.broker.names import VHOST, answer_queues, control_queue, link_queue
+from qkdrelay.broker.names import answer_queues, control_queue, link_queue
 from qkdrelay.broker.rabbitmq import RabbitMqSettings
 from qkdrelay.broker.rabbitmq.site_client import SiteClient
-from qkdrelay.broker.rabbitmq.tls import client_context
 from qkdrelay.client import CoordinatorClient
 from qkdrelay.errors import BrokerUnreachableError
 from qkdrelay.messages.network_answers import NetworkView
 from qkdrelay.messages.requests import NetworkRequest
-from qkdrelay.network.sites import Site
 from qkdrelay.network.topology_file import load_topology
 from qkdrelay.service import dotenv_file
 from qkdrelay_deployment.certificates import Authority
 from support import stack
-from support.ports import free_port
-from support.sites import Bundles, away, bundles, shown, until_whole
+from support.sites import TLS, Bundles, away, bundles, connect, shown, until_confirmed, until_whole
 from support.waiting import eventually
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(600)]
 
 SITES = {"berlin": ("kme-1",), "munich": ("kme-2",), "bonn": ("kme-3", "kme-4")}
-TLS = Path("deploy/tls")
 ACCESS_REFUSED = 403
 
 
@@ -166,73 +161,6 @@ def test_certificates_are_renewed_while_all_goes_on(network: Bundles) -> None:
     assert network.compose("bonn", "ps", "-q").out == started
 
 
-@pytest.mark.usefixtures("disturbed")
-def test_relays_under_way_survive_the_death_of_each_broker_and_of_the_coordinator(network: Bundles) -> None:
-    relays: list[str] = []
-
-    def ask(number: int) -> None:
-        for source, target in (("kme-1", "kme-4"), ("kme-4", "kme-1"), ("kme-2", "kme-3")):
-            told = ("--keys", str(number + 1), "--timeout", "600", "--allow-unprotected", "--no-wait", "--json")
-            relays.append(network.coordinator("relay", source, target, *told).json()["relay_id"])
-
-    for number, (site, service) in enumerate(
-        [
-            ("munich", "rabbitmq"),
-            ("bonn", "rabbitmq"),
-            ("berlin", "rabbitmq"),
-            ("berlin", "coordinator"),
-            ("bonn", "kme-3"),
-        ]
-    ):
-        ask(number)
-        assert network.compose(site, "kill", service).code == 0
-        assert network.compose(site, "up", "-d").code == 0
-        eventually(lambda: network.coordinator("relays").code == 0, timeout_s=90, what="the coordinator to answer")
-
-    eventually(
-        lambda: states(network, relays) == dict.fromkeys(relays, "confirmed"), timeout_s=180, what="all to be confirmed"
-    )
-    for kmes in (("kme-1", "kme-4"), ("kme-2", "kme-3")):
-        ends = [released(network, kme, relays) for kme in kmes]
-        common = ends[0].keys() & ends[1].keys()
-        assert common
-        assert all(ends[0][relay_id] == ends[1][relay_id] for relay_id in common)
-
-
-@pytest.mark.usefixtures("disturbed")
-def test_a_site_comes_and_goes_while_relays_are_under_way(network: Bundles) -> None:
-    before = network.topology
-    at = Site(("kme-5",), before.sites["bonn"].host, free_port())
-    more = replace(
-        before,
-        kmes=(*before.kmes, "kme-5"),
-        links=(*before.links, ("kme-4", "kme-5"), ("kme-3", "kme-5")),
-        sites={**before.sites, "ulm": at},
-    )
-    long = ("--timeout", "600", "--no-wait", "--allow-unprotected", "--json")
-    relays = [network.coordinator("relay", "kme-1", "kme-4", *long).json()["relay_id"]]
-    network.provision(more)
-    network.up(*more.sites)
-    try:
-        until_whole(network, set(more.kmes))
-        relays.append(network.coordinator("relay", "kme-5", "kme-1", *long).json()["relay_id"])
-        eventually(lambda: states(network, relays) == dict.fromkeys(relays, "confirmed"), timeout_s=60)
-        gone = network.folder / "ulm" / TLS / "site"
-        connect(network, "bonn", gone, pika.credentials.ExternalCredentials()).close()
-        network.provision(before)
-        network.up()
-    finally:
-        network.down("ulm")
-    until_whole(network)
-    assert "removing the user site.ulm\nremoving the queue link.kme-3.kme-5\n" in network.tidy("bonn")
-    assert "removing the queue kme.kme-5.control\n" in network.tidy("berlin")
-    assert network.tidy("munich") == ""
-    for site in ("bonn", "berlin"):
-        with pytest.raises(AMQPConnectionError):
-            connect(network, site, gone, pika.credentials.ExternalCredentials())
-    assert network.coordinator("relay", "kme-1", "kme-4", "--json").json()["state"] == "confirmed"
-
-
 def test_each_site_asks_for_what_concerns_it_and_is_told_of_nothing_else(network: Bundles) -> None:
     asked = ("--allow-unprotected", "--json")
     own, other = (
@@ -287,10 +215,6 @@ def test_secrets_are_renewed_one_after_the_other_and_no_share_is_lost(network: B
             told = ("--timeout", "600", "--allow-unprotected", "--no-wait", "--json")
             relays.append(network.coordinator("relay", source, target, *told).json()["relay_id"])
 
-    def waiting(site: str, queue: str) -> str:
-        told = ("exec", "-T", "rabbitmq", "rabbitmqctl", "--quiet", "-p", VHOST, "list_queues", "name", "messages")
-        return next(line.split()[1] for line in network.compose(site, *told).out.splitlines() if line.startswith(queue))
-
     def renew(name: str, *sites: str) -> None:
         before = {site: dotenv_file.read(network.folder / site / ".env") for site in sites}
         for site, said in before.items():
@@ -308,16 +232,14 @@ def test_secrets_are_renewed_one_after_the_other_and_no_share_is_lost(network: B
     assert network.cli("munich", "link", "down", "kme-1", "kme-2").code == 0
     ask()
     for site, queue in (("berlin", link_queue("kme-1", "kme-2")), ("munich", link_queue("kme-2", "kme-1"))):
-        eventually(lambda s=site, q=queue: waiting(s, q) == "0", timeout_s=60, what=f"{queue} to be empty")
+        eventually(lambda s=site, q=queue: network.waiting(s)[q] == 0, timeout_s=60, what=f"{queue} to be empty")
     renew("LINK_SECRET_KME_1__KME_2", "munich", "berlin")
     until_whole(network)
     assert network.cli("munich", "link", "up", "kme-1", "kme-2").code == 0
     renew("CONTROL_KEY_KME_4", "berlin", "bonn")
     renew("SITE_KEY_MUNICH", "berlin", "munich")
     until_whole(network)
-    eventually(
-        lambda: states(network, relays) == dict.fromkeys(relays, "confirmed"), timeout_s=180, what="all to be confirmed"
-    )
+    until_confirmed(network, relays)
     assert network.cli("munich", "network").code == 0
     letters = network.coordinator("dead-letters", "list", "--json").json()["dead_letters"]
     assert not [letter for letter in letters if letter["queue"].startswith("link.")]
@@ -365,9 +287,7 @@ def test_sites_are_upgraded_one_after_the_other_and_back_while_relays_are_under_
     for site in ("berlin", "bonn", "munich"):
         run(site, stack.IMAGE)
     assert versions() == before
-    eventually(
-        lambda: states(network, relays) == dict.fromkeys(relays, "confirmed"), timeout_s=180, what="all to be confirmed"
-    )
+    until_confirmed(network, relays)
 
 
 @pytest.mark.usefixtures("disturbed")
@@ -391,35 +311,6 @@ def test_a_second_coordinator_takes_over_where_the_first_is_gone(network: Bundle
     network.provision()
     assert network.compose("berlin", "up", "-d", "--remove-orphans").code == 0
     assert "coordinator-2" not in network.compose("berlin", "ps").out
-
-
-def states(network: Bundles, relays: list[str]) -> dict[str, str]:
-    listed = network.coordinator("relays", "--limit", "1000", "--json").json()["relays"]
-    return {relay["relay_id"]: relay["state"] for relay in listed if relay["relay_id"] in relays}
-
-
-def released(network: Bundles, kme: str, relays: list[str]) -> dict[str, list[str]]:
-    site = network.topology.site_of[kme]
-    listed = json.loads(network.compose(site, "exec", "-T", kme, "kme", "keys", "--reveal", "--json").out)["keys"]
-    found: dict[str, list[str]] = {}
-    for key in listed:
-        if key["relay_id"] in relays and "key" in key:
-            found.setdefault(key["relay_id"], []).append(key["key"])
-    return found
-
-
-def connect(network: Bundles, site: str, certificates: Path, credentials: Any) -> pika.BlockingConnection:
-    at = network.topology.sites[site]
-    return pika.BlockingConnection(
-        pika.ConnectionParameters(
-            at.host,
-            at.port,
-            VHOST,
-            credentials,
-            ssl_options=pika.SSLOptions(client_context(certificates), at.host),
-            connection_attempts=1,
-        )
-    )
 
 
 def allowed(network: Bundles, site: str, attempt: Callable[[Any], object]) -> bool:

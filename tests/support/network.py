@@ -174,6 +174,34 @@ class Network(EmbeddedNetwork):
             with readers[site].hub.lock:
                 readers[site].lose_queue(queue)
 
+    def filled(self):
+        """What is in queues, delivered or not: (site, queue, number of each message)."""
+        found = []
+        for site, hub in sorted(self.hubs.items()):
+            with hub.lock:
+                held = [each for reader in hub._connections for each in reader._unacknowledged.values()]
+                for name, queue in sorted(hub.queues.items()):
+                    messages = [*queue.ready, *(message for of, message in held if of == name)]
+                    if messages:
+                        found.append((site, name, *sorted(message.number for message in messages)))
+        return found
+
+    def empty(self, site, *queues):
+        """Lose what is in these queues of a site's broker, delivered or not; in all of them, and all connections.
+
+        As if it was restored empty.
+        """
+        hub = self.hubs[site]
+        with hub.lock:
+            for reader in tuple(hub._connections):
+                if not queues:
+                    reader.lose()
+                for name in reader.consumed & set(queues):
+                    reader.lose_queue(name)
+            for name in queues or hub.queues:
+                hub.queues[name].ready.clear()
+                hub.queues[name].ready_bytes = 0
+
     def lose_commands(self, name):
         """Lose what the coordinator told ``name`` and it has not handled: the broker thinks it has. Return how many."""
         broker, home = self.loops[name].broker, self.topology.coordinator

@@ -10,11 +10,16 @@ import ssl
 import subprocess
 import sys
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import pika
+
+from qkdrelay.broker.names import VHOST
+from qkdrelay.broker.rabbitmq.tls import client_context
 from qkdrelay.network.sites import Site
 from qkdrelay.network.topology import Topology
 from qkdrelay.network.topology_file import format_topology
@@ -28,14 +33,17 @@ from support.waiting import eventually
 
 _PORTS = ("QKDRELAY_AMQP_PORT", "QKDRELAY_MANAGEMENT_PORT", "QKDRELAY_PAGE_PORT")
 _PROJECT = "qkdrelay-test-"
+TLS = Path("deploy/tls")
+"""In a bundle."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Bundles:
     """The bundles of a network's sites, in a folder each below ``folder``."""
 
     folder: Path
     topology: Topology
+    """Of which the sites are, as a rule; a test may move one."""
     environment: dict[str, str]
     proxies: dict[str, Proxy] = field(default_factory=dict)
     """The others' way to each site's broker, where there is such a thing."""
@@ -64,15 +72,49 @@ class Bundles:
         return self._run(self.folder / site, *_compose(), *arguments, timeout_s=timeout_s)
 
     def up(self, *sites: str) -> None:
-        """Start these sites, or all."""
+        """Start these sites, or all, at once."""
+        with ThreadPoolExecutor() as at_once:
+            for started in at_once.map(lambda site: self.compose(site, "up", "-d"), sites or self.topology.sites):
+                assert started.code == 0, started.err
+
+    def shell(self, site: str, line: str) -> stack.Answer:
+        """Run a line in the folder of a site, with compose in whichever of its forms is there."""
+        answer = self._run(self.folder / site, "sh", "-c", line.replace("docker compose", " ".join(_compose())))
+        assert answer.code == 0, (line, answer.err)
+        return answer
+
+    def moves(self, site: str) -> None:
+        """Have a site's bundle be one of its own among others on this machine, whatever it was before."""
+        _choose(self.folder / site / ".env", site, anew=True)
+
+    def lose(self, *sites: str) -> None:
+        """Have the brokers of these sites, or of all, begin again with their definitions, and nothing else."""
         for site in sites or self.topology.sites:
-            started = self.compose(site, "up", "-d")
-            assert started.code == 0, started.err
+            project = dotenv_file.read(self.folder / site / ".env")["COMPOSE_PROJECT_NAME"]
+            assert self.compose(site, "rm", "-s", "-f", "rabbitmq").code == 0
+            assert self._run(self.folder, "docker", "volume", "rm", f"{project}_rabbitmq").code == 0
+
+    def rabbitmqctl(self, site: str, *arguments: str) -> str:
+        """Run it at a site's broker; return what it says."""
+        told = self.compose(site, "exec", "-T", "rabbitmq", "rabbitmqctl", "--quiet", *arguments)
+        assert told.code == 0, told.err
+        return told.out
+
+    def waiting(self, site: str) -> dict[str, int]:
+        """Return how many messages are in each queue at a site."""
+        listed = self.rabbitmqctl(site, "-p", VHOST, "list_queues", "--no-table-headers", "name", "messages")
+        return {name: int(messages) for name, messages in map(str.split, listed.splitlines())}
+
+    def log(self, site: str, *services: str) -> list[dict[str, Any]]:
+        """Return what services of a site have logged, their latest containers; all of them are in JSON."""
+        written = self.compose(site, "logs", "--no-color", *services).out
+        lines = (line.partition("| ")[2] for line in written.splitlines())
+        return [json.loads(line) for line in lines if line.startswith("{")]
 
     def down(self, *sites: str) -> None:
         """Stop these sites, or all, and delete what they keep."""
-        for site in sites or self.topology.sites:
-            self.compose(site, "down", "--volumes", "--timeout", "1")
+        with ThreadPoolExecutor() as at_once:
+            list(at_once.map(lambda site: self.compose(site, "down", "-v", "-t", "1"), sites or self.topology.sites))
 
     def coordinator(self, *arguments: str) -> stack.Answer:
         """Run the coordinator's command line at its site."""
@@ -92,8 +134,15 @@ class Bundles:
 
     def ready(self, site: str, service: str) -> str:
         """Return what a service says of its readiness: ``ok``, a remark perhaps, or why not; empty if it is away."""
-        ask = "exec 3<>/dev/tcp/127.0.0.1/9464; printf 'GET /readyz HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3 | tail -n 1"
-        return self.compose(site, "exec", "-T", service, "bash", "-c", ask).out.strip()
+        return self._http(site, service, "/readyz").strip().rpartition("\n")[2]
+
+    def metrics(self, site: str, service: str) -> str:
+        """Return a service's metrics."""
+        return self._http(site, service, "/metrics")
+
+    def _http(self, site: str, service: str, path: str) -> str:
+        ask = f"exec 3<>/dev/tcp/127.0.0.1/9464; printf 'GET {path} HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3"
+        return self.compose(site, "exec", "-T", service, "bash", "-c", ask).out
 
     def tidy(self, site: str) -> str:
         """Take from a site's broker what is no longer of the network; return what was said."""
@@ -115,10 +164,10 @@ class Bundles:
         return stack.Answer(result.returncode, result.stdout, result.stderr)
 
 
-def _choose(dotenv: Path, site: str) -> None:
+def _choose(dotenv: Path, site: str, *, anew: bool = False) -> None:
     """Say in a bundle's ``.env``, if it does not yet, what it is called and publishes among others on this machine."""
     said = dotenv_file.read(dotenv)
-    if not said["COMPOSE_PROJECT_NAME"].startswith(_PROJECT):
+    if anew or not said["COMPOSE_PROJECT_NAME"].startswith(_PROJECT):
         said |= {name: str(free_port()) for name in _PORTS}
         said["QKDRELAY_ETSI014_PORT"] = str(free_ports(len(said)))
         said["COMPOSE_PROJECT_NAME"] = f"{_PROJECT}{secrets.token_hex(4)}-{site}"
@@ -190,7 +239,7 @@ def _losing(port: int, loss: float) -> Iterator[None]:
 
 def shown(network: Bundles) -> Any:
     answer = network.coordinator("network", "--json")
-    return json.loads(answer.out) if answer.code == 0 else {"kmes": [], "sites": []}
+    return json.loads(answer.out) if answer.code == 0 else {"kmes": [], "sites": [], "links": []}
 
 
 def until_whole(network: Bundles, kmes: Collection[str] = ()) -> None:
@@ -202,6 +251,56 @@ def until_whole(network: Bundles, kmes: Collection[str] = ()) -> None:
         return heard == set(kmes or network.topology.kmes) and not away(found)
 
     eventually(is_whole, timeout_s=180, what="all KMEs to be heard, and all sites to be read")
+
+
+def ask(network: Bundles, source: str, target: str, *told: str) -> str:
+    """Ask for a relay, and do not wait for it; return its id."""
+    more = ("--allow-unprotected", "--no-wait", "--json")
+    return str(network.coordinator("relay", source, target, *told, *more).json()["relay_id"])
+
+
+def relays_of(network: Bundles, relays: list[str]) -> dict[str, Any]:
+    """Return these relays as they are listed."""
+    listed = network.coordinator("relays", "--limit", "1000", "--json").json()["relays"]
+    return {relay["relay_id"]: relay for relay in listed if relay["relay_id"] in relays}
+
+
+def states(network: Bundles, relays: list[str]) -> dict[str, str]:
+    return {relay_id: relay["state"] for relay_id, relay in relays_of(network, relays).items()}
+
+
+def until_confirmed(network: Bundles, relays: list[str], timeout_s: float = 180) -> None:
+    eventually(
+        lambda: states(network, relays) == dict.fromkeys(relays, "confirmed"),
+        timeout_s=timeout_s,
+        what="all to be confirmed",
+    )
+
+
+def released(network: Bundles, kme: str, relays: list[str]) -> dict[str, list[str]]:
+    """Return the keys that a KME has released, by relay."""
+    site = network.topology.site_of[kme]
+    listed = json.loads(network.compose(site, "exec", "-T", kme, "kme", "keys", "--reveal", "--json").out)["keys"]
+    found: dict[str, list[str]] = {}
+    for key in listed:
+        if key["relay_id"] in relays and "key" in key:
+            found.setdefault(key["relay_id"], []).append(key["key"])
+    return found
+
+
+def connect(network: Bundles, site: str, certificates: Path, credentials: Any) -> pika.BlockingConnection:
+    """Connect to a site's broker as somebody of another site, with these certificates."""
+    at = network.topology.sites[site]
+    return pika.BlockingConnection(
+        pika.ConnectionParameters(
+            at.host,
+            at.port,
+            VHOST,
+            credentials,
+            ssl_options=pika.SSLOptions(client_context(certificates), at.host),
+            connection_attempts=1,
+        )
+    )
 
 
 def away(found: Any) -> dict[str, list[str]]:

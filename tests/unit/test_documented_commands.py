@@ -28,7 +28,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 MAKEFILE = (ROOT / "Makefile").read_text()
 OURS = {"coordinator": typer.main.get_command(coordinator), "kme": typer.main.get_command(kme)}
 SERVICES = {"coordinator", "page", CLI, *CLUSTER_SERVICES, *reference_topology().kmes, "SERVICE"}
-COMPOSE = {"exec", "logs", "restart", "ps", "stop", "run", "start", "up"}
+COMPOSE = {"down", "exec", "logs", "restart", "ps", "stop", "run", "start", "up"}
 UNIX = {"grep", "sed", "sort", "git", "tar", "sh", "umask", ".", "rabbitmqctl", "until", "do", "sleep", "done"}
 UNIX |= {"cd", "curl", "rm"}
 FIRST = re.compile(r"\$ |make |coordinator |kme |docker|infra/|sed |git |\.venv/|\. |\(umask|[A-Z_]+=\S+ make")

@@ -32,7 +32,8 @@ def test_every_report_about_a_relay_is_tried():
 
 
 def test_the_states_that_are_found_are_those_there_are():
-    at_the_coordinator = {edge.after.partition(",")[0] for edge in state_machines.at_the_coordinator()}
+    edges = state_machines.at_the_coordinator()
+    at_the_coordinator = {name.partition(",")[0] for edge in edges for name in (edge.before, edge.after)}
     at_an_end = {edge.after.partition(",")[0] for edge in state_machines.at_an_end()}
     assert at_the_coordinator == set(get_args(state_machines.RelayState))
     assert at_an_end == {state_machines.NONE, *get_args(state_machines.EndpointState)}

@@ -61,9 +61,9 @@ def test_the_way_to_a_confirmed_relay_and_what_is_told_on_it():
     relay = PLANNED
     assert told(relay) == [("kme-8", Expect), ("kme-1", Start)]
     relay = after(relay, ("kme-8", "expected"))
-    assert (relay.state, told(relay)) == ("planned", [("kme-1", Start)])
+    assert (relay.state, told(relay)) == ("planned", [("kme-8", Expect), ("kme-1", Start)])
     relay = after(relay, ("kme-1", "started"))
-    assert (relay.state, told(relay)) == ("started", [])
+    assert (relay.state, told(relay)) == ("started", [("kme-8", Expect)])
     relay = after(relay, ("kme-8", "rebuilt"))
     assert (relay.state, relay.ended_at, relay.released) == ("confirmed", NOW + 1.0, ("kme-8",))
     assert outstanding(relay) == [("kme-1", Confirm(relay_id=RELAY, proof=T_PROOF))]
