@@ -6,6 +6,7 @@ import io
 import json
 import re
 import secrets
+import shutil
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -15,9 +16,10 @@ from typing import Any
 import pika
 import pytest
 from cryptography import x509
-from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker
+from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker, ConnectionClosedByBroker
 
 from qkdrelay import __version__
+from qkdrelay.broker.contents import CONNECTIONS_MAX, CONNECTIONS_PER_QUEUE
 from qkdrelay.broker.names import answer_queues, control_queue, link_queue
 from qkdrelay.broker.rabbitmq import RabbitMqSettings
 from qkdrelay.broker.rabbitmq.site_client import SiteClient
@@ -140,25 +142,68 @@ def test_nobody_gets_in_between_sites_but_by_a_certificate_of_its_name(network: 
         connect(network, "berlin", network.folder / "bonn" / TLS / "rabbitmq", pika.credentials.ExternalCredentials())
 
 
-def test_certificates_are_renewed_while_all_goes_on(network: Bundles) -> None:
-    bonn = network.folder / "bonn" / TLS
-    before = {name: (bonn / name / "cert.pem").read_bytes() for name in ("site", "rabbitmq")}
-    started = network.compose("bonn", "ps", "-q").out
-    for name in before:
-        (bonn / name / "cert.pem").unlink()
+def take_over_certificates(network: Bundles) -> None:
+    """As docs/sites.md says, once they are provisioned."""
     network.provision()
-    assert all((bonn / name / "cert.pem").read_bytes() != certificate for name, certificate in before.items())
     for site in network.topology.sites:
-        told = network.compose(site, "exec", "-T", "rabbitmq", "rabbitmqctl", "eval", "ssl:clear_pem_cache().")
-        assert told.code == 0, told.err
-        closed = network.compose(site, "exec", "-T", "rabbitmq", "rabbitmqctl", "close_all_connections", "renewed")
-        assert closed.code == 0, closed.err
+        network.rabbitmqctl(site, "eval", "ssl:clear_pem_cache().")
+        network.rabbitmqctl(site, "close_all_connections", "certificates are new")
     until_whole(network)
-    at = network.topology.sites["bonn"]
-    presented = x509.load_pem_x509_certificate(ssl.get_server_certificate((at.host, at.port)).encode())
-    assert presented == x509.load_pem_x509_certificate((bonn / "rabbitmq" / "cert.pem").read_bytes())
+
+
+def test_certificates_and_their_authority_are_renewed_while_all_goes_on(network: Bundles, tmp_path: Path) -> None:
+    bonn, at = network.folder / "bonn" / TLS, network.topology.sites["bonn"]
+    started = network.compose("bonn", "ps", "-q").out
+
+    def certificates() -> set[bytes]:
+        return {(bonn / name / "cert.pem").read_bytes() for name in ("site", "rabbitmq")}
+
+    def presented() -> bytes:
+        return ssl.get_server_certificate((at.host, at.port)).encode()
+
+    first = certificates()
+    for name in ("site", "rabbitmq"):
+        (bonn / name / "cert.pem").unlink()
+    take_over_certificates(network)
+    assert certificates().isdisjoint(first)
+    assert x509.load_pem_x509_certificate(presented()) == certificate(bonn / "rabbitmq")
+
+    shutil.copytree(bonn / "site", tmp_path / "stolen")
+    connect(network, "berlin", tmp_path / "stolen", pika.credentials.ExternalCredentials()).close()
+    shutil.rmtree(network.folder / "authority")
+    take_over_certificates(network)
+    assert x509.load_pem_x509_certificate(presented()) == certificate(bonn / "rabbitmq")
+    (tmp_path / "stolen" / "ca.pem").write_bytes((bonn / "site" / "ca.pem").read_bytes())
+    with pytest.raises(AMQPConnectionError):
+        connect(network, "berlin", tmp_path / "stolen", pika.credentials.ExternalCredentials())
     assert network.coordinator("relay", "kme-1", "kme-4", "--json").json()["state"] == "confirmed"
     assert network.compose("bonn", "ps", "-q").out == started
+
+
+def certificate(folder: Path) -> x509.Certificate:
+    return x509.load_pem_x509_certificate((folder / "cert.pem").read_bytes())
+
+
+def test_a_site_that_takes_all_it_can_have_at_anothers_broker_leaves_what_others_need(network: Bundles) -> None:
+    own, queue = network.folder / "bonn" / TLS / "site", link_queue("kme-2", "kme-4")
+    most = CONNECTIONS_MAX + CONNECTIONS_PER_QUEUE
+    with ExitStack() as held:
+
+        def take() -> pika.BlockingConnection:
+            connection = connect(network, "munich", own, pika.credentials.ExternalCredentials())
+            held.callback(lambda: connection.is_open and connection.close())
+            return connection
+
+        taken = []
+        with pytest.raises(AMQPConnectionError, match=f"limit \\({most}\\) is reached"):
+            taken += [take() for _ in range(most + 1)]
+        assert (
+            network.coordinator("relay", "kme-1", "kme-2", "--allow-unprotected", "--json").json()["state"]
+            == "confirmed"
+        )
+    channel = take().channel()
+    with pytest.raises(ConnectionClosedByBroker, match="consumers per channel"):
+        [reading(queue)(channel) for _ in range(17)]
 
 
 def test_each_site_asks_for_what_concerns_it_and_is_told_of_nothing_else(network: Bundles) -> None:
