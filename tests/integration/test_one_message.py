@@ -240,7 +240,7 @@ def about(report, relay_id):
     return msgspec.structs.replace(report, relay_id=relay_id) if hasattr(report, "relay_id") else report
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.tuples(values(Report), st.sampled_from(RELAYS)), min_size=1, max_size=4))
 def test_whatever_a_message_repeats_it_brings_no_more(shared, reports):
     ids = {RELAYS[0]: shared.ended, RELAYS[1]: shared.open, RELAYS[2]: UUID(int=1)}

@@ -101,7 +101,7 @@ def test_on_the_reference_network_a_coalition_learns_exactly_what_its_shares_spa
 
 
 @given(st.data(), random_plans())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_a_coalition_learns_exactly_when_the_secret_is_in_the_span_of_its_shares(data, plan):
     assume(plan.share_messages <= 150)
     shares = rows(plan)
@@ -113,7 +113,7 @@ def test_a_coalition_learns_exactly_when_the_secret_is_in_the_span_of_its_shares
 
 
 @given(st.data(), random_plans(), SEEDS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_target_rebuilds_exactly_when_the_analysis_says_so(data, plan, seed):
     failed = data.draw(st.sets(st.sampled_from(between(plan)), max_size=3)) if between(plan) else set()
     cut = data.draw(st.sets(st.sampled_from(plan.links), max_size=3))
@@ -127,7 +127,7 @@ def test_the_target_rebuilds_exactly_when_the_analysis_says_so(data, plan, seed)
 
 
 @given(st.data(), random_plans(), SEEDS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_target_rebuilds_in_spite_of_as_many_tampering_kmes_as_stated(data, plan, seed):
     most = minimal_sets.resilience(plan, len(between(plan))).tampering
     coalition = set(data.draw(st.permutations(between(plan)))[:most])
@@ -160,7 +160,7 @@ def circuits(plan):
 
 
 @given(random_plans())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_minimal_sets_are_those_that_trying_all_finds(plan):
     for circuit in circuits(plan):
         true, found = brute_force(circuit), minimal_sets.minimal(circuit, 10_000)
@@ -173,7 +173,7 @@ def test_minimal_sets_are_those_that_trying_all_finds(plan):
 
 
 @given(random_plans(kmes_max=6))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_the_solver_finds_the_same_minimal_sets(plan):
     for circuit in circuits(plan)[:3]:
         by_diagram, by_solver = minimal_sets.minimal(circuit, 40), minimal_sets.minimal(circuit, 40, nodes_max=2)
@@ -184,14 +184,14 @@ def test_the_solver_finds_the_same_minimal_sets(plan):
 
 
 @given(random_plans(), st.integers(0, 4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_kme_finds_exactly_the_plans_that_withstand_so_many(plan, size):
     worst = combinations(between(plan), min(size, len(between(plan))))
     assert withstands_compromised(plan, size) == (not any(learns(plan, coalition) for coalition in worst))
 
 
 @given(random_plans(), st.integers(1, 3), st.integers(1, 4))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_kme_finds_the_same_however_many_it_tries_at_once(plan, size, at_once):
     with mock.patch.object(exhaustive, "SETS_AT_ONCE_MAX", at_once):
         small = withstands_compromised(plan, size)
@@ -199,7 +199,7 @@ def test_a_kme_finds_the_same_however_many_it_tries_at_once(plan, size, at_once)
 
 
 @given(random_plans(kmes_max=5), SEEDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_probability_is_the_sum_over_all_cases(plan, seed):
     random = Random(seed)
     of = {element: random.choice((0.0, 1.0, random.random())) for element in (*plan.order, *plan.links)}
@@ -242,7 +242,7 @@ def connectivity(topology, source, target):
 
 
 @given(networks(apart=True))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_planner_reaches_mengers_bound_on_networks_it_has_never_seen(topology):
     source, target = topology.kmes[:2]
     paths = connectivity(topology, source, target)
@@ -257,7 +257,7 @@ def test_the_planner_reaches_mengers_bound_on_networks_it_has_never_seen(topolog
 
 
 @given(networks(apart=True))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_so_many_disjoint_paths_have_no_fewer_links_than_those_found(topology):
     source, target = topology.kmes[:2]
     graph = nx.DiGraph()
@@ -275,7 +275,7 @@ def test_so_many_disjoint_paths_have_no_fewer_links_than_those_found(topology):
 
 
 @given(networks())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_candidate_withstands_what_it_says_and_uses_only_links_there_are(topology):
     source, target = topology.kmes[:2]
     assume(topology.hops_to(target).get(source) is not None)

@@ -42,7 +42,7 @@ def change(it, how, what, value):
     return None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(st.booleans(), st.lists(CHANGES, max_size=8)), max_size=6))
 def test_a_dictionary_of_batches_is_a_dictionary_and_undone_what_it_was(batches):
     batch, plain = Batch(), {}

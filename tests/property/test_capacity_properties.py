@@ -94,7 +94,6 @@ def slowly(topology, rates, pairs, compromised, *, threshold):
     return -linprog(np.array([-1.0, *(0.0 for _ in columns)]), A_ub=matrix, b_ub=limits, method="highs").fun
 
 
-@settings(deadline=None)
 @given(made=st.one_of(networks(), networks(orders=11)), compromised=st.integers(0, 2))
 def test_for_one_pair_the_program_gives_what_the_formula_says(made, compromised):
     topology, rates = made
@@ -113,7 +112,7 @@ def test_for_one_pair_the_program_gives_what_the_formula_says(made, compromised)
     assert of_threshold.share <= found.share * (1 + NEAR)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(made=networks(kmes_max=6, orders=11), compromised=st.integers(0, 2), data=st.data())
 def test_however_far_apart_rates_and_demands_are_links_carry_it_and_nobody_could_have_more(made, compromised, data):
     topology, rates = made
@@ -141,7 +140,6 @@ def test_however_far_apart_rates_and_demands_are_links_carry_it_and_nobody_could
         assert found.share * pair.demand <= bounds.least(pair.source, pair.target, compromised) * (1 + 1e-6)
 
 
-@settings(deadline=None)
 @given(made=networks(orders=11), taken=st.integers(0, 2))
 def test_no_protocol_s_bound_is_the_least_flow_however_far_apart_rates_are(made, taken):
     topology, rates = made
@@ -155,7 +153,7 @@ def ends(rates, kme, side):
     return sum(rate for link, rate in rates.items() if link[side] == kme)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(made=networks(kmes_max=5), compromised=st.integers(0, 1), threshold=st.booleans(), data=st.data())
 def test_for_all_pairs_it_gives_what_the_program_over_every_bundle_gives(made, compromised, threshold, data):
     topology, rates = made
@@ -176,7 +174,6 @@ def test_for_all_pairs_it_gives_what_the_program_over_every_bundle_gives(made, c
         assert used <= rates[link] * (1 + NEAR)
 
 
-@settings(deadline=None)
 @given(made=networks(), prices=st.lists(st.integers(1, 1000), min_size=42, max_size=42))
 def test_no_prices_prove_less_than_what_is_delivered(made, prices):
     topology, rates = made
@@ -195,7 +192,6 @@ def test_no_prices_prove_less_than_what_is_delivered(made, prices):
     assert optimum(topology, rates, pairs, 1).share <= bound * (1 + NEAR)
 
 
-@settings(deadline=None)
 @given(made=networks(), taken=st.integers(0, T_MAX))
 def test_the_flow_that_is_left_is_the_least_of_every_set(made, taken):
     topology, rates = made

@@ -98,7 +98,7 @@ def lacking(plan, arrived, route=None):
     return [] if good >= plan.threshold(route[-1]) else [lost for part in below for lost in part]
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(random_plans(6), st.data())
 def test_the_reason_says_what_was_missing(plan, data):
     broken = Broken(plan, data)
@@ -185,7 +185,7 @@ def reported(draw):
     return plan, arrived, false, relay
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(reported())
 def test_enough_shares_are_said_to_have_come_only_where_they_have(case):
     plan, arrived, false, relay = case

@@ -29,7 +29,7 @@ def altered(random, payload, route):
 
 
 @given(random_plans(kmes_max=6), SEEDS, st.sampled_from((0.1, 0.3, 0.6)))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_secret_is_what_the_definition_says_however_few_shares_are_good(plan, seed, bad):
     assume(plan.share_messages <= 40)
     random = Random(seed)
@@ -58,7 +58,7 @@ def splits(draw):
 
 
 @given(st.data(), splits())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_within_half_of_what_is_redundant_the_secret_comes_without_a_search(data, split):
     n, k, there, random = split
     bad = set(random.sample(there, data.draw(st.integers(0, (len(there) - k) // 2))))
@@ -109,7 +109,7 @@ def copies(_random, _plan, came):
     st.sampled_from((camps, crowded, noise, cancelling, copies)),
     st.sampled_from((0, 40, 400)),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_whatever_the_shares_are_the_work_is_bounded_and_the_outcome_is_the_same_again(plan, seed, how, attempts):
     assume(plan.share_messages <= 150)
     random, search = Random(seed), attempts * attempt(10, 200)

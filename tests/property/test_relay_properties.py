@@ -21,7 +21,7 @@ def networks(draw, kmes_max=8):
     return of(kmes, sorted(links))
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, suppress_health_check=list(HealthCheck))
 @given(networks(), st.sampled_from(["otp", "aes-256-gcm"]), st.data())
 def test_a_relay_confirms_exactly_when_the_plan_delivers(topology, suite, data):
     source, target = data.draw(st.permutations(topology.kmes))[:2]
@@ -53,7 +53,7 @@ def test_a_relay_confirms_exactly_when_the_plan_delivers(topology, suite, data):
     assert all(store.waiting.counts() == {} and store.relays.pending() == 0 for store in network.stores.values())
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(networks(), st.data())
 def test_a_tampering_kme_makes_nobody_accept_a_wrong_key_and_names_no_innocent(topology, data):
     source, target, *between = data.draw(st.permutations(topology.kmes))
@@ -67,7 +67,7 @@ def test_a_tampering_kme_makes_nobody_accept_a_wrong_key_and_names_no_innocent(t
     assert (view.state == "confirmed") == delivers(plan, between[:1])
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
 @given(networks(6), st.lists(st.tuples(st.integers(0, 6), st.sampled_from(["drop", "step"])), max_size=60), st.data())
 def test_relays_confirm_in_whatever_order_services_work_and_connections_break(topology, acts, data):
     network = Network(topology, withstand_compromised=0)

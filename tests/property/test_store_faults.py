@@ -165,7 +165,7 @@ def damage(folder, name, kind, places):
             (folder / "store.sqlite-journal").write_bytes(os.urandom(9_000))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(harm=damages(), running=st.booleans(), access=st.sampled_from(["own", "own", "read"]))
 def test_whatever_is_damaged_is_told_as_a_store_error(left, harm, running, access):
     opened, use, killed = left

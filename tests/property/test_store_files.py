@@ -181,6 +181,4 @@ class Files(RuleBasedStateMachine):
 
 
 TestFiles = Files.TestCase
-TestFiles.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-)
+TestFiles.settings = settings(max_examples=60, stateful_step_count=40, suppress_health_check=list(HealthCheck))

@@ -260,4 +260,4 @@ class Applications(RuleBasedStateMachine):
 
 
 TestApplications = Applications.TestCase
-TestApplications.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestApplications.settings = settings(max_examples=60, stateful_step_count=60)

@@ -27,7 +27,7 @@ def some_of(data, values):
 
 
 @given(st.data(), random_plans(), SEEDS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_the_secret_is_rebuilt_exactly_when_the_thresholds_say_so(data, plan, seed):
     shares = at_target(plan, carry(plan, KEYS, Random(seed).randbytes))
     came = some_of(data, shares)
@@ -39,7 +39,7 @@ def test_the_secret_is_rebuilt_exactly_when_the_thresholds_say_so(data, plan, se
 
 
 @given(st.data(), random_plans(), SEEDS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_coalition_learns_the_secret_exactly_when_it_satisfies_the_circuit(data, plan, seed):
     held = carry(plan, KEYS, Random(seed).randbytes)
     coalition = some_of(data, plan.order[1:-1])
@@ -48,7 +48,7 @@ def test_a_coalition_learns_the_secret_exactly_when_it_satisfies_the_circuit(dat
 
 
 @given(st.data(), random_plans(), SEEDS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_tampering_never_changes_the_secret_and_names_no_honest_route(data, plan, seed):
     random = Random(seed)
     coalition = set(some_of(data, plan.order[1:-1]))
@@ -70,7 +70,7 @@ def test_tampering_never_changes_the_secret_and_names_no_honest_route(data, plan
 
 
 @given(random_plans(), st.dictionaries(st.integers(0, 40), st.binary(max_size=300)), SEEDS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_data_makes_it_raise(plan, garbage, seed):
     routes = list(carry(plan, KEYS, Random(seed).randbytes))
     held = {routes[place % len(routes)]: payload for place, payload in garbage.items()}

@@ -27,6 +27,6 @@ def fuzzed(inputs: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
         test.hypothesis.inner_test = counted  # type: ignore[attr-defined]
         many = inputs * int(os.environ.get("QKDRELAY_FUZZ", "1"))
-        return settings(max_examples=many, deadline=None, suppress_health_check=list(HealthCheck))(test)
+        return settings(max_examples=many, suppress_health_check=list(HealthCheck))(test)
 
     return decorate

@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from qkdrelay.errors import ForgedMessageError, MalformedMessageError, QkdRelayError
@@ -90,7 +90,6 @@ def test_what_the_command_line_did_not_sign_is_not_taken_and_does_not_use_up_wha
 
 
 @given(st.data())
-@settings(deadline=None)
 def test_whatever_bit_is_turned_it_is_neither_a_request_nor_an_answer(data):
     talker, taker = asker(), answerer()
     request, signed = talker.request(DOWN)
@@ -191,7 +190,6 @@ def test_what_is_remembered_is_bounded_and_what_is_forgotten_is_late(monkeypatch
         st.tuples(st.sampled_from(["ask", "replay", "wait", "set back", "restart"]), st.floats(0, 90)), max_size=40
     )
 )
-@settings(deadline=None)
 def test_whatever_happens_in_whatever_order_no_message_is_taken_twice(steps):
     """A store that is kept; the coordinator's clock jumps, the command line's is right or learns the time."""
     now, sent, taken, taker, starts = NOW, [], set(), answerer(), count(2)

@@ -369,7 +369,7 @@ def test_a_commit_that_fails_leaves_nothing_under_way(refilling):
 KMES = st.sampled_from(REFERENCE.kmes)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     turns=st.lists(
         st.lists(

@@ -25,7 +25,7 @@ def facts(block=BLOCK, length=1000, slots=4, link=LINK, key_ids=()):
     return Facts(link=link, block=block, floor=block, length=length, slots=slots, key_ids=key_ids)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.binary(min_size=16, max_size=16), st.integers(BLOCK_BYTES_MIN, 3000))
 def test_a_block_is_what_the_protocol_says(block, length):
     wanted = {"link": list(LINK), "block": block, "length": length}

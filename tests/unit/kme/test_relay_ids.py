@@ -74,7 +74,7 @@ def test_what_is_no_such_id_is_refused_with_what_it_is(relay_id):
         check_relay_id(relay_id, NOW)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_no_id_is_taken_twice_whatever_becomes_of_relay_and_clock(data):
     target, taken = Target(), []

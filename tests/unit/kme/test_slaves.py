@@ -413,5 +413,5 @@ class SlavesMachine(RuleBasedStateMachine):
             assert len({number for *_, number in mine}) == len(mine)
 
 
-SlavesMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+SlavesMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30)
 TestSlaves = SlavesMachine.TestCase

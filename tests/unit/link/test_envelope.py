@@ -39,7 +39,7 @@ def flips(data):
 
 
 @pytest.mark.parametrize("suite", SUITES)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.binary(min_size=1, max_size=3000), st.integers(0, 2**62), st.integers(0, 2**62))
 def test_a_sealed_body_comes_back(suite, body, index, offset):
     slot, pieces = SlotName(slow.BLOCK, index), (Piece(slow.BLOCK, offset, len(body)),)

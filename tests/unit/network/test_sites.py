@@ -241,7 +241,7 @@ def networks_of_sites(draw):
     return Topology("drawn", KMES, ((KMES[0], KMES[1]),), sites=sites, coordinator=coordinator)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(networks_of_sites())
 @example(
     Topology("n", KMES, (), sites={"1": Site(KMES, "::1", 5671), "-": Site((), "1", 1)}, coordinator="-"),
@@ -275,7 +275,7 @@ TABLES = st.builds(
 WHERE = re.compile(r"sites\.toml(:[0-9]+)?: ")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     st.lists(st.tuples(st.sampled_from(["a", "b", "kmes", '"a.b"', "A", "-", "1"]), TABLES | VALUES), max_size=4),
     st.sampled_from(["", 'coordinator = "a"', 'coordinator = "1"', "coordinator = [1]", "coordinator = { a = 1 }"]),
@@ -296,7 +296,7 @@ def test_whatever_stands_in_sites_is_a_network_or_a_mistake_that_is_told(entries
         assert len({site.broker.lower() for site in network.sites.values()}) == len(network.sites)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_whatever_is_wrong_with_a_file_of_sites_it_is_told(data):
     text = SITES

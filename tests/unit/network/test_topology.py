@@ -258,7 +258,7 @@ def test_a_large_file_is_read_quickly_enough_to_be_refused_for_its_last_line(mon
     assert len(scans) == 2
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_whatever_is_wrong_with_a_file_it_is_told(data):
     text = data.draw(st.sampled_from([NOTED, DEVICES]))
