@@ -19,10 +19,12 @@ BROKER: Final = "broker"
 
 
 class CoordinatorMetrics(Metrics):
-    """The metrics of the coordinator of a network of ``kmes``."""
+    """The metrics of the coordinator of a network."""
 
-    def __init__(self, kmes: Collection[str]) -> None:
+    def __init__(self, neighbours: Mapping[str, Collection[str]]) -> None:
+        """``neighbours`` has those of each KME, by the coordinator's topology."""
         super().__init__()
+        self._neighbours, kmes = neighbours, neighbours.keys()
         relays = self.counter("qkdrelay_coordinator_relays_total", "Relays by state reached.", "state")
         self._relays = counters(relays, get_args(RelayState))
         self._undecided = self.gauge("qkdrelay_coordinator_relays_undecided", "Relays under way.")
@@ -55,6 +57,9 @@ class CoordinatorMetrics(Metrics):
         self._info = self.gauge(
             "qkdrelay_coordinator_kme_info", "1, by the version that a KME says it is of.", "kme", "version"
         )
+        self._links_missing = self.gauge(
+            "qkdrelay_coordinator_kme_links_missing", "QKD links that a KME which was heard says nothing of.", "kme"
+        )
         self._leads = self.gauge("qkdrelay_coordinator_leads", "Whether this coordinator leads (1) or waits (0).")
         self._versions: dict[str, str] = {}
         for kme in kmes:
@@ -80,13 +85,14 @@ class CoordinatorMetrics(Metrics):
         self._dry.set(dry)
 
     def measured_here(self, undecided: int, dead_letters: int, last_hellos: Mapping[str, tuple[float, Hello]]) -> None:
-        """Set the gauges of who leads; ``last_hellos`` has the time and text of each KME's last hello."""
+        """Set the gauges of who leads; ``last_hellos`` has the time and text of each KME's last, of its own links."""
         self._leads.set(1)
         self._undecided.set(undecided)
         self._dead_letters_kept.set(dead_letters)
         for kme, (at, hello) in last_hellos.items():
             self._last_hello.labels(kme).set(at)
             self._skew.labels(kme).set(hello.clock - at)
+            self._links_missing.labels(kme).set(len(self._neighbours[kme]) - len(hello.links))
             if (before := self._versions.get(kme)) != hello.version:
                 if before is not None:
                     self._info.remove(kme, before)

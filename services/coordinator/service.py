@@ -89,7 +89,7 @@ class CoordinatorService:
         self._anew = anew
         self.journal, batch = store.journal, store.journal.batch
         self._store, self._keys = store, control_keys
-        self.metrics = CoordinatorMetrics(topology.kmes)
+        self.metrics = CoordinatorMetrics(topology.neighbours)
         events = self._events = BatchEvents(batch, _OF_OTHERS, self._happened, service=COORDINATOR)
         self._refused: list[str] = batch.scratch([])
         self._now = 0.0

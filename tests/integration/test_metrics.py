@@ -5,6 +5,7 @@ import re
 from contextlib import contextmanager
 
 import pytest
+from msgspec import structs
 from prometheus_client import generate_latest
 
 from qkdrelay.errors import StoreError
@@ -153,6 +154,25 @@ def test_reconnects_epochs_and_hellos_are_there_to_see(tmp_path):
     assert sample(network, "coordinator", "coordinator_kme_heard_timestamp_seconds", kme="kme-1") == network.clock()
     assert sample(network, "coordinator", "coordinator_kme_clock_skew_seconds", kme="kme-1") == 0
     assert sample(network, "kme-2", "store_free_bytes") > 0
+
+
+def test_links_that_a_kme_does_not_name_are_missing():
+    """It was provisioned from another topology; the coordinator's is that which counts."""
+    network = Network()
+    network.later(10.0)
+    service = network.service("coordinator")
+    at, hello = service.liveness.last_hellos["kme-3"]
+
+    def missing():
+        return [
+            sample(network, "coordinator", "coordinator_kme_links_missing", kme=kme) for kme in network.topology.kmes
+        ]
+
+    assert missing() == [0] * 8
+    stranger = structs.replace(hello.links[0], peer="kme-9")
+    service.liveness.note("kme-3", structs.replace(hello, links=(*hello.links[2:], stranger)))
+    service.liveness.tick(at)
+    assert missing() == [0, 0, 2, 0, 0, 0, 0, 0]
 
 
 def test_metrics_name_no_relay_and_show_no_secret():

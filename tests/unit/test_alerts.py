@@ -28,17 +28,17 @@ def of_a_kme():
     return metrics
 
 
-def of_a_coordinator(kmes):
+def of_a_coordinator(neighbours):
     """The metrics of one of two."""
-    metrics = CoordinatorMetrics(kmes)
+    metrics = CoordinatorMetrics(neighbours)
     watch_lead(metrics, Lead(None))
     return metrics
 
 
 def exposed():
     """The names of all metrics, counters with their suffix."""
-    kmes = reference_topology().kmes
-    registries = of_a_coordinator(kmes).registry, of_a_kme().registry, viewers_metric(Board())
+    neighbours = reference_topology().neighbours
+    registries = of_a_coordinator(neighbours).registry, of_a_kme().registry, viewers_metric(Board())
     families = [family for registry in registries for family in registry.collect()]
     return {family.name + ("_total" if family.type == "counter" else "") for family in families}
 
@@ -63,7 +63,7 @@ def test_every_metric_is_explained():
 def test_every_label_an_alert_asks_for_is_one_that_is_counted():
     pages = "".join(
         f"{sample.name}{sample.labels}\n"
-        for metrics in (of_a_coordinator(["kme-1"]), of_a_kme())
+        for metrics in (of_a_coordinator({"kme-1": ()}), of_a_kme())
         for family in metrics.registry.collect()
         for sample in family.samples
     )
