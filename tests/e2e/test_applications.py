@@ -199,6 +199,10 @@ def test_an_sae_is_added_has_keys_and_is_struck_off_while_the_network_runs(
             what="nobody to have keys with sae-5 any more",
         )
         assert "sae-5" not in json.loads((deployment.folder / "deploy/saes.json").read_text())
+        # Its KME looks at certificates and at the directory in turns of their own.
+        eventually(
+            lambda: _has_struck_one_off(deployment, "kme-5"), timeout_s=LIVE_WITHIN_S, what="kme-5 to go by that"
+        )
 
         again = deployment.coordinator("saes", "add", "sae-5", "kme-5")
         assert again.code == 0, again.err
@@ -210,6 +214,12 @@ def test_an_sae_is_added_has_keys_and_is_struck_off_while_the_network_runs(
         (key_id,) = left
         assert applications.asked("sae-5", "sae-1", "dec_keys", f"?key_ID={key_id}")[0] == 400, "another's key"
         assert deployment.coordinator("saes", "remove", "sae-5").code == 0
+
+
+def _has_struck_one_off(deployment: Deployment, kme: str) -> bool:
+    lines = deployment.compose("logs", "--no-color", kme).out.splitlines()
+    said = [json.loads(line[line.index("{") :]) for line in lines if "directory.taken_over" in line]
+    return any(line["struck_off"] == 1 for line in said)
 
 
 def _out(sae: Sae) -> bool:
