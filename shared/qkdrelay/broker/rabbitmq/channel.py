@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 from pika.adapters.select_connection import IOLoop, SelectConnection
 from pika.channel import Channel
-from pika.exceptions import ChannelClosedByBroker, ChannelClosedByClient, NoFreeChannels
+from pika.exceptions import ChannelClosedByBroker, NoFreeChannels
 
 from qkdrelay.broker.rabbitmq.backoff import backoff_s
 from qkdrelay.broker.rabbitmq.connection_errors import describe
@@ -48,7 +48,6 @@ class LiveChannel:
         self._connection: SelectConnection | None = None
         self._timer: Any = None
         self._reason = ""
-        self._renews = False
         self.failures = 0
         """Times in a row that the channel was closed before it worked."""
 
@@ -71,12 +70,6 @@ class LiveChannel:
             self._reason = reason
             channel.close()
 
-    def renew(self, channel: Channel) -> None:
-        """Have another in place of ``channel``, with which nothing is wrong that the broker would say."""
-        if channel.is_open:
-            self._renews = True
-            channel.close()
-
     def _open(self) -> None:
         self._timer = None
         if self._connection is None or not self._connection.is_open:
@@ -94,12 +87,8 @@ class LiveChannel:
     def _closed(self, _channel: Channel, reason: Exception) -> None:
         self._drop_timer()
         why, self._reason = self._reason, ""
-        renewed, self._renews = self._renews and isinstance(reason, ChannelClosedByClient), False
-        alone = renewed or bool(why) or isinstance(reason, ChannelClosedByBroker)
+        alone = bool(why) or isinstance(reason, ChannelClosedByBroker)
         self._on_lost(alone)
-        if renewed:
-            self._open()
-            return
         if not alone:
             return  # the next connection begins anew
         self._try_later(why or describe(reason))

@@ -87,6 +87,11 @@ class LiveConnection:
             self._reason = self._reason or reason
             self._connection.close()
 
+    def drop_if_steady(self, reason: object) -> None:
+        """Do so if it has lived long enough for another to be worth a try: not again and again."""
+        if self._open_since is not None and time.monotonic() - self._open_since > self._settings.steady_s:
+            self.drop(reason)
+
     def stop(self) -> None:
         """Close for good; the channel's close-ok comes after the broker has handled all that was sent.
 

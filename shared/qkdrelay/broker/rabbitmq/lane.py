@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
@@ -23,7 +22,7 @@ from qkdrelay.broker.rabbitmq.settings import RabbitMqSettings
 _PERSISTENT, _TRANSIENT = DeliveryMode.Persistent.value, DeliveryMode.Transient.value
 _REASONS_MAX = 5
 _REFUSALS_MAX = 4
-"""After so many refusals of one parcel, and again so many, a channel that is old enough is given up for another."""
+"""After so many refusals of one parcel, and again so many, a connection that is old enough is given up for another."""
 
 _log = structlog.get_logger()
 
@@ -43,18 +42,19 @@ class Lane:
         inbox: Inbox,
         *,
         may_send: Callable[[], bool],
+        on_refusals: Callable[[str], None],
         on_idle: Callable[[], None],
     ) -> None:
-        """``on_idle`` is told when all may be confirmed."""
+        """``on_refusals`` is told when a queue refuses again and again, ``on_idle`` when all may be confirmed."""
         self._settings = settings
         self._loop = loop
         self._inbox = inbox
         self._may_send = may_send
+        self._on_refusals = on_refusals
         self._on_idle = on_idle
         self._live = LiveChannel(exchange, settings, loop, inbox, on_channel=self._set_up, on_lost=self._lost)
         self._channel: Channel | None = None
         """The channel while confirms are on."""
-        self._open_since = 0.0
         self._waiting: deque[Parcel] = deque()
         self._in_flight: dict[int, Parcel] = {}
         self._in_flight_bytes = 0
@@ -94,7 +94,7 @@ class Lane:
         channel.confirm_delivery(self._settle, callback=lambda _: self._open(channel))
 
     def _open(self, channel: Channel) -> None:
-        self._channel, self._open_since = channel, time.monotonic()
+        self._channel = channel
         if not (self._live.failures and self._waiting):  # else only a confirm shows that the exchange is there now
             self._live.works()
         self.send()
@@ -154,12 +154,11 @@ class Lane:
                     self._unrouted.add(key)
                     self._inbox.route(key, parcel.publications[0].exchange)
                 self._hold(parcel, returned or f"refused {key}")
-                # A channel that was open while its node lost the others can go on refusing after they are back. Its
-                # connection stays: a queue that is full must not cost what others are to seal with.
+                # A channel that was open while its node lost the others can go on refusing after they are back.
                 refused = refused or (returned is None and parcel.failures % _REFUSALS_MAX == 0)
         self._inbox.confirm(confirmed)
-        if refused and self._channel is not None and time.monotonic() - self._open_since > self._settings.steady_s:
-            self._live.renew(self._channel)
+        if refused:
+            self._on_refusals("the broker refuses what is published again and again")
         self.send()
         self._on_idle()
 
@@ -203,7 +202,7 @@ class Lane:
         self._in_flight_bytes = 0
         self._returned.clear()
         if again:
-            self._log_retry(again, reason="channel lost" if alone else "connection lost")
+            self._log_retry(again, reason="exchange refused" if alone else "connection lost")
         self._on_idle()
 
     def _log_retry(self, held: list[Parcel], reason: str) -> None:
