@@ -214,9 +214,9 @@ class TestRabbitMqFailures:
         assert retried["count"] == 1
         assert "secret" not in repr(logs)
 
-    @pytest.mark.parametrize("steady_s", [0.0, 3_600.0])
-    def test_a_connection_that_goes_on_refusing_is_given_up_once_it_is_old_enough(
-        self, make_network: NetworkFactory, steady_s: float
+    @pytest.mark.parametrize(("nodes", "steady_s"), [(1, 0.0), (2, 0.0), (2, 3_600.0)])
+    def test_a_connection_that_goes_on_refusing_is_given_up_for_another_node_once_it_is_old_enough(
+        self, make_network: NetworkFactory, nodes: int, steady_s: float
     ) -> None:
         """As of a channel that does not notice that its node has found the others again."""
 
@@ -227,7 +227,8 @@ class TestRabbitMqFailures:
 
         given_up = "the broker refuses what is published again and again"
         with make_network(hold_one) as network, capture_logs() as logs:
-            sender = Service(network.connect("kme-1", steady_s=steady_s))  # type: ignore[call-arg]
+            addresses = ",".join([network.settings("kme-1").addresses] * nodes)  # type: ignore[attr-defined]
+            sender = Service(network.connect("kme-1", steady_s=steady_s, addresses=addresses))  # type: ignore[call-arg]
             sender.publish([b"all there is room for"])
             sent = 1
 
@@ -240,7 +241,7 @@ class TestRabbitMqFailures:
 
             sender.until(refused_often, "a message to be refused again and again")
             reasons = [log["reason"] for log in logs if log["event"] == "broker.lost"]
-            assert (given_up in reasons) == (steady_s == 0.0)
+            assert (given_up in reasons) == (nodes > 1 and steady_s == 0.0)
             receiver = Service(network.connect("kme-2", [LINK]), acknowledges=True)
 
             def all_there() -> bool:

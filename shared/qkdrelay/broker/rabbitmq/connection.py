@@ -87,9 +87,13 @@ class LiveConnection:
             self._reason = self._reason or reason
             self._connection.close()
 
-    def drop_if_steady(self, reason: object) -> None:
-        """Do so if it has lived long enough for another to be worth a try: not again and again."""
-        if self._open_since is not None and time.monotonic() - self._open_since > self._settings.steady_s:
+    def drop_for_another_node(self, reason: object) -> None:
+        """Do so if there is one, and this has lived long enough for another to be worth a try: not again and again.
+
+        Where there is none, a queue that is full would cost the key of all links, which ends with the connection.
+        """
+        steady = self._open_since is not None and time.monotonic() - self._open_since > self._settings.steady_s
+        if steady and len(self._settings.hosts) > 1:
             self.drop(reason)
 
     def stop(self) -> None:

@@ -66,7 +66,7 @@ class Publisher:
                 self._loop,
                 self._inbox,
                 may_send=self._may_send,
-                on_refusals=self._live.drop_if_steady,
+                on_refusals=self._live.drop_for_another_node,
                 on_idle=self._stop_if_idle,
             )
             if self._open is not None:
