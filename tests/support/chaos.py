@@ -229,6 +229,10 @@ class Watch:
         self.load = Load(network, random.Random(seed + 1))
         self.customers = Customers(clients, random.Random(seed + 2))
 
+    def count_kill(self, service: str) -> None:
+        """Count one service that was killed."""
+        self.figures.kills["coordinator" if service == COORDINATOR else "KME"] += 1
+
     def look(self) -> Figures:
         """Wait until everything has ended, and compare what there is with what was promised."""
         figures = self.figures
@@ -357,7 +361,7 @@ class Chaos(Watch):
         """Kill these at once; start them again a little later."""
         for name in names:
             self.network.kill(name)
-            self.figures.kills["coordinator" if name == COORDINATOR else "KME"] += 1
+            self.count_kill(name)
         time.sleep(self.choice.choice((0.0, 0.0, self.choice.uniform(0.0, 1.5))))
         for name in names:
             self.network.start(name)
@@ -388,13 +392,26 @@ def _by_relay(keys: list[dict[str, str]]) -> dict[str, list[tuple[str, str]]]:
     return found
 
 
-def main() -> int:
-    """Run the long form; see the module."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--kills", type=int, default=300)
+def chosen(doc: str | None, much: str) -> argparse.Namespace:
+    """Return what the command line of a long form says: how ``much`` of it, for how many relays, with which seed."""
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    parser.add_argument(f"--{much}", type=int, default=300)
     parser.add_argument("--relays", type=int, default=3_000)
     parser.add_argument("--seed", type=int, default=secrets.randbits(32))
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def ended(figures: Figures, folder: Path) -> int:
+    """Print the figures of a long form; return its exit status, and keep its folder only if a promise was broken."""
+    print(figures.report())
+    if not figures.broken:
+        shutil.rmtree(folder)
+    return 1 if figures.broken else 0
+
+
+def main() -> int:
+    """Run the long form; see the module."""
+    arguments = chosen(__doc__, "kills")
     print(f"seed {arguments.seed}: {arguments.kills} kills, {arguments.relays} relays", flush=True)
     folder = Path(tempfile.mkdtemp(prefix="qkdrelay-chaos-"))
     print(f"stores and logs are in {folder}", flush=True)
@@ -403,10 +420,7 @@ def main() -> int:
         chaos = Chaos(network, site.client, arguments.seed)
         chaos.kill_at_random(arguments.kills, arguments.relays)
         figures = chaos.look()
-    print(figures.report())
-    if not figures.broken:
-        shutil.rmtree(folder)
-    return 1 if figures.broken else 0
+    return ended(figures, folder)
 
 
 if __name__ == "__main__":

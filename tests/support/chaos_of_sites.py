@@ -7,10 +7,7 @@ does so with eight sites, prints the figures and ends with status 1 if a promise
 
 from __future__ import annotations
 
-import argparse
 import json
-import secrets
-import shutil
 import sys
 import tempfile
 import time
@@ -28,7 +25,8 @@ from qkdrelay.network.names import CLI, COORDINATOR, OPERATOR
 from qkdrelay.network.topology import Topology
 from qkdrelay.network.topology_file import reference_topology
 from qkdrelay.service import dotenv_file
-from support.chaos import BROKER, STOPPED, Figures, Watch
+from support.chaos import BROKER, STOPPED, Figures, Watch, chosen, ended
+from support.proxy import Proxy
 from support.recorder import Ledger, Recorder
 from support.sites import Bundles, bundles, until_whole
 from support.waiting import eventually
@@ -126,10 +124,12 @@ class ChaosOfSites(Watch):
             STOPPED: self._stop_service,
             "broker killed": self._kill_broker,
             "broker paused": partial(self._pause, network.brokers),
-            "site's connections cut": self._cut,
-            "site's connections cut in mid-message": self._cut_in_mid_message,
-            "site's connections hang": self._hang,
-            "site parted": self._part,
+            "site's connections cut": partial(self._once, Proxy.cut),
+            "site's connections cut in mid-message": partial(
+                self._for_a_while, "cut_after", lambda: self.choice.randrange(8, 40_000), None
+            ),
+            "site's connections hang": partial(self._once, Proxy.hang),
+            "site parted": partial(self._for_a_while, "is_parted", True, False),
         }
 
     def disturb_at_random(self, times: int, relays: int) -> None:
@@ -187,7 +187,7 @@ class ChaosOfSites(Watch):
         for name in self.choice.sample(free, min(len(free), self.choice.choice((1, 1, 1, 2, 3)))):
             container = self.network.services[name]
             container.kill()
-            self.figures.kills["coordinator" if name == COORDINATOR else "KME"] += 1
+            self.count_kill(name)
             self._lasts(name, container.start)
         return bool(free)
 
@@ -224,44 +224,21 @@ class ChaosOfSites(Watch):
         self._lasts(name, containers[name].unpause)
         return True
 
-    def _cut(self) -> bool:
-        self.choice.choice(list(self.network.bundles.proxies.values())).cut()
+    def _once(self, disturb: Callable[[Proxy], object]) -> bool:
+        disturb(self.choice.choice(list(self.network.bundles.proxies.values())))
         return True
 
-    def _cut_in_mid_message(self) -> bool:
-        if not (site := self._parted()):
-            return False
-        proxy = self.network.bundles.proxies[site]
-        proxy.cut_after = lambda: self.choice.randrange(8, 40_000)
-        proxy.cut()
-
-        def end() -> None:
-            proxy.cut_after = None
-
-        self._lasts(f"way to {site}", end)
-        return True
-
-    def _hang(self) -> bool:
-        self.choice.choice(list(self.network.bundles.proxies.values())).hang()
-        return True
-
-    def _part(self) -> bool:
-        if not (site := self._parted()):
-            return False
-        proxy = self.network.bundles.proxies[site]
-        proxy.is_parted = True
-        proxy.cut()
-
-        def end() -> None:
-            proxy.is_parted = False
-
-        self._lasts(f"way to {site}", end)
-        return True
-
-    def _parted(self) -> str:
-        """Return a site the way to whose broker is not disturbed yet; nothing if there is none."""
+    def _for_a_while(self, setting: str, disturbed: object, undisturbed: object) -> bool:
+        """Cut what goes to a site, and have a setting of its proxy be another for what comes after that."""
         free = [site for site in self.network.bundles.proxies if f"way to {site}" not in self._ends]
-        return self.choice.choice(free) if free else ""
+        if not free:
+            return False
+        site = self.choice.choice(free)
+        proxy = self.network.bundles.proxies[site]
+        setattr(proxy, setting, disturbed)
+        proxy.cut()
+        self._lasts(f"way to {site}", partial(setattr, proxy, setting, undisturbed))
+        return True
 
 
 def _is_healthy(container: Any) -> bool:
@@ -283,11 +260,7 @@ def network_of(topology: Topology, each: int = 1) -> dict[str, tuple[str, ...]]:
 
 def main() -> int:
     """Run the long form; see the module."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--times", type=int, default=300)
-    parser.add_argument("--relays", type=int, default=3_000)
-    parser.add_argument("--seed", type=int, default=secrets.randbits(32))
-    arguments = parser.parse_args()
+    arguments = chosen(__doc__, "times")
     print(
         f"seed {arguments.seed}: eight sites disturbed {arguments.times} times, {arguments.relays} relays", flush=True
     )
@@ -303,10 +276,7 @@ def main() -> int:
             for service in chaos.network.services:
                 (folder / f"{service}.log").write_text(chaos.network.log(service))
             print(f"logs are in {folder}", flush=True)
-    print(figures.report())
-    if not figures.broken:
-        shutil.rmtree(folder)
-    return 1 if figures.broken else 0
+    return ended(figures, folder)
 
 
 if __name__ == "__main__":
